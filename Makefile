@@ -1,0 +1,47 @@
+# Everything runs in .venv, made by the first target that needs it. Python 3.11 or newer is the only requirement.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# One thread: two threads beside another busy process are many times slower, and tests stay reproducible.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: quickstart test check format lint types imports slow clean
+
+quickstart: $(STAMP)
+	$(BIN)/alignbench run quickstart --results results/quickstart
+	$(BIN)/alignbench compare results/quickstart
+
+test: $(STAMP)
+	$(ONE_THREAD) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+
+check: lint types imports test
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports --no-cache
+
+slow: $(STAMP)
+	$(ONE_THREAD) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+# torch first and alone: the pinned version from the index for CPU users, where that can be reached, is a tenth of
+# the size of the default build.
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, got %d.%d: make PYTHON=python3.11 ..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,219 @@
+"""The nouns that cross borders between packages. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+FinishReason = Literal["eos", "length"]
+Direction = Literal["lower", "higher", "none"]
+N_JACKKNIFE_GROUPS = 20
+"""Corpus metrics get their uncertainty from deleting one of this many prompt-hash groups at a time."""
+
+
+class Settings(BaseModel):
+    """Base of every block of a recipe: typed strictly, unknown keys refused, NaN and infinity refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def fingerprint(value: object) -> str:
+    """Returns the first 16 hex digits of the SHA-256 of a JSON-like value (keys sorted, Settings dumped)."""
+
+    def plain(item: object) -> object:
+        if isinstance(item, BaseModel):
+            return item.model_dump(mode="json")
+        raise TypeError(f"cannot fingerprint {type(item).__name__}")
+
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=plain, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def jackknife_group(prompt_id: str) -> int:
+    """Returns the prompt's group, 0 to 19, from a hash of its id: the same in every run."""
+    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % N_JACKKNIFE_GROUPS
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt. `text` is what the user wrote, before any chat template."""
+
+    id: str
+    text: str
+    toxicity: float | None = None
+    """The toxicity that the data set states for this prompt, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion of one prompt."""
+
+    prompt_id: str
+    sample: int
+    """0 to k - 1 within its prompt."""
+    text: str
+    """Decoded without special tokens; what scorers see."""
+    token_ids: tuple[int, ...]
+    """As sampled, the final end-of-sequence token included where `finish_reason` is `eos`."""
+    finish_reason: FinishReason
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens without the end-of-sequence token."""
+        return len(self.token_ids) - (self.finish_reason == "eos")
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two completions of one prompt, the first one preferred."""
+
+    prompt: Prompt
+    chosen: Completion
+    rejected: Completion
+    chosen_reward: float
+    rejected_reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How completions are sampled."""
+
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    """0 means no limit."""
+    top_p: float = 1.0
+
+    @property
+    def is_untruncated(self) -> bool:
+        """True for plain sampling from the model's own distribution at temperature 1."""
+        return self.temperature == 1.0 and self.top_k == 0 and self.top_p == 1.0 and self.min_new_tokens == 0
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Prompts ready for use. The three splits are disjoint in id and in text."""
+
+    train: tuple[Prompt, ...]
+    validation: tuple[Prompt, ...]
+    heldout: tuple[Prompt, ...]
+    fingerprint: str
+    """Hash of settings, raw content and the version of the preparation code."""
+    statistics: Mapping[str, int | float] = field(default_factory=dict)
+    """Counts for the user: rows read, rows skipped and why, rows per split."""
+
+
+class TextTokenizer(Protocol):
+    """The two calls that data preparation needs from a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Returns token ids without special tokens."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Returns the text of token ids."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Whatever answers prompts: a trained model, best-of-n, a decoding-time ensemble."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
+    ) -> list[Completion]:
+        """Samples `n_samples` completions for every prompt, prompt-major. `key` and the prompt id fix every draw."""
+        ...
+
+    def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[torch.Tensor] | None:
+        """Log-probabilities in nats at temperature 1, one float32 tensor of shape (len(token_ids),) per completion.
+
+        `prompts[i]` is the prompt of `completions[i]`. None where the policy has no such thing (best-of-n).
+        """
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Writes the policy so that `models.load_policy(directory)` gives it back."""
+        ...
+
+
+class Scorer(Protocol):
+    """Text to number. None means: could not be scored; never 0.0."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the score: weights, label, transform, text window."""
+        ...
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
+        """Scores completions[i] given prompts[i]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MetricValue:
+    """One metric of one run. A metric that could not be measured has value None and a reason."""
+
+    metric: str
+    scorer: str | None
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    direction: Direction
+    n_scored: int
+    n_unscored: int
+    reason: str | None = None
+    replicates: tuple[float | None, ...] | None = None
+    """For corpus metrics: the value with prompt-hash group 0, 1, ... 19 deleted. None for means over prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalReport:
+    """What the evaluator measured on one policy under one protocol."""
+
+    protocol: str
+    metrics: tuple[MetricValue, ...]
+    prompt_values: pd.DataFrame
+    """Index `prompt_id`; a column per metric that is a mean over prompts, named `metric` or `metric@scorer`.
+    `perplexity` holds log-perplexity. NaN where the prompt could not be measured."""
+    completions: pd.DataFrame
+    """One row per completion; columns in docs/results.md."""
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a run, or a piece of one, has cost."""
+
+    wall_seconds: float = 0.0
+    peak_memory_gib: float = 0.0
+    training_completions: int = 0
+    """Completions drawn from the policy for training, pair drawing included."""
+    generated_tokens: int = 0
+    reward_calls: int = 0
+    optimizer_steps: int = 0
+    trainable_parameters: int = 0
+
+    def charge(self, other: Cost) -> None:
+        """Adds another piece of work to this one: sums, and the maximum of the peaks."""
+        self.wall_seconds += other.wall_seconds
+        self.peak_memory_gib = max(self.peak_memory_gib, other.peak_memory_gib)
+        self.training_completions += other.training_completions
+        self.generated_tokens += other.generated_tokens
+        self.reward_calls += other.reward_calls
+        self.optimizer_steps += other.optimizer_steps
+        self.trainable_parameters = max(self.trainable_parameters, other.trainable_parameters)

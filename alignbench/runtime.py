@@ -1,0 +1,194 @@
+"""What a run stands on: random numbers, device, clocks, peak memory, progress, the environment's description."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench.errors import UsageError
+from alignbench.records import Cost
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+GIB = 2**30
+_PACKAGES = ("alignbench", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "pandas", "scipy")
+
+Key = Sequence[int | str]
+"""Names one stream of random numbers, e.g. `(seed, "rollout", step)`."""
+
+Advance = Callable[[], None]
+
+
+def generator(*key: int | str) -> np.random.Generator:
+    """Returns a counter-based random generator that depends on the key alone (Philox, keyed by SHA-256)."""
+    import numpy as np
+
+    digest = hashlib.sha256(json.dumps(key).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "big")))
+
+
+def cache_directory() -> Path:
+    """Where prepared data and the embedded world are kept: `ALIGNBENCH_CACHE`, else `~/.cache/alignbench`."""
+    return Path(os.environ.get("ALIGNBENCH_CACHE") or Path.home() / ".cache" / "alignbench")
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python's, numpy's and torch's global generators, for libraries that draw from them."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the legacy global generator is what libraries draw from
+    torch.manual_seed(seed)
+
+
+def set_threads(threads: int | None) -> None:
+    """Sets the number of CPU threads of torch; None leaves its choice."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def quiet_libraries() -> None:
+    """Turns off the progress bars and notices of libraries: alignbench shows its own."""
+    import warnings
+
+    import datasets
+    import transformers
+
+    # TRL 1.16 asks transformers 5.23 whether checkpointing is on by a name that is to go in version 6.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Returns the device for `auto`, `cpu` or `cuda`; UsageError where CUDA is asked for and absent."""
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("hardware.device: got 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu'")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def hardware_class(device: torch.device) -> str:
+    """Returns what must be equal for costs to be comparable, e.g. `cpu-x86_64` or `cuda-NVIDIA H200`."""
+    import torch
+
+    if device.type == "cuda":
+        return f"cuda-{torch.cuda.get_device_name(device)}"
+    return f"{device.type}-{platform.machine()}"
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Returns the versions, platform and hardware of this process; no host names and no paths."""
+    import torch
+
+    versions: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "packages": versions,
+        "hardware_class": hardware_class(device),
+        "n_cpus": os.cpu_count(),
+        "n_threads": torch.get_num_threads(),
+    }
+
+
+@contextmanager
+def measured(cost: Cost) -> Iterator[None]:
+    """Adds the wall seconds of the block to `cost` and raises its peak memory to the block's.
+
+    The peak is the resident set of this process, plus what torch allocated on a GPU. On Linux the kernel's
+    high-water mark is reset first, so that a run is not charged for the run before it.
+    """
+    import torch
+
+    _reset_peak_memory()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        cost.wall_seconds += time.perf_counter() - started
+        peak = _peak_resident_bytes()
+        if torch.cuda.is_available():
+            peak += torch.cuda.max_memory_allocated()
+        cost.peak_memory_gib = max(cost.peak_memory_gib, peak / GIB)
+
+
+def _reset_peak_memory() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # not Linux, or not permitted: the peak is then that of the whole process
+
+
+def _peak_resident_bytes() -> int:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Advance]:
+    """Shows a progress bar on standard error; yields a function that moves it on by one.
+
+    Where standard error is no terminal, one line says what has begun and how long it took.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        started = time.perf_counter()
+        print(f"{description} ...", file=sys.stderr, flush=True)
+        yield lambda: None
+        print(f"{description}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda: bar.advance(task)
