@@ -1,0 +1,1 @@
+"""Raw prompts to prepared data: filters, prompt lengths, splits, preference pairs, cache. No torch."""

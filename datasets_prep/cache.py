@@ -1,0 +1,176 @@
+"""Prepared prompts and preference pairs on disk.
+
+An entry is a directory `<kind>-<key>` with `rows.jsonl` and `entry.json`; the key is a fingerprint of whatever decides
+the content, the version of this package among it. An entry is written beside its place and renamed, and it is believed
+only if it has the hash that it states; otherwise it is built again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alignbench.errors import DataError
+from alignbench.records import Completion, Cost, PreferencePair, PreparedData, Prompt, fingerprint
+
+logger = logging.getLogger(__name__)
+_ROWS, _ENTRY = "rows.jsonl", "entry.json"
+T = TypeVar("T")
+Rows = Sequence[Mapping[str, Any]]
+Facts = Mapping[str, Any]
+_SPLITS = ("train", "validation", "heldout")
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltPairs:
+    """Preference pairs with what is known about them."""
+
+    pairs: tuple[PreferencePair, ...]
+    statistics: Mapping[str, int | float]
+    cost: Cost
+    """What drawing and scoring the completions has cost; whoever trains on the pairs is charged, cached or not."""
+
+
+@functools.cache
+def code_version() -> str:
+    """Returns a hash of the source files of this package."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return fingerprint([[source.name, source.read_text(encoding="utf-8")] for source in sources])
+
+
+def cached_prompts(directory: Path, key: str, build: Callable[[], PreparedData]) -> PreparedData:
+    """Returns the prompts stored under a key, or builds and stores them.
+
+    Args:
+        directory: Where entries are kept; made if missing.
+        key: The fingerprint of the prepared data.
+        build: Called on a miss; its result must carry the key as its fingerprint.
+    """
+    entry = directory / f"prompts-{key}"
+
+    def parse(rows: Rows, facts: Facts) -> PreparedData:
+        splits = {name: tuple(Prompt(**row["prompt"]) for row in rows if row["split"] == name) for name in _SPLITS}
+        return PreparedData(**splits, fingerprint=key, statistics=facts["statistics"])
+
+    stored = _read_entry(entry, parse)
+    if stored is not None:
+        return stored
+    data = build()
+    rows = [{"split": name, "prompt": dataclasses.asdict(p)} for name in _SPLITS for p in getattr(data, name)]
+    _write_entry(entry, rows, {"statistics": dict(data.statistics)})
+    return data
+
+
+def cached_pairs(directory: Path | None, key: object, build: Callable[[], BuiltPairs]) -> BuiltPairs:
+    """Returns the pairs stored under a key, with the cost of their first building, or builds and stores them.
+
+    Args:
+        directory: Where entries are kept, made if missing; None keeps nothing.
+        key: Whatever decides the pairs, JSON-like: settings, fingerprints of prompts, policy, reward, decoding, seed.
+        build: Called on a miss.
+    """
+    if directory is None:
+        return build()
+    entry = directory / f"pairs-{fingerprint([key, code_version()])}"
+
+    def parse(rows: Rows, facts: Facts) -> BuiltPairs:
+        return BuiltPairs(tuple(_pair(row) for row in rows), facts["statistics"], Cost(**facts["cost"]))
+
+    stored = _read_entry(entry, parse)
+    if stored is not None:
+        return stored
+    built = build()
+    facts = {"statistics": dict(built.statistics), "cost": dataclasses.asdict(built.cost)}
+    _write_entry(entry, [dataclasses.asdict(pair) for pair in built.pairs], facts)
+    return built
+
+
+def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
+    """Writes pairs as JSONL, one object with `prompt`, `chosen`, `rejected` and the two rewards per line."""
+    path.write_text(_json_lines(dataclasses.asdict(pair) for pair in pairs), encoding="utf-8")
+
+
+def read_pairs(path: Path) -> list[PreferencePair]:
+    """Returns the pairs that `write_pairs` wrote.
+
+    Raises:
+        DataError: A line does not hold such a pair.
+    """
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            pairs.append(_pair(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}, line {number}: is not a preference pair as alignbench writes them ({error})."
+            ) from error
+    return pairs
+
+
+def _pair(row: Mapping[str, Any]) -> PreferencePair:
+    return PreferencePair(
+        prompt=Prompt(**row["prompt"]),
+        chosen=_completion(row["chosen"]),
+        rejected=_completion(row["rejected"]),
+        chosen_reward=row["chosen_reward"],
+        rejected_reward=row["rejected_reward"],
+    )
+
+
+def _completion(row: Mapping[str, Any]) -> Completion:
+    return Completion(**{**row, "token_ids": tuple(row["token_ids"])})
+
+
+def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _read_entry(entry: Path, parse: Callable[[Rows, Facts], T]) -> T | None:
+    """Returns what an entry holds; None where there is no entry, or none that can be believed."""
+    if not entry.exists():
+        return None
+    try:
+        facts = json.loads((entry / _ENTRY).read_text(encoding="utf-8"))
+        rows = (entry / _ROWS).read_text(encoding="utf-8")
+        if facts["sha256"] != _checksum(entry.name, rows, facts["facts"]):
+            raise ValueError("its content is not what was written")
+        return parse([json.loads(line) for line in rows.splitlines()], facts["facts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("cache entry %s is damaged (%s); it is built again", entry.name, error)
+        return None
+
+
+def _write_entry(entry: Path, rows: Rows, facts: Facts) -> None:
+    """Stores an entry; where that fails, says so and goes on: the content is there, only not for the next time."""
+    try:
+        _replace_entry(entry, rows, facts)
+    except OSError as error:  # no room, no permission, or another process wrote the same entry meanwhile
+        logger.warning("cache entry %s is not kept (%s)", entry.name, error)
+
+
+def _replace_entry(entry: Path, rows: Rows, facts: Facts) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+    try:
+        text = _json_lines(rows)
+        (temporary / _ROWS).write_text(text, encoding="utf-8")
+        stated = {"facts": facts, "sha256": _checksum(entry.name, text, facts)}
+        (temporary / _ENTRY).write_text(json.dumps(stated, indent=1), encoding="utf-8")
+        if entry.exists():  # it could not be believed
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        temporary.rename(entry)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _checksum(name: str, rows: str, facts: Facts) -> str:
+    return hashlib.sha256(json.dumps([name, rows, facts], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,152 @@
+"""Completions and their rewards to preference pairs: the best completion of a prompt against its worst.
+
+Pure: no model, no file. The rules, in order:
+
+1. Unscored and blank completions take no part: nothing can be preferred in them, and a blank one would teach silence.
+2. Completions of one prompt with the same text are one completion, the first drawn.
+3. Best against worst by reward; among equals the first drawn. Rewards closer than float32 noise are a tie: no pair.
+4. `min_margin`, then `max_length_ratio`; then a pair that repeats an earlier one is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from alignbench.errors import DataError, ScorerError
+from alignbench.records import Completion, PreferencePair, Prompt
+from datasets_prep.settings import PairSettings
+
+TIE_TOLERANCE = 1e-6
+"""Rewards that differ by no more are equal: float32 classifiers move this much with the batch they score in."""
+_DROPPED = {
+    "n_dropped_too_few": ("had fewer than two different scored completions", "completions_per_prompt (raise it)"),
+    "n_dropped_tie": ("had only equal rewards", "completions_per_prompt (raise it)"),
+    "n_dropped_margin": ("had too small a margin", "min_margin (lower it)"),
+    "n_dropped_length_ratio": ("had completions of too different length", "max_length_ratio (raise it)"),
+    "n_dropped_repeated": ("repeated an earlier pair", "n_prompts (raise it)"),
+}
+"""Why a prompt gives no pair: statistic, words for it, the key that loosens it."""
+
+Scored = tuple[Completion, float]
+
+
+def build_pairs(
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    rewards: Sequence[float | None],
+    settings: PairSettings,
+) -> tuple[list[PreferencePair], dict[str, int | float]]:
+    """Builds at most one pair per prompt, in the order of the prompts.
+
+    Args:
+        prompts: Distinct prompts.
+        completions: Completions of these prompts, in any order.
+        rewards: The reward of each completion, higher is better; None where it could not be scored.
+        settings: The `pairs:` block.
+
+    Returns:
+        The pairs, and statistics: `n_prompts`, `n_completions`, `n_unscored`, `n_blank`, `n_repeated_completions`,
+        `n_pairs`, `n_dropped_*` (prompts without a pair, by reason), `mean_margin`, `mean_chosen_tokens`,
+        `mean_rejected_tokens`, `share_chosen_shorter`.
+
+    Raises:
+        ScorerError: A reward is NaN or infinite.
+        DataError: No pair is left.
+    """
+    counts: Counter[str] = Counter(n_prompts=len(prompts), n_completions=len(completions))
+    candidates = _candidates(prompts, completions, rewards, counts)
+    pairs: list[PreferencePair] = []
+    seen: set[tuple[str, str, str]] = set()
+    for prompt in prompts:
+        pair = _best_against_worst(prompt, candidates[prompt.id])
+        reason = _reason_to_drop(pair, settings, seen)
+        if pair is None or reason is not None:
+            counts[reason or "n_dropped_too_few"] += 1
+            continue
+        seen.add((pair.prompt.text, pair.chosen.text, pair.rejected.text))
+        pairs.append(pair)
+    if not pairs:
+        raise DataError(_no_pairs(counts))
+    counts["n_pairs"] = len(pairs)
+    names = ("n_prompts", "n_completions", "n_unscored", "n_blank", "n_repeated_completions", "n_pairs", *_DROPPED)
+    return pairs, {name: counts[name] for name in names} | _means(pairs)
+
+
+def _candidates(
+    prompts: Sequence[Prompt], completions: Sequence[Completion], rewards: Sequence[float | None], counts: Counter[str]
+) -> Mapping[str, list[Scored]]:
+    """Returns, for each prompt id, the different scored completions in the order of their drawing."""
+    candidates: dict[str, list[Scored]] = {prompt.id: [] for prompt in prompts}
+    if len(candidates) != len(prompts):
+        raise ValueError("prompts must have distinct ids")
+    for completion, reward in zip(completions, rewards, strict=True):
+        if completion.prompt_id not in candidates:
+            raise ValueError(f"a completion of prompt {completion.prompt_id!r}, which is not among the prompts")
+        if reward is None:
+            counts["n_unscored"] += 1
+        elif not math.isfinite(reward):
+            raise ScorerError(
+                f"the reward of sample {completion.sample} of prompt {completion.prompt_id!r} is {reward}, expected "
+                f"a finite number or None. The completion is {completion.text[:80]!r}."
+            )
+        elif not completion.text.strip():
+            counts["n_blank"] += 1
+        else:
+            candidates[completion.prompt_id].append((completion, reward))
+    for prompt_id, scored in candidates.items():
+        first: dict[str, Scored] = {}
+        for completion, reward in sorted(scored, key=lambda item: item[0].sample):
+            first.setdefault(completion.text.strip(), (completion, reward))
+        candidates[prompt_id] = list(first.values())
+        counts["n_repeated_completions"] += len(scored) - len(first)
+    return candidates
+
+
+def _best_against_worst(prompt: Prompt, scored: Sequence[Scored]) -> PreferencePair | None:
+    if len(scored) < 2:
+        return None
+    chosen, chosen_reward = max(scored, key=lambda item: item[1])  # max and min give the first of equals
+    rejected, rejected_reward = min(scored, key=lambda item: item[1])
+    return PreferencePair(prompt, chosen, rejected, chosen_reward, rejected_reward)
+
+
+def _reason_to_drop(pair: PreferencePair | None, settings: PairSettings, seen: set[tuple[str, str, str]]) -> str | None:
+    if pair is None:
+        return "n_dropped_too_few"
+    margin = pair.chosen_reward - pair.rejected_reward
+    if margin <= TIE_TOLERANCE:
+        return "n_dropped_tie"
+    if margin < settings.min_margin:
+        return "n_dropped_margin"
+    shorter, longer = sorted((pair.chosen.n_tokens, pair.rejected.n_tokens))
+    if settings.max_length_ratio is not None and longer > settings.max_length_ratio * shorter:
+        return "n_dropped_length_ratio"
+    if (pair.prompt.text, pair.chosen.text, pair.rejected.text) in seen:
+        return "n_dropped_repeated"
+    return None
+
+
+def _means(pairs: Sequence[PreferencePair]) -> dict[str, float]:
+    return {
+        "mean_margin": _mean(pair.chosen_reward - pair.rejected_reward for pair in pairs),
+        "mean_chosen_tokens": _mean(pair.chosen.n_tokens for pair in pairs),
+        "mean_rejected_tokens": _mean(pair.rejected.n_tokens for pair in pairs),
+        "share_chosen_shorter": _mean(pair.chosen.n_tokens < pair.rejected.n_tokens for pair in pairs),
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)
+
+
+def _no_pairs(counts: Counter[str]) -> str:
+    lost = {name: counts[name] for name in _DROPPED if counts[name]}
+    reasons = ", ".join(f"{n} {_DROPPED[name][0]}" for name, n in lost.items()) or "none given"
+    advice = f" Look first at pairs.{_DROPPED[max(lost, key=lambda name: lost[name])][1]}." if lost else ""
+    return (
+        f"no preference pair came out of {counts['n_completions']} completions ({counts['n_unscored']} unscored, "
+        f"{counts['n_blank']} blank) of {counts['n_prompts']} prompts: {reasons}.{advice}"
+    )

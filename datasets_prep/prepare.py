@@ -1,0 +1,224 @@
+"""Raw source to prepared data: read, filter, cut, split, check, and keep the result.
+
+Nothing depends on the order of rows in a file: prompts come in the order of a hash of their ids, so that the first n
+of a split are a random sample of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from alignbench.errors import DataError, did_you_mean
+from alignbench.records import PreparedData, Prompt, TextTokenizer, fingerprint
+from datasets_prep import hub, local_files, real_toxicity_prompts
+from datasets_prep.cache import cached_prompts, code_version
+from datasets_prep.columns import Row, read_prompts
+from datasets_prep.prompt_lengths import PromptCutter
+from datasets_prep.settings import PromptSettings
+from datasets_prep.splits import Split, check_no_leak, normalised_text, split_of, stable_hash
+
+_N_TOKENIZER_PROBES = 256
+_SOURCE_FIELDS = {"prompts", "split", "revision", "columns", "heldout", "heldout_split"}
+"""Fields that say where prompts come from. The fingerprint holds the prompts themselves instead."""
+_STAGES = {
+    "n_empty_text": ("without text", "columns.prompt"),
+    "n_null_toxicity": ("without a toxicity", "columns.toxicity"),
+    "n_outside_toxicity": ("outside the toxicity range", "min_prompt_toxicity or data.max_prompt_toxicity"),
+    "n_over_max_chars": ("with too many characters", "max_prompt_chars"),
+    "n_duplicate_text": ("repeated", "prompts"),
+    "n_too_short": ("with too few tokens", "prompt_tokens"),
+    "n_uncuttable": ("that cannot be cut to the drawn length", "prompt_tokens"),
+    "n_too_long": ("longer than the policy's context allows", "prompt_tokens"),
+    "n_duplicate_after_cut": ("repeated once cut", "prompt_tokens"),
+    "n_over_max_prompts": ("over the limit of prompts", "max_prompts"),
+}
+"""What can become of a row, in order: statistic, words for it, the key that loosens it."""
+
+
+def prepare_prompts(
+    settings: PromptSettings, tokenizer: TextTokenizer, *, context_tokens: int, cache_directory: Path | None
+) -> PreparedData:
+    """Returns the prompts of a recipe in three splits that never meet.
+
+    Args:
+        settings: The `data:` block.
+        tokenizer: The policy's tokenizer; lengths are counted with it.
+        context_tokens: The longest prompt, in tokens, that the policy's context allows; longer ones are skipped.
+        cache_directory: Where results are kept; None keeps nothing.
+
+    Returns:
+        The splits in hash order. `statistics` counts what became of every row; the counts of a second source
+        (`data.heldout`) stand under `heldout/`.
+
+    Raises:
+        DataError: A source cannot be read, or no prompt is left for a split that should have some.
+        LeakError: `data.heldout` shares ids or texts with `data.prompts`.
+    """
+    counts: dict[str, Counter[str]] = {"": Counter()}
+    pool = _candidates(settings, "prompts", counts[""])
+    heldout_pool: list[Prompt] = []
+    if settings.heldout is not None:
+        counts["heldout/"] = Counter()
+        heldout_pool = _candidates(settings, "heldout", counts["heldout/"])
+        check_no_leak({"data.prompts": pool, "data.heldout": heldout_pool})
+    key = fingerprint(
+        {
+            "settings": settings.model_dump(mode="json", exclude=_SOURCE_FIELDS),
+            "content": _content(pool),
+            "heldout": _content(heldout_pool),
+            "rows": counts,
+            "context_tokens": context_tokens,
+            "tokenizer": _tokenizer_fingerprint(tokenizer, pool),
+            "code": code_version(),
+        }
+    )
+
+    def build() -> PreparedData:
+        return _build(settings, tokenizer, context_tokens, pool, heldout_pool, counts, key)
+
+    data = build() if cache_directory is None else cached_prompts(cache_directory, key, build)
+    check_no_leak({"train": data.train, "validation": data.validation, "heldout": data.heldout})
+    return data
+
+
+def _candidates(settings: PromptSettings, field: str, counts: Counter[str]) -> list[Prompt]:
+    """Returns the uncut prompts of one source that pass the filters, each text once, in hash order."""
+    key, source = f"data.{field}", getattr(settings, field)
+    has_filter = settings.min_prompt_toxicity is not None or settings.max_prompt_toxicity is not None
+    rows = _source_rows(settings, field, key)
+    prompts = read_prompts(rows, settings.columns, origin=f"{key}: {source}", needs_toxicity=has_filter)
+    counts["n_rows"] = len(prompts)
+    kept = []
+    for prompt in prompts:
+        reason = _reason_to_skip(prompt, settings, has_filter)
+        if reason is None:
+            kept.append(prompt)
+        else:
+            counts[reason] += 1
+    unique: dict[str, Prompt] = {}
+    # Of rows with one text the smallest id stays: the order in the file must not matter.
+    for prompt in sorted(kept, key=_identity):
+        unique.setdefault(normalised_text(prompt.text), prompt)
+    counts["n_duplicate_text"] = len(kept) - len(unique)
+    if not unique:
+        raise DataError(_nothing_left(f"{key}: {source}: no prompt is left", counts))
+    return sorted(unique.values(), key=lambda prompt: stable_hash(settings.split_seed, "order", prompt.id))
+
+
+def _source_rows(settings: PromptSettings, field: str, key: str) -> Sequence[Row]:
+    source: str = getattr(settings, field)
+    split = settings.split if field == "prompts" else settings.heldout_split
+    revision = settings.revision if source == settings.prompts else None
+    if source == real_toxicity_prompts.NAME:
+        return real_toxicity_prompts.read_rows(revision, key)
+    if source == "embedded":
+        raise DataError(f"{key}: the embedded prompts have to be built first; give the path of their file.")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return hub.read_rows(str(path), split, None, key)
+    if path.is_file() or source.endswith(local_files.SUFFIXES) or source.startswith((".", "/", "~")):
+        return local_files.read_rows(path, key)
+    return hub.read_rows(source, split, revision, key, did_you_mean(source, [real_toxicity_prompts.NAME, "embedded"]))
+
+
+def _reason_to_skip(prompt: Prompt, settings: PromptSettings, has_toxicity_filter: bool) -> str | None:
+    if not prompt.text.strip():
+        return "n_empty_text"
+    if has_toxicity_filter:
+        if prompt.toxicity is None:
+            return "n_null_toxicity"
+        lowest, highest = settings.min_prompt_toxicity, settings.max_prompt_toxicity
+        if (lowest is not None and prompt.toxicity < lowest) or (highest is not None and prompt.toxicity > highest):
+            return "n_outside_toxicity"
+    if settings.max_prompt_chars is not None and len(prompt.text) > settings.max_prompt_chars:
+        return "n_over_max_chars"
+    return None
+
+
+def _build(
+    settings: PromptSettings,
+    tokenizer: TextTokenizer,
+    context_tokens: int,
+    pool: Sequence[Prompt],
+    heldout_pool: Sequence[Prompt],
+    source_counts: Mapping[str, Counter[str]],
+    key: str,
+) -> PreparedData:
+    counts = {name: counter.copy() for name, counter in source_counts.items()}
+    cutter = PromptCutter(tokenizer, context_tokens, settings.prompt_tokens, settings.split_seed)
+    splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "heldout": []}
+    # The second source goes first: where cutting makes two texts equal, training loses its prompt, held-out keeps it.
+    for _, prompt in cutter.cut(heldout_pool, None, counts.get("heldout/", Counter())):
+        splits["heldout"].append(prompt)
+    for uncut, prompt in cutter.cut(pool, settings.max_prompts, counts[""]):
+        split = split_of(uncut.text, settings.split_seed, settings.validation_fraction, _own_heldout_fraction(settings))
+        splits[split].append(prompt)
+    _check_splits(settings, splits, counts)
+    statistics: dict[str, int | float] = {
+        f"{source}{name}": counter[name] for source, counter in counts.items() for name in ("n_rows", *_STAGES)
+    }
+    statistics |= {f"n_{split}": len(prompts) for split, prompts in splits.items()}
+    return PreparedData(
+        train=tuple(splits["train"]),
+        validation=tuple(splits["validation"]),
+        heldout=tuple(splits["heldout"]),
+        fingerprint=key,
+        statistics=statistics,
+    )
+
+
+def _check_splits(
+    settings: PromptSettings, splits: Mapping[Split, Sequence[Prompt]], counts: Mapping[str, Counter[str]]
+) -> None:
+    """Raises DataError if a split that should have prompts has none."""
+    if settings.heldout is not None and not splits["heldout"]:
+        raise DataError(_nothing_left(f"data.heldout: {settings.heldout}: no prompt is left", counts["heldout/"]))
+    own: tuple[Split, ...] = ("train", "validation", "heldout") if settings.heldout is None else ("train", "validation")
+    n_own = sum(len(splits[split]) for split in own)
+    if n_own == 0:
+        raise DataError(_nothing_left(f"data.prompts: {settings.prompts}: no prompt is left", counts[""]))
+    heldout_share = _own_heldout_fraction(settings)
+    shares: dict[Split, float] = {
+        "train": 1.0 - settings.validation_fraction - heldout_share,
+        "validation": settings.validation_fraction,
+        "heldout": heldout_share,
+    }
+    for split, share in shares.items():
+        if share > 1e-9 and not splits[split]:
+            raise DataError(
+                f"data.prompts: {settings.prompts}: {n_own} prompts are left and none of them falls into the {split} "
+                f"split, which should have {share:.0%}. Give more prompts, or change {_share_keys(split)}."
+            )
+
+
+def _own_heldout_fraction(settings: PromptSettings) -> float:
+    """Share of `data.prompts` that is held out: none of it where `data.heldout` gives the held-out split."""
+    return settings.heldout_fraction if settings.heldout is None else 0.0
+
+
+def _share_keys(split: Split) -> str:
+    return "the other fractions in data" if split == "train" else f"data.{split}_fraction"
+
+
+def _nothing_left(start: str, counts: Counter[str]) -> str:
+    """Returns a message that counts the rows at each stage and names the key that cost most."""
+    lost = {name: counts[name] for name in _STAGES if counts[name]}
+    stages = ", ".join(f"{n} {_STAGES[name][0]}" for name, n in lost.items())
+    worst = max(lost, key=lambda name: lost[name])
+    return f"{start}. Of {counts['n_rows']} rows: {stages}. Look first at data.{_STAGES[worst][1]}."
+
+
+def _identity(prompt: Prompt) -> tuple[str, str, float]:
+    return prompt.id, prompt.text, -1.0 if prompt.toxicity is None else prompt.toxicity
+
+
+def _content(prompts: Sequence[Prompt]) -> str:
+    return fingerprint([[prompt.id, prompt.text, prompt.toxicity] for prompt in prompts])
+
+
+def _tokenizer_fingerprint(tokenizer: TextTokenizer, pool: Sequence[Prompt]) -> str:
+    """Hash of how a sample of the prompts is encoded and decoded: the protocol gives a tokenizer no name."""
+    encodings = [tokenizer.encode(prompt.text) for prompt in pool[:_N_TOKENIZER_PROBES]]
+    return fingerprint([[list(ids), tokenizer.decode(ids[: len(ids) // 2])] for ids in encodings])

@@ -1,0 +1,85 @@
+"""Prompt lengths in tokens: the drawn length, the cut, and what does not fit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from alignbench.records import Prompt, TextTokenizer
+from datasets_prep.splits import normalised_text, stable_hash
+
+_BROKEN_CHARACTER = "\ufffd"
+
+
+def drawn_length(seed: int, prompt_id: str, lowest: int, highest: int) -> int:
+    """Returns a length in tokens, uniform on lowest..highest with both ends, from the seed and the id alone."""
+    return lowest + stable_hash(seed, "prompt_tokens", prompt_id) % (highest - lowest + 1)
+
+
+@dataclass
+class PromptCutter:
+    """Cuts prompts and counts those that cannot be used."""
+
+    tokenizer: TextTokenizer
+    context_tokens: int
+    """Longest prompt in tokens that is used."""
+    prompt_tokens: tuple[int, int] | None
+    """Range of the drawn lengths; None: prompts are not cut."""
+    seed: int
+    _seen: set[str] = field(default_factory=set, init=False)
+
+    def cut(
+        self, pool: Sequence[Prompt], max_prompts: int | None, counts: Counter[str]
+    ) -> Iterator[tuple[Prompt, Prompt]]:
+        """Yields each usable prompt, uncut and cut, at most `max_prompts` of them.
+
+        A cut text that this cutter has yielded before, from this pool or another, is not used again.
+        """
+        n_used = 0
+        for index, uncut in enumerate(pool):
+            if n_used == max_prompts:
+                counts["n_over_max_prompts"] = len(pool) - index
+                return
+            text, reason = self._fit(uncut)
+            if reason is not None:
+                counts[reason] += 1
+                continue
+            self._seen.add(normalised_text(text))
+            n_used += 1
+            yield uncut, replace(uncut, text=text)
+
+    def _fit(self, prompt: Prompt) -> tuple[str, str | None]:
+        """Returns the text to use and None, or the name of the statistic that counts why there is none."""
+        text, token_ids = prompt.text, self.tokenizer.encode(prompt.text)
+        if self.prompt_tokens is not None:
+            lowest, highest = self.prompt_tokens
+            if len(token_ids) < lowest:
+                return "", "n_too_short"
+            length = drawn_length(self.seed, prompt.id, lowest, highest)
+            if len(token_ids) > length:
+                text, token_ids = self._cut_text(token_ids, length)
+                if not token_ids:
+                    return "", "n_uncuttable"
+        if len(token_ids) > self.context_tokens:
+            return "", "n_too_long"
+        if normalised_text(text) in self._seen:
+            return "", "n_duplicate_after_cut"
+        return text, None
+
+    def _cut_text(self, token_ids: Sequence[int], length: int) -> tuple[str, list[int]]:
+        """Returns the text of the first `length` tokens and what it is encoded as; ("", []) where no cut is right.
+
+        A cut may fall inside a character, and the text of some tokens may be encoded as another number of tokens than
+        it was decoded from. Then the next shorter cut is tried, so that the policy reads lowest..highest tokens.
+        """
+        assert self.prompt_tokens is not None
+        lowest, highest = self.prompt_tokens
+        for n_tokens in range(length, lowest - 1, -1):
+            text = self.tokenizer.decode(token_ids[:n_tokens])
+            if not text.strip() or text.endswith(_BROKEN_CHARACTER):
+                continue
+            encoded = self.tokenizer.encode(text)
+            if lowest <= len(encoded) <= highest:
+                return text, encoded
+        return "", []

@@ -1,0 +1,105 @@
+"""The `data:` and `pairs:` blocks of a recipe. Light: pydantic only."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, Strict, ValidationInfo, field_validator
+
+from alignbench.records import Settings
+
+UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
+TokenRange = Annotated[tuple[int, int], Strict(False)]  # YAML has lists only, which strict tuples refuse
+
+
+def _checked_range(value: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= value[0] <= value[1]:
+        raise ValueError("[lowest, highest] with 1 <= lowest <= highest")
+    return value
+
+
+class ColumnMapping(Settings):
+    """Where a row keeps what is needed; a dotted path such as `prompt.text` reaches into nested rows."""
+
+    id: str | None = None
+    """Column of the row's id; null: `id` where there is one, else a hash of the text."""
+    prompt: str | None = None
+    """Column of the prompt's text; null: the first of `prompt.text`, `prompt`, `text`."""
+    toxicity: str | None = None
+    """Column of the prompt's toxicity, 0 to 1; null: the first of `prompt.toxicity`, `toxicity`, where there is one."""
+
+
+class PromptSettings(Settings):
+    """Which prompts are used, how they are cut and how they are split."""
+
+    prompts: str
+    """`real_toxicity_prompts`, `embedded`, a .jsonl, .jsonl.gz, .csv or .parquet file, or a hub data set."""
+    split: str | None = "train"
+    """Split of a hub data set; null: `train`. Files have none."""
+    revision: str | None = None
+    """Revision of a hub data set (branch, tag or commit); null: the newest."""
+    columns: ColumnMapping = ColumnMapping()
+    """Names of the columns, where they are not the usual ones."""
+    min_prompt_toxicity: UnitInterval | None = None
+    """Keep prompts whose stated toxicity is at least this."""
+    max_prompt_toxicity: UnitInterval | None = None
+    """Keep prompts whose stated toxicity is at most this."""
+    prompt_tokens: TokenRange | None = None
+    """Cut each prompt to a length drawn uniformly from this range, both ends included; null: never cut."""
+    max_prompt_chars: int | None = Field(default=None, ge=1)
+    """Skip prompts with more characters than this, before any cutting."""
+    max_prompts: int | None = Field(default=None, ge=1)
+    """Use at most this many prompts of `prompts`, all splits together, chosen by a hash of their ids."""
+    validation_fraction: UnitInterval = 0.1
+    """Share of the prompts in the validation split."""
+    heldout_fraction: UnitInterval = 0.2
+    """Share of the prompts in the held-out split; unused where `heldout` is given."""
+    heldout: str | None = None
+    """A second file or data set that is the held-out split, filtered and cut like the first."""
+    heldout_split: str | None = "test"
+    """Split of a hub data set in `heldout`; null: `train`. `revision` holds for it too if it is the same data set."""
+    split_seed: int = 0
+    """Decides the split, the drawn lengths and the order; another seed is another experiment."""
+
+    @field_validator("max_prompt_toxicity")
+    @classmethod
+    def _not_below_minimum(cls, value: float | None, info: ValidationInfo) -> float | None:
+        minimum = info.data.get("min_prompt_toxicity")
+        if value is not None and minimum is not None and value < minimum:
+            raise ValueError(f"at least min_prompt_toxicity ({minimum})")
+        return value
+
+    @field_validator("prompt_tokens")
+    @classmethod
+    def _ordered_and_positive(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        return value if value is None else _checked_range(value)
+
+    @field_validator("heldout_fraction")
+    @classmethod
+    def _fits_beside_validation(cls, value: float, info: ValidationInfo) -> float:
+        validation = info.data.get("validation_fraction", 0.0)
+        if value + validation > 1.0:
+            raise ValueError(f"at most {1.0 - validation:g}, what validation_fraction leaves")
+        return value
+
+
+class PairSettings(Settings):
+    """How completions and their rewards become preference pairs."""
+
+    completions_per_prompt: int = Field(default=4, ge=2)
+    """Completions drawn per prompt; the best is set against the worst."""
+    n_prompts: int | None = Field(default=None, ge=1)
+    """Prompts to draw pairs from; null: what the budget of completions pays for."""
+    completion_tokens: TokenRange = (20, 30)
+    """Token limit of a completion: every one draws its own from this range, both ends included."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Sampling temperature."""
+    min_margin: float = Field(default=0.0, ge=0.0)
+    """Drop pairs whose rewards differ by less than this; ties are always dropped."""
+    max_length_ratio: float | None = Field(default=None, ge=1.0)
+    """Drop pairs whose longer completion has more than this many times the tokens of the shorter; null: keep them."""
+
+    @field_validator("completion_tokens")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        return _checked_range(value)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from alignbench.errors import LeakError
+from alignbench.records import Prompt
+from datasets_prep.splits import check_no_leak, normalised_text, split_of
+
+TEXTS = [f"This is prompt number {i}" for i in range(5000)]
+
+
+def test_normalised_text() -> None:
+    assert (
+        normalised_text("  The\tSTRASSE \n is  Long ") == normalised_text("the straße is long") == "the strasse is long"
+    )
+
+
+def test_shares_are_as_asked() -> None:
+    splits = [split_of(text, 0, 0.1, 0.2) for text in TEXTS]
+    # Four standard deviations of a binomial count: 4 sqrt(5000 p (1 - p)) is 85 and 113.
+    assert splits.count("validation") == pytest.approx(500, abs=85)
+    assert splits.count("heldout") == pytest.approx(1000, abs=113)
+    assert len(splits) == splits.count("train") + splits.count("validation") + splits.count("heldout")
+
+
+def test_case_and_white_space_do_not_move_a_prompt() -> None:
+    assert [split_of(text, 3, 0.3, 0.3) for text in TEXTS] == [
+        split_of("  " + text.upper().replace(" ", "\n "), 3, 0.3, 0.3) for text in TEXTS
+    ]
+
+
+def test_another_seed_is_another_split() -> None:
+    same = sum(split_of(text, 0, 0.0, 0.5) == split_of(text, 1, 0.0, 0.5) for text in TEXTS)
+    assert same == pytest.approx(2500, abs=142)  # four standard deviations: independent coins agree half of the time
+
+
+def test_held_out_does_not_depend_on_the_validation_share() -> None:
+    assert [split_of(text, 0, 0.0, 0.2) == "heldout" for text in TEXTS] == [
+        split_of(text, 0, 0.5, 0.2) == "heldout" for text in TEXTS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("validation", "heldout", "expected"), [(0.0, 0.0, {"train"}), (0.0, 1.0, {"heldout"}), (1.0, 0.0, {"validation"})]
+)
+def test_a_share_of_one_is_everything(validation: float, heldout: float, expected: set[str]) -> None:
+    assert {split_of(text, 0, validation, heldout) for text in TEXTS} == expected
+
+
+def test_disjoint_splits_pass() -> None:
+    check_no_leak({"train": [Prompt("1", "a")], "validation": [Prompt("2", "b")], "heldout": []})
+
+
+def test_a_planted_text_is_found_and_named() -> None:
+    train = [Prompt("1", "first"), Prompt("2", "You are  THE one")]
+    with pytest.raises(LeakError) as caught:
+        check_no_leak({"train": train, "validation": [], "heldout": [Prompt("9", "you are the one")]})
+    message = str(caught.value)
+    assert message.startswith("train and heldout share 1 prompts (1 by text, 0 by id alone)")
+    assert "'you are the one' (id '9' in heldout; id '2' in train)" in message
+
+
+def test_a_planted_id_is_found_and_its_cure_named() -> None:
+    with pytest.raises(
+        LeakError, match=r"validation and heldout share 1 prompts \(0 by text, 1 by id alone\).*data.columns.id"
+    ):
+        check_no_leak({"validation": [Prompt("1", "a")], "heldout": [Prompt("1", "b")]})
+
+
+def test_a_long_list_of_leaks_is_shortened() -> None:
+    prompts = [Prompt(str(i), f"text {i}") for i in range(10)]
+    with pytest.raises(LeakError, match=r"share 10 prompts.*and 7 more\. Remove them"):
+        check_no_leak({"train": prompts, "heldout": prompts})
