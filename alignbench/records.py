@@ -24,9 +24,7 @@ N_JACKKNIFE_GROUPS = 20
 class Settings(BaseModel):
     """Base of every block of a recipe: typed strictly, unknown keys refused, NaN and infinity refused."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def fingerprint(value: object) -> str:

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from importlib.metadata import EntryPoint
+from typing import Annotated, ClassVar, Literal
+
+import pytest
+from pydantic import Field
+
+from alignbench.errors import UsageError
+from alignbench.methods import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parent:
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Strength of the parent.
+
+    More about it."""
+    plain: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Double(_Parent):
+    """A method from elsewhere."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Not a hyperparameter."""
+    needs_reward: ClassVar[bool] = False
+    architectures: ClassVar[frozenset[str]] = frozenset()
+    produces: ClassVar[str] = "policy"
+    mode: Literal["a", "b"] = "a"
+    """How."""
+    lengths: tuple[int, int] = (1, 2)
+    names: Annotated[tuple[str, ...], Field(strict=False)] = dataclasses.field(default_factory=lambda: ("x",))
+    """Names."""
+    required: Annotated[int, Field(ge=1)] | None = dataclasses.field(kw_only=True)
+
+    def train(self, data: object, run: object) -> object:
+        """Trains."""
+
+
+not_a_dataclass = object()
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Installs entry points for the length of a test."""
+
+    def install(*points: tuple[str, str]) -> None:
+        entries = [EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in points]
+        monkeypatch.setattr(registry, "entry_points", lambda group: entries if group == "alignbench.methods" else [])
+        registry._third_party.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    registry._third_party.cache_clear()
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Makes this file importable under a name, as an installed package would be."""
+    module = importlib.import_module(__name__)
+    monkeypatch.setitem(importlib.import_module("sys").modules, "elsewhere", module)
+
+
+@pytest.mark.parametrize("name", ["untrained", "ppo", "dpo", "reward_model"])
+def test_built_in_methods_are_found_and_keep_the_interface(name):
+    assert name in registry.known_methods()
+    method = registry.method_class(name)
+    assert dataclasses.is_dataclass(method)
+    assert method.__dataclass_params__.frozen
+    assert method.__module__ == f"alignbench.methods.{name}"
+    assert isinstance(method.needs, frozenset)
+    assert isinstance(method.needs_reward, bool)
+    assert isinstance(method.architectures, frozenset)
+    assert callable(method.train)
+
+
+@pytest.mark.parametrize("name", ["untrained", "ppo", "dpo", "reward_model"])
+def test_every_built_in_hyperparameter_is_documented(name):
+    description = registry.describe(name)
+    assert description.doc
+    for field in description.fields:
+        assert field.doc, f"{name}.{field.name} has no docstring"
+        assert field.default is not dataclasses.MISSING, f"{name}.{field.name} has no default"
+
+
+def test_unknown_method_names_the_nearest():
+    with pytest.raises(UsageError, match=r"unknown method 'pppo', did you mean 'ppo'\? \(known: dpo, ppo"):
+        registry.method_class("pppo")
+
+
+def test_third_party_method_is_listed_without_import_and_loaded_on_demand(installed, double):
+    installed(("my_method", "elsewhere:Double"), ("broken", "no_such_module_anywhere:X"))
+    assert registry.known_methods() == ["broken", "dpo", "my_method", "ppo", "reward_model", "untrained"]
+    assert registry.method_class("my_method") is Double
+
+
+def test_third_party_method_that_cannot_be_imported(installed):
+    installed(("broken", "no_such_module_anywhere:X"))
+    with pytest.raises(UsageError, match=r"'broken'.*no_such_module_anywhere"):
+        registry.method_class("broken")
+
+
+def test_third_party_method_that_is_no_dataclass(installed, double):
+    installed(("odd", "elsewhere:not_a_dataclass"))
+    with pytest.raises(UsageError, match=r"'odd' is <object.*frozen dataclass"):
+        registry.method_class("odd")
+
+
+def test_third_party_method_that_lacks_a_part_of_the_interface(installed, double):
+    installed(("odd", "elsewhere:_Parent"))
+    with pytest.raises(UsageError, match=r"'odd' \(.*\) lacks needs, needs_reward, architectures, produces, train"):
+        registry.method_class("odd")
+
+
+def test_third_party_method_cannot_take_a_built_in_name(installed):
+    installed(("ppo", "elsewhere:Double"))
+    with pytest.raises(UsageError, match=r"'elsewhere:Double'.*'ppo'.*alignbench itself.*rename"):
+        registry.known_methods()
+
+
+def test_two_packages_cannot_share_a_name(installed):
+    installed(("twin", "one:A"), ("twin", "two:B"))
+    with pytest.raises(UsageError, match=r"'two:B'.*'twin'.*'one:A'"):
+        registry.known_methods()
+
+
+def test_describe_reads_types_bounds_defaults_and_docstrings(installed, double):
+    installed(("my_method", "elsewhere:Double"))
+    described = {field.name: field for field in registry.describe("my_method").fields}
+    assert list(described) == ["strength", "plain", "mode", "lengths", "names", "required"]
+    assert [(described[name].type, described[name].default, described[name].doc) for name in described] == [
+        ("float > 0, <= 1", 0.5, "Strength of the parent.\n\nMore about it."),
+        ("int | None", None, ""),
+        ("'a' | 'b'", "a", "How."),
+        ("tuple[int, int]", (1, 2), ""),
+        ("tuple[str, ...]", ("x",), "Names."),
+        ("int >= 1 | None", dataclasses.MISSING, ""),
+    ]
