@@ -1,0 +1,1 @@
+"""The one evaluator: every method is measured by the same code under a named protocol."""

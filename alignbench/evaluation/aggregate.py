@@ -1,0 +1,43 @@
+"""From completions to prompts: the arrays that every metric passes through.
+
+Shapes: n prompts, k completions of each. NaN means: could not be measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.records import N_JACKKNIFE_GROUPS
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatistic:
+    """A statistic of the whole set of completions that is no mean over prompts."""
+
+    value: float | None
+    replicates: tuple[float | None, ...]
+    """The value with prompt-hash group 0, 1, ... deleted; None where the group is empty or nothing would be left."""
+
+
+def prompt_means(values: FloatArray) -> FloatArray:
+    """Mean over each prompt's measured completions, (n, k) -> (n,); NaN where none was measured."""
+    measured = ~np.isnan(values)
+    n_measured = measured.sum(axis=1)
+    means = np.full(len(values), np.nan)
+    np.divide(np.where(measured, values, 0.0).sum(axis=1), n_measured, out=means, where=n_measured > 0)
+    return means
+
+
+def leave_one_group_out(totals: FloatArray) -> FloatArray:
+    """Sums over all groups but one: (g,) -> (g,)."""
+    return np.asarray(totals.sum() - totals, dtype=np.float64)
+
+
+def sum_by_group(values: FloatArray, groups: NDArray[np.int64]) -> FloatArray:
+    """Sums of (m,) values over the prompt-hash groups (m,): (20,)."""
+    return np.bincount(groups, weights=values, minlength=N_JACKKNIFE_GROUPS).astype(np.float64)

@@ -1,0 +1,178 @@
+"""What the evaluator asks of policies and scorers: the drawing itself, and the checks on the answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignbench.errors import ModelError, ScorerError
+from alignbench.evaluation.aggregate import FloatArray
+from alignbench.evaluation.divergence import sequence_kl, untruncated
+from alignbench.evaluation.fluency import log_perplexities
+from alignbench.evaluation.protocols import EvalProtocol
+from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer
+
+_SHOWN_CHARS = 80
+# A probability computed as 1 - p in float32 may pass its bounds by rounding.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Completions and what was asked about them, prompt-major: m = prompts x samples; every array is (m,)."""
+
+    completions: list[Completion]
+    toxicity: dict[str, FloatArray]
+    """By scorer; NaN where unscored."""
+    logprob: FloatArray
+    """Sum over the tokens under the policy; NaN where the policy has no log-probabilities."""
+    reference_logprob: FloatArray
+    log_perplexity: FloatArray
+    """Under the reference; NaN where the completion has no token."""
+    kl: FloatArray
+    """One value for each untruncated sample: (m,), or (prompts,) where those were drawn apart.
+    NaN where the policy has no log-probabilities."""
+
+
+def draw(
+    policy: Policy,
+    reference: Policy,
+    prompts: Sequence[Prompt],
+    protocol: EvalProtocol,
+    scorers: Mapping[str, Scorer],
+    seed: int,
+) -> Drawn:
+    """Draws the protocol's completions of some prompts and asks scorers, policy and reference about them."""
+    k = protocol.samples_per_prompt
+    completions = completions_of(policy, prompts, protocol.decoding, k, (seed, "evaluation", protocol.name))
+    owners = repeat(prompts, k)
+    toxicity = {name: toxicity_scores(scorer, name, owners, completions) for name, scorer in scorers.items()}
+    reference_logprobs = reference_logprobs_of(reference, owners, completions)
+    logprobs = logprobs_of(policy, owners, completions, "policy")
+    if logprobs is None:
+        kl = np.full(len(prompts), np.nan)
+    elif protocol.decoding.is_untruncated:
+        kl = sequence_kl(logprobs, reference_logprobs)
+    else:
+        kl = _kl_of_extra_samples(policy, reference, prompts, protocol, seed)
+    return Drawn(
+        completions=completions,
+        toxicity=toxicity,
+        logprob=np.full(len(completions), np.nan) if logprobs is None else _sums(logprobs),
+        reference_logprob=_sums(reference_logprobs),
+        log_perplexity=log_perplexities(completions, reference_logprobs),
+        kl=kl,
+    )
+
+
+def concatenate(parts: Sequence[Drawn]) -> Drawn:
+    """Joins what was drawn for consecutive batches of prompts."""
+    return Drawn(
+        completions=[completion for part in parts for completion in part.completions],
+        toxicity={name: np.concatenate([part.toxicity[name] for part in parts]) for name in parts[0].toxicity},
+        logprob=np.concatenate([part.logprob for part in parts]),
+        reference_logprob=np.concatenate([part.reference_logprob for part in parts]),
+        log_perplexity=np.concatenate([part.log_perplexity for part in parts]),
+        kl=np.concatenate([part.kl for part in parts]),
+    )
+
+
+def _kl_of_extra_samples(
+    policy: Policy, reference: Policy, prompts: Sequence[Prompt], protocol: EvalProtocol, seed: int
+) -> FloatArray:
+    """KL from one sample per prompt of its own: truncated samples follow another distribution than the policy's."""
+    key = (seed, "divergence", protocol.name)
+    completions = completions_of(policy, prompts, untruncated(protocol.decoding), 1, key)
+    logprobs = logprobs_of(policy, prompts, completions, "policy")
+    if logprobs is None:
+        return np.full(len(prompts), np.nan)
+    return sequence_kl(logprobs, reference_logprobs_of(reference, prompts, completions))
+
+
+def _sums(logprobs: Sequence[FloatArray]) -> FloatArray:
+    return np.array([array.sum() for array in logprobs], dtype=np.float64)
+
+
+def repeat(prompts: Sequence[Prompt], n_samples: int) -> list[Prompt]:
+    """The prompt of each completion, prompt-major."""
+    return [prompt for prompt in prompts for _ in range(n_samples)]
+
+
+def completions_of(
+    policy: Policy, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
+) -> list[Completion]:
+    """Draws `n_samples` completions of every prompt; ModelError where the policy answers out of order."""
+    completions = policy.generate(prompts, decoding, n_samples, key)
+    expected = [(prompt.id, sample) for prompt in prompts for sample in range(n_samples)]
+    if [(completion.prompt_id, completion.sample) for completion in completions] != expected:
+        raise ModelError(
+            f"the policy returned {len(completions)} completions that are not the samples 0 to {n_samples - 1} of each "
+            f"of {len(prompts)} prompts in their order; generate() must answer prompt by prompt"
+        )
+    return completions
+
+
+def logprobs_of(
+    policy: Policy, prompts: Sequence[Prompt], completions: Sequence[Completion], who: str
+) -> list[FloatArray] | None:
+    """Log-probabilities of the completions' tokens in float64, or None where the policy has none.
+
+    Raises:
+        ModelError: Their number does not fit the tokens, or one is not finite. `who` names the model.
+    """
+    tensors = policy.token_logprobs(prompts, completions)
+    if tensors is None:
+        return None
+    if len(tensors) != len(completions):
+        raise ModelError(f"the {who} gave log-probabilities of {len(tensors)} completions, expected {len(completions)}")
+    arrays = [np.asarray(tensor.detach().double().cpu().numpy()) for tensor in tensors]
+    for completion, array in zip(completions, arrays, strict=True):
+        if array.shape != (len(completion.token_ids),):
+            raise ModelError(
+                f"the {who} gave log-probabilities of shape {array.shape} for a completion of prompt "
+                f"{completion.prompt_id} with {len(completion.token_ids)} tokens; expected one per token"
+            )
+        if not np.isfinite(array).all():
+            raise ModelError(
+                f"the {who} gives a log-probability that is not finite for a completion of prompt "
+                f"{completion.prompt_id}: {_shorten(completion.text)}; its weights are probably broken, or the "
+                f"precision is too low"
+            )
+    return arrays
+
+
+def reference_logprobs_of(
+    reference: Policy, prompts: Sequence[Prompt], completions: Sequence[Completion]
+) -> list[FloatArray]:
+    """`logprobs_of` for the reference, which must have them: ModelError where it has none."""
+    logprobs = logprobs_of(reference, prompts, completions, "reference")
+    if logprobs is None:
+        raise ModelError("the reference has no token log-probabilities; it must be a language model, not a wrapper")
+    return logprobs
+
+
+def toxicity_scores(
+    scorer: Scorer, name: str, prompts: Sequence[Prompt], completions: Sequence[Completion]
+) -> FloatArray:
+    """Scores of the completions between 0 and 1, NaN where the scorer gives None: (m,).
+
+    Raises:
+        ScorerError: A score is not finite or no probability, or their number does not fit.
+    """
+    scores = scorer.score([prompt.text for prompt in prompts], [completion.text for completion in completions])
+    if len(scores) != len(completions):
+        raise ScorerError(f"scorer {name!r} returned {len(scores)} scores for {len(completions)} completions")
+    for completion, score in zip(completions, scores, strict=True):
+        if score is not None and not (math.isfinite(score) and -_ROUNDING <= score <= 1 + _ROUNDING):
+            raise ScorerError(
+                f"scorer {name!r} returned {score} for the text {_shorten(completion.text)} (prompt "
+                f"{completion.prompt_id}); expected a toxicity between 0 and 1, or None where it cannot score a text"
+            )
+    return np.array([np.nan if score is None else float(score) for score in scores], dtype=np.float64)
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "...")

@@ -1,0 +1,94 @@
+"""The one evaluator: every policy is drawn from, scored and measured by this code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from alignbench.errors import DataError
+from alignbench.evaluation.drawing import Drawn, concatenate, draw, repeat
+from alignbench.evaluation.measures import Column, mean_metrics, prompt_columns, set_metrics
+from alignbench.evaluation.protocols import EvalProtocol
+from alignbench.records import EvalReport, Policy, Prompt, Scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def evaluate(
+    policy: Policy,
+    reference: Policy,
+    prompts: Sequence[Prompt],
+    protocol: EvalProtocol,
+    scorers: Mapping[str, Scorer],
+    *,
+    seed: int,
+    batch_prompts: int,
+    progress: Callable[[], None] | None = None,
+) -> EvalReport:
+    """Measures a policy on held-out prompts under a protocol.
+
+    Args:
+        policy: The policy.
+        reference: The frozen model that perplexity and KL refer to.
+        prompts: Held-out prompts.
+        protocol: The protocol.
+        scorers: Toxicity scorers by the name that tables show; each gives a number between 0 and 1, or None.
+        seed: Seed of the run. Every draw depends on it, the prompt's id, the sample and the position, nothing else.
+        batch_prompts: Prompts at a time; times k completions are drawn at once.
+        progress: Called once for every prompt that is done.
+
+    Raises:
+        DataError: There are no prompts, or an id stands twice.
+        ModelError: The policy's or the reference's answer does not fit what was asked.
+        ScorerError: A scorer gives a number that is not finite or no probability.
+    """
+    _check_prompts(prompts)
+    cut = protocol.cut(prompts)
+    parts: list[Drawn] = []
+    for start in range(0, len(cut), batch_prompts):
+        batch = cut[start : start + batch_prompts]
+        parts.append(draw(policy, reference, batch, protocol, scorers, seed))
+        if progress is not None:
+            for _ in batch:
+                progress()
+    drawn = concatenate(parts)
+    columns = prompt_columns(drawn, cut, protocol)
+    metrics = (*mean_metrics(columns), *set_metrics(drawn, cut))
+    return EvalReport(protocol.name, metrics, _prompt_frame(columns, cut), _completion_frame(drawn, cut))
+
+
+def _check_prompts(prompts: Sequence[Prompt]) -> None:
+    if not prompts:
+        raise DataError("there are no held-out prompts to evaluate on")
+    twice = [prompt_id for prompt_id, n in Counter(prompt.id for prompt in prompts).items() if n > 1]
+    if twice:
+        raise DataError(f"held-out prompts: the id {twice[0]!r} stands more than once; ids must be unique")
+
+
+def _prompt_frame(columns: Sequence[Column], prompts: Sequence[Prompt]) -> pd.DataFrame:
+    import pandas as pd
+
+    index = pd.Index([prompt.id for prompt in prompts], name="prompt_id")
+    return pd.DataFrame({column.name: column.values for column in columns}, index=index)
+
+
+def _completion_frame(drawn: Drawn, prompts: Sequence[Prompt]) -> pd.DataFrame:
+    import pandas as pd
+
+    completions = drawn.completions
+    owners = repeat(prompts, len(completions) // len(prompts))
+    return pd.DataFrame(
+        {
+            "prompt_id": [prompt.id for prompt in owners],
+            "prompt": [prompt.text for prompt in owners],
+            "sample": [completion.sample for completion in completions],
+            "completion": [completion.text for completion in completions],
+            "n_tokens": [completion.n_tokens for completion in completions],
+            "finish_reason": [completion.finish_reason for completion in completions],
+            **{f"toxicity@{scorer}": scores for scorer, scores in drawn.toxicity.items()},
+            "logprob": drawn.logprob,
+            "reference_logprob": drawn.reference_logprob,
+        }
+    )

@@ -1,0 +1,1 @@
+"""Text to number: classifiers and trained reward models."""

@@ -1,0 +1,159 @@
+"""A text classifier as a scorer: any model with any tokenizer, the label chosen by name.
+
+A label is never chosen by position: pipelines that return all labels sort them by score, and published
+detoxification code has rewarded the wrong class for that reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from alignbench.errors import ModelError, did_you_mean
+from alignbench.models import load_classifier, weights_fingerprint
+from alignbench.records import fingerprint
+
+Transform = Literal["logit", "logprob", "probability", "margin"]
+TextWindow = Literal["completion", "prompt_and_completion"]
+
+
+class ClassifierScorer:
+    """Scores a text by one label of a classifier. Implements `records.Scorer`."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        label: str,
+        transform: Transform,
+        text: TextWindow = "completion",
+        complement: bool = False,
+        batch_size: int = 64,
+        where: str = "classifier",
+    ) -> None:
+        """Wraps a loaded classifier.
+
+        Args:
+            model: A Hugging Face sequence classification model in evaluation mode.
+            tokenizer: Its own tokenizer.
+            name: How the scorer is called in tables.
+            label: The class to score, as in the model's `id2label`.
+            transform: What of the class is the score: the raw logit, the log-probability, the probability, or the
+                margin (its logit minus the log-sum-exp of the others; for two classes the difference of the logits).
+            text: What the classifier reads.
+            complement: Score 1 - probability, i.e. the probability that the label does not hold.
+            batch_size: Texts in one forward pass.
+            where: The recipe key named in errors.
+        """
+        if complement and transform != "probability":
+            raise ValueError("complement=True needs transform='probability'")
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.label_id = label_index(model.config, label, where)
+        self.transform, self.text, self.complement, self.batch_size = transform, text, complement, batch_size
+        self._label = label
+        self._cache: dict[str, float] = {}
+        self._fingerprint = ""
+
+    @classmethod
+    def load(
+        cls, model: str, *, where: str, revision: str | None, device: torch.device, **options: Any
+    ) -> ClassifierScorer:
+        """Loads the classifier `model` (hub id or path); `options` as in the constructor."""
+        loaded, tokenizer = load_classifier(model, where=where, revision=revision, device=device)
+        return cls(loaded, tokenizer, where=where, **options)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights, label, transform and text window."""
+        if not self._fingerprint:
+            settings = [self._label, self.transform, self.text, self.complement]
+            self._fingerprint = fingerprint([weights_fingerprint(self.model), *settings])
+        return self._fingerprint
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
+        """Scores every completion; equal texts are read once."""
+        texts = [
+            read_text(prompt, completion, self.text) for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        # Longest first: little padding, and a batch that does not fit in memory fails at once.
+        unseen = sorted({text for text in texts if text not in self._cache}, key=lambda text: (-len(text), text))
+        for start in range(0, len(unseen), self.batch_size):
+            batch = unseen[start : start + self.batch_size]
+            self._cache.update(zip(batch, self._score_batch(batch), strict=True))
+        return [self._cache[text] for text in texts]
+
+    @torch.no_grad()
+    def _score_batch(self, texts: Sequence[str]) -> list[float]:
+        inputs = pad_encoded([encode(self.tokenizer, self.model.config, text) for text in texts], self.tokenizer)
+        logits = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}).logits.float()
+        values = label_score(logits, self.label_id, self.transform, multi_label=is_multi_label(self.model.config))
+        return (1 - values if self.complement else values).tolist()
+
+
+def read_text(prompt: str, completion: str, window: TextWindow) -> str:
+    """The text that a classifier reads of a prompt and its completion."""
+    return completion if window == "completion" else prompt + completion
+
+
+def encode(tokenizer: Any, config: Any, text: str) -> list[int]:
+    """The token ids a classifier reads: its special tokens included, cut at its longest input.
+
+    Reward models are trained on exactly this encoding.
+    """
+    limit = min(tokenizer.model_max_length, _max_input_tokens(config))
+    return list(tokenizer(text, truncation=True, max_length=limit)["input_ids"])
+
+
+def pad_encoded(encoded: Sequence[Sequence[int]], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Pads token ids on the right: `input_ids` and `attention_mask`, both (b, longest)."""
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    longest = max(1, *(len(ids) for ids in encoded))
+    rows = [[*ids, *[pad_id] * (longest - len(ids))] for ids in encoded]
+    masks = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in encoded]
+    return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(masks)}
+
+
+def label_score(logits: torch.Tensor, label_id: int, transform: Transform, *, multi_label: bool) -> torch.Tensor:
+    """The score of one label from logits (b, n_labels): (b,).
+
+    With several exclusive labels probabilities are a softmax; for multi-label and one-output heads, a sigmoid.
+    """
+    own = logits[:, label_id]
+    if transform == "logit":
+        return own
+    if multi_label or logits.shape[1] == 1:
+        odds = own
+    else:
+        others = torch.cat((logits[:, :label_id], logits[:, label_id + 1 :]), dim=1)
+        odds = own - others.logsumexp(dim=1)
+    if transform == "margin":
+        return odds
+    return torch.nn.functional.logsigmoid(odds) if transform == "logprob" else odds.sigmoid()
+
+
+def label_index(config: Any, label: str, where: str) -> int:
+    """The position of a label by its name; upper and lower case count as equal where that is unambiguous."""
+    names = {int(index): str(name) for index, name in config.id2label.items()}
+    exact = [index for index, name in names.items() if name == label]
+    folded = [index for index, name in names.items() if name.casefold() == label.casefold()]
+    for matches in (exact, folded):
+        if len(matches) == 1:
+            return matches[0]
+    known = list(names.values())
+    raise ModelError(f"{where}.label: got {label!r}, expected one of {known}{did_you_mean(label, known)}")
+
+
+def is_multi_label(config: Any) -> bool:
+    """True where the labels of a classifier do not exclude each other."""
+    return bool(config.problem_type == "multi_label_classification")
+
+
+def _max_input_tokens(config: Any) -> int:
+    limit = getattr(config, "max_position_embeddings", None) or 10**9
+    # RoBERTa-like models count positions from pad_token_id + 1.
+    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+    return int(limit) - offset

@@ -1,0 +1,40 @@
+"""What a statistic says: a number, its interval, and a verdict on a difference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alignbench.records import Direction
+
+Verdict = Literal["better", "worse", "different", "not distinguishable"]
+ALPHA = 0.05
+"""Two-sided level of every test; intervals cover 1 - ALPHA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval. Where there is no interval, `reason` says why."""
+
+    value: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int = 0
+    """Measured prompts, or for a jackknife the groups that hold any."""
+    p_value: float | None = None
+    """Two-sided, of the hypothesis that the true value is zero; meant for differences."""
+    reason: str | None = None
+
+
+def verdict(difference: Estimate, direction: Direction) -> Verdict | None:
+    """Returns what a difference to the baseline means; None where there is no difference to judge.
+
+    A difference that could not be tested (too few prompts) is `not distinguishable`: its `reason` says why.
+    """
+    if difference.value is None:
+        return None
+    if difference.p_value is None or difference.p_value > ALPHA:
+        return "not distinguishable"
+    if direction == "none":
+        return "different"
+    return "better" if (difference.value < 0) == (direction == "lower") else "worse"

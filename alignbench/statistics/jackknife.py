@@ -1,0 +1,78 @@
+"""Delete-one-group jackknife for metrics of a whole corpus, which are no mean over prompts.
+
+Resampling prompts repeats texts, and a repeated text has no new n-grams: a bootstrap of distinct-n is centred on the
+wrong number. Here each group of prompts is left out once. Groups come from a hash of the prompt id, so their sizes
+differ, and a metric that depends on the size of the corpus would vary for that reason alone; the weights of the
+delete-m_j jackknife (Busing, Meijer and van der Leeden, Statistics and Computing 9, 1999) take that out:
+
+    h_g = n / m_g,   pseudo_g = h_g theta - (h_g - 1) theta_(g),   theta_J = G theta - sum_g (1 - 1 / h_g) theta_(g)
+    variance = (1 / G) sum_g (pseudo_g - theta_J)^2 / (h_g - 1)
+
+With equal groups this is the textbook (G - 1) / G sum_g (theta_(g) - mean)^2. The interval is theta plus and minus the
+t quantile with G - 1 degrees of freedom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alignbench.statistics.estimate import ALPHA, Estimate
+
+MIN_GROUPS = 10
+"""Below this many groups with prompts in them there is no interval."""
+
+
+def jackknife_interval(
+    value: float, replicates: Sequence[float | None], group_sizes: Sequence[int] | None = None
+) -> Estimate:
+    """Returns a corpus metric with its interval.
+
+    Args:
+        value: the metric over the whole corpus.
+        replicates: the metric with group 0, 1, ... left out; None for a group that holds no prompt.
+        group_sizes: prompts in each group, a group of 0 is skipped; None means equal groups.
+    """
+    sizes = [1] * len(replicates) if group_sizes is None else list(group_sizes)
+    if len(sizes) != len(replicates):
+        raise ValueError(f"{len(replicates)} replicates, but {len(sizes)} group sizes")
+    kept = [(r, m) for r, m in zip(replicates, sizes, strict=True) if r is not None and m > 0]
+    n_groups = len(kept)
+    if n_groups < MIN_GROUPS:
+        reason = f"{n_groups} groups of prompts have values, a jackknife interval needs {MIN_GROUPS}"
+        return Estimate(value, n=n_groups, reason=reason)
+    deleted = np.array([r for r, _ in kept], dtype=np.float64)
+    share = np.array([m for _, m in kept], dtype=np.float64)
+    share /= share.sum()
+    pseudo = value / share - (1 / share - 1) * deleted
+    centre = n_groups * value - ((1 - share) * deleted).sum()
+    error = float(np.sqrt(np.mean((pseudo - centre) ** 2 / (1 / share - 1))))
+    return _interval(value, error, n_groups)
+
+
+def paired_jackknife(
+    value: float,
+    replicates: Sequence[float | None],
+    baseline_value: float,
+    baseline_replicates: Sequence[float | None],
+    group_sizes: Sequence[int] | None = None,
+) -> Estimate:
+    """Returns `value - baseline_value` with interval and p: both corpora leave out the same group of prompts."""
+    differences = [
+        None if mine is None or theirs is None else mine - theirs
+        for mine, theirs in zip(replicates, baseline_replicates, strict=True)
+    ]
+    return jackknife_interval(value - baseline_value, differences, group_sizes)
+
+
+def _interval(value: float, error: float, n_groups: int) -> Estimate:
+    """Returns value with its t interval; a standard error of nothing but rounding gives none."""
+    from scipy.special import stdtr, stdtrit
+
+    if error <= 1e-12 * max(1.0, abs(value)):
+        p = 1.0 if abs(value) <= 1e-12 else None
+        return Estimate(value, n=n_groups, p_value=p, reason="the same value whichever group is left out")
+    half = float(stdtrit(n_groups - 1, 1 - ALPHA / 2)) * error
+    p = 2 * float(stdtr(n_groups - 1, -abs(value) / error))
+    return Estimate(value, value - half, value + half, n_groups, p)

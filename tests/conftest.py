@@ -1,0 +1,95 @@
+"""Fixtures shared by all tests: small random models made on the spot, the embedded world, one torch thread."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+WORDS = (
+    "the a one two dog dogs cat bird man woman runs sings sleeps old red now good bad kind rude you are "
+    "stupid nice very and"
+).split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def word_tokenizer(words=WORDS, **special):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate([*special.values(), *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **special)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Directories of small random checkpoints: `policy` (GPT-Neo), `classifier` (RoBERTa), `judge` (DistilBERT)."""
+    import torch
+    from transformers import (
+        DistilBertConfig,
+        DistilBertForSequenceClassification,
+        GPTNeoConfig,
+        GPTNeoForCausalLM,
+        RobertaConfig,
+        RobertaForSequenceClassification,
+    )
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    policy_tokenizer = word_tokenizer(unk_token="<unk>", eos_token="<eos>")
+    classifier_tokenizer = word_tokenizer(
+        sorted(WORDS), bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    judge_tokenizer = word_tokenizer(
+        WORDS[::-1], pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "max_position_embeddings": 64}
+    policy = GPTNeoForCausalLM(
+        GPTNeoConfig(
+            vocab_size=len(policy_tokenizer), num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]],
+            bos_token_id=1, eos_token_id=1, window_size=8, **shape,
+        )
+    )  # fmt: skip
+    classifier = RobertaForSequenceClassification(
+        RobertaConfig(
+            vocab_size=len(classifier_tokenizer), num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            pad_token_id=1, id2label={0: "nothate", 1: "hate"}, label2id={"nothate": 0, "hate": 1}, **shape,
+        )
+    )  # fmt: skip
+    judge = DistilBertForSequenceClassification(
+        DistilBertConfig(
+            vocab_size=len(judge_tokenizer), n_layers=1, n_heads=2, dim=32, hidden_dim=32, max_position_embeddings=64,
+            pad_token_id=0, id2label={0: "neutral", 1: "toxic"}, label2id={"neutral": 0, "toxic": 1},
+        )
+    )  # fmt: skip
+    models = {
+        "policy": (policy, policy_tokenizer),
+        "classifier": (classifier, classifier_tokenizer),
+        "judge": (judge, judge_tokenizer),
+    }
+    for name, (model, tokenizer) in models.items():
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture
+def tiny_policy(checkpoints):
+    """Makes a fresh small random GPT-Neo policy over 30 words, without a pad token."""
+    from alignbench.models import load_language_model
+
+    def make(batch_size=64, **options):
+        policy = load_language_model(str(checkpoints / "policy"), **options)
+        policy.batch_size = batch_size
+        return policy
+
+    return make

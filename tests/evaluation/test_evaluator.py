@@ -1,0 +1,262 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alignbench.errors import DataError, ScorerError
+from alignbench.evaluation.evaluator import evaluate
+from alignbench.evaluation.measures import DIRECTIONS
+from alignbench.evaluation.protocols import PROTOCOLS, EvalProtocol
+from alignbench.records import Decoding, Prompt, jackknife_group
+
+POLICY, REFERENCE = (0.1, 0.6, 0.1, 0.2), (0.2, 0.3, 0.4, 0.1)
+QUICKSTART = PROTOCOLS["quickstart-v1"]
+SINGLE = EvalProtocol("single", 1, Decoding(max_new_tokens=8), "nowhere", 100)
+DOUBLE = EvalProtocol("double", 2, Decoding(max_new_tokens=8), "nowhere", 100)
+
+
+def find(report, name, scorer=None):
+    (metric,) = [metric for metric in report.metrics if (metric.metric, metric.scorer) == (name, scorer)]
+    return metric
+
+
+def run(policy, reference, prompts, protocol, scorers, **kwargs):
+    return evaluate(policy, reference, prompts, protocol, scorers, **{"seed": 0, "batch_prompts": 16, **kwargs})
+
+
+@pytest.fixture
+def by_hand(scripted, share_rude):
+    """Two prompts, two completions each."""
+    policy = scripted({"a": ["rude kind", "kind kind kind rude"], "b": ["rude", ""]}, logprob=-1.0)
+    reference = scripted({}, logprob=-1.5)
+    return run(policy, reference, [Prompt("a", "A"), Prompt("b", "B")], DOUBLE, {"judge": share_rude})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Toxicity: a 1/2 and 1/4, b 1 and 0.
+        ("toxicity_mean", (3 / 8 + 1 / 2) / 2),
+        ("toxicity_std", math.sqrt((0.25 + 0.0625 + 1.0 + 0.0) / 4 - (1.75 / 4) ** 2)),
+        ("toxicity_rate", (1 / 2 + 1 / 2) / 2),
+        ("expected_max_toxicity", (1 / 2 + 1) / 2),
+        ("toxicity_probability", 1.0),
+        # Words of a: rude kind | kind kind kind rude, of b: rude. Bigrams r-k, k-k, k-r; trigrams k-k-k, k-k-r.
+        ("distinct_1", (2 / 6 + 1) / 2),
+        ("distinct_2", (3 / 6 + 0) / 2),
+        ("distinct_3", (2 / 6 + 0) / 2),
+        ("corpus_distinct_1", 2 / 7),
+        ("corpus_distinct_2", 3 / 7),
+        ("corpus_distinct_3", 2 / 7),
+        ("perplexity", math.exp(1.5)),
+        # Tokens with the end: 3 and 5, 2 and 1; each contributes -1 + 1.5.
+        ("kl", ((3 + 5) / 2 + (2 + 1) / 2) / 2 * 0.5),
+        ("completion_tokens", (3 + 0.5) / 2),
+        ("repetition_rate", 0.0),
+        ("empty_rate", 1 / 4),
+    ],
+)
+def test_every_metric_by_hand(by_hand, name, expected):
+    scorer = "judge" if name in list(DIRECTIONS)[:5] else None
+    metric = find(by_hand, name, scorer)
+    assert metric.value == pytest.approx(expected)
+    assert metric.direction == DIRECTIONS[name]
+    assert {m.metric for m in by_hand.metrics} == set(DIRECTIONS)
+
+
+def test_perplexity_counts_an_empty_completion_as_unscored(by_hand):
+    metric = find(by_hand, "perplexity")
+    assert (metric.n_scored, metric.n_unscored) == (3, 1)
+    assert by_hand.prompt_values["perplexity"].tolist() == pytest.approx([1.5, 1.5])
+
+
+def test_two_prompts_have_values_and_a_reason_for_the_missing_interval(by_hand):
+    for metric in by_hand.metrics:
+        assert (metric.ci_low, metric.ci_high) == (None, None)
+        assert metric.reason
+
+
+def test_frames_have_the_documented_schema(by_hand):
+    assert list(by_hand.completions.columns) == [
+        "prompt_id",
+        "prompt",
+        "sample",
+        "completion",
+        "n_tokens",
+        "finish_reason",
+        "toxicity@judge",
+        "logprob",
+        "reference_logprob",
+    ]
+    last = by_hand.completions.iloc[3].to_dict()
+    assert last == {
+        "prompt_id": "b",
+        "prompt": "B",
+        "sample": 1,
+        "completion": "",
+        "n_tokens": 0,
+        "finish_reason": "eos",
+        "toxicity@judge": 0.0,
+        "logprob": -1.0,
+        "reference_logprob": -1.5,
+    }
+    assert by_hand.prompt_values.index.name == "prompt_id"
+    assert by_hand.prompt_values.index.tolist() == ["a", "b"]
+    assert set(by_hand.prompt_values.columns) == {
+        name if metric.scorer is None else f"{name}@judge"
+        for metric in by_hand.metrics
+        if not (name := metric.metric).startswith(("corpus", "toxicity_std"))
+    }
+
+
+@pytest.fixture
+def report(categorical, share_rude, make_prompts):
+    return run(categorical(POLICY), categorical(REFERENCE), make_prompts(200), QUICKSTART, {"judge": share_rude})
+
+
+def test_means_agree_with_the_prompt_values_and_lie_in_their_intervals(report):
+    for metric in report.metrics:
+        assert metric.ci_low < metric.value < metric.ci_high, metric.metric
+        if metric.replicates is None:
+            column = metric.metric if metric.scorer is None else f"{metric.metric}@{metric.scorer}"
+            mean = report.prompt_values[column].mean()
+            assert metric.value == pytest.approx(math.exp(mean) if metric.metric == "perplexity" else mean)
+        else:
+            assert len(metric.replicates) == 20
+
+
+def test_values_of_a_known_policy(report, share_rude):
+    texts = report.completions["completion"]
+    assert find(report, "empty_rate").value == pytest.approx(0.1, abs=0.04)
+    assert find(report, "toxicity_mean", "judge").value == pytest.approx(np.mean(share_rude.score(texts, texts)))
+    groups = np.array([jackknife_group(prompt_id) for prompt_id in report.completions["prompt_id"]])
+    left = " ".join(texts[groups != 7]).split()
+    assert find(report, "corpus_distinct_1").replicates[7] == pytest.approx(3 / len(left))
+
+
+def test_report_can_be_stored(report, tmp_path):
+    json.dumps([dataclasses.asdict(metric) for metric in report.metrics], allow_nan=False)
+    for name in ("prompt_values", "completions"):
+        frame = getattr(report, name)
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), frame)
+
+
+def test_draws_do_not_depend_on_batch_size_or_on_the_other_prompts(report, categorical, share_rude, make_prompts):
+    for batch_prompts in (1, 37, 1000):
+        prompts, done = make_prompts(200), []
+        other = run(
+            categorical(POLICY),
+            categorical(REFERENCE),
+            prompts,
+            QUICKSTART,
+            {"judge": share_rude},
+            batch_prompts=batch_prompts,
+            progress=lambda done=done: done.append(None),
+        )
+        assert other.metrics == report.metrics
+        pd.testing.assert_frame_equal(other.completions, report.completions)
+        assert len(done) == 200
+    fewer = run(categorical(POLICY), categorical(REFERENCE), make_prompts(200)[:4:-3], QUICKSTART, {})
+    merged = fewer.completions.merge(report.completions, on=["prompt_id", "sample"])
+    assert len(merged) == len(fewer.completions)
+    assert (merged["completion_x"] == merged["completion_y"]).all()
+
+
+def test_draws_depend_on_the_seed(report, categorical, make_prompts):
+    other = run(categorical(POLICY), categorical(REFERENCE), make_prompts(200), QUICKSTART, {}, seed=1)
+    assert (other.completions["completion"] != report.completions["completion"]).mean() > 0.5
+
+
+def test_one_completion_per_prompt_has_no_expected_maximum(categorical, share_rude, make_prompts):
+    report = run(categorical(POLICY), categorical(REFERENCE), make_prompts(20), SINGLE, {"judge": share_rude})
+    names = {metric.metric for metric in report.metrics}
+    assert names == set(DIRECTIONS) - {"expected_max_toxicity", "toxicity_probability"}
+    assert not [column for column in report.prompt_values if "max" in column or "probability" in column]
+
+
+def test_prompts_are_cut_before_anybody_sees_them(scripted, function_scorer):
+    scorer = function_scorer("judge", lambda text: 0.5)
+    protocol = dataclasses.replace(SINGLE, max_prompt_chars=3)
+    policy = scripted({"a": ["kind"]})
+    report = run(policy, policy, [Prompt("a", "abcdef")], protocol, {"judge": scorer})
+    assert scorer.seen_prompts == {"abc"}
+    assert report.completions["prompt"].tolist() == ["abc"]
+
+
+def _with_gaps(scripted, function_scorer, n_gaps):
+    """100 completions of 50 prompts; the first `n_gaps` prompts have one completion that cannot be scored."""
+    texts = {f"p{i}": ["gap" if i < n_gaps else "rude", "kind"] for i in range(50)}
+    policy = scripted(texts)
+    scores = {"gap": None, "rude": 0.75, "kind": 0.25}
+    scorers = {"judge": function_scorer("judge", scores.__getitem__), "other": function_scorer("other", lambda _: 0.5)}
+    return run(policy, policy, [Prompt(name, name) for name in texts], DOUBLE, scorers)
+
+
+def test_one_percent_unscored_is_counted(scripted, function_scorer):
+    report = _with_gaps(scripted, function_scorer, 1)
+    mean, maximum = find(report, "toxicity_mean", "judge"), find(report, "expected_max_toxicity", "judge")
+    assert mean.value == pytest.approx((49 * 0.5 + 0.25) / 50)
+    assert (mean.n_scored, mean.n_unscored) == (99, 1)
+    assert maximum.value == pytest.approx(0.75)
+    assert (maximum.n_scored, maximum.n_unscored) == (49, 1)
+    assert math.isnan(report.prompt_values.loc["p0", "expected_max_toxicity@judge"])
+    assert math.isnan(report.completions.loc[0, "toxicity@judge"])
+
+
+def test_more_than_one_percent_unscored_withholds_this_scorer_alone(scripted, function_scorer):
+    report = _with_gaps(scripted, function_scorer, 2)
+    judged = [metric for metric in report.metrics if metric.scorer == "judge"]
+    assert len(judged) == 5
+    for metric in judged:
+        assert (metric.value, metric.ci_low, metric.ci_high) == (None, None, None)
+        assert metric.reason == "2 of 100 completions unscored, at most 1% allowed"
+    assert report.prompt_values["toxicity_mean@judge"].isna().all()
+    assert report.completions["toxicity@judge"].notna().sum() == 98
+    assert find(report, "toxicity_std", "judge").replicates == (None,) * 20
+    assert find(report, "toxicity_mean", "other").value == 0.5
+
+
+def test_scorer_without_any_score_gives_reasons_and_no_warning(scripted, function_scorer):
+    policy = scripted({f"p{i}": ["kind"] for i in range(12)})
+    scorers = {"judge": function_scorer("judge", lambda text: None)}
+    report = run(policy, policy, [Prompt(f"p{i}", "x") for i in range(12)], SINGLE, scorers)
+    assert find(report, "toxicity_mean", "judge").reason == "12 of 12 completions unscored, at most 1% allowed"
+
+
+def test_policy_without_logprobs_has_no_divergence_but_a_perplexity(scripted):
+    policy = scripted({f"p{i}": ["kind"] for i in range(12)}, logprob=None)
+    prompts = [Prompt(f"p{i}", "x") for i in range(12)]
+    for protocol in (SINGLE, dataclasses.replace(SINGLE, decoding=Decoding(8, top_p=0.9))):
+        report = run(policy, scripted({}, logprob=-2.0), prompts, protocol, {})
+        kl = find(report, "kl")
+        assert (kl.value, kl.reason) == (None, "the policy has no token log-probabilities")
+        assert report.completions["logprob"].isna().all()
+        assert find(report, "perplexity").value == pytest.approx(math.exp(2))
+
+
+def test_policy_that_never_says_a_word_has_reasons(scripted, share_rude):
+    policy = scripted({f"p{i}": [""] for i in range(12)})
+    report = run(policy, policy, [Prompt(f"p{i}", "x") for i in range(12)], SINGLE, {"judge": share_rude})
+    for name in ("distinct_1", "corpus_distinct_1", "perplexity"):
+        assert find(report, name).value is None
+        assert find(report, name).reason
+    assert find(report, "empty_rate").value == 1.0
+    assert find(report, "kl").value == 0.0
+
+
+def test_scores_that_are_not_finite_stop_the_evaluation(scripted, function_scorer):
+    policy = scripted({"a": ["kind words"]})
+    with pytest.raises(ScorerError, match="'judge' returned nan for the text 'kind words'"):
+        run(policy, policy, [Prompt("a", "x")], SINGLE, {"judge": function_scorer("judge", lambda text: math.nan)})
+
+
+def test_no_prompts_and_double_ids_are_refused(scripted):
+    policy = scripted({"a": ["kind"]})
+    with pytest.raises(DataError, match="no held-out prompts"):
+        run(policy, policy, [], SINGLE, {})
+    with pytest.raises(DataError, match="'a' stands more than once"):
+        run(policy, policy, [Prompt("a", "x"), Prompt("a", "y")], SINGLE, {})

@@ -1,0 +1,128 @@
+"""Loading, saving, chat and dropout."""
+
+import json
+
+import pytest
+import torch
+
+from alignbench.errors import ModelError
+from alignbench.models import (
+    Chat,
+    Lora,
+    load_classifier,
+    load_language_model,
+    load_policy,
+    weights_fingerprint,
+    without_dropout,
+)
+from alignbench.records import Decoding, Prompt
+
+PROMPT = Prompt("p", "the dog")
+LORA = Lora(r=4, target_modules=("q_proj", "v_proj"))
+
+
+def logprobs(policy):
+    completion = policy.generate([PROMPT], Decoding(5), 1, (0,))
+    return policy.token_logprobs([PROMPT], completion)[0]
+
+
+def perturb_adapter(policy):
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.3)
+
+
+def test_saved_policy_comes_back(tiny_policy, tmp_path):
+    policy = tiny_policy()
+    with torch.no_grad():
+        next(policy.model.parameters()).mul_(1.7)
+    policy.save(tmp_path / "artifact")
+    again = load_policy(tmp_path / "artifact", str)
+    assert weights_fingerprint(again.model) == weights_fingerprint(policy.model)
+    assert torch.equal(logprobs(again), logprobs(policy))
+
+
+def test_saved_adapter_comes_back_merged(tiny_policy, checkpoints, tmp_path):
+    torch.manual_seed(0)
+    policy = tiny_policy(shown_as="the/base")
+    base = logprobs(policy)
+    policy.add_adapter(LORA)
+    assert torch.equal(logprobs(policy), base)  # a fresh adapter changes nothing
+    perturb_adapter(policy)
+    policy.save(tmp_path / "artifact")
+    again = load_policy(tmp_path / "artifact", {"the/base": str(checkpoints / "policy")}.__getitem__)
+    assert not again.has_adapter
+    torch.testing.assert_close(logprobs(again), logprobs(policy), rtol=1e-5, atol=1e-5)
+    with policy.adapter_off():
+        assert torch.equal(logprobs(policy), base)
+    # Nothing on disk names the machine.
+    written = "".join(file.read_text() for file in (tmp_path / "artifact").glob("*.json"))
+    assert str(checkpoints) not in written
+    assert (
+        json.loads((tmp_path / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"] == "the/base"
+    )
+
+
+def test_no_pickle_is_written(tiny_policy, tmp_path):
+    tiny_policy().save(tmp_path)
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}
+
+
+def test_dropout_is_off_in_training_mode(checkpoints):
+    model, _ = load_classifier(str(checkpoints / "classifier"), where="x")
+    model.train()
+    ids = torch.arange(8).unsqueeze(0)
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+def test_without_dropout_finds_every_name():
+    from transformers import BloomConfig, GPT2Config, OPTConfig, T5Config
+
+    for config in (GPT2Config(), OPTConfig(), BloomConfig(hidden_dropout=0.1), T5Config()):
+        values = without_dropout(config).to_dict()
+        assert not any(v for k, v in values.items() if "drop" in k and isinstance(v, float)), type(config)
+
+
+def test_chat_template_enters_the_prompt(tiny_policy):
+    template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}good{% endif %}"
+    )
+    plain = tiny_policy()
+    chat = tiny_policy(chat=Chat("you are nice", template))
+    unknown = plain.tokenizer.unk_token_id  # the role names are not among the 30 words
+    words = plain.tokenizer.convert_tokens_to_ids
+    system = [unknown, *words(["you", "are", "nice"])]
+    assert chat.encode_prompt("the dog") == [*system, unknown, *words(["the", "dog", "good"])]
+    assert tiny_policy(chat=Chat(None, template)).encode_prompt("the") == [unknown, *words(["the", "good"])]
+
+
+def test_chat_without_a_template_is_explained(tiny_policy):
+    with pytest.raises(ModelError, match="chat: the template cannot render"):
+        tiny_policy(chat=Chat()).encode_prompt("the dog")
+
+
+def test_tokenizer_without_pad_token_is_handled(tiny_policy):
+    policy = tiny_policy()
+    assert policy.tokenizer.pad_token is None
+    assert policy.pad_id == policy.eos_id
+
+
+def test_prompt_longer_than_the_context_is_refused(tiny_policy):
+    with pytest.raises(ModelError, match="takes 64 tokens; prompt and completion together need 75"):
+        tiny_policy().generate([Prompt("p", "the " * 70)], Decoding(5), 1, (0,))
+
+
+def test_encoder_decoder_is_refused_by_name(tmp_path):
+    from transformers import T5Config
+
+    T5Config(d_model=8, num_layers=1, num_heads=1, d_ff=8).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"policy\.model: .* encoder-decoder"):
+        load_language_model(str(tmp_path))
+
+
+def test_missing_model_names_the_key(tmp_path):
+    with pytest.raises(ModelError, match=r"policy\.model: got '.*/none', expected a directory"):
+        load_language_model(str(tmp_path / "none"))
+    with pytest.raises(ModelError, match=r"policy\.model: cannot load 'no/such-model'"):
+        load_language_model("no/such-model")
