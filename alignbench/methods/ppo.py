@@ -1,0 +1,58 @@
+"""Proximal policy optimisation against a reward, with a KL penalty to the policy before training.
+
+Papers: Schulman et al. 2017 (arXiv:1707.06347); for language models Ziegler et al. 2019 (arXiv:1909.08593).
+
+Objective: maximise E[r(x, y)] - kl_coef * KL(pi(y | x) || ref(y | x)), by the clipped surrogate loss.
+
+Differences from the papers: the value head sits on the policy's last hidden state and starts at 0; advantages are
+whitened over the whole batch of a PPO step rather than over each mini-batch; AdamW with a constant learning rate;
+completions end at the end-of-sequence token or at a token limit drawn for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from alignbench.errors import TrainingError
+from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+from alignbench.ppo.config import PPOConfig
+
+if TYPE_CHECKING:
+    from alignbench.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class PPO(PPOConfig):
+    """PPO with a fixed or adaptive KL penalty; the reference is the policy before training."""
+
+    needs: ClassVar[frozenset[DataKind]] = frozenset({"prompts"})
+    needs_reward: ClassVar[bool] = True
+    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal"})
+    produces: ClassVar[Literal["policy"]] = "policy"
+
+    def train(self, data: TrainData, run: RunContext) -> LanguageModel:
+        """Spends the budget in steps of `batch_size` completions."""
+        from alignbench.ppo.trainer import PPOTrainer
+        from alignbench.runtime import progress_bar
+
+        n_steps = run.budget_completions // self.batch_size
+        if n_steps == 0:
+            raise TrainingError(
+                f"budget.completions: got {run.budget_completions}, expected at least one batch of {self.batch_size}"
+            )
+        assert run.reward is not None
+        policy = run.policy
+        if run.lora is not None:
+            policy.add_adapter(run.lora)
+        trainer = PPOTrainer(policy, run.reward.score, data.prompts, self, seed=run.seed)
+        with progress_bar("PPO", n_steps) as advance:
+
+            def log(step: int, metrics: Mapping[str, float]) -> None:
+                run.log(step, metrics)
+                advance()
+
+            trainer.train(n_steps, log=log, checkpoints=run.checkpoints)
+        run.cost.charge(trainer.cost)
+        return policy

@@ -1,0 +1,28 @@
+"""The policy as it is: the row that every method is compared with.
+
+Objective: none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+
+if TYPE_CHECKING:
+    from alignbench.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """No training. Has no hyperparameters."""
+
+    needs: ClassVar[frozenset[DataKind]] = frozenset()
+    needs_reward: ClassVar[bool] = False
+    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal"})
+    produces: ClassVar[Literal["policy"]] = "policy"
+
+    def train(self, data: TrainData, run: RunContext) -> LanguageModel:
+        """Returns the policy unchanged."""
+        return run.policy

@@ -1,0 +1,42 @@
+"""The clipped losses of PPO (Schulman et al. 2017, arXiv:1707.06347).
+
+Each takes tensors of shape (b, t) and returns the per-token loss and whether the clipped branch was the larger
+one, both (b, t); the caller averages over the tokens of the mini-batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
+    """max(-A * ratio, -A * clip(ratio, 1 - clip_range, 1 + clip_range)), equation 7 with the sign of a loss.
+
+    ratio = exp(logprobs - old_logprobs).
+    """
+    ratio = torch.exp(logprobs - old_logprobs)
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    return torch.maximum(plain, clipped), clipped > plain
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, value_clip_range: float) -> tuple[Tensor, Tensor]:
+    """0.5 * max((V - G)^2, (clip(V, V_old - value_clip_range, V_old + value_clip_range) - G)^2).
+
+    Clipping of values is not in the paper; it comes from the paper's code and the RLHF code after it.
+    """
+    near = torch.clamp(values, old_values - value_clip_range, old_values + value_clip_range)
+    plain = (values - returns) ** 2
+    clipped = (near - returns) ** 2
+    return 0.5 * torch.maximum(plain, clipped), clipped > plain
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of the next-token distributions of logits (b, t, V): (b, t)."""
+    logprobs = logits.float().log_softmax(dim=-1)
+    return -(logprobs.exp() * logprobs).sum(dim=-1)

@@ -1,0 +1,223 @@
+"""The trainer: identities before the first update, equal updates however the batch is cut, exact resume, stopping."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from alignbench.errors import TrainingError
+from alignbench.models import Lora
+from alignbench.ppo.config import PPOConfig
+from alignbench.ppo.trainer import PPOTrainer
+
+CONFIG = PPOConfig(
+    learning_rate=1e-3,
+    batch_size=8,
+    mini_batch_size=4,
+    ppo_epochs=2,
+    completion_tokens=(3, 6),
+    kl_coef=0.1,
+    kl_target=None,
+    checkpoint_every=2,
+)
+
+
+def weights(trainer):
+    return {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+
+
+def build(policy, reward, prompts, *, lora=False, seed=0, **changes):
+    if lora:
+        torch.manual_seed(0)
+        policy.add_adapter(Lora(r=4, target_modules=("q_proj", "v_proj")))
+    return PPOTrainer(policy, reward, prompts, dataclasses.replace(CONFIG, **changes), seed=seed)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_before_the_first_update_kl_is_0_and_the_ratio_is_1(tiny_policy, reward, prompts, lora):
+    trainer = build(tiny_policy(), reward, prompts, lora=lora, ppo_epochs=1, mini_batch_size=8)
+    metrics = trainer.train_step()
+    assert abs(metrics["objective/kl"]) < 1e-5
+    assert metrics["policy/ratio_mean"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["policy/ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["policy/clip_fraction"] == 0.0
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_step_moves_the_trainable_weights_and_nothing_else(tiny_policy, reward, prompts, lora):
+    policy = tiny_policy()
+    trainer = build(policy, reward, prompts, lora=lora)
+    before, reference = weights(trainer), {k: v.clone() for k, v in trainer.reference.state_dict().items()}
+    trainer.train_step()
+    moved = [name for name, value in weights(trainer).items() if not torch.equal(value, before[name])]
+    assert any(name.startswith("policy.") for name in moved)
+    assert "value_head.weight" in moved
+    if lora:
+        assert all("lora_" in name for name in before if name.startswith("policy."))
+        base = {k: v for k, v in trainer.model.state_dict().items() if "lora_" not in k}
+        assert all(torch.equal(value, reference[k]) for k, value in base.items())
+    else:
+        assert all(torch.equal(value, reference[k]) for k, value in trainer.reference.state_dict().items())
+
+
+def test_reference_that_differs_from_the_policy_stops_the_run(tiny_policy, reward, prompts):
+    trainer = build(tiny_policy(), reward, prompts)
+    with torch.no_grad():
+        next(trainer.model.parameters()).mul_(3.0)
+    with pytest.raises(TrainingError, match=r"differ by .* nats per token"):
+        trainer.train_step()
+
+
+def test_an_adapter_that_is_not_fresh_stops_the_run(tiny_policy, reward, prompts):
+    trainer = build(tiny_policy(), reward, prompts, lora=True)
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.5)
+    with pytest.raises(TrainingError, match="adapter is not fresh"):
+        trainer.train_step()
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_micro_batches_give_the_same_update(tiny_policy, reward, prompts, micro_batch_size):
+    whole = build(tiny_policy(), reward, prompts)
+    parts = build(tiny_policy(), reward, prompts, micro_batch_size=micro_batch_size)
+    first, second = whole.train_step(), parts.train_step()
+    assert whole.cost.optimizer_steps == parts.cost.optimizer_steps == 4
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value, rtol=1e-4, atol=2e-6)
+    for key in ("policy/loss", "value/loss", "policy/ratio_mean", "policy/gradient_norm"):
+        assert second[key] == pytest.approx(first[key], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_killed_and_resumed_run_gives_the_same_numbers_bit_for_bit(tiny_policy, reward, prompts, tmp_path, lora):
+    logged, resumed_log = {}, {}
+    straight = build(tiny_policy(), reward, prompts, lora=lora, kl_target=0.5)
+    straight.train(5, log=logged.__setitem__)
+    killed = build(tiny_policy(), reward, prompts, lora=lora, kl_target=0.5)
+    killed.train(3, log=lambda *_: None, checkpoints=tmp_path)  # the last checkpoint is of step 3, its end
+    resumed = build(tiny_policy(), reward, prompts, lora=lora, kl_target=0.5)
+    resumed.train(5, log=resumed_log.__setitem__, checkpoints=tmp_path)
+    assert sorted(resumed_log) == [4, 5]
+    for step, metrics in resumed_log.items():
+        for key, value in metrics.items():
+            assert key.startswith("time/") or value == logged[step][key], key
+    assert all(torch.equal(value, weights(straight)[name]) for name, value in weights(resumed).items())
+    assert resumed.controller.coef == straight.controller.coef
+    assert resumed.cost.generated_tokens == straight.cost.generated_tokens
+
+
+def test_resume_goes_back_to_the_last_checkpoint(tiny_policy, reward, prompts, tmp_path):
+    calls = []
+
+    def fails_later(asked, completions):
+        calls.append(1)
+        return [math.nan] * len(completions) if len(calls) == 4 else reward(asked, completions)
+
+    trainer = build(tiny_policy(), fails_later, prompts)
+    with pytest.raises(TrainingError, match="the reward is nan"):
+        trainer.train(5, checkpoints=tmp_path)
+    resumed = build(tiny_policy(), reward, prompts)
+    steps = []
+    resumed.train(5, log=lambda step, _: steps.append(step), checkpoints=tmp_path)
+    assert steps == [3, 4, 5]  # checkpoints come every two steps
+
+
+def test_a_damaged_checkpoint_is_named(tiny_policy, reward, prompts, tmp_path):
+    build(tiny_policy(), reward, prompts).train(2, checkpoints=tmp_path)
+    file = next(tmp_path.glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(TrainingError, match="damaged"):
+        build(tiny_policy(), reward, prompts).train(3, checkpoints=tmp_path)
+
+
+def test_checkpoint_of_another_seed_is_refused(tiny_policy, reward, prompts, tmp_path):
+    build(tiny_policy(), reward, prompts).train(2, checkpoints=tmp_path)
+    with pytest.raises(TrainingError, match="seed 0, this run of seed 1"):
+        build(tiny_policy(), reward, prompts, seed=1).train(3, checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_rewards_that_are_not_finite_stop_before_any_update(tiny_policy, prompts, value):
+    trainer = build(tiny_policy(), lambda _, completions: [value] * len(completions), prompts)
+    before = weights(trainer)
+    with pytest.raises(TrainingError, match=f"the reward is {value}"):
+        trainer.train_step()
+    assert all(torch.equal(before[name], now) for name, now in weights(trainer).items())
+
+
+def test_a_reward_that_leaves_too_much_unscored_stops(tiny_policy, prompts):
+    trainer = build(tiny_policy(), lambda _, completions: [None, *[1.0] * (len(completions) - 1)], prompts)
+    with pytest.raises(TrainingError, match="1 of 8 completions unscored"):
+        trainer.train_step()
+
+
+def test_an_unscored_completion_takes_no_part(tiny_policy, reward, prompts):
+    """With 128 completions one may be unscored; what would have been its reward must not matter."""
+
+    def with_hole(fill):
+        def score(asked, completions):
+            return [fill, *reward(asked, completions)[1:]]
+
+        return score
+
+    trainer = build(tiny_policy(), with_hole(None), prompts, batch_size=128, mini_batch_size=128, ppo_epochs=1)
+    metrics = trainer.train_step()
+    assert metrics["objective/n_unscored"] == 1
+    scored = build(tiny_policy(), with_hole(0.0), prompts, batch_size=128, mini_batch_size=128, ppo_epochs=1)
+    assert metrics["policy/loss"] != scored.train_step()["policy/loss"]
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny_policy, reward, prompts, tmp_path):
+    trainer = build(tiny_policy(), reward, prompts)
+    trainer.train(2, checkpoints=tmp_path)
+    with torch.no_grad():
+        trainer.value_head.bias.fill_(math.inf)
+    with pytest.raises(TrainingError, match="the loss is"):
+        trainer.train(3)
+    resumed = build(tiny_policy(), reward, prompts)
+    resumed.train(3, checkpoints=tmp_path)
+    assert resumed.step == 3
+
+
+def test_data_order_is_a_function_of_seed_and_step(tiny_policy, reward, prompts):
+    trainer, same = build(tiny_policy(), reward, prompts), build(tiny_policy(), reward, prompts)
+    other = build(tiny_policy(), reward, prompts, seed=1)
+    drawn = [t._sample() for t in (trainer, same, other)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    # Eight places, six prompts: everyone comes once before anyone comes twice.
+    assert len({prompt.id for prompt in drawn[0][0][:6]}) == 6
+
+
+def test_draws_do_not_depend_on_the_sampling_batch(tiny_policy, reward, prompts):
+    small = build(tiny_policy(batch_size=3), reward, prompts)
+    assert small._sample() == build(tiny_policy(), reward, prompts)._sample()
+
+
+def test_reward_goes_up_on_an_easy_task(tiny_policy, reward, prompts):
+    """A bandit: `good` pays, nothing else does. Its share starts near 1 in 20 and must come to dominate."""
+    rewards = {}
+    trainer = build(
+        tiny_policy(), reward, prompts, learning_rate=5e-3, kl_coef=0.0, batch_size=32, mini_batch_size=8,
+        completion_tokens=(4, 4), value_coef=0.5,
+    )  # fmt: skip
+    trainer.train(25, log=lambda step, metrics: rewards.__setitem__(step, metrics["objective/reward"]))
+    assert rewards[1] < 0.2
+    assert rewards[25] > 0.8
+
+
+def test_more_kl_coef_means_less_kl(tiny_policy, reward, prompts):
+    ends = []
+    for kl_coef in (0.0, 0.1, 1.0):
+        kl = []
+        trainer = build(
+            tiny_policy(), reward, prompts, learning_rate=5e-3, kl_coef=kl_coef, batch_size=32, mini_batch_size=8
+        )
+        trainer.train(15, log=lambda _, metrics, kl=kl: kl.append(metrics["objective/kl"]))
+        ends.append(sum(kl[-3:]) / 3)
+    assert ends[0] > ends[1] > ends[2]
