@@ -280,7 +280,8 @@ def load_policy(directory: Path, resolve: Callable[[str], str], **options: Any) 
     from peft import PeftModel
 
     base = load_language_model(resolve(record["model"]), shown_as=record["model"], **options)
-    base.model = PeftModel.from_pretrained(base.model, str(directory)).merge_and_unload().eval()
+    merged = PeftModel.from_pretrained(base.model, str(directory)).merge_and_unload()
+    base.model = merged.requires_grad_(True).eval()  # peft froze what it wrapped
     return base
 
 

@@ -82,6 +82,59 @@ def checkpoints(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def prompt_file(tmp_path_factory):
+    """120 distinct prompts over the tiny vocabulary, with toxicities, as JSONL."""
+    import itertools
+    import json
+
+    subjects = ["the dog", "a cat", "two birds", "one man", "the woman", "a rude bird"]
+    rows = [
+        {"id": f"p{i}", "prompt": f"{start} {subject} {verb} {end}", "toxicity": (i % 10) / 10}
+        for i, (start, subject, verb, end) in enumerate(
+            itertools.product(["now", "and"], subjects, ["runs", "sings"], ["red", "old", "good", "bad", "nice"])
+        )
+    ]
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def recipe_folder(checkpoints, prompt_file, tmp_path, monkeypatch):
+    """A folder, made the current one, with a recipe per method on the tiny models; nothing is cached outside it."""
+    import json
+
+    monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    shared = {
+        "policy": {"model": str(checkpoints / "policy")},
+        "reward": {"classifier": str(checkpoints / "classifier"), "label": "nothate"},
+        "data": {"prompts": str(prompt_file), "heldout_fraction": 0.4},
+        "pairs": {"completions_per_prompt": 2, "completion_tokens": [4, 6]},
+        "budget": {"completions": 32},
+        "evaluation": {
+            "protocol": "quickstart-v1",
+            "n_prompts": 30,
+            "scorers": ["reward", {"name": "judge", "classifier": str(checkpoints / "judge"), "label": "toxic"}],
+        },
+        "hardware": {"device": "cpu"},
+    }
+    ppo = {"name": "ppo", "batch_size": 8, "mini_batch_size": 4, "completion_tokens": [4, 6], "checkpoint_every": 1}
+    recipes = {
+        "base": {"method": {"name": "untrained"}},
+        "ppo": {"method": ppo},
+        "dpo": {"method": {"name": "dpo", "batch_size": 4}},
+        "reward_model": {"method": {"name": "reward_model", "batch_size": 4}},
+        "ppo_learned_reward": {"method": ppo, "reward": {"run": "reward_model"}},
+        "ppo_after_dpo": {"method": ppo, "policy": {"run": "dpo"}},
+    }
+    (tmp_path / "shared.yaml").write_text(json.dumps(shared))  # JSON is YAML
+    for name, recipe in recipes.items():
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({"extends": "shared.yaml", "name": name, **recipe}))
+    return tmp_path
+
+
 @pytest.fixture
 def tiny_policy(checkpoints):
     """Makes a fresh small random GPT-Neo policy over 30 words, without a pad token."""

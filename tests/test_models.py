@@ -53,6 +53,7 @@ def test_saved_adapter_comes_back_merged(tiny_policy, checkpoints, tmp_path):
     policy.save(tmp_path / "artifact")
     again = load_policy(tmp_path / "artifact", {"the/base": str(checkpoints / "policy")}.__getitem__)
     assert not again.has_adapter
+    assert all(parameter.requires_grad for parameter in again.model.parameters())  # it can be trained further
     torch.testing.assert_close(logprobs(again), logprobs(policy), rtol=1e-5, atol=1e-5)
     with policy.adapter_off():
         assert torch.equal(logprobs(policy), base)

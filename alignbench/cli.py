@@ -1,0 +1,132 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alignbench._version import __version__
+from alignbench.errors import AlignbenchError
+
+_INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Prints our own errors without a traceback and exits with the code they carry."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AlignbenchError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Interrupted; the same command goes on from the last checkpoint.", err=True)
+            ctx.exit(_INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="alignbench")
+def main() -> None:
+    """Which alignment method should I use? Train, evaluate and compare them on equal terms.
+
+    \b
+    alignbench run quickstart       a tiny world, offline, in minutes on a laptop
+    alignbench compare results/     one table, with uncertainty, cost and verdicts
+    """
+
+
+@main.command()
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE_OR_SUITE...")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. policy.model=PATH.")
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Seed; may be given several times.")
+@click.option("--results", default="results", type=click.Path(path_type=Path), show_default=True, help="Where runs go.")
+@click.option("--name", help="Another name for the run (one recipe only).")
+@click.option("--force", is_flag=True, help="Replace a run of another recipe under the same name, or run again.")
+@click.option("--dry-run", is_flag=True, help="Show what would run, in order, and stop.")
+def run(
+    recipes: tuple[str, ...],
+    sets: tuple[str, ...],
+    seeds: tuple[int, ...],
+    results: Path,
+    name: str | None,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Train and evaluate recipes, given as files, shipped names or suites."""
+    from alignbench import pipeline
+    from alignbench.recipe import load
+
+    loaded = load(recipes, sets, seeds, name)
+    if dry_run:
+        for planned in pipeline.plan(loaded):
+            click.echo(pipeline.describe(planned, results, force=force))
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("alignbench").setLevel(logging.INFO)
+    outcomes = pipeline.run(loaded, results, force=force)
+    for outcome in outcomes:
+        click.echo(str(outcome), err=outcome.error is not None)
+    failures = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if failures:
+        n = len(outcomes)
+        click.echo(f"{len(failures)} of {n} runs failed", err=True)
+        sys.exit(failures[0].exit_code if n == 1 else 1)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "style", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
+@click.option("--baseline", help="Recipe that the others are compared with; by default the untrained one.")
+@click.option("--allow-mismatch", is_flag=True, help="Compare runs whose evaluations differ; the table says so.")
+def compare(paths: tuple[Path, ...], style: str, baseline: str | None, allow_mismatch: bool) -> None:
+    """Compare runs: one row per recipe, with intervals, verdicts, cost and flags.
+
+    PATHS are result directories, recipes within them, or single runs.
+    """
+    from alignbench.reporting.compare import compare as compare_runs
+    from alignbench.reporting.tables import render
+
+    click.echo(render(compare_runs(list(paths), baseline=baseline, allow_mismatch=allow_mismatch), style))
+
+
+@main.command()
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE_OR_SUITE...")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key, as in `run`.")
+def check(recipes: tuple[str, ...], sets: tuple[str, ...]) -> None:
+    """Check recipes and report every problem at once, without loading a model."""
+    from alignbench.recipe import load
+
+    for recipe in load(recipes, sets):
+        click.echo(f"{recipe.name} (seed {recipe.seed}): {recipe.method_name}, fine")
+
+
+@main.command()
+@click.argument("name", required=False)
+def methods(name: str | None) -> None:
+    """List the methods, or show one: its paper, objective, fields and defaults."""
+    from alignbench.methods import registry
+
+    if name is None:
+        for known in registry.known_methods():
+            click.echo(f"{known:<16}{registry.describe(known).doc.splitlines()[0]}")
+        return
+    description = registry.describe(name)
+    click.echo(description.doc)
+    if description.fields:
+        click.echo("\nFields:")
+    for field in description.fields:
+        click.echo(f"  {field.name}: {field.type} = {field.default!r}\n      {field.doc}")
+
+
+@main.command(name="ls")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+def list_runs(paths: tuple[Path, ...]) -> None:
+    """List runs: finished, unfinished and damaged ones."""
+    from alignbench.reporting.tables import render_runs
+
+    click.echo(render_runs(list(paths)))

@@ -1,0 +1,235 @@
+"""From a recipe to the things it names: policy, reward, scorers, prompts, preference pairs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench.errors import DataError
+from alignbench.evaluation.protocols import get_protocol
+from alignbench.records import Cost, PreparedData, Prompt, Scorer
+from alignbench.runtime import cache_directory, measured
+from datasets_prep.settings import PromptSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from alignbench.models import Chat, LanguageModel
+    from alignbench.recipe import Recipe
+    from datasets_prep.cache import BuiltPairs
+
+logger = logging.getLogger(__name__)
+
+
+class Components:
+    """Loads what one recipe names, onto one device."""
+
+    def __init__(self, recipe: Recipe, artifacts: Mapping[str, Path], device: torch.device) -> None:
+        self.recipe = recipe
+        self.artifacts = artifacts
+        """Artifact directories of upstream runs, by role (`policy`, `reward`)."""
+        self.device = device
+
+    # Models
+
+    def start_policy(self) -> LanguageModel:
+        """The policy that training starts from: the model of the recipe, or the policy of an upstream run."""
+        from alignbench.models import load_policy
+
+        if "policy" not in self.artifacts:
+            return self.base_policy()
+        dtype = self.recipe.policy.dtype
+        return load_policy(self.artifacts["policy"], resolve, dtype=dtype, device=self.device, chat=self._chat())
+
+    def base_policy(self) -> LanguageModel:
+        """The model of the recipe, untouched: what perplexity and KL refer to."""
+        from alignbench.models import load_language_model
+
+        settings = self.recipe.policy
+        return load_language_model(
+            resolve(settings.model),
+            revision=settings.revision,
+            dtype=settings.dtype,
+            device=self.device,
+            chat=self._chat(),
+            shown_as=settings.model,
+        )
+
+    def _chat(self) -> Chat | None:
+        from alignbench.models import Chat
+
+        return Chat(self.recipe.chat.system, self.recipe.chat.template) if self.recipe.chat else None
+
+    def reward_model_start(self, model: str | None) -> tuple[Any, Any]:
+        """A checkpoint (None: the policy's) with one fresh output, and its tokenizer."""
+        from alignbench.models import load_classifier
+        from alignbench.runtime import seed_everything
+        from alignbench.scorers.reward_model import REWARD_LABEL
+
+        seed_everything(self.recipe.seed)  # the fresh head is drawn from the global generator
+        name, where = (model, "method.model") if model is not None else (self.recipe.policy.model, "policy.model")
+        return load_classifier(resolve(name), where=where, device=self.device, labels=[REWARD_LABEL])
+
+    # Scorers
+
+    def training_reward(self) -> Scorer | None:
+        """What training maximises: the reward model of an upstream run, else the classifier of the reward block."""
+        from alignbench.scorers.reward_model import load_reward_scorer
+
+        reward = self.recipe.reward
+        if reward is None:
+            return None
+        if "reward" in self.artifacts:
+            return load_reward_scorer(
+                self.artifacts["reward"], name="reward_model", text=reward.text, device=self.device
+            )
+        return self._reward_classifier(as_toxicity=False)
+
+    def labeller(self) -> Scorer:
+        """What labels preference pairs: the classifier where there is one, so that all methods mean the same harm."""
+        reward = self.recipe.reward
+        scorer = self._reward_classifier(as_toxicity=False) if reward and reward.classifier else self.training_reward()
+        if scorer is None:
+            raise DataError("reward: got nothing, expected a reward block: preference pairs are labelled by it")
+        return scorer
+
+    def toxicity_scorers(self) -> dict[str, Scorer]:
+        """The scorers of the evaluation by name, each giving a probability of harm."""
+        from alignbench.scorers.classifier import ClassifierScorer
+
+        scorers: dict[str, Scorer] = {}
+        for entry in self.recipe.evaluation.scorers:
+            if isinstance(entry, str):
+                scorers[entry] = self._reward_classifier(as_toxicity=True)
+                continue
+            scorers[entry.name] = ClassifierScorer.load(
+                resolve(entry.classifier),
+                where=f"evaluation.scorers: {entry.name}",
+                revision=entry.revision,
+                device=self.device,
+                name=entry.name,
+                label=entry.label,
+                transform="probability",
+                text=entry.text,
+            )
+        return scorers
+
+    def scorers_that_see_prompts(self) -> list[str]:
+        """Names of the scorers that read prompt and completion together."""
+        reward = self.recipe.reward
+        windows = {
+            "reward" if isinstance(entry, str) else entry.name: reward.text
+            if isinstance(entry, str) and reward
+            else entry.text  # type: ignore[union-attr]
+            for entry in self.recipe.evaluation.scorers
+        }
+        return [name for name, window in windows.items() if window == "prompt_and_completion"]
+
+    def _reward_classifier(self, *, as_toxicity: bool) -> Scorer:
+        """The classifier of the reward block: its label's score, or the probability that the label does not hold."""
+        from alignbench.scorers.classifier import ClassifierScorer
+
+        reward = self.recipe.reward
+        assert reward is not None
+        assert reward.classifier is not None
+        return ClassifierScorer.load(
+            resolve(reward.classifier),
+            where="reward",
+            revision=reward.revision,
+            device=self.device,
+            name="reward",
+            label=reward.label,
+            transform="probability" if as_toxicity else reward.transform,
+            complement=as_toxicity,
+            text=reward.text,
+            batch_size=reward.batch_size,
+        )
+
+    # Data
+
+    def prepared_prompts(self, policy: LanguageModel) -> PreparedData:
+        """The prompts of the `data:` block in three splits."""
+        data = self._prepare(self.recipe.data, policy)
+        logger.info("prompts: %s", ", ".join(f"{name} {value}" for name, value in data.statistics.items() if value))
+        return data
+
+    def heldout_prompts(self, policy: LanguageModel, data: PreparedData) -> tuple[Prompt, ...]:
+        """The prompts of the evaluation; never one that training may see."""
+        from datasets_prep.splits import check_no_leak
+
+        evaluation, prompts = self.recipe.evaluation, data.heldout
+        if evaluation.prompts is not None:
+            source = evaluation.prompts
+            settings = PromptSettings(prompts=source) if isinstance(source, str) else source
+            whole = {"validation_fraction": 0.0, "heldout_fraction": 1.0, "heldout": None}
+            prompts = self._prepare(settings.model_copy(update=whole), policy).heldout
+            check_no_leak({"data.prompts": (*data.train, *data.validation), "evaluation.prompts": prompts})
+        wanted = evaluation.n_prompts or get_protocol(evaluation.protocol).n_prompts
+        if evaluation.n_prompts is not None and len(prompts) < wanted:
+            raise DataError(
+                f"evaluation.n_prompts: got {wanted}, expected at most {len(prompts)}, the held-out prompts"
+            )
+        return prompts[:wanted]
+
+    def prompts_source(self) -> str | None:
+        """The name of the protocol's own prompts, where the evaluation takes these; None for any other choice."""
+        evaluation = self.recipe.evaluation
+        if evaluation.prompts is None:
+            return "embedded" if self.recipe.data.prompts == "embedded" else None
+        return evaluation.prompts if isinstance(evaluation.prompts, str) else None
+
+    def _prepare(self, settings: PromptSettings, policy: LanguageModel) -> PreparedData:
+        from datasets_prep.prepare import prepare_prompts
+
+        if settings.prompts == "embedded":
+            settings = settings.model_copy(update={"prompts": resolve("embedded/prompts")})
+        protocol, pairs = get_protocol(self.recipe.evaluation.protocol), self.recipe.pairs
+        in_training = getattr(self.recipe.method, "completion_tokens", pairs.completion_tokens)
+        most_new_tokens = max(protocol.decoding.max_new_tokens, in_training[1])
+        template_tokens = len(policy.encode_prompt("")) if policy.chat else 0
+        return prepare_prompts(
+            settings,
+            policy.text_tokenizer,
+            context_tokens=policy.context_tokens - most_new_tokens - template_tokens,
+            cache_directory=cache_directory() / "data",
+        )
+
+    def pairs(self, policy: LanguageModel, prompts: Sequence[Prompt], purpose: str) -> BuiltPairs:
+        """Preference pairs of some prompts, drawn once and kept for every method that wants the same ones."""
+        from alignbench.models import weights_fingerprint
+        from alignbench.training.pairs import draw_pairs
+        from datasets_prep.cache import BuiltPairs, cached_pairs
+
+        recipe, settings, labeller = self.recipe, self.recipe.pairs, self.labeller()
+        paid_for = settings.n_prompts or max(1, recipe.budget.completions // settings.completions_per_prompt)
+        chosen = prompts[:paid_for]
+        draw_key = (recipe.seed, "pairs", purpose)
+        key = {
+            "prompts": [[prompt.id, prompt.text] for prompt in chosen],
+            "policy": weights_fingerprint(policy.model),
+            "labeller": labeller.fingerprint,
+            "settings": settings,
+            "chat": recipe.chat,
+            "draws": draw_key,
+        }
+
+        def build() -> BuiltPairs:
+            cost = Cost()
+            with measured(cost):
+                pairs, statistics = draw_pairs(policy, labeller, chosen, settings, draw_key, cost)
+            return BuiltPairs(tuple(pairs), statistics, cost)
+
+        built = cached_pairs(cache_directory() / "data", key, build)
+        logger.info("%s pairs: %s", purpose, ", ".join(f"{name} {value:g}" for name, value in built.statistics.items()))
+        return built
+
+
+def resolve(name: str) -> str:
+    """Turns a name of the embedded world into a path, building that world on first use; others stay as they are."""
+    if not name.startswith("embedded/"):
+        return name
+    from alignbench.embedded import world
+
+    return str(world.resolve(name))

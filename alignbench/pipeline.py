@@ -1,0 +1,279 @@
+"""The spine: recipes in, run directories out.
+
+A recipe names a method and everything that must be equal across methods. Raw prompts become prepared data; the method
+trains on the training split and returns a policy or a reward model; the one evaluator measures it on held-out prompts;
+the store writes a run directory. Runs that a recipe builds on are run first, and what they cost is charged to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignbench.components import Components
+from alignbench.errors import AlignbenchError
+from alignbench.methods.base import RunContext, TrainData
+from alignbench.records import Cost, EvalReport, Prompt, fingerprint
+from alignbench.reporting import store
+from alignbench.reporting.run_directory import RunDirectory
+from alignbench.reporting.schema import Upstream
+from alignbench.runtime import (
+    choose_device,
+    describe_environment,
+    hardware_class,
+    measured,
+    progress_bar,
+    quiet_libraries,
+    seed_everything,
+    set_threads,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from alignbench.models import LanguageModel
+    from alignbench.recipe import Recipe
+    from datasets_prep.cache import BuiltPairs
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, int]
+Upstreams = Mapping[str, "Planned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One run to come, with the runs it builds on."""
+
+    recipe: Recipe
+    run_hash: str
+    upstream: Upstreams
+    """By role: `policy`, `reward`."""
+
+    @property
+    def key(self) -> Key:
+        """Recipe name and seed."""
+        return self.recipe.name, self.recipe.seed
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one planned run."""
+
+    recipe: str
+    seed: int
+    state: Literal["done", "kept", "failed"]
+    """`kept`: it was complete already."""
+    path: Path | None = None
+    error: AlignbenchError | None = None
+
+    def __str__(self) -> str:
+        said = {
+            "done": f"done, {self.path}",
+            "kept": f"already complete, {self.path}",
+            "failed": f"failed: {self.error}",
+        }
+        return f"{self.recipe}, seed {self.seed}: {said[self.state]}"
+
+
+def plan(recipes: Sequence[Recipe]) -> list[Planned]:
+    """Orders recipes so that everything they build on comes first, each run once."""
+    planned: dict[Key, Planned] = {}
+
+    def visit(recipe: Recipe) -> Planned:
+        key = (recipe.name, recipe.seed)
+        if key not in planned:
+            upstream: dict[str, Planned] = {role: visit(other) for role, other in recipe.upstream().items()}
+            run_hash = recipe.run_hash({role: other.run_hash for role, other in upstream.items()})
+            planned[key] = Planned(recipe, run_hash, upstream)
+        return planned[key]
+
+    for recipe in recipes:
+        visit(recipe)
+    return list(planned.values())
+
+
+def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> list[Outcome]:
+    """Runs recipes one after the other, going on past a failed one; what builds on a failed run fails too."""
+    outcomes: dict[Key, Outcome] = {}
+    for planned in plan(recipes):
+        failed = [other.key for other in planned.upstream.values() if outcomes[other.key].state == "failed"]
+        if failed:
+            error = AlignbenchError(f"not run: {failed[0][0]} (seed {failed[0][1]}), which it builds on, failed")
+            outcomes[planned.key] = Outcome(*planned.key, "failed", error=error)
+            continue
+        try:
+            outcomes[planned.key] = _run_one(planned, results, force=force)
+        except AlignbenchError as error:
+            logger.debug("run failed", exc_info=True)
+            outcomes[planned.key] = Outcome(*planned.key, "failed", error=error)
+    return list(outcomes.values())
+
+
+def _run_one(planned: Planned, results: Path, *, force: bool) -> Outcome:
+    """Prepare, train, evaluate, store."""
+    recipe = planned.recipe
+    quiet_libraries()
+    set_threads(recipe.hardware.threads)
+    device = choose_device(recipe.hardware.device)
+    directory = RunDirectory.begin(
+        results,
+        recipe=recipe.name,
+        method=recipe.method_name,
+        seed=recipe.seed,
+        run_hash=planned.run_hash,
+        resolved_recipe=recipe.to_yaml(),
+        environment=describe_environment(device),
+        kind=recipe.method.produces,
+        upstream=[
+            Upstream(recipe=other.recipe.name, seed=other.recipe.seed, run_hash=other.run_hash, role=role)
+            for role, other in planned.upstream.items()
+        ],
+        force=force,
+    )
+    if directory.action == "skip":
+        return Outcome(*planned.key, "kept", directory.path)
+    logger.info("%s, seed %d: %s", recipe.name, recipe.seed, directory.action)
+    with directory:
+        stored = {role: store.read_run(store.run_path(results, *other.key)) for role, other in planned.upstream.items()}
+        parts = Components(recipe, {role: run.artifact for role, run in stored.items()}, device)
+        upstream_cost = Cost()
+        for run in stored.values():
+            upstream_cost.charge(run.charged_cost)
+        _execute(recipe, parts, directory, upstream_cost, device)
+    return Outcome(*planned.key, "done", directory.path)
+
+
+def _execute(
+    recipe: Recipe, parts: Components, directory: RunDirectory, upstream_cost: Cost, device: torch.device
+) -> None:
+    seed_everything(recipe.seed)
+    cost = Cost(wall_seconds=directory.status.cost.wall_seconds)  # of earlier attempts that were cut off
+    evaluation_cost = Cost()
+
+    # 1. Prepare: prompts in three splits, and preference pairs where the method learns from them.
+    with measured(cost):
+        policy = parts.start_policy()
+        data = parts.prepared_prompts(policy)
+        heldout = parts.heldout_prompts(policy, data)
+    pairs = parts.pairs(policy, data.train, "training") if "preference_pairs" in recipe.method.needs else None
+    if pairs is not None:
+        upstream_cost.charge(pairs.cost)
+
+    # 2. Train.
+    with measured(cost):
+        train_data = TrainData(data.train, data.validation, pairs.pairs if pairs else ())
+        trained = recipe.method.train(train_data, _context(recipe, parts, directory, policy, cost))
+        trained.save(directory.artifact)
+
+    # 3. Evaluate on held-out prompts.
+    with measured(evaluation_cost):
+        if recipe.method.produces == "policy":
+            report, comparability = _evaluate_policy(recipe, parts, trained, heldout, device)
+        else:
+            assert pairs is not None
+            report, comparability = _evaluate_reward_model(parts, trained, pairs, policy, heldout)
+
+    # 4. Store.
+    directory.write_evaluation(report, comparability)
+    directory.complete(
+        cost=cost,
+        upstream_cost=upstream_cost,
+        evaluation_cost=evaluation_cost,
+        train_reward=_last_tenth(directory.logged("objective/reward")),
+    )
+
+
+def _context(
+    recipe: Recipe, parts: Components, directory: RunDirectory, policy: LanguageModel, cost: Cost
+) -> RunContext:
+    from alignbench.models import Lora
+
+    lora = recipe.policy.lora
+    return RunContext(
+        seed=recipe.seed,
+        budget_completions=recipe.budget.completions,
+        policy=policy,
+        load_reward_model=parts.reward_model_start,
+        lora=Lora(**lora.model_dump()) if lora else None,
+        reward=parts.training_reward() if recipe.method.needs_reward else None,
+        reward_text=recipe.reward.text if recipe.reward else "completion",
+        checkpoints=directory.checkpoints,
+        log=_logger(directory, cost),
+        cost=cost,
+    )
+
+
+def _logger(directory: RunDirectory, cost: Cost) -> Callable[[int, Mapping[str, float]], None]:
+    """Logs a step, and the seconds spent so far, so that a killed run is charged for them when it is resumed."""
+    before, started = cost.wall_seconds, time.perf_counter()
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        directory.log_step(step, metrics)
+        directory.record_cost(Cost(wall_seconds=before + time.perf_counter() - started))
+
+    return log
+
+
+def _evaluate_policy(
+    recipe: Recipe, parts: Components, policy: Any, prompts: Sequence[Prompt], device: torch.device
+) -> tuple[EvalReport, dict[str, Any]]:
+    from alignbench.evaluation.evaluator import evaluate
+    from alignbench.evaluation.protocols import comparability, get_protocol
+    from alignbench.models import weights_fingerprint
+
+    protocol = get_protocol(recipe.evaluation.protocol)
+    reference, scorers = parts.base_policy(), parts.toxicity_scorers()
+    with progress_bar(f"evaluating under {protocol.name}", len(prompts)) as advance:
+        report = evaluate(
+            policy,
+            reference,
+            prompts,
+            protocol,
+            scorers,
+            seed=recipe.seed,
+            batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
+            progress=advance,
+        )
+    same = comparability(
+        protocol,
+        prompts,
+        scorers,
+        prompts_source=parts.prompts_source(),
+        sees_prompt=parts.scorers_that_see_prompts(),
+    )
+    same |= {
+        "base_model": weights_fingerprint(reference.model),
+        "precision": recipe.policy.dtype,
+        "hardware_class": hardware_class(device),
+        "chat": recipe.chat.model_dump() if recipe.chat else None,
+    }
+    return dataclasses.replace(report, protocol=same["protocol"]), same
+
+
+def _evaluate_reward_model(
+    parts: Components, trained: Any, pairs: BuiltPairs, policy: LanguageModel, prompts: Sequence[Prompt]
+) -> tuple[EvalReport, dict[str, Any]]:
+    from alignbench.evaluation.reward_model import evaluate_reward_model
+
+    heldout = parts.pairs(policy, prompts, "held-out").pairs
+    report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout)
+    labels = [[pair.prompt.id, pair.chosen.text, pair.rejected.text] for pair in heldout]
+    return report, {"protocol": report.protocol, "heldout_pairs": fingerprint(labels)}
+
+
+def _last_tenth(rewards: Sequence[float]) -> float | None:
+    """Mean of the last tenth of the steps, at least one; None where nothing was logged."""
+    last = rewards[-max(1, len(rewards) // 10) :]
+    return sum(last) / len(last) if last else None
+
+
+def describe(planned: Planned, results: Path, *, force: bool) -> str:
+    """One line on what running this would do, without doing it."""
+    action = RunDirectory.foresee(results, *planned.key, planned.run_hash, force=force)
+    return f"{planned.recipe.name}, seed {planned.recipe.seed}: {planned.recipe.method_name}, {action} ({planned.run_hash})"

@@ -1,0 +1,1 @@
+"""Thin wrappers of TRL trainers, shared by methods."""

@@ -1,0 +1,121 @@
+"""What all methods on TRL trainers share: settings given in full, logging, resuming, stopping on a loss of NaN.
+
+TRL's defaults differ between its trainers and assume a GPU with bfloat16, so nothing is left to them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from alignbench.errors import TrainingError
+from alignbench.runtime import progress_bar
+
+_CHECKPOINTS_KEPT = 1
+
+
+def trl_arguments(
+    directory: Path,
+    *,
+    seed: int,
+    on_cpu: bool,
+    learning_rate: float,
+    batch_size: int,
+    micro_batch_size: int,
+    epochs: int,
+) -> dict[str, Any]:
+    """Arguments for any TRL configuration: float32, no dropout, AdamW, linear decay, nothing reported anywhere.
+
+    Args:
+        directory: Where checkpoints go.
+        seed: Seeds the order of the data too.
+        on_cpu: True keeps the trainer off any GPU.
+        learning_rate: Peak learning rate; decays linearly to 0.
+        batch_size: Pairs behind one optimizer step.
+        micro_batch_size: Pairs in one forward and backward pass; divides `batch_size`.
+        epochs: Passes over the data.
+    """
+    return {
+        "output_dir": str(directory),
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": on_cpu,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0,
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": batch_size // micro_batch_size,
+        "num_train_epochs": epochs,
+        "max_grad_norm": 1.0,
+        "weight_decay": 0.0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+        "optim": "adamw_torch",
+        "bf16": False,
+        "fp16": False,
+        "activation_checkpointing": False,
+        "disable_dropout": True,
+        "max_length": None,
+        "remove_unused_columns": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": 50,
+        "save_total_limit": _CHECKPOINTS_KEPT,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": not on_cpu,
+    }
+
+
+class StepLog(TrainerCallback):  # type: ignore[misc]
+    """Shows progress, passes every logged step on with our names, and stops when the loss is not finite."""
+
+    def __init__(self, title: str, names: Mapping[str, str], log: Callable[[int, Mapping[str, float]], None]) -> None:
+        self.title = title
+        self.names = names
+        self.log = log
+        self.first_loss: float | None = None
+        """Loss of the first step, before any update; None where training was resumed later."""
+        self._open = ExitStack()
+        self._advance: Callable[[], None] = lambda: None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer before the first step."""
+        self._advance = self._open.enter_context(progress_bar(self.title, state.max_steps - state.global_step))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after the last step."""
+        self._open.close()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Called by the trainer after every optimizer step."""
+        if logs is None or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            self._open.close()
+            raise TrainingError(f"the loss is {loss} at step {state.global_step}: lower method.learning_rate")
+        if state.global_step == 1:
+            self.first_loss = loss
+        self.log(
+            state.global_step, {ours: float(logs[theirs]) for theirs, ours in self.names.items() if theirs in logs}
+        )
+        self._advance()
+
+
+def train(trainer: Any, checkpoints: Path) -> None:
+    """Trains to the end, from the newest checkpoint that a killed run has left."""
+    from transformers import PrinterCallback
+    from transformers.trainer_utils import get_last_checkpoint
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)

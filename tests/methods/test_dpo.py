@@ -1,0 +1,112 @@
+"""DPO: the reference is right for every kind of policy, and training moves what it should."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from alignbench.errors import TrainingError
+from alignbench.methods.base import TrainData
+from alignbench.methods.dpo import DPO, check_first_loss
+from alignbench.models import Lora, load_policy, weights_fingerprint
+from alignbench.training.preference_collator import SampledTokensCollator, preference_rows
+
+LORA = Lora(r=4, target_modules=("q_proj", "v_proj"))
+METHOD = DPO(learning_rate=1e-2, batch_size=4, epochs=6)
+
+
+def after_sft(tiny_policy, checkpoints, tmp_path, *, lora):
+    """A policy that was trained before and saved, as an upstream run leaves it."""
+    policy = tiny_policy(shown_as="base")
+    torch.manual_seed(0)
+    if lora:
+        policy.add_adapter(LORA)
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if not lora or "lora_B" in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    policy.save(tmp_path / "sft")
+    return load_policy(tmp_path / "sft", {"base": str(checkpoints / "policy")}.__getitem__)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("start", ["base", "sft", "sft_adapter"])
+def test_first_loss_is_ln_2(tiny_policy, checkpoints, tmp_path, run_context, pairs, lora, start):
+    policy = tiny_policy() if start == "base" else after_sft(
+        tiny_policy, checkpoints, tmp_path, lora=start == "sft_adapter"
+    )  # fmt: skip
+    run, log = run_context(policy, lora=lora)
+    DPO(learning_rate=1e-3, batch_size=4).train(TrainData([], [], pairs), run)
+    assert log[1]["policy/loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_a_first_loss_that_is_not_ln_2_is_refused():
+    check_first_loss(None)
+    with pytest.raises(TrainingError, match="first DPO loss is 1.0099, expected ln 2"):
+        check_first_loss(1.0099)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_training_prefers_the_chosen(tiny_policy, run_context, pairs, lora):
+    run, log = run_context(lora=lora)
+    base = tiny_policy()
+    policy = METHOD.train(TrainData([], [], pairs), run)
+    assert log[max(log)]["policy/loss"] < math.log(2) - 0.03
+    prompts = [pair.prompt for pair in pairs]
+
+    def margin(model):
+        chosen = model.token_logprobs(prompts, [pair.chosen for pair in pairs])
+        rejected = model.token_logprobs(prompts, [pair.rejected for pair in pairs])
+        return sum((c.sum() - r.sum()).item() for c, r in zip(chosen, rejected, strict=True))
+
+    assert margin(policy) > margin(base)
+    assert run.cost.optimizer_steps == 18
+    assert policy.has_adapter is (lora is not None)
+    if lora:
+        with policy.adapter_off():
+            torch.testing.assert_close(
+                policy.token_logprobs(prompts[:1], [pairs[0].chosen])[0],
+                base.token_logprobs(prompts[:1], [pairs[0].chosen])[0],
+            )
+    else:
+        assert weights_fingerprint(policy.model) != weights_fingerprint(base.model)
+
+
+def test_the_logged_loss_against_the_formula(tiny_policy, run_context, pairs):
+    """Oracle: -log sigmoid(beta * margin) from our own log-probabilities, after one step of a batch with all pairs."""
+    run, log = run_context()
+    two_passes = DPO(learning_rate=1e-3, batch_size=len(pairs), epochs=2, beta=0.3)
+    one_pass = dataclasses.replace(two_passes, epochs=1)
+    two_passes.train(TrainData([], [], pairs), run)
+    other, _ = run_context(tiny_policy(), checkpoints=run.checkpoints.parent / "other")
+    # A linear schedule gives the first of two steps the full rate, the only one of one step too.
+    policy, base = one_pass.train(TrainData([], [], pairs), other), tiny_policy()
+    prompts = [pair.prompt for pair in pairs]
+    margins = []
+    for kind, sign in (("chosen", 1), ("rejected", -1)):
+        completions = [getattr(pair, kind) for pair in pairs]
+        new, old = policy.token_logprobs(prompts, completions), base.token_logprobs(prompts, completions)
+        margins.append([sign * (n.double().sum() - o.double().sum()).item() for n, o in zip(new, old, strict=True)])
+    expected = sum(math.log1p(math.exp(-0.3 * sum(both))) for both in zip(*margins, strict=True)) / len(pairs)
+    assert log[2]["policy/loss"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_trained_tokens_are_the_sampled_ones(tiny_policy, pairs):
+    policy = tiny_policy()
+    rows = preference_rows(pairs[:2], policy)
+    batch = SampledTokensCollator(policy.pad_id)(rows)
+    for row, (pair, kind) in enumerate((p, k) for k in ("chosen", "rejected") for p in pairs[:2]):
+        mask = batch["completion_mask"][row].bool()
+        assert tuple(batch["input_ids"][row][mask].tolist()) == getattr(pair, kind).token_ids
+        n_prompt = int(batch["attention_mask"][row].sum() - mask.sum())
+        assert batch["input_ids"][row][:n_prompt].tolist() == policy.encode_prompt(pair.prompt.text)
+
+
+def test_micro_batches_give_the_same_policy(tiny_policy, run_context, pairs):
+    run, _ = run_context()
+    whole = METHOD.train(TrainData([], [], pairs), run)
+    other, _ = run_context(tiny_policy(), checkpoints=run.checkpoints.parent / "other")
+    parts = dataclasses.replace(METHOD, micro_batch_size=2).train(TrainData([], [], pairs), other)
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,182 @@
+"""The spine on tiny models: every method end to end, upstream runs and their cost, resume, repeatability."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import alignbench
+from alignbench import pipeline
+from alignbench.errors import RunExistsError, TrainingError
+from alignbench.recipe import load
+
+
+def run(*names, **options):
+    sets = options.pop("sets", ())
+    return pipeline.run(load([f"{name}.yaml" for name in names], sets), Path("results"), **options)
+
+
+def values(recipe):
+    frame = alignbench.load_metrics(f"results/{recipe}")
+    return {(row.metric, row.scorer if isinstance(row.scorer, str) else None): row.value for row in frame.itertuples()}
+
+
+def status(recipe, seed=0):
+    return json.loads(Path(f"results/{recipe}/seed{seed}/status.json").read_text())
+
+
+def test_every_method_end_to_end(recipe_folder):
+    outcomes = run("base", "ppo", "dpo", "ppo_learned_reward", "ppo_after_dpo")
+    assert [(o.recipe, o.state) for o in outcomes] == [
+        (name, "done") for name in ("base", "ppo", "dpo", "reward_model", "ppo_learned_reward", "ppo_after_dpo")
+    ], [o.error for o in outcomes]
+    runs = alignbench.load_results("results").set_index("recipe")
+    assert runs.loc["base", "training_completions"] == 0
+    assert runs.loc["ppo", "training_completions"] == 32
+    assert runs.loc["ppo", "reward_calls"] == 32
+    assert runs.loc["ppo", "optimizer_steps"] == 4 * 2 * 4  # steps, mini-batches, epochs
+    # The pairs' completions are charged to those who learn from them, and on to those who build on these.
+    assert runs.loc["dpo", "own_training_completions"] == 0
+    assert runs.loc["dpo", "training_completions"] == 32
+    assert runs.loc["ppo_learned_reward", "training_completions"] == 32 + 32
+    assert runs.loc["ppo_after_dpo", "training_completions"] == 32 + 32
+    assert runs.loc["ppo_after_dpo", "upstream_wall_seconds"] > runs.loc["dpo", "own_wall_seconds"]
+    assert runs.loc["ppo", "peak_memory_gib"] > 0
+    reward_model = values("reward_model")
+    assert 0 <= reward_model["pair_accuracy", None] <= 1
+    assert ("toxicity_mean", "judge") in values("ppo")
+    # The untrained policy is its own reference.
+    assert values("base")["kl", None] == pytest.approx(0, abs=1e-5)
+    completions = alignbench.load_completions("results/base")
+    assert len(completions) == 30 * 4
+    log = alignbench.load_train_log("results/ppo")
+    assert list(log["step"]) == [1, 2, 3, 4]
+
+
+def test_rewards_of_the_learned_reward_are_the_models(recipe_folder):
+    run("ppo_learned_reward")
+    upstream = status("ppo_learned_reward")["upstream"]
+    assert [(u["recipe"], u["role"]) for u in upstream] == [("reward_model", "reward")]
+    assert upstream[0]["run_hash"] == status("reward_model")["run_hash"]
+
+
+def test_run_again_is_kept_and_a_changed_recipe_refused(recipe_folder):
+    run("base")
+    assert [outcome.state for outcome in run("base")] == ["kept"]
+    [outcome] = run("base", sets=["evaluation.n_prompts=20"])
+    assert outcome.state == "failed"
+    assert isinstance(outcome.error, RunExistsError)
+    assert "--name" in str(outcome.error)
+    assert [o.state for o in run("base", sets=["evaluation.n_prompts=20"], force=True)] == ["done"]
+    assert values("base")["completion_tokens", None] is not None
+
+
+def test_resolved_recipe_gives_the_same_numbers(recipe_folder):
+    run("ppo")
+    again = pipeline.run(load(["results/ppo/seed0/recipe.resolved.yaml"]), Path("other"))
+    assert again[0].state == "done"
+    ours, theirs = alignbench.load_metrics("results"), alignbench.load_metrics("other")
+    assert ours.equals(theirs)
+    assert status("ppo")["run_hash"] == json.loads(Path("other/ppo/seed0/status.json").read_text())["run_hash"]
+
+
+def test_failed_run_is_visible_and_resumes_from_its_checkpoint(recipe_folder, monkeypatch):
+    from alignbench.ppo.trainer import PPOTrainer
+
+    straight = pipeline.run(load(["ppo.yaml"]), Path("straight"))
+    assert straight[0].state == "done"
+    plain_step = PPOTrainer.train_step
+
+    def fails(self):
+        if self.step == 2:
+            raise TrainingError("the loss is nan at PPO step 3")
+        return plain_step(self)
+
+    monkeypatch.setattr(PPOTrainer, "train_step", fails)
+    [outcome] = run("ppo")
+    assert outcome.state == "failed"
+    assert not Path("results/ppo/seed0").exists()
+    partial = Path("results/ppo/.seed0.partial")
+    assert json.loads((partial / "status.json").read_text())["state"] == "failed"
+    seconds = json.loads((partial / "status.json").read_text())["cost"]["wall_seconds"]
+    assert seconds > 0
+
+    done = []
+
+    def counts(self):
+        done.append(self.step)
+        return plain_step(self)
+
+    monkeypatch.setattr(PPOTrainer, "train_step", counts)
+    assert run("ppo")[0].state == "done"
+    assert done == [2, 3]
+    assert alignbench.load_metrics("results").equals(alignbench.load_metrics("straight"))
+    log = alignbench.load_train_log("results")
+    assert list(log["step"]) == [1, 2, 3, 4]
+    assert status("ppo")["cost"]["training_completions"] == 32
+    assert status("ppo")["cost"]["wall_seconds"] > seconds
+
+
+def test_what_builds_on_a_failed_run_is_not_run(recipe_folder, monkeypatch):
+    from alignbench.methods.reward_model import RewardModel
+
+    def fails(self, data, run):
+        raise TrainingError("no luck")
+
+    monkeypatch.setattr(RewardModel, "train", fails)
+    outcomes = run("base", "ppo_learned_reward", "dpo")
+    assert [(o.recipe, o.state) for o in outcomes] == [
+        ("base", "done"), ("reward_model", "failed"), ("ppo_learned_reward", "failed"), ("dpo", "done"),
+    ]  # fmt: skip
+    assert "reward_model (seed 0), which it builds on, failed" in str(outcomes[2].error)
+
+
+def test_pairs_are_drawn_once_and_charged_to_both(recipe_folder):
+    run("dpo", "reward_model")
+    entries = list((recipe_folder / "cache" / "data").glob("pairs-*"))
+    assert len(entries) == 2  # of training prompts, shared; of held-out prompts, for the reward model's accuracy
+    costs = [status(name)["upstream_cost"] for name in ("dpo", "reward_model")]
+    assert costs[0] == costs[1]
+    assert costs[0]["training_completions"] == 32
+
+
+def test_results_name_no_folder_of_this_machine(recipe_folder):
+    """Apart from what the user wrote into the recipe."""
+    run("ppo")
+    root = Path("results/ppo/seed0")
+    for file in root.rglob("*.json*"):
+        if file.name != "policy.json":  # the model's name as in the recipe
+            assert str(recipe_folder) not in file.read_text(), file
+
+
+def test_held_out_prompts_never_reach_training(recipe_folder, monkeypatch):
+    from alignbench.methods.ppo import PPO
+
+    seen = []
+    plain = PPO.train
+
+    def spy(self, data, run):
+        seen.extend(prompt.text for prompt in (*data.prompts, *data.validation_prompts))
+        return plain(self, data, run)
+
+    monkeypatch.setattr(PPO, "train", spy)
+    run("ppo")
+    heldout = set(alignbench.load_completions("results/ppo")["prompt"])
+    assert len(heldout) == 30
+    assert heldout.isdisjoint(seen)
+
+
+def test_evaluation_prompts_of_their_own_must_not_be_trained_on(recipe_folder, prompt_file):
+    [outcome] = run("base", sets=[f"evaluation.prompts={prompt_file}"])
+    assert outcome.state == "failed"
+    assert "evaluation.prompts" in str(outcome.error)
+
+
+def test_chat_enters_prompts_and_comparability(recipe_folder):
+    template = "'{% for m in messages %}{{ m.content }} {% endfor %}'"
+    run("base", sets=[f"chat.template={template}", "chat.system=you are nice"])
+    metrics = json.loads(next(Path("results/base/seed0/evaluations").glob("*/metrics.json")).read_text())
+    assert metrics["comparability"]["chat"]["system"] == "you are nice"
+    with_chat = values("base")
+    run("base", force=True)
+    assert values("base")["perplexity", None] != with_chat["perplexity", None]
