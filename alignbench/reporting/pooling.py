@@ -1,0 +1,212 @@
+"""From stored runs to one estimate per recipe and metric: seeds are averaged, prompts resampled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.records import N_JACKKNIFE_GROUPS, Cost, Direction, MetricValue, jackknife_group
+from alignbench.reporting.store import StoredEvaluation, StoredRun
+from alignbench.statistics.bootstrap import resample_means
+from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.jackknife import jackknife_interval, paired_jackknife
+
+MetricKey = tuple[str, str | None]
+"""Metric and scorer."""
+Vector = NDArray[np.float64]
+LOG_METRICS = frozenset({"perplexity"})
+"""Stored per prompt as a logarithm; the mean is shown as its exponential, differences stay logarithms."""
+NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
+
+
+@dataclass(frozen=True)
+class RecipeRuns:
+    """All seeds of one recipe."""
+
+    recipe: str
+    method: str
+    runs: tuple[tuple[StoredRun, StoredEvaluation], ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds in ascending order."""
+        return tuple(run.status.seed for run, _ in self.runs)
+
+    def with_seeds(self, seeds: Iterable[int]) -> RecipeRuns:
+        """Returns the recipe with these of its seeds only."""
+        wanted = set(seeds)
+        return replace(self, runs=tuple(one for one in self.runs if one[0].status.seed in wanted))
+
+    def metrics(self, key: MetricKey) -> list[MetricValue]:
+        """Returns one stored value per seed, fewer where a seed lacks the metric."""
+        return [m for _, evaluation in self.runs for m in evaluation.record.metrics if (m.metric, m.scorer) == key]
+
+    def mean_cost(self) -> dict[str, float]:
+        """Returns what a run of this recipe is charged, by field of Cost: means over seeds, the peak's maximum."""
+        charged = [asdict(run.charged_cost) for run, _ in self.runs]
+        mean = {field.name: float(np.mean([cost[field.name] for cost in charged])) for field in fields(Cost)}
+        return mean | {"peak_memory_gib": max(cost["peak_memory_gib"] for cost in charged)}
+
+    def mean_train_reward(self) -> float | None:
+        """Returns the mean over seeds, None where a seed has none."""
+        rewards = [run.status.train_reward for run, _ in self.runs]
+        known = [reward for reward in rewards if reward is not None]
+        return float(np.mean(known)) if len(known) == len(rewards) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One metric of one recipe. `difference` is None for the baseline itself."""
+
+    value: Estimate
+    difference: Estimate | None
+    direction: Direction
+    n_scored: int
+    n_unscored: int
+
+
+def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
+    """Returns every metric that any run has, in the order of the files."""
+    metrics = (m for one in recipes for _, evaluation in one.runs for m in evaluation.record.metrics)
+    return list(dict.fromkeys((m.metric, m.scorer) for m in metrics))
+
+
+def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[tuple[str, MetricKey], Measurement]:
+    """Estimates every metric of every recipe and its difference to the baseline, by (recipe, metric).
+
+    A recipe is averaged over all of its seeds. The baseline beside it is averaged over the same seeds if it has them
+    all, else over all of its own: pairing is by prompt either way. A metric that was withheld in one run of a recipe
+    is withheld for the recipe.
+    """
+    pool = _Pool(recipes)
+    columns: dict[tuple[str, MetricKey, str], Vector] = {}
+    for one in recipes:
+        for key in metric_keys([one]):
+            mine = pool.vector(one, key)
+            theirs = pool.vector(beside(one, baseline), key) if baseline and one is not baseline else None
+            if mine is not None:
+                columns[one.recipe, key, "value"] = mine
+                if theirs is not None:
+                    columns[one.recipe, key, "difference"] = mine - theirs
+    estimates = dict(
+        zip(columns, resample_means(np.column_stack(list(columns.values()))), strict=True) if columns else ()
+    )
+    found: dict[tuple[str, MetricKey], Measurement] = {}
+    for one in recipes:
+        for key in metric_keys([one]):
+            value = estimates.get((one.recipe, key, "value"))
+            difference = estimates.get((one.recipe, key, "difference"))
+            found[one.recipe, key] = _measurement(pool, one, baseline, key, value, difference)
+    return found
+
+
+def beside(recipe: RecipeRuns, baseline: RecipeRuns) -> RecipeRuns:
+    """Returns the baseline's runs that a recipe is compared with: those of its own seeds where all of them exist."""
+    return baseline.with_seeds(recipe.seeds) if set(recipe.seeds) <= set(baseline.seeds) else baseline
+
+
+def _measurement(
+    pool: _Pool,
+    one: RecipeRuns,
+    baseline: RecipeRuns | None,
+    key: MetricKey,
+    value: Estimate | None,
+    difference: Estimate | None,
+) -> Measurement:
+    stored = one.metrics(key)
+    direction, n_scored, n_unscored = (
+        stored[0].direction,
+        sum(m.n_scored for m in stored),
+        sum(m.n_unscored for m in stored),
+    )
+    reference = beside(one, baseline) if baseline is not None and one is not baseline else None
+    if value is None:
+        value = pool.whole(one, key)
+        difference = pool.whole_difference(one, reference, key) if reference else None
+    elif key[0] in LOG_METRICS:
+        value = _exponential(value)
+    if reference is not None and difference is None:
+        reason = _withheld(one, key) or _withheld(reference, key) or NOT_STORED
+        difference = Estimate(None, reason=reason)
+    return Measurement(value, difference, direction, n_scored, n_unscored)
+
+
+class _Pool:
+    """Values of all runs on one list of prompts."""
+
+    def __init__(self, recipes: Iterable[RecipeRuns]) -> None:
+        values = [evaluation.prompt_values[0] for one in recipes for _, evaluation in one.runs]
+        self._place = {prompt: i for i, prompt in enumerate(dict.fromkeys(p for ids in values for p in ids))}
+        self._group_sizes = [0] * N_JACKKNIFE_GROUPS
+        for prompt in self._place:
+            self._group_sizes[jackknife_group(prompt)] += 1
+
+    def vector(self, one: RecipeRuns, key: MetricKey) -> Vector | None:
+        """Returns the mean over seeds for every prompt, NaN where no seed has one; None where nothing is stored."""
+        name = key[0] if key[1] is None else f"{key[0]}@{key[1]}"
+        if _withheld(one, key) or any(name not in evaluation.prompt_values[1] for _, evaluation in one.runs):
+            return None
+        sums, counts = np.zeros(len(self._place)), np.zeros(len(self._place))
+        for _, evaluation in one.runs:
+            ids, columns = evaluation.prompt_values
+            places, values = np.array([self._place[prompt] for prompt in ids]), columns[name]
+            measured = np.isfinite(values)
+            sums[places[measured]] += values[measured]
+            counts[places[measured]] += 1
+        means: Vector = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+        return means
+
+    def whole(self, one: RecipeRuns, key: MetricKey) -> Estimate:
+        """Returns a metric that is no mean over prompts, averaged over seeds."""
+        if reason := _withheld(one, key):
+            return Estimate(None, reason=reason)
+        value, replicates = _mean_replicates(one.metrics(key))
+        if replicates is not None:
+            return replace(jackknife_interval(value, replicates, self._sizes(replicates)), p_value=None)
+        stored = one.metrics(key)
+        if len(stored) == 1:
+            return Estimate(value, stored[0].ci_low, stored[0].ci_high, stored[0].n_scored, reason=stored[0].reason)
+        return Estimate(value, reason=NOT_STORED)
+
+    def whole_difference(self, one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> Estimate | None:
+        """Returns the difference paired by prompt group; None where one side has no replicates."""
+        if _withheld(one, key) or _withheld(reference, key):
+            return None
+        value, replicates = _mean_replicates(one.metrics(key))
+        base_value, base_replicates = _mean_replicates(reference.metrics(key))
+        if replicates is None or base_replicates is None:
+            return None
+        return paired_jackknife(value, replicates, base_value, base_replicates, self._sizes(replicates))
+
+    def _sizes(self, replicates: Sequence[float | None]) -> list[int] | None:
+        return self._group_sizes if self._place and len(replicates) == N_JACKKNIFE_GROUPS else None
+
+
+def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
+    """Returns why a recipe has no value of a metric, None where it has one."""
+    for run, evaluation in one.runs:
+        stored = [m for m in evaluation.record.metrics if (m.metric, m.scorer) == key]
+        if not stored or stored[0].value is None:
+            return f"seed {run.status.seed}: {(stored[0].reason if stored else None) or 'not measured'}"
+    return None
+
+
+def _mean_replicates(stored: Sequence[MetricValue]) -> tuple[float, list[float | None] | None]:
+    """Returns the means over seeds of values and of replicates; a group counts where every seed has it."""
+    value = float(np.mean([m.value for m in stored if m.value is not None]))
+    seeds = [m.replicates for m in stored if m.replicates is not None]
+    if len(seeds) < len(stored) or len({len(one) for one in seeds}) != 1:
+        return value, None
+    groups = [[v for v in group if v is not None] for group in zip(*seeds, strict=True)]
+    return value, [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
+
+
+def _exponential(estimate: Estimate) -> Estimate:
+    def exp(value: float | None) -> float | None:
+        return None if value is None else math.exp(value)
+
+    return replace(estimate, value=exp(estimate.value), ci_low=exp(estimate.ci_low), ci_high=exp(estimate.ci_high))

@@ -1,0 +1,339 @@
+"""Writing one run. It grows in `.seed<k>.partial` and is renamed to `seed<k>` once complete.
+
+    run = RunDirectory.begin(results, recipe="ppo", method="ppo", seed=0, run_hash=..., ...)
+    if run.action == "skip": ...
+    with run:                       # an exception is written down, the lock is given back
+        run.log_step(1, {"objective/kl": 0.01})
+        ...
+        run.write_evaluation(report, comparability)
+        run.complete(cost=cost)
+
+Names of files are in `store`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
+
+from alignbench._version import __version__
+from alignbench.errors import ResultsError, RunExistsError, UsageError
+from alignbench.records import Cost, EvalReport, MetricValue
+from alignbench.reporting import store
+from alignbench.reporting.lock import RunLock
+from alignbench.reporting.schema import (
+    EvaluationFile,
+    Kind,
+    Record,
+    RunStatus,
+    UnreadableError,
+    Upstream,
+    plain,
+    read_record,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Action = Literal["start", "resume", "skip"]
+
+
+class RunDirectory:
+    """A run while it is being written, or found complete (`action == "skip"`)."""
+
+    def __init__(self, path: Path, final: Path, action: Action, status: RunStatus, lock: RunLock | None) -> None:
+        self.path = path
+        """Where the run's files are now."""
+        self.action = action
+        self.status = status
+        self._final = final
+        self._lock = lock
+        self._log: TextIO | None = None
+
+    @classmethod
+    def begin(
+        cls,
+        results: str | Path,
+        *,
+        recipe: str,
+        method: str,
+        seed: int,
+        run_hash: str,
+        resolved_recipe: str,
+        environment: Mapping[str, Any],
+        kind: Kind = "policy",
+        upstream: Sequence[Upstream] = (),
+        force: bool = False,
+    ) -> Self:
+        """Finds out what there is to do for a run, and takes hold of its directory.
+
+        The same hash and complete: `skip`. The same hash and unfinished: `resume`. Nothing there, or `force`: `start`;
+        a complete run that is to be replaced stays until the new one is complete.
+
+        Raises:
+            RunExistsError: Another recipe was run under this name, or another process is writing this run.
+            UsageError: The results path cannot be a directory.
+        """
+        final, partial = store.run_path(results, recipe, seed), store.partial_path(results, recipe, seed)
+        _make_directory(Path(results), final.parent)
+        if not force and (done := _identity(final)) and done.run_hash == run_hash and done.state == "complete":
+            return cls(final, final, "skip", done, None)
+        lock = RunLock(store.lock_path(final))
+        try:
+            _repair(final, partial)
+            action = _decide(final, partial, run_hash, force)
+            if action == "skip":
+                lock.release()
+                return cls(final, final, "skip", read_record(final / store.STATUS_FILE, RunStatus), None)
+            if action == "start":
+                shutil.rmtree(partial, ignore_errors=True)
+                status = RunStatus(
+                    alignbench=__version__, state="running", kind=kind, recipe=recipe, method=method, seed=seed,
+                    run_hash=run_hash, upstream=tuple(upstream), started=_now(),
+                )  # fmt: skip
+            else:
+                old = read_record(partial / store.STATUS_FILE, RunStatus)
+                status = old.model_copy(update={"state": "running", "error": None, "upstream": tuple(upstream)})
+            run = cls(partial, final, action, status, lock)
+            run._write_header(resolved_recipe, environment)
+        except BaseException:
+            lock.release()
+            raise
+        return run
+
+    @staticmethod
+    def foresee(results: str | Path, recipe: str, seed: int, run_hash: str, *, force: bool = False) -> Action:
+        """Returns what `begin` would do, and touches nothing; raises RunExistsError as it would."""
+        final, partial = store.run_path(results, recipe, seed), store.partial_path(results, recipe, seed)
+        return _decide(final, partial, run_hash, force)
+
+    @property
+    def artifact(self) -> Path:
+        """Where the trained policy or reward model goes."""
+        return self.path / store.ARTIFACT
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training keeps its checkpoints; gone once the run is complete."""
+        return self.path / store.CHECKPOINTS
+
+    def log_step(self, step: int, metrics: Mapping[str, object]) -> None:
+        """Appends a row to the training log, on disk at once; numbers that are not finite are stored as null.
+
+        The first call after a resume drops the rows of this step and later: they are run again.
+        """
+        path = self.path / store.TRAIN_LOG_FILE
+        if self._log is None:
+            if path.exists():
+                write_atomically(path, "".join(_rows_before(path, step)))
+            self._log = path.open("a", encoding="utf-8")
+        self._log.write(json.dumps({"step": step, **plain(metrics)}) + "\n")
+        self._log.flush()
+
+    def logged(self, key: str) -> list[float]:
+        """Returns what the training log has under a key, in the order of steps."""
+        path = self.path / store.TRAIN_LOG_FILE
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+        return [row[key] for row in rows if row.get(key) is not None]
+
+    def record_cost(self, cost: Cost) -> None:
+        """Writes down what training has cost so far; after a kill it is found in `status.cost`."""
+        self._set_status(cost=cost)
+
+    def write_evaluation(self, report: EvalReport, comparability: Mapping[str, Any]) -> None:
+        """Writes what the evaluator measured, and what must be equal in every run that stands beside it."""
+        if not report.prompt_values.index.is_unique:
+            raise ValueError("prompt_values needs one row per prompt")
+        n_prompts = len(report.prompt_values)
+        samples = int(report.completions["sample"].max()) + 1 if len(report.completions) else 1
+        path = self.path / store.EVALUATIONS / store.evaluation_folder(report.protocol)
+        path.mkdir(parents=True, exist_ok=True)
+        if len(report.prompt_values):
+            values = report.prompt_values.rename_axis(store.PROMPT_ID).reset_index()
+            _write_frame(path / store.PROMPT_VALUES_FILE, values)
+        if len(report.completions):
+            _write_frame(path / store.COMPLETIONS_FILE, report.completions)
+        record = EvaluationFile(
+            protocol=report.protocol,
+            n_prompts=n_prompts,
+            samples_per_prompt=samples,
+            comparability=plain(comparability),
+            metrics=tuple(map(_finite, report.metrics)),
+        )
+        _write_record(path / store.METRICS_FILE, record)
+
+    def complete(
+        self,
+        *,
+        cost: Cost,
+        upstream_cost: Cost | None = None,
+        evaluation_cost: Cost | None = None,
+        train_reward: float | None = None,
+    ) -> Path:
+        """Marks the run complete and gives it its final name, which it returns."""
+        self._close_log()
+        self._set_status(
+            state="complete",
+            cost=cost,
+            upstream_cost=upstream_cost or Cost(),
+            evaluation_cost=evaluation_cost or Cost(),
+            train_reward=plain(train_reward),
+            finished=_now(),
+        )
+        _publish(self.path, self._final)
+        self.path = self._final
+        self.release()
+        return self._final
+
+    def fail(self, error: str) -> None:
+        """Writes down why the run ended; its checkpoints stay, and the same recipe resumes from them."""
+        self._close_log()
+        self._set_status(state="failed", error=error, finished=_now())
+        self.release()
+
+    def release(self) -> None:
+        """Lets other processes have the run."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close_log()
+        if error is not None and self._lock is not None:
+            self.fail(str(error) or type(error).__name__)
+        self.release()
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _write_header(self, resolved_recipe: str, environment: Mapping[str, Any]) -> None:
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / store.RECIPE_FILE, resolved_recipe)
+        write_atomically(self.path / store.ENVIRONMENT_FILE, json.dumps(plain(environment), indent=1) + "\n")
+        self._set_status()
+
+    def _set_status(self, **changes: object) -> None:
+        self.status = self.status.model_copy(update=changes)
+        _write_record(self.path / store.STATUS_FILE, self.status)
+
+
+def _decide(final: Path, partial: Path, run_hash: str, force: bool) -> Action:
+    """Returns what to do; RunExistsError where something else stands under this name."""
+    if force:
+        return "start"
+    done, begun = _identity(final), _identity(partial)
+    if done is not None and done.run_hash == run_hash and done.state == "complete":
+        return "skip"
+    if begun is not None and begun.run_hash == run_hash:
+        return "skip" if begun.state == "complete" else "resume"
+    for path, status in ((final, done), (partial, begun)):
+        if path.exists() and (status is not None or path == final):
+            what = f"a run of another recipe ({status.run_hash})" if status else "files that are no readable run"
+            raise RunExistsError(
+                f"{path} holds {what}, this one is {run_hash}; "
+                "give this one another name with --name, or replace the old one with --force"
+            )
+    return "start"
+
+
+def _identity(path: Path) -> RunStatus | None:
+    try:
+        return read_record(path / store.STATUS_FILE, RunStatus)
+    except UnreadableError:
+        return None
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Gives a complete run its final name. A run that it replaces is moved aside first and deleted last."""
+    shutil.rmtree(partial / store.CHECKPOINTS, ignore_errors=True)
+    aside = _aside(final)
+    if final.exists():
+        final.rename(aside)
+    partial.rename(final)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _repair(final: Path, partial: Path) -> None:
+    """Finishes what a killed process left between marking a run complete and giving it its name."""
+    aside, begun = _aside(final), _identity(partial)
+    if begun is not None and begun.state == "complete":
+        _publish(partial, final)
+    if aside.exists() and not final.exists():
+        aside.rename(final)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(final: Path) -> Path:
+    return final.parent / f".{final.name}.replaced"
+
+
+def _make_directory(results: Path, folder: Path) -> None:
+    for path in (results, *results.parents):
+        if path.exists() and not path.is_dir():
+            raise UsageError(
+                f"results path {results}: {path} is a file, expected a directory; choose another --results"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"cannot write to {folder}: {error.strerror}; choose another --results") from None
+
+
+def _finite(metric: MetricValue) -> MetricValue:
+    values = plain({name: getattr(metric, name) for name in MetricValue.__slots__})
+    if values["value"] is None and values["reason"] is None:
+        values["reason"] = "the value was not a finite number"
+    values["replicates"] = None if metric.replicates is None else tuple(values["replicates"])
+    return MetricValue(**values)
+
+
+def _rows_before(path: Path, first_step: int) -> list[str]:
+    """Returns the lines of steps before `first_step`; a line that a kill has torn is dropped."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if line.endswith("\n") and step < first_step:
+            kept.append(line)
+    return kept
+
+
+def _write_frame(path: Path, frame: pd.DataFrame) -> None:
+    floats = frame.select_dtypes("float").columns
+    frame = frame.assign(**{name: frame[name].where(frame[name].abs() < float("inf")) for name in floats})
+    scratch = path.with_name(path.name + ".new")
+    frame.to_parquet(scratch, index=False)
+    os.replace(scratch, path)
+
+
+def _write_record(path: Path, record: Record) -> None:
+    write_atomically(path, json.dumps(plain(record), indent=1) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is afterwards either as before or whole, whatever happens in between."""
+    scratch = path.with_name(path.name + ".new")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

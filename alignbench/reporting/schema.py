@@ -1,0 +1,126 @@
+"""What the JSON files of a run directory hold, as types: the schema that docs/results.md describes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from alignbench.errors import ResultsError
+from alignbench.records import Cost, MetricValue
+
+SCHEMA_VERSION = 1
+
+State = Literal["running", "failed", "complete"]
+Kind = Literal["policy", "reward_model"]
+_Record = TypeVar("_Record", bound="Record")
+
+
+class Record(BaseModel):
+    """A JSON file of a run. Keys that a later release of the same schema added are read past."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+    schema_version: int = SCHEMA_VERSION
+
+
+class Upstream(BaseModel):
+    """A run that this run was built on."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    recipe: str
+    seed: int
+    run_hash: str
+    role: str
+    """What it gave: `reward`, `policy` or `pairs`."""
+
+
+class RunStatus(Record):
+    """status.json: who the run is, how far it came, what it cost."""
+
+    alignbench: str
+    """Version of the package that wrote the run."""
+    state: State
+    kind: Kind
+    recipe: str
+    method: str
+    seed: int
+    run_hash: str
+    """Hash of the resolved recipe: the run's identity."""
+    upstream: tuple[Upstream, ...] = ()
+    cost: Cost = Cost()
+    """Training itself."""
+    upstream_cost: Cost = Cost()
+    """Charged from upstream runs and from building pairs."""
+    evaluation_cost: Cost = Cost()
+    train_reward: float | None = None
+    """Mean reward over the last tenth of training."""
+    error: str | None = None
+    started: str
+    finished: str | None = None
+
+
+class EvaluationFile(Record):
+    """metrics.json: what was measured under one protocol."""
+
+    protocol: str
+    n_prompts: int
+    samples_per_prompt: int
+    comparability: dict[str, Any]
+    """What must be equal between runs that stand in one table."""
+    metrics: tuple[MetricValue, ...]
+
+
+class UnreadableError(ResultsError):
+    """A file of a run that is missing or is not what it should be; the run is skipped."""
+
+
+def read_record(path: Path, kind: type[_Record]) -> _Record:
+    """Reads a JSON file of a run.
+
+    Raises:
+        ResultsError: A newer release wrote it.
+        UnreadableError: It is missing, damaged or incomplete.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        version = json.loads(text)["schema_version"]
+    except FileNotFoundError:
+        raise UnreadableError(f"no {path.name}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnreadableError(f"{path.name} cannot be read: {error.__class__.__name__}: {error}") from None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ResultsError(
+            f"{path}: schema_version is {version}, this alignbench reads up to {SCHEMA_VERSION}; "
+            "upgrade alignbench, or leave this run out"
+        )
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UnreadableError(f"{path.name}: {place}: {first['msg']}") from None
+
+
+def plain(value: object) -> Any:
+    """Returns a value as JSON can hold it: numbers that are not finite become None, arrays of one number plain."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump())
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bool | int):
+        return value
+    raise TypeError(f"{type(value).__name__} has no place in a results file")

@@ -1,0 +1,332 @@
+"""Reading results. The names of files in results/ stand here and nowhere else; docs/results.md explains them.
+
+`find_runs` is the low level, without pandas; the `load_...` functions give frames.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.errors import ResultsError
+from alignbench.records import Cost
+from alignbench.reporting.schema import EvaluationFile, RunStatus, UnreadableError, read_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RECIPE_FILE = "recipe.resolved.yaml"
+ENVIRONMENT_FILE = "environment.json"
+STATUS_FILE = "status.json"
+TRAIN_LOG_FILE = "train_log.jsonl"
+ARTIFACT = "artifact"
+CHECKPOINTS = "checkpoints"
+EVALUATIONS = "evaluations"
+METRICS_FILE = "metrics.json"
+PROMPT_VALUES_FILE = "prompt_values.parquet"
+COMPLETIONS_FILE = "completions.parquet"
+PROMPT_ID = "prompt_id"
+
+Paths = str | Path | Sequence[str | Path]
+_Part = TypeVar("_Part")
+_RUN = re.compile(r"seed\d+|\.seed\d+\.partial")
+
+
+def run_path(results: str | Path, recipe: str, seed: int) -> Path:
+    """Returns the directory of a complete run."""
+    return Path(results) / recipe / f"seed{seed}"
+
+
+def partial_path(results: str | Path, recipe: str, seed: int) -> Path:
+    """Returns the directory of a run in progress."""
+    return Path(results) / recipe / f".seed{seed}.partial"
+
+
+def lock_path(run: Path) -> Path:
+    """Returns the lock file of a run, given its complete or its partial directory."""
+    name = run.name.removeprefix(".").removesuffix(".partial")
+    return run.parent / f".{name}.lock"
+
+
+def evaluation_folder(protocol: str) -> str:
+    """Returns the folder name of a protocol; `*` (other prompts than the protocol's own) is no name on every disk."""
+    return protocol.replace("*", ".other-prompts")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what a damaged file raises into an UnreadableError; pyarrow's own errors are ValueErrors and OSErrors."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError) as error:
+        raise UnreadableError(f"{path.name} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class StoredEvaluation:
+    """One protocol of one run."""
+
+    path: Path
+    record: EvaluationFile
+
+    @cached_property
+    def prompt_values(self) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
+        """Prompt ids, and per column (`metric` or `metric@scorer`) a value per prompt, NaN where unmeasured."""
+        import pyarrow.parquet as pq
+
+        path = self.path / PROMPT_VALUES_FILE
+        if not path.exists():
+            return [], {}
+        with _readable(path):
+            # Not read_table nor to_numpy: both load pandas, which takes longer than all the rest of a comparison.
+            table = pq.ParquetFile(path).read()
+            ids = [str(value) for value in table.column(PROMPT_ID).to_pylist()]
+            columns = {
+                name: np.array(table.column(name).to_pylist(), dtype=np.float64)
+                for name in table.column_names
+                if name != PROMPT_ID
+            }
+        if len(set(ids)) != len(ids):
+            raise UnreadableError(f"{path.name}: a prompt id stands twice")
+        return ids, columns
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A complete run on disk."""
+
+    path: Path
+    status: RunStatus
+    evaluations: tuple[StoredEvaluation, ...]
+
+    @property
+    def label(self) -> str:
+        """How messages call the run."""
+        return f"{self.status.recipe}/seed{self.status.seed}"
+
+    @property
+    def artifact(self) -> Path:
+        """Where the trained policy or reward model lies."""
+        return self.path / ARTIFACT
+
+    @property
+    def charged_cost(self) -> Cost:
+        """Own training plus what upstream runs and pairs cost."""
+        total = Cost(**asdict(self.status.cost))
+        total.charge(self.status.upstream_cost)
+        return total
+
+    def environment(self) -> dict[str, Any]:
+        """Returns environment.json, empty where it is missing or damaged."""
+        import json
+
+        try:
+            content = json.loads((self.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def recipe_text(self) -> str:
+        """Returns the resolved recipe, empty where it is missing."""
+        try:
+            return (self.path / RECIPE_FILE).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRun:
+    """A directory that is no complete run."""
+
+    path: Path
+    state: str
+    """`missing`, `unfinished` or `corrupt`."""
+    reason: str
+    status: RunStatus | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.state}, {self.reason}"
+
+
+def read_run(path: Path) -> StoredRun:
+    """Reads a complete run; ResultsError where it is damaged or a newer release wrote it."""
+    try:
+        return _read_run(path)
+    except UnreadableError as error:
+        raise ResultsError(f"{path}: {error}; run its recipe again with --force") from None
+
+
+def _read_run(path: Path) -> StoredRun:
+    status = read_record(path / STATUS_FILE, RunStatus)
+    evaluations = tuple(
+        StoredEvaluation(file.parent, read_record(file, EvaluationFile))
+        for file in sorted((path / EVALUATIONS).glob(f"*/{METRICS_FILE}"))
+    )
+    return StoredRun(path, status, evaluations)
+
+
+def scan_runs(paths: Paths) -> tuple[list[StoredRun], list[SkippedRun]]:
+    """Returns the complete runs below the paths, by recipe and seed, and the directories that are none.
+
+    Args:
+        paths: a results root, a recipe's directory, a run's directory, or several of them.
+
+    Raises:
+        ResultsError: A run was written by a newer release.
+    """
+    found: dict[Path, StoredRun | SkippedRun] = {}
+    for root in _as_list(paths):
+        for path in _run_directories(root):
+            if path.resolve() not in found:
+                found[path.resolve()] = _read_or_skip(path)
+    runs = [run for run in found.values() if isinstance(run, StoredRun)]
+    skipped = [run for run in found.values() if isinstance(run, SkippedRun)]
+    return sorted(runs, key=lambda run: (run.status.recipe, run.status.seed)), skipped
+
+
+def find_runs(paths: Paths) -> tuple[list[StoredRun], list[SkippedRun]]:
+    """Does what `scan_runs` does; ResultsError where there is no complete run."""
+    runs, skipped = scan_runs(paths)
+    if not runs:
+        looked = ", ".join(map(str, _as_list(paths))) or "no path at all"
+        details = "".join(f"\n  {run}" for run in skipped)
+        raise ResultsError(f"no complete run in {looked}; `alignbench run RECIPE` makes one{details}")
+    return runs, skipped
+
+
+def _as_list(paths: Paths) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+
+
+def _run_directories(root: Path) -> Iterator[Path]:
+    """Yields the run directories at or below a path; a path that leads to none is yielded as it is."""
+    if (root / STATUS_FILE).exists() or _RUN.fullmatch(root.name) or not root.is_dir():
+        yield root
+        return
+    for folder in (root, *sorted(child for child in root.iterdir() if child.is_dir())):
+        yield from sorted(child for child in folder.iterdir() if child.is_dir() and _RUN.fullmatch(child.name))
+
+
+def _read_or_skip(path: Path) -> StoredRun | SkippedRun:
+    if not path.is_dir():
+        return SkippedRun(path, "missing", "a file, not a directory" if path.exists() else "no such directory")
+    is_partial = path.name.startswith(".")
+    try:
+        run = _read_run(path)
+    except UnreadableError as error:
+        return SkippedRun(path, "unfinished" if is_partial else "corrupt", str(error))
+    if is_partial or run.status.state != "complete":
+        said = {"failed": f"failed: {run.status.error}"}.get(run.status.state, "run its recipe again and it goes on")
+        return SkippedRun(path, "unfinished", said, run.status)
+    return run
+
+
+def _collect(paths: Paths, read: Callable[[StoredRun], Iterable[_Part]]) -> list[_Part]:
+    """Returns what `read` finds in every run; a warning names the directories that had to be skipped."""
+    runs, skipped = find_runs(paths)
+    parts: list[_Part] = []
+    for run in runs:
+        try:
+            parts.extend(read(run))
+        except UnreadableError as error:
+            skipped.append(SkippedRun(run.path, "corrupt", str(error)))
+    if skipped:
+        lines = "".join(f"\n  {run}" for run in skipped)
+        warnings.warn(f"{len(skipped)} skipped:{lines}", UserWarning, stacklevel=3)
+    return parts
+
+
+def load_results(paths: Paths) -> pd.DataFrame:
+    """Returns a row per run: identity, state, protocol, train_reward and costs.
+
+    Costs: `wall_seconds` and so on are what the run is charged, its own work plus what it was built on; the parts
+    stand in `own_...` and `upstream_...`, and what measuring it took in `evaluation_...`.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(_collect(paths, lambda run: [_result_row(run)]))
+
+
+def _result_row(run: StoredRun) -> dict[str, object]:
+    status = run.status
+    parts = {"": run.charged_cost, "own_": status.cost, "upstream_": status.upstream_cost}
+    parts["evaluation_"] = status.evaluation_cost
+    row: dict[str, object] = {key: getattr(status, key) for key in ("recipe", "method", "seed", "kind", "state")}
+    row["protocol"] = ", ".join(evaluation.record.protocol for evaluation in run.evaluations) or None
+    row["train_reward"] = status.train_reward
+    for prefix, cost in parts.items():
+        row |= {f"{prefix}{field.name}": getattr(cost, field.name) for field in fields(Cost)}
+    row["upstream"] = ", ".join(f"{one.recipe}/seed{one.seed} ({one.role})" for one in status.upstream) or None
+    row["hardware_class"] = run.environment().get("hardware_class")
+    row |= {key: getattr(status, key) for key in ("run_hash", "alignbench", "started", "finished")}
+    return row | {"path": str(run.path)}
+
+
+def load_metrics(paths: Paths) -> pd.DataFrame:
+    """Returns a row per run, protocol and metric, with its 95 % interval."""
+    import pandas as pd
+
+    def rows(run: StoredRun) -> Iterator[dict[str, object]]:
+        for evaluation in run.evaluations:
+            for metric in evaluation.record.metrics:
+                yield {**_keys(run), "protocol": evaluation.record.protocol, **asdict(metric)}
+
+    names = ["recipe", "method", "seed", "protocol", "metric", "scorer", "value", "ci_low", "ci_high", "direction"]
+    frame = pd.DataFrame(_collect(paths, rows), columns=[*names, "n_scored", "n_unscored", "reason"])
+    return frame.astype({"value": "float64", "ci_low": "float64", "ci_high": "float64"})
+
+
+def load_completions(paths: Paths) -> pd.DataFrame:
+    """Returns a row per evaluated completion."""
+    import pandas as pd
+
+    def frames(run: StoredRun) -> Iterator[pd.DataFrame]:
+        for evaluation in run.evaluations:
+            path = evaluation.path / COMPLETIONS_FILE
+            if path.exists():
+                with _readable(path):
+                    yield _with_keys(pd.read_parquet(path), _keys(run) | {"protocol": evaluation.record.protocol})
+
+    return _concatenated(_collect(paths, frames))
+
+
+def load_train_log(paths: Paths) -> pd.DataFrame:
+    """Returns a row per logged training step; methods log different columns."""
+    import json
+
+    import pandas as pd
+
+    def frames(run: StoredRun) -> Iterator[pd.DataFrame]:
+        path = run.path / TRAIN_LOG_FILE
+        if path.exists():
+            with _readable(path):
+                rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+                yield _with_keys(pd.DataFrame(rows), _keys(run))
+
+    return _concatenated(_collect(paths, frames))
+
+
+def _keys(run: StoredRun) -> dict[str, str | int]:
+    return {"recipe": run.status.recipe, "method": run.status.method, "seed": run.status.seed}
+
+
+def _with_keys(frame: pd.DataFrame, keys: dict[str, str | int]) -> pd.DataFrame:
+    for place, (name, value) in enumerate(keys.items()):
+        frame.insert(place, name, value)
+    return frame
+
+
+def _concatenated(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
