@@ -32,6 +32,11 @@ class Components:
         """Artifact directories of upstream runs, by role (`policy`, `reward`)."""
         self.device = device
 
+    def build_embedded_world(self) -> None:
+        """Builds the embedded world where the recipe uses it and it is not there yet, outside any measured time."""
+        if self.recipe.policy.model.startswith("embedded/") or self.recipe.data.prompts == "embedded":
+            resolve("embedded/prompts")
+
     # Models
 
     def start_policy(self) -> LanguageModel:

@@ -3,7 +3,8 @@
 Rollouts, pair drawing and evaluation all sample here. Every draw is keyed by (key, prompt id, sample, position),
 so what is sampled does not depend on batch size, on the order of prompts, or on the method that asks.
 
-Shapes: b sequences, p prompt positions (padded on the left), t completion positions (padded on the right), V vocabulary.
+Shapes: b sequences, p prompt positions (padded on the left), t completion positions (padded on the right),
+V words of the vocabulary.
 """
 
 from __future__ import annotations

@@ -362,7 +362,8 @@ def _from_pretrained(factory: Any, name: str, revision: str | None, where: str, 
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{where}: cannot load {name!r} as {factory.__name__}: it is neither a local directory with that model "
-            f"nor in the local hub cache, or the hub cannot be reached; give a path, or download it first ({_first_line(error)})"
+            "nor in the local hub cache, or the hub cannot be reached; give a path, or download it first "
+            f"({_first_line(error)})"
         ) from error
 
 

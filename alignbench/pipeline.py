@@ -157,6 +157,7 @@ def _execute(
     evaluation_cost = Cost()
 
     # 1. Prepare: prompts in three splits, and preference pairs where the method learns from them.
+    parts.build_embedded_world()
     with measured(cost):
         policy = parts.start_policy()
         data = parts.prepared_prompts(policy)
@@ -275,5 +276,6 @@ def _last_tenth(rewards: Sequence[float]) -> float | None:
 
 def describe(planned: Planned, results: Path, *, force: bool) -> str:
     """One line on what running this would do, without doing it."""
+    recipe = planned.recipe
     action = RunDirectory.foresee(results, *planned.key, planned.run_hash, force=force)
-    return f"{planned.recipe.name}, seed {planned.recipe.seed}: {planned.recipe.method_name}, {action} ({planned.run_hash})"
+    return f"{recipe.name}, seed {recipe.seed}: {recipe.method_name}, {action} ({planned.run_hash})"

@@ -8,9 +8,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 WORDS = (
-    "the a one two dog dogs cat bird man woman runs sings sleeps old red now good bad kind rude you are "
-    "stupid nice very and"
-).split()
+    *("the", "a", "one", "two", "dog", "dogs", "cat", "bird", "man", "woman", "runs", "sings", "sleeps", "old", "red"),
+    *("now", "good", "bad", "kind", "rude", "you", "are", "stupid", "nice", "very", "and"),
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

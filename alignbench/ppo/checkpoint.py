@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench.errors import TrainingError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from torch.optim import Optimizer
 
 _TENSORS, _STATE = "state.safetensors", "state.json"

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """log pi - log ref on sampled tokens, (b, t): unbiased, can be negative (Schulman 2020, "Approximating KL divergence")."""
+    """Log pi - log ref on sampled tokens, (b, t): unbiased, can be negative.
+
+    Source: Schulman 2020, "Approximating KL divergence".
+    """
     return logprobs - reference_logprobs
 
 
