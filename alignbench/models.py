@@ -212,11 +212,12 @@ class LanguageModel:
             self.batch_size,
         )
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: str | Path) -> None:
         """Writes weights (safetensors; only the adapter where there is one), tokenizer and `policy.json`.
 
         No absolute path is written: the base model stands in `policy.json` under the name in the recipe.
         """
+        directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         if self.has_adapter:
             for config in self.model.peft_config.values():

@@ -1,0 +1,51 @@
+"""What the documentation shows runs, and what it links to is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_ppo_example_runs(tiny_policy, checkpoints, monkeypatch, tmp_path, capsys):
+    """The Python example of docs/methods.md, with the tiny checkpoint in place of the hub's."""
+    from alignbench import models
+
+    [example] = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    load = models.load_language_model
+    monkeypatch.setattr(models, "load_language_model", lambda name: load(str(checkpoints / "policy")))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/methods.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 10
+    assert (tmp_path / "my_policy" / "adapter_model.safetensors").is_file()
+
+
+def test_every_logged_key_is_documented(tiny_policy):
+    from alignbench.methods import dpo, reward_model
+    from alignbench.ppo.config import PPOConfig
+    from alignbench.ppo.trainer import PPOTrainer
+    from alignbench.records import Prompt
+
+    config = PPOConfig(batch_size=2, mini_batch_size=2, completion_tokens=(2, 3))
+    trainer = PPOTrainer(tiny_policy(), lambda _, texts: [0.0] * len(texts), [Prompt("p", "the dog")], config)
+    keys = {*trainer.train_step(), *dpo._LOG_NAMES.values(), *reward_model._LOG_NAMES.values()}
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
+def test_house_rules():
+    files = [path for part in ("alignbench", "datasets_prep") for path in (ROOT / part).rglob("*.py")]
+    assert not [path for path in files if path.name in ("utils.py", "common.py")]
+    assert not [path for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 400]

@@ -1,0 +1,73 @@
+"""The package as it is installed: recipes found by name from a wheel in an empty folder, dependencies that agree."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    pytest.importorskip("setuptools")
+    target = tmp_path_factory.mktemp("wheel")
+    # From a copy, since setuptools leaves a build folder behind whose old files enter the next wheel.
+    source = tmp_path_factory.mktemp("source")
+    for name in ("alignbench", "datasets_prep", "recipes"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    # --no-isolation: the build must not need a network; setuptools is among the dev dependencies.
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(target.glob("*.whl"))
+
+
+def test_wheel_holds_recipes_and_types(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    shipped = {path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
+    assert {name.removeprefix("alignbench_recipes/") for name in names if name.endswith(".yaml")} == shipped
+    assert "alignbench/py.typed" in names
+    assert not [name for name in names if name.startswith("tests/")]
+
+
+def test_recipes_are_found_from_a_wheel_in_an_empty_folder(wheel, tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import alignbench; from alignbench.cli import main; "
+        "assert alignbench.__file__.startswith(sys.argv[1]); main(['run', 'quickstart', '--dry-run'])"
+    )
+    # -S and -P would hide the libraries too; the wheel comes first on the path instead, before any editable install.
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(site)], capture_output=True, text=True, cwd=empty, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ppo_detox, seed 0: ppo, start" in done.stdout
+    assert list(empty.iterdir()) == []
+
+
+def test_constraints_pin_every_dependency():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    pinned = dict(
+        re.match(r"([A-Za-z0-9_.-]+)==(\S+)", line).groups()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    known = {name.lower().replace("_", "-") for name in pinned}
+    wanted = config["options"]["install_requires"] + config["options.extras_require"]["dev"]
+    for line in wanted.split("\n"):
+        name = re.split(r"[ <>=!;]", line.strip())[0].lower().replace("_", "-")
+        assert not name or name in known, f"{name} has no version in constraints.txt"
+    assert pinned["torch"] == "2.13.0"
+    assert pinned["trl"] == "1.16.0"

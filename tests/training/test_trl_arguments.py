@@ -1,0 +1,38 @@
+"""What TRL trainers are told, and what is done with what they say."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from alignbench.errors import TrainingError
+from alignbench.training.trl_arguments import StepLog, trl_arguments
+
+
+def test_every_argument_is_one_that_trl_knows(tmp_path):
+    import trl
+
+    shared = trl_arguments(
+        tmp_path, seed=3, on_cpu=True, learning_rate=1e-4, batch_size=8, micro_batch_size=2, epochs=1
+    )
+    for config in (trl.DPOConfig(**shared), trl.RewardConfig(**shared)):
+        assert config.gradient_accumulation_steps == 4
+        assert config.per_device_train_batch_size == 2
+        assert (config.seed, config.data_seed) == (3, 3)
+        assert config.report_to == []
+        assert not config.bf16
+        assert config.disable_dropout
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    log = StepLog("x", {"loss": "policy/loss"}, lambda *_: None)
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 7: lower method\.learning_rate"):
+        log.on_log(None, SimpleNamespace(global_step=7), None, {"loss": float("nan")})
+
+
+def test_only_known_keys_are_logged_under_our_names():
+    rows = {}
+    log = StepLog("x", {"loss": "policy/loss"}, rows.__setitem__)
+    log.on_log(None, SimpleNamespace(global_step=1), None, {"loss": 0.5, "epoch": 1.0})
+    log.on_log(None, SimpleNamespace(global_step=2), None, {"train_runtime": 3.0})
+    assert rows == {1: {"policy/loss": 0.5}}
+    assert log.first_loss == 0.5
