@@ -39,14 +39,11 @@ def budget_flags(completions: Mapping[str, float]) -> dict[str, Flag]:
     if not completions or max(completions.values()) <= (1 + MAX_BUDGET_SPREAD) * min(completions.values()):
         return {}
     low, high = min(completions.values()), max(completions.values())
-    return {
-        recipe: Flag(
-            "budget_differs",
-            f"trained on {drawn:,.0f} completions drawn from the policy; in this table they range from "
-            f"{low:,.0f} to {high:,.0f}, so methods are not compared at equal budget",
-        )
-        for recipe, drawn in completions.items()
-    }
+    flag = Flag(
+        "budget_differs",
+        f"training drew from {low:,.0f} to {high:,.0f} completions from the policy: these rows are not at equal budget",
+    )
+    return dict.fromkeys(completions, flag)
 
 
 def judgement(measurement: Measurement) -> str | None:

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.reporting.compare import ComparedRecipe, Comparison
-from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, judgement
+from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, Flag, judgement
 from alignbench.reporting.lock import is_locked
 from alignbench.reporting.pooling import Measurement, MetricKey
 from alignbench.reporting.store import Paths, SkippedRun, StoredRun, lock_path, scan_runs
@@ -265,9 +265,12 @@ def _flag_lines(comparison: Comparison) -> list[str]:
     """Returns the flags in words; those that hold for the whole table stand elsewhere."""
     rows = [*comparison.recipes, *(row for group in comparison.reward_models for row in group)]
     general = ("seeds_not_covered", "mismatch")
-    return [
-        f"{row.recipe}: {flag.name}: {flag.text}." for row in rows for flag in row.flags if flag.name not in general
-    ]
+    flagged: dict[Flag, list[str]] = {}
+    for row in rows:
+        for flag in row.flags:
+            if flag.name not in general:
+                flagged.setdefault(flag, []).append(row.recipe)
+    return [f"{', '.join(recipes)}: {flag.name}: {flag.text}." for flag, recipes in flagged.items()]
 
 
 def _list(title: str, lines: Sequence[str], bullet: str) -> str:

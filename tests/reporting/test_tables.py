@@ -84,7 +84,7 @@ def test_the_held_out_judge_comes_first_then_quality_costs_and_flags(results):
     assert places == sorted(places)
     flags = " ".join(text[places[-2] : places[-1]].split())
     assert "ppo_no_kl_with_a_rather_long_name: reward_hacking: the training reward's classifier sees less" in flags
-    assert "ppo: upstream: built on reward_model/seed0 (reward)" in flags
+    assert "upstream: built on reward_model/seed0 (reward)" in flags
     assert "ppo: reward_hacking" not in flags
     assert "not the seed" in " ".join(text[places[-1] :].split())
 
