@@ -20,6 +20,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def world():
+    """The directory of the embedded world, from the user's cache; the first test run builds it there."""
+    from alignbench.embedded.world import ensure
+
+    return ensure()
+
+
 def word_tokenizer(words=WORDS, **special):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

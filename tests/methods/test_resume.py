@@ -11,7 +11,7 @@ from alignbench.models import Lora
 LORA = Lora(r=4, target_modules=("q_proj", "v_proj"))
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that dies."""
 
 
@@ -38,11 +38,11 @@ def test_a_killed_run_goes_on_bit_for_bit(run_context, tiny_policy, pairs, metho
 
     def dies_at_60(step, metrics):
         if step == 60:
-            raise Killed
+            raise KilledError
 
     torch.manual_seed(0)
     killed, _ = run_context(tiny_policy(), lora=lora, checkpoints=checkpoints, log=dies_at_60)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         method.train(data, killed)
     torch.manual_seed(0)
     again, log = run_context(tiny_policy(), lora=lora, checkpoints=checkpoints)
