@@ -152,7 +152,6 @@ def test_naming_a_part_needs_no_torch():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_second_build_gives_the_same_files(world_files, tmp_path):
     world.build(tmp_path / "again", progress=False)
     assert json.loads((tmp_path / "again" / "world.json").read_text())["files"] == world_files
