@@ -34,8 +34,7 @@ imports: $(STAMP)
 slow: $(STAMP)
 	$(ONE_THREAD) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
-# torch first and alone: the pinned version from the index for CPU users, where that can be reached, is a tenth of
-# the size of the default build.
+# torch first and as pinned: asked for by another package, pip may take the newest build instead.
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, got %d.%d: make PYTHON=python3.11 ..." % v)'
 	$(PYTHON) -m venv $(VENV)

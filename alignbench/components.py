@@ -227,7 +227,8 @@ class Components:
             return BuiltPairs(tuple(pairs), statistics, cost)
 
         built = cached_pairs(cache_directory() / "data", key, build)
-        logger.info("%s pairs: %s", purpose, ", ".join(f"{name} {value:g}" for name, value in built.statistics.items()))
+        counts = ", ".join(f"{name} {value:.4g}" for name, value in built.statistics.items() if value)
+        logger.info("%s pairs: %s", purpose, counts)
         return built
 
 

@@ -264,8 +264,14 @@ def _evaluate_reward_model(
 
     heldout = parts.pairs(policy, prompts, "held-out").pairs
     report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout)
-    labels = [[pair.prompt.id, pair.chosen.text, pair.rejected.text] for pair in heldout]
-    return report, {"protocol": report.protocol, "heldout_pairs": fingerprint(labels)}
+    same = {
+        "protocol": report.protocol,
+        "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in prompts]),
+        "labeller": parts.labeller().fingerprint,
+        "pairs": parts.recipe.pairs.model_dump(mode="json"),
+        "base_model": parts.recipe.policy.model,
+    }
+    return report, same
 
 
 def _last_tenth(rewards: Sequence[float]) -> float | None:
