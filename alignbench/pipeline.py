@@ -78,7 +78,9 @@ class Outcome:
             "kept": f"already complete, {self.path}",
             "failed": f"failed: {self.error}",
         }
-        return f"{self.recipe}, seed {self.seed}: {said[self.state]}"
+        resumable = self.state == "failed" and self.path is not None
+        more = f" (kept in {self.path}; the same command goes on from its last checkpoint)" if resumable else ""
+        return f"{self.recipe}, seed {self.seed}: {said[self.state]}{more}"
 
 
 def plan(recipes: Sequence[Recipe]) -> list[Planned]:
@@ -111,7 +113,8 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> lis
             outcomes[planned.key] = _run_one(planned, results, force=force)
         except AlignbenchError as error:
             logger.debug("run failed", exc_info=True)
-            outcomes[planned.key] = Outcome(*planned.key, "failed", error=error)
+            partial = store.partial_path(results, *planned.key)
+            outcomes[planned.key] = Outcome(*planned.key, "failed", partial if partial.exists() else None, error)
     return list(outcomes.values())
 
 

@@ -117,6 +117,13 @@ def test_failed_run_is_visible_and_resumes_from_its_checkpoint(recipe_folder, mo
     assert status("ppo")["cost"]["wall_seconds"] > seconds
 
 
+def test_a_run_that_failed_before_its_first_step_leaves_nothing(recipe_folder):
+    [outcome] = run("ppo", sets=["reward.label=nothat"])
+    assert outcome.state == "failed"
+    assert not list(Path("results").iterdir())
+    assert run("ppo")[0].state == "done"  # the mended recipe is not refused
+
+
 def test_what_builds_on_a_failed_run_is_not_run(recipe_folder, monkeypatch):
     from alignbench.methods.reward_model import RewardModel
 

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -192,10 +193,22 @@ class RunDirectory:
         return self._final
 
     def fail(self, error: str) -> None:
-        """Writes down why the run ended; its checkpoints stay, and the same recipe resumes from them."""
+        """Writes down why the run ended; its checkpoints stay, and the same recipe resumes from them.
+
+        A run that failed before its first step leaves nothing: a typo, once mended, must not be in its own way.
+        """
         self._close_log()
         self._set_status(state="failed", error=error, finished=_now())
+        if not self.has_progress:
+            shutil.rmtree(self.path)
         self.release()
+        with suppress(OSError):
+            self._final.parent.rmdir()  # only where it is empty
+
+    @property
+    def has_progress(self) -> bool:
+        """True where the unfinished run holds a logged step or a checkpoint."""
+        return (self.path / store.TRAIN_LOG_FILE).exists() or any(self.checkpoints.glob("*"))
 
     def release(self) -> None:
         """Lets other processes have the run."""

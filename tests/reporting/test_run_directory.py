@@ -75,11 +75,18 @@ def test_another_recipe_under_this_name_is_refused(tmp_path, begin, is_complete)
     if is_complete:
         finish(run)
     else:
+        run.log_step(1, {"objective/kl": 0.0})
         run.fail("killed")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(RunExistsError, match=r"old.*new.*--name.*--force"):
         begin(tmp_path, run_hash="new")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_failed_before_its_first_step_leaves_nothing(tmp_path, begin):
+    begin(tmp_path, run_hash="old").fail("no such label")
+    assert list(tmp_path.iterdir()) == []
+    assert begin(tmp_path, run_hash="new").action == "start"
 
 
 def test_force_keeps_the_old_run_until_the_new_one_is_complete(tmp_path, begin):

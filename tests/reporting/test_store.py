@@ -141,7 +141,9 @@ def test_damaged_parquet_and_log_are_skipped(results):
 
 def test_unfinished_runs_are_named_and_skipped(results, begin):
     begin(results, "dpo").release()
-    begin(results, "ppo_no_kl").fail("loss is not finite")
+    broken = begin(results, "ppo_no_kl")
+    broken.log_step(1, {"objective/kl": 0.0})
+    broken.fail("loss is not finite")
     with pytest.warns(UserWarning, match="2 skipped") as caught:
         frame = alignbench.load_results(results)
     assert len(frame) == 2

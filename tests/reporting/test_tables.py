@@ -141,7 +141,9 @@ def test_only_the_reward_as_judge_is_said(tmp_path, add_run):
 
 def test_listing_shows_every_state(results, begin):
     begin(results, "dpo_killed").release()
-    begin(results, "dpo_broken").fail("loss is not finite")
+    broken = begin(results, "dpo_broken")
+    broken.log_step(1, {"objective/kl": 0.0})
+    broken.fail("loss is not finite")
     (results / "ppo" / "seed0" / "status.json").write_text("{")
     with begin(results, "dpo_now"):
         text = render_runs(results)
