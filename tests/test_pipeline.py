@@ -187,3 +187,24 @@ def test_chat_enters_prompts_and_comparability(recipe_folder):
     with_chat = values("base")
     run("base", force=True)
     assert values("base")["perplexity", None] != with_chat["perplexity", None]
+
+
+def test_adapters_through_the_whole_flow(recipe_folder):
+    """LoRA for both methods; PPO starts from DPO's adapter, merged, with a fresh one of its own."""
+    lora = "policy.lora={r: 4, target_modules: [q_proj, v_proj]}"
+    outcomes = run("dpo", "ppo", "ppo_after_dpo", sets=[lora])
+    assert [o.state for o in outcomes] == ["done"] * 3, [o.error for o in outcomes]
+    for name in ("dpo", "ppo", "ppo_after_dpo"):
+        files = {file.name for file in Path(f"results/{name}/seed0/artifact").iterdir()}
+        assert "adapter_model.safetensors" in files
+        assert "model.safetensors" not in files
+    assert status("ppo")["cost"]["trainable_parameters"] < 5000
+    # KL in training is to the policy after DPO, in the evaluation to the base model.
+    assert abs(alignbench.load_train_log("results/ppo_after_dpo")["objective/kl"].iloc[0]) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["ppo", "dpo"])
+def test_bfloat16_policy(recipe_folder, name):
+    [outcome] = run(name, sets=["policy.dtype=bfloat16"])
+    assert outcome.state == "done", outcome.error
+    assert values(name)["perplexity", None] > 1
