@@ -18,34 +18,23 @@ from pydantic import Field
 
 from alignbench.errors import TrainingError
 from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+from alignbench.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from alignbench.models import LanguageModel
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPO(TrainerSettings):
     """DPO with the sigmoid loss; the reference is the policy before training."""
 
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull to the reference: the weight of the KL term in the objective that DPO solves."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
-    """Peak learning rate of AdamW; decays linearly to 0."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    """Pairs behind one optimizer step."""
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Pairs in one forward and backward pass; None is the batch. Changes memory, not the update."""
-    epochs: Annotated[int, Field(ge=1)] = 1
-    """Passes over the pairs."""
 
     needs: ClassVar[frozenset[DataKind]] = frozenset({"preference_pairs"})
     needs_reward: ClassVar[bool] = False
     architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal"})
     produces: ClassVar[Literal["policy"]] = "policy"
-
-    def __post_init__(self) -> None:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Trains on all pairs."""
@@ -57,16 +46,7 @@ class DPO:
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
         policy = run.policy
-        shared = trl_arguments(
-            run.checkpoints,
-            seed=run.seed,
-            on_cpu=policy.device.type == "cpu",
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            micro_batch_size=self.micro_batch_size or self.batch_size,
-            epochs=self.epochs,
-        )
-        log = StepLog("DPO", _LOG_NAMES, run.log)
+        shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=policy.device.type == "cpu")
         trainer = DPOTrainer(
             model=policy.model,
             # Left to itself TRL reloads a reference from the hub name; with an adapter it switches the adapter off.
@@ -76,10 +56,9 @@ class DPO:
             data_collator=SampledTokensCollator(policy.pad_id),
             processing_class=policy.tokenizer,
             peft_config=lora_config(run.lora) if run.lora else None,
-            callbacks=[log],
+            callbacks=[StepLog("DPO", _LOG_NAMES, run.log, check_first_loss)],
         )
         train(trainer, run.checkpoints)
-        check_first_loss(log.first_loss)
         policy.model = trainer.model.eval()
         run.cost.optimizer_steps += trainer.state.global_step
         run.cost.trainable_parameters = n_trainable_parameters(policy.model)
@@ -97,7 +76,7 @@ _LOG_NAMES = {
 }
 
 
-def check_first_loss(loss: float | None) -> None:
+def check_first_loss(loss: float) -> None:
     """Before the first update policy and reference agree, so every pair's loss is -log sigmoid(0) = ln 2."""
-    if loss is not None and abs(loss - math.log(2)) > 1e-3:
+    if abs(loss - math.log(2)) > 1e-3:
         raise TrainingError(f"the first DPO loss is {loss:.4f}, expected ln 2 = 0.6931: policy and reference differ")

@@ -12,39 +12,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+from alignbench.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from alignbench.scorers.classifier import ClassifierScorer
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(TrainerSettings):
     """A Bradley-Terry reward model: one number for a completion."""
 
     model: str | None = None
     """Checkpoint to start from, hub id or path; None is the policy's. Its head is replaced by one output."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
-    """Peak learning rate of AdamW; decays linearly to 0."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    """Pairs behind one optimizer step."""
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Pairs in one forward and backward pass; None is the batch. Changes memory, not the update."""
-    epochs: Annotated[int, Field(ge=1)] = 1
-    """Passes over the pairs."""
 
     needs: ClassVar[frozenset[DataKind]] = frozenset({"preference_pairs"})
     needs_reward: ClassVar[bool] = False
     architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal", "classifier"})
     produces: ClassVar[Literal["reward_model"]] = "reward_model"
-
-    def __post_init__(self) -> None:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
 
     def train(self, data: TrainData, run: RunContext) -> TrainedRewardModel:
         """Trains all weights on all pairs."""
@@ -57,15 +44,7 @@ class RewardModel:
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
         model, tokenizer = run.load_reward_model(self.model)
-        shared = trl_arguments(
-            run.checkpoints,
-            seed=run.seed,
-            on_cpu=model.device.type == "cpu",
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            micro_batch_size=self.micro_batch_size or self.batch_size,
-            epochs=self.epochs,
-        )
+        shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=model.device.type == "cpu")
 
         def ids(prompt: str, completion: str) -> list[int]:
             return encode(tokenizer, model.config, read_text(prompt, completion, run.reward_text))

@@ -15,42 +15,32 @@ from transformers import TrainerCallback
 
 from alignbench.errors import TrainingError
 from alignbench.runtime import progress_bar
+from alignbench.training.settings import TrainerSettings
 
 _CHECKPOINTS_KEPT = 1
 
 
-def trl_arguments(
-    directory: Path,
-    *,
-    seed: int,
-    on_cpu: bool,
-    learning_rate: float,
-    batch_size: int,
-    micro_batch_size: int,
-    epochs: int,
-) -> dict[str, Any]:
+def trl_arguments(settings: TrainerSettings, directory: Path, *, seed: int, on_cpu: bool) -> dict[str, Any]:
     """Arguments for any TRL configuration: float32, no dropout, AdamW, linear decay, nothing reported anywhere.
 
     Args:
+        settings: Learning rate, batches and epochs.
         directory: Where checkpoints go.
         seed: Seeds the order of the data too.
         on_cpu: True keeps the trainer off any GPU.
-        learning_rate: Peak learning rate; decays linearly to 0.
-        batch_size: Pairs behind one optimizer step.
-        micro_batch_size: Pairs in one forward and backward pass; divides `batch_size`.
-        epochs: Passes over the data.
     """
+    micro_batch_size = settings.micro_batch_size or settings.batch_size
     return {
         "output_dir": str(directory),
         "seed": seed,
         "data_seed": seed,
         "use_cpu": on_cpu,
-        "learning_rate": learning_rate,
+        "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "linear",
         "warmup_steps": 0,
         "per_device_train_batch_size": micro_batch_size,
-        "gradient_accumulation_steps": batch_size // micro_batch_size,
-        "num_train_epochs": epochs,
+        "gradient_accumulation_steps": settings.batch_size // micro_batch_size,
+        "num_train_epochs": settings.epochs,
         "max_grad_norm": 1.0,
         "weight_decay": 0.0,
         "adam_beta1": 0.9,
@@ -77,12 +67,18 @@ def trl_arguments(
 class StepLog(TrainerCallback):  # type: ignore[misc]
     """Shows progress, passes every logged step on with our names, and stops when the loss is not finite."""
 
-    def __init__(self, title: str, names: Mapping[str, str], log: Callable[[int, Mapping[str, float]], None]) -> None:
+    def __init__(
+        self,
+        title: str,
+        names: Mapping[str, str],
+        log: Callable[[int, Mapping[str, float]], None],
+        check_first_loss: Callable[[float], None] = lambda loss: None,
+    ) -> None:
         self.title = title
         self.names = names
         self.log = log
-        self.first_loss: float | None = None
-        """Loss of the first step, before any update; None where training was resumed later."""
+        self.check_first_loss = check_first_loss
+        """Called with the loss of step 1, which was taken before any update; may raise."""
         self._open = ExitStack()
         self._advance: Callable[[], None] = lambda: None
 
@@ -105,7 +101,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
             self._open.close()
             raise TrainingError(f"the loss is {loss} at step {state.global_step}: lower method.learning_rate")
         if state.global_step == 1:
-            self.first_loss = loss
+            self.check_first_loss(loss)
         self.log(
             state.global_step, {ours: float(logs[theirs]) for theirs, ours in self.names.items() if theirs in logs}
         )

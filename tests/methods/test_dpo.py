@@ -42,7 +42,7 @@ def test_first_loss_is_ln_2(tiny_policy, checkpoints, tmp_path, run_context, pai
 
 
 def test_a_first_loss_that_is_not_ln_2_is_refused():
-    check_first_loss(None)
+    check_first_loss(0.69315)
     with pytest.raises(TrainingError, match=r"first DPO loss is 1\.0099, expected ln 2"):
         check_first_loss(1.0099)
 

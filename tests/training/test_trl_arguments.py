@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import pytest
 
 from alignbench.errors import TrainingError
+from alignbench.training.settings import TrainerSettings
 from alignbench.training.trl_arguments import StepLog, trl_arguments
 
 
 def test_every_argument_is_one_that_trl_knows(tmp_path):
     import trl
 
-    shared = trl_arguments(
-        tmp_path, seed=3, on_cpu=True, learning_rate=1e-4, batch_size=8, micro_batch_size=2, epochs=1
-    )
+    settings = TrainerSettings(learning_rate=1e-4, batch_size=8, micro_batch_size=2)
+    shared = trl_arguments(settings, tmp_path, seed=3, on_cpu=True)
     for config in (trl.DPOConfig(**shared), trl.RewardConfig(**shared)):
         assert config.gradient_accumulation_steps == 4
         assert config.per_device_train_batch_size == 2
@@ -35,4 +35,11 @@ def test_only_known_keys_are_logged_under_our_names():
     log.on_log(None, SimpleNamespace(global_step=1), None, {"loss": 0.5, "epoch": 1.0})
     log.on_log(None, SimpleNamespace(global_step=2), None, {"train_runtime": 3.0})
     assert rows == {1: {"policy/loss": 0.5}}
-    assert log.first_loss == 0.5
+
+
+def test_the_first_loss_is_checked_and_no_other():
+    seen = []
+    log = StepLog("x", {}, lambda *_: None, seen.append)
+    for step in (1, 2):
+        log.on_log(None, SimpleNamespace(global_step=step), None, {"loss": float(step)})
+    assert seen == [1.0]

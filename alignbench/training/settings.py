@@ -1,0 +1,26 @@
+"""The hyperparameters that every method on a TRL trainer has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Optimizer settings of a method that trains on preference pairs."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """Peak learning rate of AdamW; decays linearly to 0."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Pairs behind one optimizer step."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Pairs in one forward and backward pass; None is the batch. Changes memory, not the update."""
+    epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the pairs."""
+
+    def __post_init__(self) -> None:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
