@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench.errors import DataError
+from alignbench.errors import DataError, ModelError, UsageError
 from alignbench.evaluation.protocols import get_protocol
-from alignbench.records import Cost, PreparedData, Prompt, Scorer
+from alignbench.records import Cost, PreparedData, Prompt, Scorer, fingerprint
 from alignbench.runtime import cache_directory, measured
 from datasets_prep.settings import PromptSettings
 
 if TYPE_CHECKING:
     import torch
 
-    from alignbench.models import Chat, LanguageModel
+    from alignbench.language_model import Chat, LanguageModel
     from alignbench.recipe import Recipe
     from datasets_prep.cache import BuiltPairs
 
@@ -45,8 +47,15 @@ class Components:
 
         if "policy" not in self.artifacts:
             return self.base_policy()
-        dtype = self.recipe.policy.dtype
-        return load_policy(self.artifacts["policy"], resolve, dtype=dtype, device=self.device, chat=self._chat())
+        settings = self.recipe.policy
+        return load_policy(
+            self.artifacts["policy"],
+            resolve,
+            settings.revision,
+            dtype=settings.dtype,
+            device=self.device,
+            chat=self._chat(),
+        )
 
     def base_policy(self) -> LanguageModel:
         """The model of the recipe, untouched: what perplexity and KL refer to."""
@@ -63,7 +72,7 @@ class Components:
         )
 
     def _chat(self) -> Chat | None:
-        from alignbench.models import Chat
+        from alignbench.language_model import Chat
 
         return Chat(self.recipe.chat.system, self.recipe.chat.template) if self.recipe.chat else None
 
@@ -74,8 +83,15 @@ class Components:
         from alignbench.scorers.reward_model import REWARD_LABEL
 
         seed_everything(self.recipe.seed)  # the fresh head is drawn from the global generator
-        name, where = (model, "method.model") if model is not None else (self.recipe.policy.model, "policy.model")
-        return load_classifier(resolve(name), where=where, device=self.device, labels=[REWARD_LABEL])
+        where, name, revision = "method.model", model, None
+        if model is None and "policy" in self.artifacts:
+            where, name = "policy.run", str(self.artifacts["policy"])
+            if (self.artifacts["policy"] / "adapter_config.json").exists():
+                raise ModelError("policy.run: a reward model cannot start from an adapter; set method.model")
+        elif model is None:
+            where, name, revision = "policy.model", resolve(self.recipe.policy.model), self.recipe.policy.revision
+        assert name is not None
+        return load_classifier(resolve(name), where=where, revision=revision, device=self.device, labels=[REWARD_LABEL])
 
     # Scorers
 
@@ -169,7 +185,10 @@ class Components:
             source = evaluation.prompts
             settings = PromptSettings(prompts=source) if isinstance(source, str) else source
             whole = {"validation_fraction": 0.0, "heldout_fraction": 1.0, "heldout": None}
-            prompts = self._prepare(settings.model_copy(update=whole), policy).heldout
+            try:
+                prompts = self._prepare(settings.model_copy(update=whole), policy).heldout
+            except DataError as error:
+                raise DataError(f"evaluation.prompts: {error}") from error
             check_no_leak({"data.prompts": (*data.train, *data.validation), "evaluation.prompts": prompts})
         wanted = evaluation.n_prompts or get_protocol(evaluation.protocol).n_prompts
         if evaluation.n_prompts is not None and len(prompts) < wanted:
@@ -182,7 +201,8 @@ class Components:
         """The name of the protocol's own prompts, where the evaluation takes these; None for any other choice."""
         evaluation = self.recipe.evaluation
         if evaluation.prompts is None:
-            return "embedded" if self.recipe.data.prompts == "embedded" else None
+            # Their held-out split, unless the recipe filters or cuts them.
+            return "embedded" if self.recipe.data == PromptSettings(prompts="embedded") else None
         return evaluation.prompts if isinstance(evaluation.prompts, str) else None
 
     def _prepare(self, settings: PromptSettings, policy: LanguageModel) -> PreparedData:
@@ -193,7 +213,7 @@ class Components:
         protocol, pairs = get_protocol(self.recipe.evaluation.protocol), self.recipe.pairs
         in_training = getattr(self.recipe.method, "completion_tokens", pairs.completion_tokens)
         most_new_tokens = max(protocol.decoding.max_new_tokens, in_training[1])
-        template_tokens = len(policy.encode_prompt("")) if policy.chat else 0
+        template_tokens = len(policy.encode_prompt("x")) - len(policy.text_tokenizer.encode("x"))
         return prepare_prompts(
             settings,
             policy.text_tokenizer,
@@ -208,7 +228,14 @@ class Components:
         from datasets_prep.cache import BuiltPairs, cached_pairs
 
         recipe, settings, labeller = self.recipe, self.recipe.pairs, self.labeller()
-        paid_for = settings.n_prompts or max(1, recipe.budget.completions // settings.completions_per_prompt)
+        most = recipe.budget.completions // settings.completions_per_prompt
+        if not 1 <= (settings.n_prompts or most) <= most:
+            raise UsageError(
+                f"budget.completions: got {recipe.budget.completions}, expected at least "
+                f"{(settings.n_prompts or 1) * settings.completions_per_prompt}: pairs.completions_per_prompt times "
+                "pairs.n_prompts, or times one prompt"
+            )
+        paid_for = settings.n_prompts or most
         chosen = prompts[:paid_for]
         draw_key = (recipe.seed, "pairs", purpose)
         key = {
@@ -218,6 +245,7 @@ class Components:
             "settings": settings,
             "chat": recipe.chat,
             "draws": draw_key,
+            "code": _code_of_drawing(),
         }
 
         def build() -> BuiltPairs:
@@ -230,6 +258,18 @@ class Components:
         counts = ", ".join(f"{name} {value:.4g}" for name, value in built.statistics.items() if value)
         logger.info("%s pairs: %s", purpose, counts)
         return built
+
+
+@cache
+def _code_of_drawing() -> str:
+    """Hash of the code that decides what is drawn and how it is scored."""
+    from alignbench import generation, language_model, models
+    from alignbench.scorers import classifier
+    from alignbench.training import pairs
+
+    return fingerprint(
+        [inspect.getsource(module) for module in (generation, language_model, models, classifier, pairs)]
+    )
 
 
 def resolve(name: str) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignbench.errors import ModelError
 from alignbench.records import Decoding, FinishReason
 from alignbench.runtime import Key, generator
 
@@ -163,21 +164,27 @@ def sample(
     eos_id: int | None,
     pad_id: int,
 ) -> list[Sampled]:
-    """Samples one completion for every prompt, of at most `lengths[i]` tokens, from the uniforms `u` (b, >= t)."""
+    """Samples one completion for every prompt, of at most `lengths[i]` tokens, from the uniforms `u` (b, >= t).
+
+    Raises:
+        ModelError: The model's logits are not finite.
+    """
     device = next(model.parameters()).device
     batch = collate(prompt_ids, [()] * len(prompt_ids), pad_id, device)
     tokens, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]
     positions = position_ids(mask)
     u, limits = u.to(device), torch.tensor(lengths, device=device)
     finished = torch.zeros(len(lengths), dtype=torch.bool, device=device)
+    is_finite = torch.ones((), dtype=torch.bool, device=device)  # read once, at the end: no waiting for the device
     drawn: list[Tensor] = []
     past = None
     for step in range(max(lengths)):
         output = forward(model, tokens, mask, positions, 1, past_key_values=past, use_cache=True)
         logits = output.logits[:, -1]
+        is_finite &= torch.isfinite(logits).all()
         if eos_id is not None and step < decoding.min_new_tokens:
             logits[:, eos_id] = -torch.inf
-        token = inverse_cdf(sampling_probabilities(logits, decoding), u[:, step])
+        token = inverse_cdf(sampling_probabilities(logits, decoding), u[:, step]).clamp(max=logits.shape[-1] - 1)
         drawn.append(token)
         finished |= limits == step + 1
         if eos_id is not None:
@@ -187,6 +194,8 @@ def sample(
         past, tokens = output.past_key_values, token.unsqueeze(-1)
         mask = torch.cat((mask, mask.new_ones(len(lengths), 1)), dim=1)
         positions = positions[:, -1:] + 1
+    if not bool(is_finite):
+        raise ModelError("the policy's logits are not finite; if it is being trained, lower method.learning_rate")
     return [_cut(row, length, eos_id) for row, length in zip(torch.stack(drawn, dim=1).tolist(), lengths, strict=True)]
 
 

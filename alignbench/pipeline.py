@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench.components import Components
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, UsageError
 from alignbench.methods.base import RunContext, TrainData
-from alignbench.records import Cost, EvalReport, Prompt, fingerprint
+from alignbench.records import Cost, EvalReport, Prompt, Scorer, fingerprint
 from alignbench.reporting import store
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.schema import Upstream
@@ -36,7 +36,7 @@ from alignbench.runtime import (
 if TYPE_CHECKING:
     import torch
 
-    from alignbench.models import LanguageModel
+    from alignbench.language_model import LanguageModel
     from alignbench.recipe import Recipe
     from datasets_prep.cache import BuiltPairs
 
@@ -91,13 +91,29 @@ def plan(recipes: Sequence[Recipe]) -> list[Planned]:
         key = (recipe.name, recipe.seed)
         if key not in planned:
             upstream: dict[str, Planned] = {role: visit(other) for role, other in recipe.upstream().items()}
+            _check_same_data(recipe, upstream)
             run_hash = recipe.run_hash({role: other.run_hash for role, other in upstream.items()})
             planned[key] = Planned(recipe, run_hash, upstream)
+        elif planned[key].recipe != recipe:
+            raise UsageError(
+                f"{recipe.name}, seed {recipe.seed}: two recipes of this name are to run with different settings, "
+                "one of them because others build on it; list it once in the suite, or give it another name"
+            )
         return planned[key]
 
     for recipe in recipes:
         visit(recipe)
     return list(planned.values())
+
+
+def _check_same_data(recipe: Recipe, upstream: Upstreams) -> None:
+    """An upstream run on other splits may have trained on prompts that this one holds out."""
+    for role, other in upstream.items():
+        if other.recipe.data != recipe.data:
+            raise UsageError(
+                f"{recipe.name}: {role}.run: {other.recipe.name} has another `data` block, so it may have trained on "
+                f"prompts that {recipe.name} holds out; give both the same"
+            )
 
 
 def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> list[Outcome]:
@@ -114,7 +130,12 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> lis
         except AlignbenchError as error:
             logger.debug("run failed", exc_info=True)
             partial = store.partial_path(results, *planned.key)
-            outcomes[planned.key] = Outcome(*planned.key, "failed", partial if partial.exists() else None, error)
+            kept = partial if partial.exists() and not isinstance(error, UsageError) else None
+            outcomes[planned.key] = Outcome(*planned.key, "failed", kept, error)
+        except Exception as error:  # a defect, ours or a library's: shown in full, and the other runs go on
+            logger.exception("%s, seed %d: unexpected error", *planned.key)
+            unexpected = AlignbenchError(f"unexpected {type(error).__name__}: {error}")
+            outcomes[planned.key] = Outcome(*planned.key, "failed", error=unexpected)
     return list(outcomes.values())
 
 
@@ -168,6 +189,8 @@ def _execute(
     pairs = parts.pairs(policy, data.train, "training") if "preference_pairs" in recipe.method.needs else None
     if pairs is not None:
         upstream_cost.charge(pairs.cost)
+    # Before training, so that a wrong label does not come to light after it.
+    scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
 
     # 2. Train.
     with measured(cost):
@@ -178,7 +201,8 @@ def _execute(
     # 3. Evaluate on held-out prompts.
     with measured(evaluation_cost):
         if recipe.method.produces == "policy":
-            report, comparability = _evaluate_policy(recipe, parts, trained, heldout, device)
+            report, comparability = _evaluate_policy(recipe, parts, trained, heldout, scorers, device)
+            evaluation_cost.generated_tokens += int(report.completions["n_tokens"].sum())
         else:
             assert pairs is not None
             report, comparability = _evaluate_reward_model(parts, trained, pairs, policy, heldout)
@@ -196,7 +220,7 @@ def _execute(
 def _context(
     recipe: Recipe, parts: Components, directory: RunDirectory, policy: LanguageModel, cost: Cost
 ) -> RunContext:
-    from alignbench.models import Lora
+    from alignbench.language_model import Lora
 
     lora = recipe.policy.lora
     return RunContext(
@@ -225,14 +249,19 @@ def _logger(directory: RunDirectory, cost: Cost) -> Callable[[int, Mapping[str, 
 
 
 def _evaluate_policy(
-    recipe: Recipe, parts: Components, policy: Any, prompts: Sequence[Prompt], device: torch.device
+    recipe: Recipe,
+    parts: Components,
+    policy: Any,
+    prompts: Sequence[Prompt],
+    scorers: Mapping[str, Scorer],
+    device: torch.device,
 ) -> tuple[EvalReport, dict[str, Any]]:
     from alignbench.evaluation.evaluator import evaluate
     from alignbench.evaluation.protocols import comparability, get_protocol
     from alignbench.models import weights_fingerprint
 
     protocol = get_protocol(recipe.evaluation.protocol)
-    reference, scorers = parts.base_policy(), parts.toxicity_scorers()
+    reference = parts.base_policy()
     with progress_bar(f"evaluating under {protocol.name}", len(prompts)) as advance:
         report = evaluate(
             policy,
@@ -264,15 +293,17 @@ def _evaluate_reward_model(
     parts: Components, trained: Any, pairs: BuiltPairs, policy: LanguageModel, prompts: Sequence[Prompt]
 ) -> tuple[EvalReport, dict[str, Any]]:
     from alignbench.evaluation.reward_model import evaluate_reward_model
+    from alignbench.models import weights_fingerprint
 
-    heldout = parts.pairs(policy, prompts, "held-out").pairs
-    report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout)
+    heldout = parts.pairs(policy, prompts, "held-out")
+    report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout.pairs)
+    drawn_from = prompts[: int(heldout.statistics["n_prompts"])]
     same = {
         "protocol": report.protocol,
-        "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in prompts]),
+        "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in drawn_from]),
         "labeller": parts.labeller().fingerprint,
         "pairs": parts.recipe.pairs.model_dump(mode="json"),
-        "base_model": parts.recipe.policy.model,
+        "start_policy": weights_fingerprint(policy.model),
     }
     return report, same
 

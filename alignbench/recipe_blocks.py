@@ -23,8 +23,6 @@ class LoraSettings(Settings):
     """Rank."""
     alpha: float = Field(default=32.0, gt=0)
     """Scale: the adapter's output is multiplied by alpha / r."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input while training."""
     target_modules: tuple[Text, ...] | None = None
     """Names of the layers that get an adapter; null: the ones that peft knows for the architecture."""
 

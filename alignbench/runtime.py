@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,11 +58,18 @@ def seed_everything(seed: int) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Sets the number of CPU threads of torch; None leaves its choice."""
+    """Sets the number of CPU threads of torch; None is the number that the process started with."""
     import torch
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    initial = _initial_threads()  # read before the first change
+    torch.set_num_threads(threads or initial)
+
+
+@cache
+def _initial_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def quiet_libraries() -> None:

@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.models import (
-    Chat,
-    Lora,
-    load_classifier,
-    load_language_model,
-    load_policy,
-    weights_fingerprint,
-    without_dropout,
-)
+from alignbench.language_model import Chat, Lora
+from alignbench.models import load_classifier, load_language_model, load_policy, weights_fingerprint, without_dropout
 from alignbench.records import Decoding, Prompt
 
 PROMPT = Prompt("p", "the dog")
@@ -127,3 +120,35 @@ def test_missing_model_names_the_key(tmp_path):
         load_language_model(str(tmp_path / "none"))
     with pytest.raises(ModelError, match=r"policy\.model: cannot load 'no/such-model'"):
         load_language_model("no/such-model")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(checkpoints):
+    """A language model as a classifier would get a random head."""
+    with pytest.raises(ModelError, match=r"reward: .* has no weights for score\.weight"):
+        load_classifier(str(checkpoints / "policy"), where="reward")
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoints, tmp_path):
+    import shutil
+
+    shutil.copytree(checkpoints / "policy", tmp_path / "policy")
+    weights = tmp_path / "policy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"policy\.model: cannot load"):
+        load_language_model(str(tmp_path / "policy"))
+
+
+def test_adapter_on_a_layer_that_is_not_there(tiny_policy):
+    with pytest.raises(ModelError, match=r"policy\.lora\.target_modules: got 'q_pro', .*did you mean 'q_proj'"):
+        tiny_policy().add_adapter(Lora(r=4, target_modules=("q_pro",)))
+
+
+def test_a_completion_is_decoded_as_it_continues_its_prompt(tiny_policy):
+    """This tokenizer drops the space before the first word that it decodes, as many do."""
+    policy = tiny_policy()
+    [completion] = policy.generate([PROMPT], Decoding(3, min_new_tokens=3), 1, (0,))
+    whole = policy.tokenizer.decode(
+        [*policy.encode_prompt(PROMPT.text), *completion.token_ids], skip_special_tokens=True
+    )
+    assert PROMPT.text + completion.text == whole
+    assert completion.text.startswith(" ")

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import alignbench
 from alignbench import pipeline
-from alignbench.errors import RunExistsError, TrainingError
+from alignbench.errors import RunExistsError, TrainingError, UsageError
 from alignbench.recipe import load
+from alignbench.scorers.reward_model import load_reward_scorer
 
 
 def run(*names, **options):
@@ -53,8 +55,22 @@ def test_every_method_end_to_end(recipe_folder):
     assert list(log["step"]) == [1, 2, 3, 4]
 
 
-def test_rewards_of_the_learned_reward_are_the_models(recipe_folder):
+def test_rewards_of_the_learned_reward_are_the_models(recipe_folder, monkeypatch):
+    from alignbench.ppo.trainer import PPOTrainer
+
+    used = []
+    plain = PPOTrainer.__init__
+
+    def spy(self, policy, reward, *args, **kwargs):
+        used.append(reward.__self__)
+        plain(self, policy, reward, *args, **kwargs)
+
+    monkeypatch.setattr(PPOTrainer, "__init__", spy)
     run("ppo_learned_reward")
+    assert [scorer.name for scorer in used] == ["reward_model"]
+    artifact = Path("results/reward_model/seed0/artifact")
+    again = load_reward_scorer(artifact, name="x", text="completion", device=torch.device("cpu"))
+    assert again.fingerprint == used[0].fingerprint
     upstream = status("ppo_learned_reward")["upstream"]
     assert [(u["recipe"], u["role"]) for u in upstream] == [("reward_model", "reward")]
     assert upstream[0]["run_hash"] == status("reward_model")["run_hash"]
@@ -147,13 +163,16 @@ def test_pairs_are_drawn_once_and_charged_to_both(recipe_folder):
     assert costs[0]["training_completions"] == 32
 
 
-def test_results_name_no_folder_of_this_machine(recipe_folder):
+@pytest.mark.parametrize("sets", [[], ["policy.lora={r: 4, target_modules: [q_proj, v_proj]}"]], ids=["full", "lora"])
+def test_results_name_no_folder_of_this_machine(recipe_folder, sets):
     """Apart from what the user wrote into the recipe."""
-    run("ppo")
-    root = Path("results/ppo/seed0")
-    for file in root.rglob("*.json*"):
-        if file.name != "policy.json":  # the model's name as in the recipe
-            assert str(recipe_folder) not in file.read_text(), file
+    run("ppo", sets=sets)
+    files = [
+        file for file in Path("results/ppo/seed0").rglob("*") if file.suffix in (".json", ".jsonl", ".md", ".yaml")
+    ]
+    assert len(files) > 5
+    for file in files:
+        assert str(recipe_folder) not in file.read_text(), file
 
 
 def test_held_out_prompts_never_reach_training(recipe_folder, monkeypatch):
@@ -189,18 +208,50 @@ def test_chat_enters_prompts_and_comparability(recipe_folder):
     assert values("base")["perplexity", None] != with_chat["perplexity", None]
 
 
+LORA = "policy.lora={r: 4, target_modules: [q_proj, v_proj]}"
+
+
 def test_adapters_through_the_whole_flow(recipe_folder):
     """LoRA for both methods; PPO starts from DPO's adapter, merged, with a fresh one of its own."""
-    lora = "policy.lora={r: 4, target_modules: [q_proj, v_proj]}"
-    outcomes = run("dpo", "ppo", "ppo_after_dpo", sets=[lora])
+    outcomes = run("dpo", "ppo", "ppo_after_dpo", sets=[LORA])
     assert [o.state for o in outcomes] == ["done"] * 3, [o.error for o in outcomes]
-    for name in ("dpo", "ppo", "ppo_after_dpo"):
+    for name, weights_file in (
+        ("dpo", "adapter_model.safetensors"),
+        ("ppo", "adapter_model.safetensors"),
+        ("ppo_after_dpo", "model.safetensors"),  # an adapter alone would leave DPO's weights out
+    ):
         files = {file.name for file in Path(f"results/{name}/seed0/artifact").iterdir()}
-        assert "adapter_model.safetensors" in files
-        assert "model.safetensors" not in files
+        assert files & {"adapter_model.safetensors", "model.safetensors"} == {weights_file}
     assert status("ppo")["cost"]["trainable_parameters"] < 5000
     # KL in training is to the policy after DPO, in the evaluation to the base model.
     assert abs(alignbench.load_train_log("results/ppo_after_dpo")["objective/kl"].iloc[0]) < 1e-4
+
+
+@pytest.mark.parametrize("sets", [[], [LORA]], ids=["full", "lora"])
+def test_an_artifact_is_the_policy_that_was_evaluated(recipe_folder, checkpoints, sets):
+    """Log-probabilities of the evaluated completions, from the artifact loaded afresh."""
+    from alignbench.models import load_policy
+    from alignbench.records import Completion, Prompt
+
+    run("ppo_after_dpo", sets=[*sets, "method.learning_rate=0.01"])
+    policy = load_policy(Path("results/ppo_after_dpo/seed0/artifact"))
+    rows = alignbench.load_completions("results/ppo_after_dpo").head(8)
+    for row in rows.itertuples():
+        ids = tuple(policy.tokenizer.convert_tokens_to_ids(row.completion.split()))
+        ids += (policy.eos_id,) * (row.finish_reason == "eos")
+        if len(ids) != row.n_tokens + (row.finish_reason == "eos"):
+            continue  # a text that does not encode back to what was sampled
+        completion = Completion(row.prompt_id, row.sample, row.completion, ids, row.finish_reason)
+        [logprobs] = policy.token_logprobs([Prompt(row.prompt_id, row.prompt)], [completion])
+        assert logprobs.sum().item() == pytest.approx(row.logprob, abs=1e-3)
+        assert abs(row.logprob - row.reference_logprob) > 1e-3
+
+
+def test_the_start_is_the_upstream_policy(recipe_folder):
+    """Untrained after DPO is DPO's policy, not the base."""
+    Path("third.yaml").write_text("extends: shared.yaml\nname: third\nmethod: {name: untrained}\npolicy: {run: dpo}\n")
+    run("dpo", "third", sets=[])
+    assert values("third")["kl", None] == pytest.approx(values("dpo")["kl", None])
 
 
 @pytest.mark.parametrize("name", ["ppo", "dpo"])
@@ -208,3 +259,68 @@ def test_bfloat16_policy(recipe_folder, name):
     [outcome] = run(name, sets=["policy.dtype=bfloat16"])
     assert outcome.state == "done", outcome.error
     assert values(name)["perplexity", None] > 1
+
+
+def test_two_recipes_of_one_name_are_refused(recipe_folder):
+    """`b` wants a reward model on other pairs than `a` does; both are called reward_model."""
+    Path("suite.yaml").write_text(
+        "name: s\nrecipes:\n"
+        "  - {recipe: ppo_learned_reward.yaml, name: a}\n"
+        "  - {recipe: ppo_learned_reward.yaml, name: b, overrides: {pairs: {completions_per_prompt: 4}}}\n"
+    )
+    with pytest.raises(UsageError, match=r"reward_model, seed 0: two recipes of this name"):
+        pipeline.plan(load(["suite.yaml"]))
+
+
+def test_upstream_on_other_splits_is_refused(recipe_folder):
+    text = Path("reward_model.yaml").read_text()
+    Path("reward_model.yaml").write_text(json.dumps(json.loads(text) | {"data": {"split_seed": 5}}))
+    with pytest.raises(UsageError, match=r"reward\.run: reward_model has another `data` block"):
+        pipeline.plan(load(["ppo_learned_reward.yaml"]))
+
+
+def test_an_unexpected_error_ends_one_run_and_not_the_suite(recipe_folder, monkeypatch):
+    from alignbench.methods.untrained import Untrained
+
+    def fails(self, data, run):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(Untrained, "train", fails)
+    outcomes = run("base", "dpo")
+    assert [outcome.state for outcome in outcomes] == ["failed", "done"]
+    assert "unexpected ZeroDivisionError: a defect" in str(outcomes[0])
+
+
+def test_a_wrong_judge_comes_to_light_before_training(recipe_folder, monkeypatch, checkpoints):
+    from alignbench.methods.ppo import PPO
+
+    monkeypatch.setattr(PPO, "train", lambda *_: pytest.fail("training had begun"))
+    judge = {"classifier": str(checkpoints / "judge"), "label": "toxc"}
+    [outcome] = run("ppo", sets=[f"evaluation.scorers={json.dumps([judge])}"])
+    assert "did you mean 'toxic'" in str(outcome.error)
+
+
+def test_more_pairs_than_the_budget_pays_for_are_refused(recipe_folder):
+    [outcome] = run("dpo", sets=["pairs.n_prompts=40"])
+    assert "budget.completions: got 32, expected at least 80" in str(outcome.error)
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("ppo", ["method.learning_rate=1e30", "method.ppo_epochs=1", "method.mini_batch_size=8"]),
+        ("dpo", ["method.learning_rate=1e30", "budget.completions=8"]),
+        ("reward_model", ["method.learning_rate=1e30", "budget.completions=8"]),
+    ],
+)
+def test_weights_that_blow_up_stop_the_run(recipe_folder, name, sets):
+    [outcome] = run(name, sets=sets)
+    assert outcome.state == "failed"
+    assert "lower method.learning_rate" in str(outcome.error)
+    assert not Path(f"results/{name}/seed0").exists()
+
+
+def test_last_tenth():
+    assert pipeline._last_tenth([]) is None
+    assert pipeline._last_tenth([5.0]) == 5.0
+    assert pipeline._last_tenth([*([0.0] * 18), 1.0, 3.0]) == 2.0

@@ -198,7 +198,7 @@ def test_unreadable_file(write, monkeypatch):
             "expected 'float32' or 'bfloat16', did you mean 'float32'?",
         ),
         ("{model: some/model}", "{model: m, lora: {r: 0}}", "ppo.yaml: policy.lora.r: got 0, expected at least 1"),
-        ("{model: some/model}", "{model: m, lora: {rank: 1}}", "expected one of alpha, dropout, r, target_modules"),
+        ("{model: some/model}", "{model: m, lora: {rank: 1}}", "expected one of alpha, r, target_modules"),
         (", label: nothate", "", "ppo.yaml: reward.label: got nothing, expected the classifier's name"),
         (
             "{classifier: some/classifier, label: nothate}",

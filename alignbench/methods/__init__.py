@@ -1,1 +1,1 @@
-"""One file, one alignment method. `base.py` holds the interface and finds methods by name."""
+"""One file, one alignment method. `base.py` holds the interface, `registry.py` finds methods by name."""

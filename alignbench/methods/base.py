@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from alignbench.records import Cost, PreferencePair, Prompt, Scorer
 
 if TYPE_CHECKING:
-    from alignbench.models import LanguageModel, Lora
+    from alignbench.language_model import LanguageModel, Lora
 
 DataKind = Literal["prompts", "preference_pairs"]
 Architecture = Literal["causal", "seq2seq", "classifier"]

@@ -11,6 +11,7 @@ reward, not human choices; they are trained on as sampled, without an end-of-seq
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -21,7 +22,7 @@ from alignbench.methods.base import Architecture, DataKind, RunContext, TrainDat
 from alignbench.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
-    from alignbench.models import LanguageModel
+    from alignbench.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class DPO(TrainerSettings):
         from datasets import Dataset
         from trl import DPOConfig, DPOTrainer
 
-        from alignbench.models import lora_config, n_trainable_parameters
+        from alignbench.language_model import lora_config
+        from alignbench.models import n_trainable_parameters
         from alignbench.training.preference_collator import SampledTokensCollator, preference_rows
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
@@ -55,8 +57,8 @@ class DPO(TrainerSettings):
             train_dataset=Dataset.from_list(preference_rows(data.pairs, policy)),
             data_collator=SampledTokensCollator(policy.pad_id),
             processing_class=policy.tokenizer,
-            peft_config=lora_config(run.lora) if run.lora else None,
-            callbacks=[StepLog("DPO", _LOG_NAMES, run.log, check_first_loss)],
+            peft_config=lora_config(run.lora, policy.model) if run.lora else None,
+            callbacks=[StepLog("DPO", _LOG_NAMES, run.log, check_first_step)],
         )
         train(trainer, run.checkpoints)
         policy.model = trainer.model.eval()
@@ -76,7 +78,14 @@ _LOG_NAMES = {
 }
 
 
-def check_first_loss(loss: float) -> None:
-    """Before the first update policy and reference agree, so every pair's loss is -log sigmoid(0) = ln 2."""
-    if abs(loss - math.log(2)) > 1e-3:
-        raise TrainingError(f"the first DPO loss is {loss:.4f}, expected ln 2 = 0.6931: policy and reference differ")
+def check_first_step(logs: Mapping[str, float]) -> None:
+    """Before the first update policy and reference agree: both implicit rewards are 0 and the loss is ln 2.
+
+    The loss alone would miss a reference that is wrong on chosen and rejected completions alike.
+    """
+    off = max(abs(logs["rewards/chosen"]), abs(logs["rewards/rejected"]), abs(logs["loss"] - math.log(2)))
+    if off > 1e-5:
+        raise TrainingError(
+            f"the first DPO loss is {logs['loss']:.6f} with implicit rewards {logs['rewards/chosen']:.2e} and "
+            f"{logs['rewards/rejected']:.2e}, expected ln 2 = 0.693147 and 0: policy and reference differ"
+        )

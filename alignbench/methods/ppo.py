@@ -20,7 +20,7 @@ from alignbench.methods.base import Architecture, DataKind, RunContext, TrainDat
 from alignbench.ppo.config import PPOConfig
 
 if TYPE_CHECKING:
-    from alignbench.models import LanguageModel
+    from alignbench.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,14 @@ def load(directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Opt
 
     if not (directory / _STATE).is_file():
         return None
-    record = json.loads((directory / _STATE).read_text(encoding="utf-8"))
-    tensor_file = directory / record["tensors"]
-    if not tensor_file.is_file() or _sha256(tensor_file) != record["sha256"]:
-        raise TrainingError(
-            f"{tensor_file}: the checkpoint is damaged; delete its directory, or use --force, to start anew"
-        )
+    try:
+        record = json.loads((directory / _STATE).read_text(encoding="utf-8"))
+        tensor_file = directory / record["tensors"]
+        is_whole = _sha256(tensor_file) == record["sha256"]
+    except (OSError, ValueError, KeyError):
+        is_whole = False
+    if not is_whole:
+        raise TrainingError(f"{directory}: the checkpoint is damaged; use --force to start anew")
     tensors = load_file(tensor_file)
     saved = {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")}
     if saved != set(parameters):

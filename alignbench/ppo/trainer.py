@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from alignbench.errors import TrainingError
 from alignbench.generation import completion_forward, token_logprobs
-from alignbench.models import LanguageModel, n_trainable_parameters
+from alignbench.language_model import LanguageModel
+from alignbench.models import has_finite_weights, n_trainable_parameters
 from alignbench.ppo import checkpoint
 from alignbench.ppo.advantages import generalised_advantages
 from alignbench.ppo.config import PPOConfig
@@ -125,6 +126,8 @@ class PPOTrainer:
         # 7. Adapt the weight of the KL penalty.
         metrics = self._summary(rollout, kl, returns) | update
         self.controller.update(metrics["objective/kl"], len(completions))
+        if not has_finite_weights(self.model):
+            raise TrainingError(f"weights are not finite after PPO step {self.step + 1}: lower method.learning_rate")
         self.step += 1
         self._count(completions)
         tokens = sum(len(completion.token_ids) for completion in completions)
@@ -298,7 +301,7 @@ _COUNTERS = ("training_completions", "generated_tokens", "reward_calls", "optimi
 def _value_head(model: nn.Module) -> nn.Linear:
     """A linear head on the last hidden state, started at 0 so that the first values say nothing."""
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    head = nn.Linear(inner.config.get_text_config().hidden_size, 1)
+    head = nn.Linear(inner.get_output_embeddings().weight.shape[1], 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head

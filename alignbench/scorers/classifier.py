@@ -6,12 +6,13 @@ detoxification code has rewarded the wrong class for that reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 
-from alignbench.errors import ModelError, did_you_mean
+from alignbench.errors import ModelError, ScorerError, did_you_mean
 from alignbench.models import load_classifier, weights_fingerprint
 from alignbench.records import fingerprint
 
@@ -55,7 +56,6 @@ class ClassifierScorer:
         self.label_id = label_index(model.config, label, where)
         self.transform, self.text, self.complement, self.batch_size = transform, text, complement, batch_size
         self._label = label
-        self._cache: dict[str, float] = {}
         self._fingerprint = ""
 
     @classmethod
@@ -75,16 +75,25 @@ class ClassifierScorer:
         return self._fingerprint
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
-        """Scores every completion; equal texts are read once."""
-        texts = [
-            read_text(prompt, completion, self.text) for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        """Scores every completion; equal texts are read once.
+
+        Nothing is remembered from call to call: a score moves in its last digits with the batch it was computed in,
+        and a resumed run must see the same batches as an uninterrupted one.
+        """
+        texts = [read_text(*pair, self.text) for pair in zip(prompts, completions, strict=True)]
         # Longest first: little padding, and a batch that does not fit in memory fails at once.
-        unseen = sorted({text for text in texts if text not in self._cache}, key=lambda text: (-len(text), text))
-        for start in range(0, len(unseen), self.batch_size):
-            batch = unseen[start : start + self.batch_size]
-            self._cache.update(zip(batch, self._score_batch(batch), strict=True))
-        return [self._cache[text] for text in texts]
+        distinct = sorted(set(texts), key=lambda text: (-len(text), text))
+        scores: dict[str, float] = {}
+        for start in range(0, len(distinct), self.batch_size):
+            batch = distinct[start : start + self.batch_size]
+            scores.update(zip(batch, self._score_batch(batch), strict=True))
+        for text, value in scores.items():
+            if not math.isfinite(value):
+                raise ScorerError(
+                    f"the scorer {self.name!r} gives {value} for {text[:80]!r}, expected a finite number; if it was "
+                    "trained here, lower method.learning_rate"
+                )
+        return [scores[text] for text in texts]
 
     @torch.no_grad()
     def _score_batch(self, texts: Sequence[str]) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignbench.models import LanguageModel
+from alignbench.language_model import LanguageModel
 from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer
 from alignbench.runtime import Key, generator, progress_bar
 from datasets_prep.preference_pairs import build_pairs

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from alignbench.models import LanguageModel
+from alignbench.language_model import LanguageModel
 from alignbench.records import PreferencePair
 
 

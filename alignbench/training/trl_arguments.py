@@ -5,6 +5,7 @@ TRL's defaults differ between its trainers and assume a GPU with bfloat16, so no
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from alignbench.errors import TrainingError
+from alignbench.models import has_finite_weights
 from alignbench.runtime import progress_bar
 from alignbench.training.settings import TrainerSettings
 
@@ -72,19 +74,25 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         title: str,
         names: Mapping[str, str],
         log: Callable[[int, Mapping[str, float]], None],
-        check_first_loss: Callable[[float], None] = lambda loss: None,
+        check_first_step: Callable[[Mapping[str, float]], None] = lambda logs: None,
     ) -> None:
         self.title = title
         self.names = names
         self.log = log
-        self.check_first_loss = check_first_loss
-        """Called with the loss of step 1, which was taken before any update; may raise."""
+        self.check_first_step = check_first_step
+        """Called with what the trainer logs for step 1, which was taken before any update; may raise."""
         self._open = ExitStack()
         self._advance: Callable[[], None] = lambda: None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer before the first step."""
         self._advance = self._open.enter_context(progress_bar(self.title, state.max_steps - state.global_step))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after every optimizer step, before it saves."""
+        if control.should_save and not has_finite_weights(kwargs["model"]):
+            self._open.close()
+            raise TrainingError(f"weights are not finite at step {state.global_step}: lower method.learning_rate")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer after the last step."""
@@ -101,7 +109,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
             self._open.close()
             raise TrainingError(f"the loss is {loss} at step {state.global_step}: lower method.learning_rate")
         if state.global_step == 1:
-            self.check_first_loss(loss)
+            self.check_first_step(logs)
         self.log(
             state.global_step, {ours: float(logs[theirs]) for theirs, ours in self.names.items() if theirs in logs}
         )
@@ -109,9 +117,20 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
 
 
 def train(trainer: Any, checkpoints: Path) -> None:
-    """Trains to the end, from the newest checkpoint that a killed run has left."""
+    """Trains to the end, from the newest whole checkpoint that a killed run has left."""
     from transformers import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+
+
+def last_checkpoint(directory: Path) -> str | None:
+    """The newest checkpoint that is whole: its state file, which the trainer writes last, can be read."""
+    found = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from alignbench.errors import TrainingError
+from alignbench.language_model import LanguageModel, Lora
 from alignbench.methods.base import TrainData
-from alignbench.methods.dpo import DPO, check_first_loss
-from alignbench.models import Lora, load_policy, weights_fingerprint
+from alignbench.methods.dpo import DPO, check_first_step
+from alignbench.models import load_policy, weights_fingerprint
 from alignbench.training.preference_collator import SampledTokensCollator, preference_rows
 
 LORA = Lora(r=4, target_modules=("q_proj", "v_proj"))
@@ -41,10 +42,36 @@ def test_first_loss_is_ln_2(tiny_policy, checkpoints, tmp_path, run_context, pai
     assert log[1]["policy/loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
-def test_a_first_loss_that_is_not_ln_2_is_refused():
-    check_first_loss(0.69315)
-    with pytest.raises(TrainingError, match=r"first DPO loss is 1\.0099, expected ln 2"):
-        check_first_loss(1.0099)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"loss": 1.0099},
+        {"rewards/chosen": -5.7e-4, "rewards/rejected": -5.7e-4},  # wrong on both alike: the loss is still ln 2
+    ],
+)
+def test_a_first_step_with_another_reference_is_refused(wrong):
+    right = {"loss": math.log(2), "rewards/chosen": 0.0, "rewards/rejected": 0.0}
+    check_first_step(right)
+    with pytest.raises(TrainingError, match=r"expected ln 2 .* policy and reference differ"):
+        check_first_step(right | wrong)
+
+
+def test_a_wrong_reference_stops_training_at_its_first_step(monkeypatch, run_context, pairs):
+    """And the same command again does not get past it."""
+    copy_of = LanguageModel.frozen_copy
+
+    def slightly_off(self):
+        other = copy_of(self)
+        with torch.no_grad():
+            next(other.model.parameters()).mul_(1.05)
+        return other
+
+    monkeypatch.setattr(LanguageModel, "frozen_copy", slightly_off)
+    run, log = run_context()
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="policy and reference differ"):
+            METHOD.train(TrainData([], [], pairs), run)
+    assert log == {}
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])

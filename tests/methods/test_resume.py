@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from alignbench.language_model import Lora
 from alignbench.methods.base import TrainData
 from alignbench.methods.dpo import DPO
 from alignbench.methods.reward_model import RewardModel
-from alignbench.models import Lora
 
 LORA = Lora(r=4, target_modules=("q_proj", "v_proj"))
 

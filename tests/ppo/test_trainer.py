@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignbench.errors import TrainingError
-from alignbench.models import Lora
+from alignbench.language_model import Lora
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer
 

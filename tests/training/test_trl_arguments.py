@@ -6,7 +6,7 @@ import pytest
 
 from alignbench.errors import TrainingError
 from alignbench.training.settings import TrainerSettings
-from alignbench.training.trl_arguments import StepLog, trl_arguments
+from alignbench.training.trl_arguments import StepLog, last_checkpoint, trl_arguments
 
 
 def test_every_argument_is_one_that_trl_knows(tmp_path):
@@ -42,4 +42,27 @@ def test_the_first_loss_is_checked_and_no_other():
     log = StepLog("x", {}, lambda *_: None, seen.append)
     for step in (1, 2):
         log.on_log(None, SimpleNamespace(global_step=step), None, {"loss": float(step)})
-    assert seen == [1.0]
+    assert seen == [{"loss": 1.0}]
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    for step, content in ((50, "{}"), (100, ""), (150, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if content is not None:
+            (folder / "trainer_state.json").write_text(content)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-50")
+    assert last_checkpoint(tmp_path / "none") is None
+
+
+def test_weights_that_are_not_finite_are_not_saved():
+    import torch
+
+    log = StepLog("x", {}, lambda *_: None)
+    model = torch.nn.Linear(2, 2)
+    state, control = SimpleNamespace(global_step=9), SimpleNamespace(should_save=True)
+    log.on_step_end(None, state, control, model=model)
+    with torch.no_grad():
+        model.weight[0, 0] = float("inf")
+    with pytest.raises(TrainingError, match="not finite at step 9"):
+        log.on_step_end(None, state, control, model=model)

@@ -1,0 +1,256 @@
+"""A causal language model as everything else sees it: prompts in, completions and log-probabilities out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignbench.errors import ModelError, did_you_mean
+from alignbench.generation import SequenceBatch, collate, completion_forward, sample, token_logprobs, uniforms
+from alignbench.records import Completion, Decoding, Prompt
+from alignbench.runtime import Key
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+POLICY_FILE = "policy.json"
+"""Says what kind of policy a saved artifact is, and what it builds on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How a prompt becomes a chat turn."""
+
+    system: str | None = None
+    template: str | None = None
+    """Jinja text; None is the tokenizer's own template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A low-rank adapter (Hu et al. 2021)."""
+
+    r: int = 16
+    alpha: float = 32.0
+    target_modules: tuple[str, ...] | None = None
+    """None is the default of peft for the model family."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTokenizer:
+    """A tokenizer without special tokens: what data preparation counts and cuts prompts with."""
+
+    tokenizer: Any
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids."""
+        return str(self.tokenizer.decode(list(token_ids)))
+
+
+class LanguageModel:
+    """A causal language model with its tokenizer and chat format. Implements `records.Policy`."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, chat: Chat | None = None, batch_size: int = 64) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        """The hub id or path that it was loaded from."""
+        self.chat = chat
+        self.batch_size = batch_size
+        """Sequences in one forward pass without gradients."""
+        self.is_as_loaded = True
+        """False where the weights are those of an earlier run, which `name` does not hold."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def eos_id(self) -> int | None:
+        """The end-of-sequence token of the tokenizer."""
+        return self.tokenizer.eos_token_id  # type: ignore[no-any-return]
+
+    @property
+    def pad_id(self) -> int:
+        """Fills empty positions, which are always masked: any token serves where the tokenizer has no pad token."""
+        candidates = (self.tokenizer.pad_token_id, self.eos_id, 0)
+        return next(i for i in candidates if i is not None)
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence, prompt and completion together."""
+        config = self.model.config
+        limits = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions", "n_ctx")]
+        known = [limit for limit in (*limits, self.tokenizer.model_max_length) if limit]
+        return int(min(known))
+
+    @property
+    def has_adapter(self) -> bool:
+        """True where a LoRA adapter is attached."""
+        return hasattr(self.model, "disable_adapter")
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt as the model sees it: chat template and special tokens included."""
+        if self.chat is None:
+            ids = list(self.tokenizer(text)["input_ids"])
+            ends_with_eos = len(ids) > 1 and ids[-1] == self.eos_id and not text.endswith(self.tokenizer.eos_token)
+            return ids[:-1] if ends_with_eos else ids
+        messages = [{"role": "user", "content": text}]
+        if self.chat.system is not None:
+            messages.insert(0, {"role": "system", "content": self.chat.system})
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, chat_template=self.chat.template, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:
+            raise ModelError(f"chat: the template cannot render a prompt for {self.name!r}: {error}") from error
+        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    @property
+    def text_tokenizer(self) -> PlainTokenizer:
+        """The tokenizer as data preparation uses it."""
+        return PlainTokenizer(self.tokenizer)
+
+    def decode(self, token_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> str:
+        """Text of a completion, without special tokens, as it continues the text of its prompt.
+
+        Some tokenizers drop the space in front of the first word that they decode; hence the prompt.
+        """
+        prompt = str(self.tokenizer.decode(list(prompt_ids), skip_special_tokens=True))
+        text = str(self.tokenizer.decode([*prompt_ids, *token_ids], skip_special_tokens=True))
+        if text.startswith(prompt):
+            return text[len(prompt) :]
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Key) -> list[Completion]:
+        """Samples `n_samples` completions of every prompt, prompt-major."""
+        repeated = [prompt for prompt in prompts for _ in range(n_samples)]
+        samples = list(range(n_samples)) * len(prompts)
+        return self.complete(repeated, samples, [decoding.max_new_tokens] * len(repeated), decoding, key)
+
+    def complete(
+        self, prompts: Sequence[Prompt], samples: Sequence[int], limits: Sequence[int], decoding: Decoding, key: Key
+    ) -> list[Completion]:
+        """Samples one completion per row: sample number `samples[i]` of `prompts[i]`, of at most `limits[i]` tokens.
+
+        Every draw is keyed by (key, prompt id, sample number, position).
+        """
+        encoded = [self.encode_prompt(prompt.text) for prompt in prompts]
+        self._check_context(encoded, limits)
+        completions = []
+        for start in range(0, len(prompts), self.batch_size):
+            rows = range(start, min(start + self.batch_size, len(prompts)))
+            drawn = sample(
+                self.model,
+                [encoded[i] for i in rows],
+                [limits[i] for i in rows],
+                uniforms(key, [(prompts[i].id, samples[i]) for i in rows], max(limits)),
+                decoding,
+                eos_id=self.eos_id,
+                pad_id=self.pad_id,
+            )
+            completions += [
+                Completion(
+                    prompts[i].id, samples[i], self.decode(one.token_ids, encoded[i]), one.token_ids, one.finish_reason
+                )
+                for i, one in zip(rows, drawn, strict=True)
+            ]
+        return completions
+
+    def _check_context(self, encoded: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
+        longest = max(len(ids) + limit for ids, limit in zip(encoded, limits, strict=True))
+        if longest > self.context_tokens:
+            raise ModelError(
+                f"{self.name!r} takes {self.context_tokens} tokens; prompt and completion together need {longest}: "
+                "shorten data.prompt_tokens, or filter with data.max_prompt_chars"
+            )
+
+    def batch(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> SequenceBatch:
+        """Lays prompts and their completions into one padded batch on the model's device."""
+        encoded = [self.encode_prompt(prompt.text) for prompt in prompts]
+        return collate(encoded, [completion.token_ids for completion in completions], self.pad_id, self.device)
+
+    @torch.no_grad()
+    def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
+        """Log-probabilities in nats, one float32 CPU tensor (len(token_ids),) per completion."""
+        logprobs: list[Tensor] = []
+        for start in range(0, len(completions), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            batch = self.batch(prompts[rows], completions[rows])
+            logits, _ = completion_forward(self.model, batch)
+            values = token_logprobs(logits, batch.completion_ids).cpu()
+            logprobs += [row[mask] for row, mask in zip(values, batch.completion_mask.cpu(), strict=True)]
+        return logprobs
+
+    def add_adapter(self, lora: Lora) -> None:
+        """Attaches a fresh LoRA adapter: trainable, and without effect until it is trained."""
+        from peft import get_peft_model
+
+        self.model = get_peft_model(self.model, lora_config(lora, self.model))
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Within the block the model is the one that the adapter was attached to."""
+        with self.model.disable_adapter():
+            yield
+
+    def frozen_copy(self) -> LanguageModel:
+        """A copy that shares nothing with this model and takes no gradients."""
+        return LanguageModel(
+            copy.deepcopy(self.model).requires_grad_(False).eval(),
+            self.tokenizer,
+            self.name,
+            self.chat,
+            self.batch_size,
+        )
+
+    def save(self, directory: str | Path) -> None:
+        """Writes weights (safetensors), tokenizer and `policy.json`.
+
+        Of a model with an adapter only the adapter is written, unless what it was attached to came from an earlier
+        run: then both are merged. No absolute path is written: `policy.json` has the model's name in the recipe.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        adapter_alone = self.has_adapter and self.is_as_loaded
+        model = self.model
+        if adapter_alone:
+            for config in model.peft_config.values():
+                config.base_model_name_or_path = self.name
+        elif self.has_adapter:
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(directory)
+        (directory / "README.md").unlink(missing_ok=True)  # peft's template names the path of the base model
+        self.tokenizer.save_pretrained(directory)
+        record = {"kind": "language_model", "model": self.name, "adapter": adapter_alone}
+        (directory / POLICY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def lora_config(lora: Lora, model: nn.Module) -> Any:
+    """The peft configuration of an adapter on a causal language model; ModelError where a module is not in it."""
+    from peft import LoraConfig
+
+    known = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")})
+    for wanted in lora.target_modules or ():
+        if wanted not in known:
+            hint = did_you_mean(wanted, known)
+            raise ModelError(f"policy.lora.target_modules: got {wanted!r}, expected layers of the model, {known}{hint}")
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules=list(lora.target_modules) if lora.target_modules else None,
+        task_type="CAUSAL_LM",
+    )
