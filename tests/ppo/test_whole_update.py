@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 
+from alignbench.errors import TrainingError
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer
 from alignbench.runtime import generator
@@ -160,12 +161,16 @@ def test_limits_are_drawn_from_the_whole_range(tiny_policy, prompts):
     assert lengths == {2, 3, 4, 5, 6, 7}
 
 
-def test_a_first_ratio_that_is_not_1_stops(tiny_policy, prompts):
-    trainer = PPOTrainer(tiny_policy(), score, prompts, CONFIG, seed=SEED)
-    from alignbench.errors import TrainingError
+def test_a_first_ratio_that_is_not_1_stops(tiny_policy, prompts, monkeypatch):
+    """Old log-probabilities that are all off by 0.2, under policy and reference alike: KL is 0, the ratio exp(-0.2)."""
+    from alignbench.ppo import trainer as module
 
-    with pytest.raises(TrainingError, match=r"first probability ratio is 1\.2"):
-        trainer._check_ratio({"policy/ratio_mean": 1.2})
+    policy_pass, reference_pass = module.policy_pass, module.reference_pass
+    monkeypatch.setattr(module, "policy_pass", lambda *a: (policy_pass(*a)[0] + 0.2, *policy_pass(*a)[1:]))
+    monkeypatch.setattr(module, "reference_pass", lambda *a: reference_pass(*a) + 0.2)
+    trainer = PPOTrainer(tiny_policy(), score, prompts, CONFIG, seed=SEED)
+    with pytest.raises(TrainingError, match=r"first probability ratio is 0\.8187"):
+        trainer.train_step()
 
 
 def test_resume_with_a_classifier_is_exact_though_texts_repeat(tiny_policy, checkpoints, prompts, tmp_path):
