@@ -9,8 +9,8 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 .PHONY: quickstart test check format lint types imports slow clean
 
 quickstart: $(STAMP)
-	$(BIN)/alignbench run quickstart --results results/quickstart
-	$(BIN)/alignbench compare results/quickstart
+	$(BIN)/alignbench run quickstart
+	$(BIN)/alignbench compare results/
 
 test: $(STAMP)
 	$(ONE_THREAD) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu"
