@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from alignbench.language_model import Chat, LanguageModel
     from alignbench.recipe import Recipe
+    from alignbench.recipe_blocks import RewardSettings, RewardTerm
     from datasets_prep.cache import BuiltPairs
 
 logger = logging.getLogger(__name__)
@@ -45,16 +46,35 @@ class Components:
         """The policy that training starts from: the model of the recipe, or the policy of an upstream run."""
         from alignbench.models import load_policy
 
-        if "policy" not in self.artifacts:
-            return self.base_policy()
         settings = self.recipe.policy
-        return load_policy(
-            self.artifacts["policy"],
-            resolve,
-            settings.revision,
-            dtype=settings.dtype,
-            device=self.device,
-            chat=self._chat(),
+        if "policy" not in self.artifacts:
+            policy = self.base_policy()
+        else:
+            policy = load_policy(
+                self.artifacts["policy"],
+                resolve,
+                settings.revision,
+                dtype=settings.dtype,
+                device=self.device,
+                chat=self._chat(),
+            )
+        self._check_architecture(policy)
+        return policy
+
+    def _check_architecture(self, policy: LanguageModel) -> None:
+        """UsageError where the method cannot train this kind of policy."""
+        from alignbench.methods.registry import known_methods, method_class
+
+        method, kind = self.recipe.method, "seq2seq" if policy.is_encoder_decoder else "causal"
+        trains_another = getattr(method, "model", None) is not None  # a reward model's own start
+        if kind in method.architectures or trains_another:
+            return
+        able = [name for name in known_methods() if kind in method_class(name).architectures]
+        what = "an encoder-decoder (seq2seq)" if policy.is_encoder_decoder else "a causal"
+        raise UsageError(
+            f"policy.model: got {self.recipe.policy.model!r}, {what} model, which {self.recipe.method_name} does not "
+            f"train; expected a {' or '.join(sorted(method.architectures))} one, or a method that trains this one: "
+            f"{', '.join(able)}"
         )
 
     def base_policy(self) -> LanguageModel:
@@ -91,27 +111,54 @@ class Components:
         elif model is None:
             where, name, revision = "policy.model", resolve(self.recipe.policy.model), self.recipe.policy.revision
         assert name is not None
-        return load_classifier(resolve(name), where=where, revision=revision, device=self.device, labels=[REWARD_LABEL])
+        classifier, tokenizer = load_classifier(
+            resolve(name), where=where, revision=revision, device=self.device, labels=[REWARD_LABEL]
+        )
+        if classifier.config.is_encoder_decoder:
+            raise UsageError(
+                f"{where}: got {name!r}, an encoder-decoder model; a reward model starts from a causal model or a "
+                "classifier, named by method.model"
+            )
+        return classifier, tokenizer
 
     # Scorers
 
     def training_reward(self) -> Scorer | None:
-        """What training maximises: the reward model of an upstream run, else the classifier of the reward block."""
-        from alignbench.scorers.reward_model import load_reward_scorer
+        """What training maximises: the score of the reward block, and what it adds to it."""
+        from alignbench.scorers.weighted_sum import Term, WeightedSum
 
         reward = self.recipe.reward
         if reward is None:
             return None
-        if "reward" in self.artifacts:
-            return load_reward_scorer(
-                self.artifacts["reward"], name="reward_model", text=reward.text, device=self.device
-            )
-        return self._reward_classifier(as_toxicity=False)
+        main = self._main_reward(reward)
+        if not reward.also and reward.weight == 1.0:
+            return main
+        added = [
+            Term(term.name, self._reward_term(term, f"reward.also.{position}", term.name), term.weight)
+            for position, term in enumerate(reward.also)
+        ]
+        return WeightedSum([Term("main", main, reward.weight), *added], name="reward")
+
+    def _main_reward(self, reward: RewardSettings) -> Scorer:
+        """The reward model of an upstream run, else the function, else the classifier of the reward block."""
+        from alignbench.scorers.reward_model import load_reward_scorer
+
+        if "reward" not in self.artifacts:
+            return self._reward_term(reward, "reward", "reward")
+        return load_reward_scorer(self.artifacts["reward"], name="reward_model", text=reward.text, device=self.device)
+
+    def _reward_term(self, term: RewardTerm, where: str, name: str) -> Scorer:
+        """The function of a term, else its classifier."""
+        from alignbench.scorers.python_function import PythonFunction
+
+        if term.function is not None:
+            return PythonFunction(term.function, where=where, name=name, sha256=term.function_sha256)
+        return self._reward_classifier(term, where, name)
 
     def labeller(self) -> Scorer:
         """What labels preference pairs: the classifier where there is one, so that all methods mean the same harm."""
         reward = self.recipe.reward
-        scorer = self._reward_classifier(as_toxicity=False) if reward and reward.classifier else self.training_reward()
+        scorer = self._reward_classifier(reward) if reward and reward.classifier else self.training_reward()
         if scorer is None:
             raise DataError("reward: got nothing, expected a reward block: preference pairs are labelled by it")
         return scorer
@@ -123,7 +170,8 @@ class Components:
         scorers: dict[str, Scorer] = {}
         for entry in self.recipe.evaluation.scorers:
             if isinstance(entry, str):
-                scorers[entry] = self._reward_classifier(as_toxicity=True)
+                assert self.recipe.reward is not None
+                scorers[entry] = self._reward_classifier(self.recipe.reward, as_toxicity=True)
                 continue
             scorers[entry.name] = ClassifierScorer.load(
                 resolve(entry.classifier),
@@ -148,24 +196,24 @@ class Components:
         }
         return [name for name, window in windows.items() if window == "prompt_and_completion"]
 
-    def _reward_classifier(self, *, as_toxicity: bool) -> Scorer:
-        """The classifier of the reward block: its label's score, or the probability that the label does not hold."""
+    def _reward_classifier(
+        self, term: RewardTerm, where: str = "reward", name: str = "reward", *, as_toxicity: bool = False
+    ) -> Scorer:
+        """The classifier of a reward: its label's score, or the probability that the label does not hold."""
         from alignbench.scorers.classifier import ClassifierScorer
 
-        reward = self.recipe.reward
-        assert reward is not None
-        assert reward.classifier is not None
+        assert term.classifier is not None
         return ClassifierScorer.load(
-            resolve(reward.classifier),
-            where="reward",
-            revision=reward.revision,
+            resolve(term.classifier),
+            where=where,
+            revision=term.revision,
             device=self.device,
-            name="reward",
-            label=reward.label,
-            transform="probability" if as_toxicity else reward.transform,
+            name=name,
+            label=term.label,
+            transform="probability" if as_toxicity else term.transform,
             complement=as_toxicity,
-            text=reward.text,
-            batch_size=reward.batch_size,
+            text=term.text,
+            batch_size=term.batch_size,
         )
 
     # Data
@@ -212,12 +260,12 @@ class Components:
             settings = settings.model_copy(update={"prompts": resolve("embedded/prompts")})
         protocol, pairs = get_protocol(self.recipe.evaluation.protocol), self.recipe.pairs
         in_training = getattr(self.recipe.method, "completion_tokens", pairs.completion_tokens)
-        most_new_tokens = max(protocol.decoding.max_new_tokens, in_training[1])
+        longest_prompt = policy.longest_prompt(max(protocol.decoding.max_new_tokens, in_training[1]))
         template_tokens = len(policy.encode_prompt("x")) - len(policy.text_tokenizer.encode("x"))
         return prepare_prompts(
             settings,
             policy.text_tokenizer,
-            context_tokens=policy.context_tokens - most_new_tokens - template_tokens,
+            context_tokens=longest_prompt - template_tokens,
             cache_directory=cache_directory() / "data",
         )
 
@@ -264,12 +312,11 @@ class Components:
 def _code_of_drawing() -> str:
     """Hash of the code that decides what is drawn and how it is scored."""
     from alignbench import generation, language_model, models
-    from alignbench.scorers import classifier
+    from alignbench.scorers import classifier, python_function, weighted_sum
     from alignbench.training import pairs
 
-    return fingerprint(
-        [inspect.getsource(module) for module in (generation, language_model, models, classifier, pairs)]
-    )
+    scoring = (classifier, python_function, weighted_sum)
+    return fingerprint([inspect.getsource(module) for module in (generation, language_model, models, *scoring, pairs)])
 
 
 def resolve(name: str) -> str:

@@ -1,19 +1,30 @@
-"""A causal language model as everything else sees it: prompts in, completions and log-probabilities out."""
+"""A language model as everything else sees it: prompts in, completions and log-probabilities out."""
 
 from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from alignbench.errors import ModelError, did_you_mean
-from alignbench.generation import SequenceBatch, collate, completion_forward, sample, token_logprobs, uniforms
+from alignbench.generation import (
+    Sampled,
+    SequenceBatch,
+    collate,
+    completion_forward,
+    is_encoder_decoder,
+    sample,
+    token_logprobs,
+    uniforms,
+)
 from alignbench.records import Completion, Decoding, Prompt
 from alignbench.runtime import Key
 
@@ -59,10 +70,11 @@ class PlainTokenizer:
 
 
 class LanguageModel:
-    """A causal language model with its tokenizer and chat format. Implements `records.Policy`."""
+    """A causal or encoder-decoder language model with its tokenizer and chat format. Implements `records.Policy`."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, chat: Chat | None = None, batch_size: int = 64) -> None:
-        self.model = model
+        """Wraps a loaded model, and turns its dropout off for good."""
+        self.model = without_dropout(model)
         self.tokenizer = tokenizer
         self.name = name
         """The hub id or path that it was loaded from."""
@@ -90,11 +102,22 @@ class LanguageModel:
 
     @property
     def context_tokens(self) -> int:
-        """The longest sequence, prompt and completion together."""
+        """The longest sequence: prompt and completion together, or either of them where an encoder reads the prompt."""
         config = self.model.config
+        if hasattr(config, "relative_attention_num_buckets"):
+            return sys.maxsize  # T5 sees distances, not positions; its tokenizer names the length of the pre-training
         limits = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions", "n_ctx")]
         known = [limit for limit in (*limits, self.tokenizer.model_max_length) if limit]
         return int(min(known))
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """True where an encoder reads the prompt and a decoder writes the completion (T5)."""
+        return is_encoder_decoder(self.model)
+
+    def longest_prompt(self, n_new_tokens: int) -> int:
+        """The longest prompt in tokens, chat template and special tokens included, that leaves this much room."""
+        return self.context_tokens - (0 if self.is_encoder_decoder else n_new_tokens)
 
     @property
     def has_adapter(self) -> bool:
@@ -102,9 +125,15 @@ class LanguageModel:
         return hasattr(self.model, "disable_adapter")
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt as the model sees it: chat template and special tokens included."""
+        """Token ids of a prompt as the model sees it: chat template and special tokens included.
+
+        An end-of-sequence token that the tokenizer adds stays where an encoder reads the prompt, and goes where the
+        completion follows it.
+        """
         if self.chat is None:
             ids = list(self.tokenizer(text)["input_ids"])
+            if self.is_encoder_decoder:
+                return ids
             ends_with_eos = len(ids) > 1 and ids[-1] == self.eos_id and not text.endswith(self.tokenizer.eos_token)
             return ids[:-1] if ends_with_eos else ids
         messages = [{"role": "user", "content": text}]
@@ -116,23 +145,28 @@ class LanguageModel:
             )
         except Exception as error:
             raise ModelError(f"chat: the template cannot render a prompt for {self.name!r}: {error}") from error
-        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(rendered, add_special_tokens=self.is_encoder_decoder)["input_ids"])
 
     @property
     def text_tokenizer(self) -> PlainTokenizer:
         """The tokenizer as data preparation uses it."""
         return PlainTokenizer(self.tokenizer)
 
-    def decode(self, token_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> str:
-        """Text of a completion, without special tokens, as it continues the text of its prompt.
+    def decode(
+        self, token_ids: Sequence[int], prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+    ) -> str:
+        """Text of a completion as it continues the text of its prompt; that of a decoder stands alone.
 
         Some tokenizers drop the space in front of the first word that they decode; hence the prompt.
         """
-        prompt = str(self.tokenizer.decode(list(prompt_ids), skip_special_tokens=True))
-        text = str(self.tokenizer.decode([*prompt_ids, *token_ids], skip_special_tokens=True))
-        if text.startswith(prompt):
-            return text[len(prompt) :]
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+        def text(ids: Sequence[int]) -> str:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+        if self.is_encoder_decoder:
+            return text(token_ids)
+        prompt, whole = text(prompt_ids), text([*prompt_ids, *token_ids])
+        return whole[len(prompt) :] if whole.startswith(prompt) else text(token_ids)
 
     def generate(self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Key) -> list[Completion]:
         """Samples `n_samples` completions of every prompt, prompt-major."""
@@ -161,26 +195,54 @@ class LanguageModel:
                 eos_id=self.eos_id,
                 pad_id=self.pad_id,
             )
-            completions += [
-                Completion(
-                    prompts[i].id, samples[i], self.decode(one.token_ids, encoded[i]), one.token_ids, one.finish_reason
-                )
-                for i, one in zip(rows, drawn, strict=True)
-            ]
+            for i, one in zip(rows, drawn, strict=True):
+                ended = self._end_at_stop_string(one, encoded[i], decoding)
+                text = self.decode(ended.token_ids, encoded[i])
+                completions.append(Completion(prompts[i].id, samples[i], text, ended.token_ids, ended.finish_reason))
         return completions
 
+    def _end_at_stop_string(self, drawn: Sampled, prompt_ids: Sequence[int], decoding: Decoding) -> Sampled:
+        """Cuts a completion behind the first token, from `min_new_tokens` on, that completes a stop string.
+
+        Every position has a draw of its own, so what is left is what stopping while sampling would have given.
+        Special tokens count as text here: `<|im_end|>` can be a stop string.
+        """
+        content = drawn.token_ids[: -1 if drawn.finish_reason == "eos" else None]
+
+        def text(n_tokens: int) -> str:
+            return self.decode(content[:n_tokens], prompt_ids, skip_special_tokens=False)
+
+        whole = text(len(content)) if decoding.stop_strings else ""
+        if not any(stop in whole for stop in decoding.stop_strings):
+            return drawn
+        first = max(1, decoding.min_new_tokens)
+        before = text(first - 1)
+        for n_tokens in range(first, len(content) + 1):
+            now = text(n_tokens)
+            n_same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False)))
+            if any(now.find(stop, max(0, n_same - len(stop) + 1)) >= 0 for stop in decoding.stop_strings):
+                return Sampled(content[:n_tokens], "stop")
+            before = now
+        return drawn
+
     def _check_context(self, encoded: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
-        longest = max(len(ids) + limit for ids, limit in zip(encoded, limits, strict=True))
-        if longest > self.context_tokens:
+        lengths = [len(ids) for ids in encoded]
+        if self.is_encoder_decoder:
+            needed, what = max(*lengths, *limits), "the longer of prompt and completion needs"
+        else:
+            needed = max(length + limit for length, limit in zip(lengths, limits, strict=True))
+            what = "prompt and completion together need"
+        if needed > self.context_tokens:
             raise ModelError(
-                f"{self.name!r} takes {self.context_tokens} tokens; prompt and completion together need {longest}: "
+                f"{self.name!r} takes {self.context_tokens} tokens; {what} {needed}: "
                 "shorten data.prompt_tokens, or filter with data.max_prompt_chars"
             )
 
     def batch(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> SequenceBatch:
         """Lays prompts and their completions into one padded batch on the model's device."""
         encoded = [self.encode_prompt(prompt.text) for prompt in prompts]
-        return collate(encoded, [completion.token_ids for completion in completions], self.pad_id, self.device)
+        token_ids = [completion.token_ids for completion in completions]
+        return collate(encoded, token_ids, self.pad_id, self.device, for_encoder=self.is_encoder_decoder)
 
     @torch.no_grad()
     def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
@@ -239,7 +301,7 @@ class LanguageModel:
 
 
 def lora_config(lora: Lora, model: nn.Module) -> Any:
-    """The peft configuration of an adapter on a causal language model; ModelError where a module is not in it."""
+    """The peft configuration of an adapter on a language model; ModelError where a module is not in it."""
     from peft import LoraConfig
 
     known = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")})
@@ -252,5 +314,33 @@ def lora_config(lora: Lora, model: nn.Module) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         target_modules=list(lora.target_modules) if lora.target_modules else None,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
     )
+
+
+def without_dropout(model: Any) -> Any:
+    """Turns every dropout of a built model off, in place; it then computes the same in training mode.
+
+    Modules alone are not enough: many families hold probabilities as plain numbers (OPT, Llama, T5), or read them from
+    a configuration, of which parts of the model may have their own copy (T5).
+    """
+    configs = {}
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+        if hasattr(module, "config"):
+            configs[id(module.config)] = module.config
+    for config in configs.values():
+        zero_dropout(config)
+    return model
+
+
+def zero_dropout(config: Any) -> Any:
+    """Sets every dropout probability of a model configuration to 0, in place."""
+    for key, value in config.to_dict().items():
+        if "drop" in key and isinstance(value, (int, float)) and not isinstance(value, bool):
+            setattr(config, key, 0.0)
+    return config

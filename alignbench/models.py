@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.language_model import POLICY_FILE, Chat, LanguageModel
+from alignbench.language_model import POLICY_FILE, Chat, LanguageModel, zero_dropout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,16 +34,32 @@ def load_language_model(
     chat: Chat | None = None,
     shown_as: str | None = None,
 ) -> LanguageModel:
-    """Loads a causal language model with dropout off, in evaluation mode.
+    """Loads a causal or encoder-decoder language model with dropout off, in evaluation mode.
+
+    Where `name` holds a LoRA adapter, its base model is loaded and the adapter merged into it.
 
     `where` is the recipe key named in errors; `shown_as` is the name to record instead of a resolved path.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    config = _load_config(name, revision, where)
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"{where}: {name!r} is an encoder-decoder model; this version trains causal models only")
-    model = _load_weights(AutoModelForCausalLM, name, revision, where, config=config, dtype=DTYPES[dtype])
+    try:
+        config = _load_config(name, revision, where)
+    except ModelError:
+        adapter = _adapter_config(name, revision)
+        if adapter is None:
+            raise
+        policy = load_language_model(
+            adapter.base_model_name_or_path,
+            where=f"{where}: base model of the adapter {name!r}",
+            revision=adapter.revision,
+            dtype=dtype,
+            device=device,
+            chat=chat,
+        )
+        policy.name = shown_as or name
+        return _with_adapter_merged(policy, name, revision)
+    factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = _load_weights(factory, name, revision, where, config=config, dtype=DTYPES[dtype])
     tokenizer = load_tokenizer(name, revision=revision, where=where)
     return LanguageModel(model.to(device or "cpu").eval(), tokenizer, shown_as or name, chat)
 
@@ -66,14 +82,29 @@ def load_policy(
     except (OSError, ValueError) as error:
         raise ModelError(f"{directory}: cannot be read as a saved policy: {error}") from error
     if record["adapter"]:
-        from peft import PeftModel
-
         policy = load_language_model(resolve(record["model"]), revision=revision, shown_as=record["model"], **options)
-        merged = PeftModel.from_pretrained(policy.model, str(directory)).merge_and_unload()
-        policy.model = merged.requires_grad_(True).eval()  # peft froze what it wrapped
+        _with_adapter_merged(policy, str(directory))
     else:
         policy = load_language_model(str(directory), shown_as=record["model"], **options)
     policy.is_as_loaded = False
+    return policy
+
+
+def _adapter_config(name: str, revision: str | None) -> Any:
+    """What a saved adapter says about itself and its base model; None where `name` holds no adapter."""
+    from peft import PeftConfig
+
+    try:
+        return PeftConfig.from_pretrained(_path_or_id(name), revision=revision)
+    except Exception:  # no adapter there, for which peft has no one type of error
+        return None
+
+
+def _with_adapter_merged(policy: LanguageModel, adapter: str, revision: str | None = None) -> LanguageModel:
+    from peft import PeftModel
+
+    merged = PeftModel.from_pretrained(policy.model, _path_or_id(adapter), revision=revision).merge_and_unload()
+    policy.model = merged.requires_grad_(True).eval()  # peft froze what it wrapped
     return policy
 
 
@@ -116,14 +147,6 @@ def load_tokenizer(name: str, *, where: str = "policy.model", revision: str | No
     return _from_pretrained(AutoTokenizer, name, revision, where)
 
 
-def without_dropout(config: Any) -> Any:
-    """Sets every dropout probability of a model configuration to 0, in place."""
-    for key, value in config.to_dict().items():
-        if "drop" in key and isinstance(value, (int, float)) and not isinstance(value, bool):
-            setattr(config, key, 0.0)
-    return config
-
-
 def weights_fingerprint(model: nn.Module) -> str:
     """The first 16 hex digits of a SHA-256 over names, dtypes and bytes of all weights and buffers."""
     digest = hashlib.sha256()
@@ -141,7 +164,7 @@ def n_trainable_parameters(model: nn.Module) -> int:
 def _load_config(name: str, revision: str | None, where: str) -> Any:
     from transformers import AutoConfig
 
-    return without_dropout(_from_pretrained(AutoConfig, name, revision, where))
+    return zero_dropout(_from_pretrained(AutoConfig, name, revision, where))
 
 
 def has_finite_weights(model: nn.Module) -> bool:
@@ -168,13 +191,18 @@ def _from_pretrained(factory: Any, name: str, revision: str | None, where: str, 
     if (local.is_absolute() or name.startswith((".", "~"))) and not local.is_dir():
         raise ModelError(f"{where}: got {name!r}, expected a directory with a saved model; there is none at that path")
     try:
-        return factory.from_pretrained(str(local) if local.is_dir() else name, revision=revision, **options)
+        return factory.from_pretrained(_path_or_id(name), revision=revision, **options)
     except Exception as error:  # what a damaged or foreign checkpoint raises has no common type
         raise ModelError(
             f"{where}: cannot load {name!r} as {factory.__name__}: it is neither a local directory with that model "
             "nor in the local hub cache, or the hub cannot be reached; give a path, or download it first "
             f"({_first_line(error)})"
         ) from error
+
+
+def _path_or_id(name: str) -> str:
+    local = Path(name).expanduser()
+    return str(local) if local.is_dir() else name
 
 
 def _first_line(error: Exception) -> str:

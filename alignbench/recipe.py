@@ -81,6 +81,8 @@ class Recipe(Settings):
     def run_hash(self, upstream_hashes: Mapping[str, str]) -> str:
         """Returns the identity of the run: what the recipe says, less name, description and number of threads.
 
+        Of a Python reward the content of its file counts, not where it lies.
+
         Args:
             upstream_hashes: Run hash of each upstream recipe by role, as `upstream` gives them; they stand in for
                 the names of these recipes.
@@ -90,6 +92,10 @@ class Recipe(Settings):
         for role in ("policy", "reward"):
             if values[role] and values[role]["run"]:
                 values[role]["run"] = upstream_hashes[role]
+        reward = values["reward"]
+        for term in (reward, *reward["also"]) if reward else ():
+            if term["function"]:  # which file it is, its hash says
+                term["function"] = term["function"].rpartition(":")[2]
         return fingerprint(values)
 
     def upstream(self) -> dict[Role, Recipe]:
@@ -142,7 +148,7 @@ class _Source:
     def all_layers(self) -> list[Layer]:
         """Returns every layer, lowest first, with extended files in their places."""
         own = Layer(display(self.path), read_file(self.path), self.path.parent)
-        return [part for layer in (own, *self.layers) for part in expand(layer)]
+        return [part.with_located_functions() for layer in (own, *self.layers) for part in expand(layer)]
 
     def build(self, seed: int | None = None) -> Recipe:
         """Validates the recipe; RecipeError with all its problems."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.records import Settings
+from alignbench.scorers.python_function import check_function, file_sha256
 from datasets_prep.settings import PromptSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
@@ -31,7 +32,7 @@ class PolicySettings(Settings):
     """The language model that is aligned."""
 
     model: Text
-    """Hub id or local path."""
+    """Hub id or local path of a model, or of a LoRA adapter, which is merged into its base model."""
     revision: Text | None = None
     """Branch, tag or commit of a hub model; null: the newest."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -42,32 +43,105 @@ class PolicySettings(Settings):
     """Recipe whose trained policy is the start; null: the model as it is."""
 
 
-class RewardSettings(Settings):
-    """What is maximised."""
+class RewardTerm(Settings):
+    """One score: of a classifier, or of a Python function."""
 
     classifier: Text | None = None
-    """Hub id or local path of the classifier that defines harm: training reward, labeller of pairs, scorer `reward`."""
+    """Hub id or local path of a classifier."""
     revision: Text | None = None
     """Branch, tag or commit of a hub classifier; null: the newest."""
     label: Text | None = None
-    """Name of the harmless class, whose score is maximised."""
+    """Name of the class whose score is taken."""
     transform: Literal["logit", "logprob", "probability", "margin"] = "logit"
-    """What of the class is the reward; `margin` is its logit less the best other one."""
+    """What of the class is the score; `margin` is its logit less the log-sum-exp of the others."""
     text: TextWindow = "completion"
     """What the classifier sees."""
     batch_size: int = Field(default=64, ge=1)
     """Texts per forward pass."""
-    run: Name | None = None
-    """Recipe of a reward model to train on instead; the classifier stays the notion of harm."""
+    function: Text | None = None
+    """`file.py:name` of a function of prompts and completions, beside the recipe or in the current folder."""
+    function_sha256: Text | None = Field(default=None, validate_default=True)
+    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
+    weight: float = 1.0
+    """What the score is multiplied by."""
+
+    @field_validator("function")
+    @classmethod
+    def _is_there(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_function(value)
+        return value
+
+    @field_validator("function_sha256")
+    @classmethod
+    def _is_of_the_file(cls, value: str | None, info: ValidationInfo) -> str | None:
+        function = info.data.get("function")  # absent where it was refused
+        if function is None:
+            return None
+        found = file_sha256(function)
+        if value not in (None, found):
+            raise ValueError(f"{found}, that of {function} now; null takes the file as it is")
+        return found
 
     @model_validator(mode="after")
-    def _names_a_source(self) -> RewardSettings:
-        if self.classifier is None and self.run is None:
-            raise ValueError(
-                "classifier: a hub id or path of a classifier, or `run:` with the recipe of a reward model"
-            )
+    def _has_a_label(self) -> Self:
         if self.classifier is not None and self.label is None:
-            raise ValueError("label: the classifier's name for the harmless class, such as nothate")
+            raise ValueError("label: the classifier's name for the class to score, such as nothate")
+        return self
+
+
+class AddedReward(RewardTerm):
+    """A score that is added to the reward."""
+
+    name: Name
+    """Its name in the training log."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_run(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "run" in values:
+            raise ValueError("run: the run in reward.run, and here what is added to it: a classifier or a function")
+        return values
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.classifier is None) == (self.function is None):
+            raise ValueError("classifier: either a classifier or a `function:`")
+        if self.function is not None:
+            for key in ("revision", "label", "transform", "text", "batch_size"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key}: it left out, a function has none")
+        return self
+
+
+class RewardSettings(RewardTerm):
+    """What is maximised: the score of `run`, `function` or `classifier`, the first that is given, plus those in `also`.
+
+    A classifier here always defines harm: it labels pairs and is the scorer `reward`, `label` being its harmless class.
+    """
+
+    run: Name | None = None
+    """Recipe of a reward model to train on instead; the classifier stays the notion of harm."""
+    also: tuple[AddedReward, ...] = ()
+    """Further scores, added to the reward of training; pairs are not labelled by them where there is a classifier."""
+
+    @field_validator("also")
+    @classmethod
+    def _have_names_of_their_own(cls, value: tuple[AddedReward, ...]) -> tuple[AddedReward, ...]:
+        names = ["main", *(term.name for term in value)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"terms with different names, not {', '.join(names)} (main is the reward block itself)")
+        return value
+
+    @model_validator(mode="after")
+    def _names_a_source(self) -> Self:
+        if self.classifier is None and self.function is None and self.run is None:
+            raise ValueError(
+                "classifier: a hub id or path of a classifier, `function:` with a Python function, or `run:` with the "
+                "recipe of a reward model"
+            )
+        if self.function is not None and self.run is not None:
+            raise ValueError("function: nothing beside `run`; a second score goes into `also`")
         return self
 
 

@@ -48,6 +48,24 @@ class Layer:
         }
         return Layer(self.label, values, self.directory)
 
+    def with_located_functions(self) -> Layer:
+        """Returns the layer with Python rewards that lie beside its file named as seen from the current folder."""
+        reward = self.values.get("reward")
+        if not isinstance(reward, Mapping):
+            return self
+        located = self._located(reward)
+        if isinstance(located.get("also"), list):
+            located["also"] = [self._located(term) if isinstance(term, Mapping) else term for term in located["also"]]
+        return Layer(self.label, {**self.values, "reward": located}, self.directory)
+
+    def _located(self, term: Mapping[str, Any]) -> dict[str, Any]:
+        function = term.get("function")
+        file, colon, name = function.rpartition(":") if isinstance(function, str) else ("", "", "")
+        beside = self.directory / file
+        if not colon or Path(file).is_absolute() or not beside.is_file():
+            return dict(term)
+        return {**term, "function": Path(os.path.relpath(beside)).as_posix() + colon + name}
+
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:
     """Lays each layer over those before it: mappings merge, everything else (null and lists too) replaces."""

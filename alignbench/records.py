@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-FinishReason = Literal["eos", "length"]
+FinishReason = Literal["eos", "stop", "length"]
+"""The end-of-sequence token, a stop string, or the token limit."""
 Direction = Literal["lower", "higher", "none"]
 N_JACKKNIFE_GROUPS = 20
 """Corpus metrics get their uncertainty from deleting one of this many prompt-hash groups at a time."""
@@ -64,7 +65,8 @@ class Completion:
     text: str
     """Decoded without special tokens; what scorers see."""
     token_ids: tuple[int, ...]
-    """As sampled, the final end-of-sequence token included where `finish_reason` is `eos`."""
+    """As sampled; ends with the end-of-sequence token where `finish_reason` is `eos`, and with the token that completed
+    a stop string where it is `stop`."""
     finish_reason: FinishReason
 
     @property
@@ -94,11 +96,17 @@ class Decoding:
     top_k: int = 0
     """0 means no limit."""
     top_p: float = 1.0
+    stop_strings: tuple[str, ...] = ()
+    """A completion ends with the token that completes one of these, though not before `min_new_tokens`."""
 
     @property
     def is_untruncated(self) -> bool:
         """True for plain sampling from the model's own distribution at temperature 1."""
         return self.temperature == 1.0 and self.top_k == 0 and self.top_p == 1.0 and self.min_new_tokens == 0
+
+    def keeps_all(self, n_words: int) -> bool:
+        """True where neither top-k nor top-p takes a word out of a vocabulary of this size."""
+        return self.top_p >= 1.0 and not 0 < self.top_k < n_words
 
 
 @dataclass(frozen=True, slots=True)

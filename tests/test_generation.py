@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from alignbench.generation import (
+    Sampled,
     collate,
     completion_forward,
     inverse_cdf,
     position_ids,
     sampling_probabilities,
+    sampling_support,
     token_logprobs,
     uniforms,
 )
@@ -123,3 +125,137 @@ def test_truncation_by_hand():
     # Temperature 1/2 squares the probabilities: 0.25, 0.0625, 0.0225, 0.01 over their sum 0.345.
     sharp = sampling_probabilities(logits, Decoding(1, temperature=0.5)).tolist()[0]
     assert sharp == pytest.approx([p / 0.345 for p in (0.25, 0.0625, 0.0225, 0.01)])
+
+
+def test_minimum_length_bans_eos_before_truncation_by_hand():
+    logits = torch.tensor([[0.5, 0.25, 0.15, 0.1]]).log()
+    decoding = Decoding(4, min_new_tokens=2, top_k=2)
+    # Token 0 is the end: without it top-k 2 keeps 0.25 and 0.15, of which 0.625 and 0.375 are the shares.
+    assert sampling_probabilities(logits, decoding, 0, 1).tolist()[0] == pytest.approx([0, 0.625, 0.375, 0])
+    assert sampling_probabilities(logits, decoding, 0, 2).tolist()[0] == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert sampling_probabilities(logits, decoding, None, 0).tolist()[0] == pytest.approx([2 / 3, 1 / 3, 0, 0])
+
+
+def test_support_by_hand():
+    logits = torch.tensor([[[0.5, 0.25, 0.15, 0.1]] * 2, [[0.1, 0.2, 0.3, 0.4]] * 2]).log()  # two rows, two positions
+    assert sampling_support(logits, Decoding(2), 0) is None
+    assert sampling_support(logits, Decoding(2, temperature=0.5, top_k=4), 0) is None  # four words are all there are
+    assert sampling_support(logits, Decoding(2, min_new_tokens=1), None) is None  # there is no end to ban
+    only_eos = sampling_support(logits, Decoding(2, min_new_tokens=1), 0)
+    assert only_eos.tolist() == [[[False, True, True, True], [True] * 4]]
+    assert sampling_support(logits, Decoding(9, min_new_tokens=9), 3).tolist() == [[[True, True, True, False]] * 2]
+    top_k = sampling_support(logits, Decoding(2, top_k=1, min_new_tokens=1), 0).tolist()
+    assert top_k == [
+        [[False, True, False, False], [True, False, False, False]],
+        [[False, False, False, True], [False, False, False, True]],
+    ]
+    # 0.5 + 0.25 reach 0.7, and so do 0.4 + 0.3. At temperature 1/2 the shares of 0.5 and 0.25 are 0.25 / 0.345 = 0.72
+    # and 0.18, those of 0.4 and 0.3 are 0.16 / 0.3 = 0.53 and 0.3: the first row needs one token, the second two.
+    top_p = sampling_support(logits, Decoding(2, top_p=0.7), 0)[:, 0].tolist()
+    assert top_p == [[True, True, False, False], [False, False, True, True]]
+    sharp = sampling_support(logits, Decoding(2, top_p=0.7, temperature=0.5), 0)[:, 0].tolist()
+    assert sharp == [[True, False, False, False], [False, False, True, True]]
+    # Two of four equal tokens reach 0.5 exactly, and no third one is needed.
+    assert sampling_support(torch.zeros(1, 1, 4), Decoding(1, top_p=0.5), None).sum().item() == 2
+    # Top-p looks at what top-k left: 0.4 is 0.4 / 0.7 = 0.57 of the two best, and enough for 0.55.
+    both = sampling_support(logits, Decoding(2, top_p=0.55, top_k=2), 0)[1, 0].tolist()
+    assert both == [False, False, False, True]
+
+
+def test_logprobs_are_renormalised_over_the_support():
+    logits = torch.tensor([[[0.5, 0.25, 0.15, 0.1]]]).log() + 3.0
+    support = torch.tensor([[[True, True, False, False]]])
+    assert token_logprobs(logits, torch.tensor([[1]]), support=support).item() == pytest.approx(math.log(1 / 3))
+    # Temperature 1/2 squares: 0.0625 / (0.25 + 0.0625) = 0.2.
+    sharp = token_logprobs(logits, torch.tensor([[1]]), temperature=0.5, support=support)
+    assert sharp.item() == pytest.approx(math.log(0.2))
+    # A token outside counts as inside, so that it stays finite: 0.1 / (0.5 + 0.25 + 0.1).
+    outside = token_logprobs(logits, torch.tensor([[3]]), support=support)
+    assert outside.item() == pytest.approx(math.log(0.1 / 0.85))
+
+
+def test_logprobs_over_the_support_are_those_of_the_draw(tiny_policy):
+    """Two ways to the same number: the draw works in float64 step by step, training in float32 on the whole."""
+    policy, decoding = tiny_policy(), Decoding(6, min_new_tokens=2, temperature=0.8, top_k=9, top_p=0.8)
+    completions = policy.generate(PROMPTS, decoding, 4, (0, "x"))
+    batch = policy.batch([prompt for prompt in PROMPTS for _ in range(4)], completions)
+    with torch.no_grad():
+        logits, _ = completion_forward(policy.model, batch)
+    support = sampling_support(logits, decoding, policy.eos_id)
+    logprobs = token_logprobs(logits, batch.completion_ids, decoding.temperature, support)
+    for row, completion in enumerate(completions):
+        for position, token in enumerate(completion.token_ids):
+            assert support[row, position, token]
+            one = sampling_probabilities(logits[row : row + 1, position], decoding, policy.eos_id, position)
+            assert logprobs[row, position].item() == pytest.approx(one[0, token].log().item(), abs=1e-5)
+    assert support.any(-1).all()
+    assert 0 < support.sum(-1).max() <= 9
+
+
+# The policy below gives each position one certain token, so that what is sampled is known beforehand.
+
+
+@pytest.fixture
+def scripted(tiny_policy, monkeypatch):
+    """Makes a policy that answers every prompt with the given words, and with `dog` after them."""
+
+    def make(text):
+        policy = tiny_policy()
+        ids = tuple(policy.tokenizer.convert_tokens_to_ids([*text.split(), *["dog"] * 9]))
+
+        def drawn(model, prompt_ids, lengths, u, decoding, *, eos_id, pad_id):
+            if eos_id in ids:
+                return [Sampled(ids[: ids.index(eos_id) + 1], "eos") for _ in lengths]
+            return [Sampled(ids[:n], "length") for n in lengths]
+
+        monkeypatch.setattr("alignbench.language_model.sample", drawn)
+        return policy
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("said", "stops", "at_least", "kept", "reason"),
+    [
+        ("a red bird sings now", ("bird",), 0, " a red bird", "stop"),
+        ("a red bird sings now", ("red b",), 0, " a red bird", "stop"),  # spans two tokens
+        ("a red bird sings now", ("sings", "red"), 0, " a red", "stop"),  # whichever comes first
+        ("a red bird sings now", ("rude",), 0, " a red bird sings now dog dog dog", "length"),
+        ("red a red bird sings", ("red",), 2, " red a red", "stop"),  # the first one comes too early
+        ("a red bird sings now", ("red",), 3, " a red bird sings now dog dog dog", "length"),
+        ("a red bird sings now", ("red b",), 3, " a red bird", "stop"),  # begins early, is complete in time
+        ("a red <eos> bird", ("bird",), 0, " a red", "eos"),  # what comes after the end does not count
+        ("a red <eos> bird", ("red",), 0, " a red", "stop"),
+        ("a a a a a a a dog", ("dog",), 0, " a a a a a a a dog", "stop"),  # at the limit
+        ("a <unk> bird", ("<unk>",), 0, " a", "stop"),  # a special token
+        ("a red <eos> bird", ("<eos>",), 0, " a red", "eos"),  # the end is an end, whatever its name
+    ],
+)
+def test_stop_strings(scripted, said, stops, at_least, kept, reason):
+    [completion] = scripted(said).generate([PROMPTS[0]], Decoding(8, at_least, stop_strings=stops), 1, (0,))
+    assert (completion.text, completion.finish_reason) == (kept, reason)
+    if reason != "eos" and "<unk>" not in said:
+        assert completion.n_tokens == len(completion.token_ids) == len(kept.split())
+
+
+def test_overlapping_stop_strings_end_with_their_last_token(scripted):
+    """`a a` is complete with the second `a`, too early, and again with the third."""
+    [completion] = scripted("a a a red").generate([PROMPTS[0]], Decoding(8, 3, stop_strings=("a a",)), 1, (0,))
+    assert completion.n_tokens == 3
+
+
+def test_stop_strings_leave_the_draws_as_they_are(tiny_policy):
+    policy = tiny_policy()
+    without = policy.generate(PROMPTS, Decoding(12), 20, (0, "x"))
+    stopped = policy.generate(PROMPTS, Decoding(12, stop_strings=("good", "bad")), 20, (0, "x"))
+    assert {c.finish_reason for c in stopped} == {"eos", "stop", "length"}
+    for free, cut in zip(without, stopped, strict=True):
+        assert cut.token_ids == free.token_ids[: len(cut.token_ids)]
+        words = cut.text.split()
+        if cut.finish_reason == "stop":
+            assert words[-1] in ("good", "bad")
+            assert not {"good", "bad"} & set(words[:-1])
+            assert cut.n_tokens == len(cut.token_ids)
+        else:
+            assert cut == free
+            assert not {"good", "bad"} & set(words)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.language_model import Chat, Lora
-from alignbench.models import load_classifier, load_language_model, load_policy, weights_fingerprint, without_dropout
+from alignbench.language_model import Chat, LanguageModel, Lora, zero_dropout
+from alignbench.models import load_classifier, load_language_model, load_policy, weights_fingerprint
 from alignbench.records import Decoding, Prompt
 
 PROMPT = Prompt("p", "the dog")
@@ -70,11 +70,32 @@ def test_dropout_is_off_in_training_mode(checkpoints):
     assert torch.equal(model(ids).logits, model(ids).logits)
 
 
-def test_without_dropout_finds_every_name():
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", "gpt_neo", "gptj", "opt", "bloom", "llama", "qwen2", "pythia", "t5", "flan_t5", "bart"],
+)
+def test_a_model_that_the_user_built_loses_its_dropout_for_good(family, name):
+    """Also one with an adapter that has dropout of its own."""
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = family(name, dropout=0.5)
+    kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    model = get_peft_model(model, LoraConfig(r=2, lora_dropout=0.5, task_type=kind, init_lora_weights=False)).train()
+    ids = {"input_ids": torch.arange(3, 11).unsqueeze(0)}
+    ids |= {"decoder_input_ids": ids["input_ids"]} if kind == "SEQ_2_SEQ_LM" else {}
+    assert not torch.equal(model(**ids).logits, model(**ids).logits)
+    policy = LanguageModel(model, tokenizer, name)
+    assert policy.model.training
+    assert torch.equal(policy.model(**ids).logits, policy.model(**ids).logits)
+    frozen = policy.frozen_copy().model.train()
+    assert torch.equal(frozen(**ids).logits, policy.model(**ids).logits)
+
+
+def test_zero_dropout_finds_every_name():
     from transformers import BloomConfig, GPT2Config, OPTConfig, T5Config
 
     for config in (GPT2Config(), OPTConfig(), BloomConfig(hidden_dropout=0.1), T5Config()):
-        values = without_dropout(config).to_dict()
+        values = zero_dropout(config).to_dict()
         assert not any(v for k, v in values.items() if "drop" in k and isinstance(v, float)), type(config)
 
 
@@ -105,14 +126,6 @@ def test_tokenizer_without_pad_token_is_handled(tiny_policy):
 def test_prompt_longer_than_the_context_is_refused(tiny_policy):
     with pytest.raises(ModelError, match="takes 64 tokens; prompt and completion together need 75"):
         tiny_policy().generate([Prompt("p", "the " * 70)], Decoding(5), 1, (0,))
-
-
-def test_encoder_decoder_is_refused_by_name(tmp_path):
-    from transformers import T5Config
-
-    T5Config(d_model=8, num_layers=1, num_heads=1, d_ff=8).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"policy\.model: .* encoder-decoder"):
-        load_language_model(str(tmp_path))
 
 
 def test_missing_model_names_the_key(tmp_path):

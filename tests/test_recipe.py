@@ -159,7 +159,7 @@ def test_unreadable_file(write, monkeypatch):
         (
             "batch_size: 8",
             "kl_coeff: 1",
-            "ppo.yaml: method.kl_coeff: got an unknown key, expected one of adam_epsilon,",
+            "ppo.yaml: method.kl_coeff: got an unknown key, expected one of adam_betas,",
         ),
         ("batch_size: 8", "kl_coeff: 1", "did you mean 'kl_coef'?"),
         ("policy:", "polcy:", "ppo.yaml: polcy: got an unknown key, expected one of budget, chat,"),
@@ -349,7 +349,7 @@ def test_problems_name_the_place_that_set_the_key(write):
         ("seed=[1", "--set seed, line 1, column 3: got a syntax error"),
         ("seed=010", "--set seed, line 1, column 1: got the number 010"),
         ("name.a=1", '--set: name: got {"a": 1}, expected text'),
-        ("method.beta=1", "--set: method.beta: got an unknown key, expected one of adam_epsilon"),
+        ("method.beta=1", "--set: method.beta: got an unknown key, expected one of adam_betas"),
     ],
 )
 def test_wrong_set(write, assignment, expected):

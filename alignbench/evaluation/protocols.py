@@ -101,7 +101,8 @@ def comparability(
     return {
         "protocol": protocol.name + ("*" if starred else ""),
         "samples_per_prompt": protocol.samples_per_prompt,
-        "decoding": asdict(protocol.decoding),
+        # Left out where there are none, so that runs stay comparable with those from before there were any.
+        "decoding": {name: value for name, value in asdict(protocol.decoding).items() if value != ()},
         "n_prompts": len(prompts),
         "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in protocol.cut(prompts)]),
         "scorers": {name: scorer.fingerprint for name, scorer in sorted(scorers.items())},

@@ -20,7 +20,7 @@ class Untrained:
 
     needs: ClassVar[frozenset[DataKind]] = frozenset()
     needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal"})
+    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal", "seq2seq"})
     produces: ClassVar[Literal["policy"]] = "policy"
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:

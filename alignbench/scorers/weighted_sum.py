@@ -1,0 +1,49 @@
+"""Several scores as one: their weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignbench.records import Scorer, fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One score and its weight."""
+
+    name: str
+    scorer: Scorer
+    weight: float
+
+
+class WeightedSum:
+    """The sum of weight times score; None where any term is None. Implements `records.Scorer`."""
+
+    def __init__(self, terms: Sequence[Term], *, name: str) -> None:
+        self.terms = tuple(terms)
+        self.name = name
+        self.term_means: dict[str, float] = {}
+        """Mean of each term over what it scored in the last call, before its weight."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the terms' fingerprints and weights."""
+        return fingerprint([[term.scorer.fingerprint, term.weight] for term in self.terms])
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
+        """Scores completions[i] given prompts[i] by every term."""
+        columns = [term.scorer.score(prompts, completions) for term in self.terms]
+        scored = [[value for value in column if value is not None] for column in columns]
+        self.term_means = {
+            term.name: sum(values) / len(values) for term, values in zip(self.terms, scored, strict=True) if values
+        }
+        return [self._sum(row) for row in zip(*columns, strict=True)]
+
+    def _sum(self, scores: Sequence[float | None]) -> float | None:
+        total = 0.0
+        for term, score in zip(self.terms, scores, strict=True):
+            if score is None:
+                return None
+            total += term.weight * score
+        return total
