@@ -21,16 +21,30 @@ from alignbench._version import __version__
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from alignbench.reporting.store import load_completions, load_metrics, load_results, load_train_log
+    from alignbench.reporting.store import (
+        load_completions,
+        load_metrics,
+        load_results,
+        load_train_completions,
+        load_train_log,
+    )
 
 _EXPORTS = {
     "load_completions": "alignbench.reporting.store",
     "load_metrics": "alignbench.reporting.store",
     "load_results": "alignbench.reporting.store",
+    "load_train_completions": "alignbench.reporting.store",
     "load_train_log": "alignbench.reporting.store",
 }
 
-__all__ = ["__version__", "load_completions", "load_metrics", "load_results", "load_train_log"]
+__all__ = [
+    "__version__",
+    "load_completions",
+    "load_metrics",
+    "load_results",
+    "load_train_completions",
+    "load_train_log",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -233,6 +233,7 @@ def _context(
         reward_text=recipe.reward.text if recipe.reward else "completion",
         checkpoints=directory.checkpoints,
         log=_logger(directory, cost),
+        log_completions=directory.log_completions,
         cost=cost,
     )
 

@@ -143,10 +143,17 @@ def measured(cost: Cost) -> Iterator[None]:
         yield
     finally:
         cost.wall_seconds += time.perf_counter() - started
-        peak = _peak_resident_bytes()
-        if torch.cuda.is_available():
-            peak += torch.cuda.max_memory_allocated()
-        cost.peak_memory_gib = max(cost.peak_memory_gib, peak / GIB)
+        cost.peak_memory_gib = max(cost.peak_memory_gib, peak_memory_gib())
+
+
+def peak_memory_gib() -> float:
+    """The highest resident set of this process, plus what torch allocated on a GPU, since `measured` began."""
+    import torch
+
+    peak = _peak_resident_bytes()
+    if torch.cuda.is_available():
+        peak += torch.cuda.max_memory_allocated()
+    return peak / GIB
 
 
 def _reset_peak_memory() -> None:

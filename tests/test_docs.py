@@ -18,16 +18,14 @@ def test_local_links_lead_somewhere(page):
 
 
 def test_the_ppo_example_runs(tiny_policy, checkpoints, monkeypatch, tmp_path, capsys):
-    """The Python example of docs/methods.md, with the tiny checkpoint in place of the hub's."""
+    """The Python example of docs/ppo.md, with the tiny checkpoint in place of the hub's."""
     from alignbench import models
 
-    [example] = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "ppo.md").read_text(encoding="utf-8"), re.DOTALL)
     load = models.load_language_model
     monkeypatch.setattr(models, "load_language_model", lambda name: load(str(checkpoints / "policy")))
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "docs/methods.md", "exec"), {})
+    exec(compile(example, "docs/ppo.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 10
     assert (tmp_path / "my_policy" / "adapter_model.safetensors").is_file()
 
@@ -38,11 +36,26 @@ def test_every_logged_key_is_documented(tiny_policy):
     from alignbench.ppo.trainer import PPOTrainer
     from alignbench.records import Prompt
 
-    config = PPOConfig(batch_size=2, mini_batch_size=2, completion_tokens=(2, 3))
+    config = PPOConfig(
+        batch_size=2, mini_batch_size=2, completion_tokens=(2, 3), kl_placement="loss", kl_estimator="exact"
+    )
     trainer = PPOTrainer(tiny_policy(), lambda _, texts: [0.0] * len(texts), [Prompt("p", "the dog")], config)
     keys = {*trainer.train_step(), *dpo._LOG_NAMES.values(), *reward_model._LOG_NAMES.values()}
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
+def test_every_ppo_option_stands_in_its_page_with_a_test_that_exists():
+    from dataclasses import fields
+
+    from alignbench.ppo.config import PPOConfig
+
+    page = (ROOT / "docs" / "ppo.md").read_text(encoding="utf-8")
+    without_maths = {"checkpoint_every", "log_completions_every", "learning_rate"}
+    assert [f.name for f in fields(PPOConfig) if f"`{f.name}" not in page and f.name not in without_maths] == []
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", page))
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
 def test_house_rules():

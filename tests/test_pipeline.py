@@ -101,14 +101,14 @@ def test_failed_run_is_visible_and_resumes_from_its_checkpoint(recipe_folder, mo
 
     straight = pipeline.run(load(["ppo.yaml"]), Path("straight"))
     assert straight[0].state == "done"
-    plain_step = PPOTrainer.train_step
+    plain_step = PPOTrainer._train_step
 
-    def fails(self):
+    def fails(self, n_steps):
         if self.step == 2:
             raise TrainingError("the loss is nan at PPO step 3")
-        return plain_step(self)
+        return plain_step(self, n_steps)
 
-    monkeypatch.setattr(PPOTrainer, "train_step", fails)
+    monkeypatch.setattr(PPOTrainer, "_train_step", fails)
     [outcome] = run("ppo")
     assert outcome.state == "failed"
     assert not Path("results/ppo/seed0").exists()
@@ -119,11 +119,11 @@ def test_failed_run_is_visible_and_resumes_from_its_checkpoint(recipe_folder, mo
 
     done = []
 
-    def counts(self):
+    def counts(self, n_steps):
         done.append(self.step)
-        return plain_step(self)
+        return plain_step(self, n_steps)
 
-    monkeypatch.setattr(PPOTrainer, "train_step", counts)
+    monkeypatch.setattr(PPOTrainer, "_train_step", counts)
     assert run("ppo")[0].state == "done"
     assert done == [2, 3]
     assert alignbench.load_metrics("results").equals(alignbench.load_metrics("straight"))

@@ -46,6 +46,8 @@ class RunContext:
     """A directory for the method's own state; what lies in it from a killed run is resumed."""
     log: Callable[[int, Mapping[str, float]], None]
     """Writes one step of the training log."""
+    log_completions: Callable[[int, Sequence[Mapping[str, object]]], None] = lambda _step, _rows: None
+    """Keeps a sample of a step's completions."""
     cost: Cost = field(default_factory=Cost)
     """What training has cost; the method fills in counts, the pipeline seconds and memory."""
 

@@ -4,9 +4,9 @@ Papers: Schulman et al. 2017 (arXiv:1707.06347); for language models Ziegler et 
 
 Objective: maximise E[r(x, y)] - kl_coef * KL(pi(y | x) || ref(y | x)), by the clipped surrogate loss.
 
-Differences from the papers: the value head sits on the policy's last hidden state and starts at 0; advantages are
-whitened over the whole batch of a PPO step rather than over each mini-batch; AdamW with a constant learning rate;
-completions end at the end-of-sequence token or at a token limit drawn for each of them.
+Differences from the papers, each an option (docs/ppo.md): the value head sits on the policy's last hidden state;
+advantages are whitened over the whole batch of a PPO step rather than over each mini-batch; AdamW with a constant
+learning rate; completions end at the end-of-sequence token or at a token limit drawn for each of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PPO(PPOConfig):
 
     needs: ClassVar[frozenset[DataKind]] = frozenset({"prompts"})
     needs_reward: ClassVar[bool] = True
-    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal"})
+    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal", "seq2seq"})
     produces: ClassVar[Literal["policy"]] = "policy"
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
@@ -50,9 +50,10 @@ class PPO(PPOConfig):
         with progress_bar("PPO", n_steps) as advance:
 
             def log(step: int, metrics: Mapping[str, float]) -> None:
-                run.log(step, metrics)
+                terms: Mapping[str, float] = getattr(run.reward, "term_means", {})  # of a sum of several rewards
+                run.log(step, {**metrics, **{f"objective/reward/{name}": mean for name, mean in terms.items()}})
                 advance()
 
-            trainer.train(n_steps, log=log, checkpoints=run.checkpoints)
+            trainer.train(n_steps, log=log, log_completions=run.log_completions, checkpoints=run.checkpoints)
         run.cost.charge(trainer.cost)
         return policy

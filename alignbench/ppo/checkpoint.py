@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,48 +13,61 @@ from typing import TYPE_CHECKING, Any
 from alignbench.errors import TrainingError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
-
-
-def trainable(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """The parameters that take gradients, named `<module>.<parameter>`; parameters shared by two names once."""
-    found: dict[str, nn.Parameter] = {}
-    for module_name, module in modules.items():
-        found |= {f"{module_name}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
-    return found
+_FORMAT = 2
 
 
 def save(
-    directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, state: Mapping[str, Any]
+    directory: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: Optimizer,
+    state: Mapping[str, Any],
+    identity: Mapping[str, object],
 ) -> None:
-    """Writes parameters, optimizer moments and `state` so that a kill at any moment leaves the old or the new state."""
+    """Writes parameters, optimizer moments, random states and `state`; a kill leaves the old or the new state whole."""
     from safetensors.torch import save_file
 
     tensors = {f"parameter/{name}": p.detach().contiguous() for name, p in parameters.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = value.detach().contiguous()
+    tensors |= _torch_states()
     directory.mkdir(parents=True, exist_ok=True)
     # The step is part of the tensors' file name: the JSON file, replaced last, always names a whole file.
     tensor_file = directory / f"{state['step']}.{_TENSORS}"
     save_file(tensors, tensor_file)
-    record = {"tensors": tensor_file.name, "sha256": _sha256(tensor_file), "state": dict(state)}
+    record = {
+        "format": _FORMAT,
+        "tensors": tensor_file.name,
+        "sha256": _sha256(tensor_file),
+        "identity": dict(identity),
+        "state": dict(state),
+        "random": _plain_states(),
+    }
     temporary = directory / f"{_STATE}.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
     os.replace(temporary, directory / _STATE)
     for old in directory.glob(f"*.{_TENSORS}"):
         if old != tensor_file:
             old.unlink()
 
 
-def load(directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Any] | None:
+def load(
+    directory: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: Optimizer,
+    identity: Mapping[str, object],
+) -> dict[str, Any] | None:
     """Restores what `save` wrote, in place, and returns its `state`; None where there is no checkpoint.
 
+    Everything is checked before anything is changed: the files against their hash, names, shapes and precision
+    against the model, and `identity` against the saved one.
+
     Raises:
-        TrainingError: the files do not belong together, or not to this model.
+        TrainingError: the files do not belong together, or not to this model and run.
     """
     import torch
     from safetensors.torch import load_file
@@ -62,24 +76,82 @@ def load(directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Opt
         return None
     try:
         record = json.loads((directory / _STATE).read_text(encoding="utf-8"))
+        if record.get("format") != _FORMAT:
+            raise TrainingError(f"{directory}: the checkpoint is of another version; use --force to start anew")
         tensor_file = directory / record["tensors"]
         is_whole = _sha256(tensor_file) == record["sha256"]
     except (OSError, ValueError, KeyError):
         is_whole = False
     if not is_whole:
         raise TrainingError(f"{directory}: the checkpoint is damaged; use --force to start anew")
+    _check_identity(directory, record["identity"], identity)
     tensors = load_file(tensor_file)
-    saved = {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")}
-    if saved != set(parameters):
+    saved = {name.removeprefix("parameter/"): value for name, value in tensors.items() if name.startswith("parameter/")}
+    if {name: _kind(value) for name, value in saved.items()} != {name: _kind(p) for name, p in parameters.items()}:
         raise TrainingError(f"{tensor_file}: the checkpoint belongs to another model; use --force to start anew")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors.pop(f"parameter/{name}"))
+    random_states = {name: tensors.pop(name) for name in list(tensors) if name.startswith("random/")}
     for key_and_name, value in tensors.items():
         key, name = key_and_name.split("/", 1)
         parameter = parameters[name]
+        # AdamW counts its steps on the CPU, or beside the parameter where it is fused on a GPU.
         optimizer.state[parameter][key] = value.to(parameter.device)
+    _set_torch_states(random_states)
+    _set_plain_states(record["random"])
     return dict(record["state"])
+
+
+def _check_identity(directory: Path, saved: Mapping[str, object], wanted: Mapping[str, object]) -> None:
+    here = json.loads(json.dumps(dict(wanted)))
+    differing = [
+        f"{key} {saved.get(key)} (this run: {here.get(key)})"
+        for key in sorted({*saved, *here})
+        if saved.get(key) != here.get(key)
+    ]
+    if differing:
+        raise TrainingError(f"{directory}: the checkpoint is of {', '.join(differing)}; use --force to start anew")
+
+
+def _kind(tensor: Tensor) -> tuple[Any, Any]:
+    return tuple(tensor.shape), tensor.dtype
+
+
+def _torch_states() -> dict[str, Tensor]:
+    """The global generators of torch: the trainer does not draw from them, a reward function may."""
+    import torch
+
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"random/cpu": torch.get_rng_state()} | {f"random/cuda{i}": state for i, state in enumerate(on_gpus)}
+
+
+def _set_torch_states(states: Mapping[str, Tensor]) -> None:
+    import torch
+
+    torch.set_rng_state(states["random/cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"random/cuda{i}" in states:
+            torch.cuda.set_rng_state(states[f"random/cuda{i}"], i)
+
+
+def _plain_states() -> dict[str, Any]:
+    """The global generators of Python and numpy, as JSON can hold them."""
+    import numpy as np
+
+    state: Any = np.random.get_state(legacy=False)  # noqa: NPY002  (the global one is meant)
+    state["state"]["key"] = state["state"]["key"].tolist()
+    return {"python": random.getstate(), "numpy": state}
+
+
+def _set_plain_states(states: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    state = states["numpy"]
+    state["state"]["key"] = np.array(state["state"]["key"], dtype=np.uint32)
+    np.random.set_state(state)  # noqa: NPY002
 
 
 def _sha256(path: Path) -> str:

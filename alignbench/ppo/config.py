@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,14 +11,14 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Hyperparameters of PPO with a KL penalty."""
+    """Hyperparameters of PPO with a KL penalty; docs/ppo.md gives the source of each default."""
 
-    learning_rate: Positive = 1.41e-5
-    """Learning rate of AdamW, constant."""
+    # Batches
     batch_size: Count = 64
     """Completions sampled for one PPO step."""
     mini_batch_size: Count = 16
@@ -27,38 +27,117 @@ class PPOConfig:
     """Completions in one forward and backward pass; None is the mini-batch. Changes memory, not the update."""
     ppo_epochs: Count = 4
     """Passes over the sampled batch in one PPO step."""
+    early_stop_kl: Positive | None = None
+    """Ends the passes before an update whose mini-batch has moved this far, in nats per token; None never does."""
+
+    # Sampling
     completion_tokens: Annotated[tuple[Count, Count], Field(strict=False)] = (20, 30)
     """Shortest and longest token limit; every completion draws its own limit, both ends included."""
+    min_completion_tokens: CountOrZero = 0
+    """The end-of-sequence token and stop strings cannot end a completion before it has this many tokens."""
     temperature: Positive = 1.0
     """Sampling temperature; log-probabilities are those of the distribution at this temperature."""
+    top_k: CountOrZero = 0
+    """Sample among this many most likely tokens; 0 among all. Ratios are those of the truncated distribution."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample among the fewest tokens whose probability reaches this. Ratios are those of the truncated distribution."""
+    stop_strings: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """A completion ends with the token that completes one of these."""
+
+    # Reward
+    reward_scaling: Literal["none", "std", "mean_std"] = "none"
+    """`std` divides rewards by their running standard deviation; `mean_std` takes their running mean off first."""
+    reward_clip: Positive | None = None
+    """Rewards are cut to plus and minus this, after scaling."""
+    missing_eos_penalty: NonNegative = 0.0
+    """Taken off the reward of a completion that ran into its token limit."""
+    length_penalty: float = 0.0
+    """Taken off the reward for every token of the completion; below 0 it rewards length."""
+    whiten_rewards: bool = False
+    """Scale token rewards, KL penalty included, to variance 1, keeping their mean."""
+
+    # KL to the reference
     kl_coef: NonNegative = 0.2
-    """Weight of the per-token KL penalty; the start value where `kl_target` is set."""
+    """Weight of the KL penalty; the start value where `kl_target` is set."""
     kl_target: Positive | None = 6.0
     """Target of the adaptive controller in nats per completion; None keeps `kl_coef` fixed."""
     kl_horizon: Positive = 10_000.0
     """Completions over which the adaptive controller reacts."""
+    kl_controller: Literal["linear", "log"] = "linear"
+    """How the adaptive controller moves the weight: by a factor 1 + change (Ziegler et al.), or exp(change)."""
+    kl_estimator: Literal["k1", "k2", "k3", "exact"] = "k1"
+    """Per-token estimator of the KL that is penalised; `exact` sums over the vocabulary."""
+    kl_placement: Literal["reward", "loss"] = "reward"
+    """Penalise in the token rewards, or as a term of the loss, through which gradients flow."""
+    shared_layers: CountOrZero = 0
+    """Freeze the embeddings and this many bottom layers; policy and reference share them and their activations."""
+
+    # Advantages and values
     gamma: UnitInterval = 1.0
     """Discount."""
     gae_lambda: UnitInterval = 0.95
     """Lambda of generalised advantage estimation."""
-    clip_range: Positive = 0.2
-    """How far the probability ratio may leave 1 before its gradient is cut."""
-    value_clip_range: Positive = 0.2
-    """How far a new value may leave the old one before its gradient is cut."""
+    whiten_advantages: bool = True
+    """Shift advantages to mean 0 and scale them to variance 1."""
+    whiten_over: Literal["batch", "mini_batch"] = "batch"
+    """The tokens whose mean and variance whitening uses."""
+    value_model: Literal["head", "separate"] = "head"
+    """A head on the policy's last hidden state, or a network of its own that starts as a copy of the policy."""
+    value_init: Literal["zero", "normal"] = "zero"
+    """Weights of the value head: 0, or normal with standard deviation 1 / sqrt(hidden size + 1)."""
     value_coef: NonNegative = 0.1
     """Weight of the value loss."""
-    whiten_advantages: bool = True
-    """Shift advantages to mean 0 and scale them to variance 1 over the batch's completion tokens."""
-    whiten_rewards: bool = False
-    """Scale token rewards to variance 1 over the batch, keeping their mean."""
-    max_grad_norm: Positive = 1.0
-    """Longest gradient before it is scaled down."""
+    value_clip_range: Positive | None = 0.2
+    """How far a new value may leave the old one before its gradient is cut; None does not clip."""
+
+    # Updates
+    clip_range: Positive = 0.2
+    """How far the probability ratio may leave 1 before its gradient is cut."""
+    learning_rate: Positive = 1.41e-5
+    """Learning rate of AdamW at its highest."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate over the PPO steps of the run: constant, or falling to 0."""
+    warmup_steps: CountOrZero = 0
+    """PPO steps over which the learning rate rises from 0 before the schedule begins."""
+    adam_betas: Annotated[tuple[UnitInterval, UnitInterval], Field(strict=False)] = (0.9, 0.999)
+    """Decay of AdamW's running moments."""
     adam_epsilon: Positive = 1e-8
     """Epsilon of AdamW."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay of AdamW."""
+    max_grad_norm: Positive | None = 1.0
+    """Longest gradient before it is scaled down; None leaves it as it is."""
+    mixed_precision: bool = False
+    """Forward passes in bfloat16 where that is safe, weights and optimizer as they are."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+
+    # Records
     checkpoint_every: Count = 10
     """PPO steps between checkpoints."""
+    log_completions_every: Count = 10
+    """PPO steps between samples of completions in the training record."""
+
+    def cautions(self) -> list[str]:
+        """What is allowed and probably not meant."""
+        found = []
+        if self.kl_coef == 0:
+            found.append("kl_coef is 0: nothing holds the policy near the reference, whatever the reward asks for")
+        elif self.kl_placement == "reward" and self.kl_estimator != "k1":
+            found.append(
+                f"kl_estimator {self.kl_estimator} in the reward hardly holds the policy: there a token's own KL has no "
+                "gradient to the reference; take k1, or kl_placement loss"
+            )
+        elif self.kl_placement == "loss" and self.kl_estimator == "k3":
+            found.append(
+                "kl_estimator k3 in the loss has the gradient of KL(ref || pi): take k2 or exact for KL(pi || ref)"
+            )
+        return found
+
+    @property
+    def rows_at_once(self) -> int:
+        """Completions in one forward pass."""
+        return self.micro_batch_size or self.mini_batch_size
 
     def __post_init__(self) -> None:
         if self.batch_size % self.mini_batch_size:
@@ -70,3 +149,19 @@ class PPOConfig:
         shortest, longest = self.completion_tokens
         if shortest > longest:
             raise ValueError(f"completion_tokens [{shortest}, {longest}] must be [shortest, longest]")
+        if self.min_completion_tokens > shortest:
+            raise ValueError(
+                f"min_completion_tokens {self.min_completion_tokens} must be at most the shortest limit, {shortest}"
+            )
+        if self.kl_target is not None and self.kl_controller == "linear" and 0.2 * self.batch_size >= self.kl_horizon:
+            raise ValueError(
+                f"kl_horizon {self.kl_horizon:g} must be more than a fifth of batch_size {self.batch_size}: the linear "
+                "controller would make kl_coef negative; or take kl_controller log"
+            )
+        if "" in self.stop_strings:
+            raise ValueError("stop_strings must not be empty texts")
+        if self.kl_placement == "loss" and self.kl_estimator == "k1":
+            raise ValueError(
+                "kl_estimator k1 in the loss has a gradient of mean 0 and penalises nothing: take k2, k3 or exact, "
+                "or kl_placement reward"
+            )

@@ -25,11 +25,16 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip
     return torch.maximum(plain, clipped), clipped > plain
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, value_clip_range: float) -> tuple[Tensor, Tensor]:
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, value_clip_range: float | None
+) -> tuple[Tensor, Tensor]:
     """0.5 * max((V - G)^2, (clip(V, V_old - value_clip_range, V_old + value_clip_range) - G)^2).
 
-    Clipping of values is not in the paper; it comes from the paper's code and the RLHF code after it.
+    Clipping of values is not in the paper; it comes from the paper's code and the RLHF code after it. With no clip
+    range it is 0.5 * (V - G)^2.
     """
+    if value_clip_range is None:
+        return 0.5 * (values - returns) ** 2, torch.zeros_like(values, dtype=torch.bool)
     near = torch.clamp(values, old_values - value_clip_range, old_values + value_clip_range)
     plain = (values - returns) ** 2
     clipped = (near - returns) ** 2

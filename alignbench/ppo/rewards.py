@@ -1,11 +1,13 @@
-"""Token rewards, and whitening.
+"""The reward of a completion, the rewards of its tokens, and whitening.
 
 Shapes: b completions, t completion positions. Masks are True on real completion tokens.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -16,6 +18,60 @@ if TYPE_CHECKING:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the values (b, t) where the mask is True: a scalar."""
     return (values * mask).sum() / mask.sum()
+
+
+@dataclass
+class RunningMoments:
+    """Mean and variance of every reward seen so far (Chan, Golub and LeVeque 1979, updating by batches)."""
+
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of squared differences from the mean."""
+
+    def update(self, values: Tensor) -> None:
+        """Takes in a batch of values, (b,)."""
+        n = values.numel()
+        if n == 0:
+            return
+        batch = values.double()
+        mean = batch.mean().item()
+        difference, total = mean - self.mean, self.n + n
+        self.squares += ((batch - mean) ** 2).sum().item() + difference**2 * self.n * n / total
+        self.mean += difference * n / total
+        self.n = total
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation; 1 where it is not known or 0, so that dividing by it changes nothing."""
+        variance = self.squares / (self.n - 1) if self.n > 1 else 0.0
+        return math.sqrt(variance) if variance > 0 else 1.0
+
+
+def scaled_rewards(
+    rewards: Tensor, moments: RunningMoments, scaling: Literal["none", "std", "mean_std"], clip: float | None
+) -> Tensor:
+    """Rewards (b,) over their running standard deviation, with `mean_std` less their running mean, then cut.
+
+    Scaling by running moments: Engstrom et al. 2020 (arXiv:2005.12729), section 3.
+    """
+    if scaling == "mean_std":
+        rewards = rewards - moments.mean
+    if scaling != "none":
+        rewards = rewards / moments.std
+    return rewards if clip is None else rewards.clamp(-clip, clip)
+
+
+def completion_penalties(n_tokens: Tensor, is_cut: Tensor, missing_eos_penalty: float, length_penalty: float) -> Tensor:
+    """What is taken off each reward, (b,): for a completion that ran into its limit, and for its length.
+
+    Args:
+        n_tokens: Tokens of each completion, (b,).
+        is_cut: True where it ended by its token limit, (b,).
+        missing_eos_penalty: Cost of being cut.
+        length_penalty: Cost of one token.
+    """
+    return missing_eos_penalty * is_cut + length_penalty * n_tokens
 
 
 def token_rewards(rewards: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from alignbench.errors import TrainingError
-from alignbench.generation import SequenceBatch, completion_forward, token_logprobs
+from alignbench.generation import SequenceBatch, sampling_support, token_logprobs
+from alignbench.ppo.kl import ESTIMATORS, exact_kl
 from alignbench.ppo.losses import entropy
-from alignbench.records import Completion, Prompt
+from alignbench.records import Completion, Decoding, Prompt
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from alignbench.ppo.networks import Networks
 
 RewardFunction = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
 """Prompts and completions to rewards; None where a completion cannot be scored."""
@@ -29,20 +30,33 @@ MAX_UNSCORED = 0.01
 class Rollout:
     """One batch of b completions of up to t tokens, every tensor without gradient."""
 
-    completions: Sequence[Completion]
     batch: SequenceBatch
     mask: Tensor
     """(b, t), True on the tokens that are trained on: completion tokens of scored completions."""
     rewards: Tensor
-    """(b,); 0 where unscored, which the mask leaves out."""
+    """(b,), as trained on: scaled, cut and penalised; 0 where unscored, which the mask leaves out."""
     logprobs: Tensor
-    """Of the sampled tokens under the policy, (b, t)."""
+    """Of the sampled tokens under the distribution that was sampled from, (b, t): what ratios are taken of."""
+    policy_logprobs: Tensor
+    """The same without top-k and top-p, (b, t): what the KL compares with the reference."""
     reference_logprobs: Tensor
-    """Of the sampled tokens under the reference, (b, t)."""
+    """Of the sampled tokens under the reference without top-k and top-p, (b, t)."""
+    kl: Tensor
+    """KL to the reference by the configured estimator in nats, (b, t)."""
     values: Tensor
     """(b, t)."""
     entropy: Tensor
     """Of the policy's next-token distributions in nats, (b, t)."""
+    support: Tensor | None
+    """(b, t, V), True where top-k and top-p left a token; None where neither is set."""
+    shared: Tensor | None
+    """Output of the shared layers, (b, p + t, h); None where policy and reference share none."""
+
+    def rows(self, index: Tensor) -> Rollout:
+        """Returns some of the rows, padded as before."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value[index] for name, value in parts.items() if isinstance(value, Tensor)}
+        return replace(self, batch=self.batch.rows(index), **tensors)
 
 
 def collect_rewards(
@@ -66,35 +80,85 @@ def collect_rewards(
     return rewards
 
 
+def policy_distribution(logits: Tensor, decoding: Decoding, eos_id: int | None) -> Tensor:
+    """Logits (b, t, V) in float32 at the sampling temperature, where no end of sequence is allowed before its time.
+
+    Top-k and top-p are left out. What cannot be drawn gets so low a logit that its probability is 0 and products
+    with it are finite.
+    """
+    scaled = logits.float() / decoding.temperature
+    allowed = sampling_support(scaled, replace(decoding, temperature=1.0, top_k=0, top_p=1.0), eos_id)
+    return scaled if allowed is None else scaled.masked_fill(~allowed, -1e9)
+
+
+def truncation(logits: Tensor, token_ids: Tensor, decoding: Decoding) -> Tensor | None:
+    """What top-k and top-p leave of `policy_distribution`'s logits (b, t, V): True there; None where neither is set.
+
+    What was drawn is always among it, also where rounding puts it just outside.
+    """
+    left = sampling_support(logits, replace(decoding, temperature=1.0, min_new_tokens=0), None)
+    return None if left is None else left.scatter(-1, token_ids.unsqueeze(-1), True)
+
+
+def sampled_logprobs(logits: Tensor, token_ids: Tensor, support: Tensor | None) -> Tensor:
+    """Log-probabilities (b, t) of what was drawn, renormalised over the support (b, t, V)."""
+    return token_logprobs(logits if support is None else logits.masked_fill(~support, -1e9), token_ids)
+
+
 @torch.no_grad()
-def policy_pass(
-    model: nn.Module, value_head: nn.Module, batch: SequenceBatch, temperature: float, rows_at_once: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, values and entropies of the sampled tokens, each (b, t) in float32."""
+def measure(
+    networks: Networks, batch: SequenceBatch, scored: Tensor, rewards: Tensor, decoding: Decoding, eos_id: int | None
+) -> Rollout:
+    """One full pass each of policy, values and reference over sampled completions, a micro-batch at a time.
+
+    Args:
+        networks: What runs.
+        batch: The completions.
+        scored: True where a completion has a reward, (b,).
+        rewards: The rewards to train on, (b,).
+        decoding: How the completions were sampled.
+        eos_id: The end-of-sequence token.
+    """
+    config = networks.config
     parts = []
-    for start in range(0, len(batch), rows_at_once):
-        rows = batch.rows(slice(start, start + rows_at_once))
-        logits, hidden = completion_forward(model, rows, hidden=True)
-        assert hidden is not None
-        logprobs = token_logprobs(logits, rows.completion_ids, temperature)
-        parts.append((logprobs, value_head(hidden.float()).squeeze(-1), entropy(logits / temperature)))
-    logprobs, values, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
-    return logprobs, values, entropies
+    for rows in torch.split(torch.arange(len(batch), device=rewards.device), config.rows_at_once):
+        part = batch.rows(rows)
+        shared = networks.shared_activations(part)
+        logits, values = networks.policy_and_values(part, shared)
+        logits = policy_distribution(logits, decoding, eos_id)
+        reference = policy_distribution(networks.reference_logits(part, shared), decoding, eos_id)
+        policy_logprobs = token_logprobs(logits, part.completion_ids)
+        reference_logprobs = token_logprobs(reference, part.completion_ids)
+        support = truncation(logits, part.completion_ids, decoding)
+        parts.append(
+            Rollout(
+                batch=part,
+                mask=part.completion_mask & scored[rows].unsqueeze(1),
+                rewards=rewards[rows],
+                logprobs=policy_logprobs if support is None else sampled_logprobs(logits, part.completion_ids, support),
+                policy_logprobs=policy_logprobs,
+                reference_logprobs=reference_logprobs,
+                kl=estimated_kl(config.kl_estimator, logits, reference, policy_logprobs, reference_logprobs),
+                values=values,
+                entropy=entropy(logits),
+                support=support,
+                shared=shared,
+            )
+        )
+    return _joined(batch, parts)
 
 
-@torch.no_grad()
-def reference_pass(
-    model: nn.Module,
-    off: Callable[[], AbstractContextManager[None]],
-    batch: SequenceBatch,
-    temperature: float,
-    rows_at_once: int,
+def estimated_kl(
+    estimator: str, logits: Tensor, reference_logits: Tensor | None, logprobs: Tensor, reference_logprobs: Tensor
 ) -> Tensor:
-    """Log-probabilities of the sampled tokens under the reference, (b, t), within the context `off()`."""
-    parts = []
-    with off():
-        for start in range(0, len(batch), rows_at_once):
-            rows = batch.rows(slice(start, start + rows_at_once))
-            logits, _ = completion_forward(model, rows)
-            parts.append(token_logprobs(logits, rows.completion_ids, temperature))
-    return torch.cat(parts)
+    """KL to the reference at every token by the named estimator, (b, t); `exact` alone reads the logits (b, t, V)."""
+    if estimator == "exact":
+        assert reference_logits is not None
+        return exact_kl(logits, reference_logits)
+    return ESTIMATORS[estimator](logprobs, reference_logprobs)
+
+
+def _joined(batch: SequenceBatch, parts: Sequence[Rollout]) -> Rollout:
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Rollout)}
+    tensors = {name: torch.cat(column) for name, column in columns.items() if isinstance(column[0], Tensor)}
+    return replace(parts[0], batch=batch, **tensors)

@@ -55,7 +55,7 @@ class RunDirectory:
         self.status = status
         self._final = final
         self._lock = lock
-        self._log: TextIO | None = None
+        self._logs: dict[str, TextIO] = {}
 
     @classmethod
     def begin(
@@ -129,13 +129,20 @@ class RunDirectory:
 
         The first call after a resume drops the rows of this step and later: they are run again.
         """
-        path = self.path / store.TRAIN_LOG_FILE
-        if self._log is None:
+        self._append(store.TRAIN_LOG_FILE, step, [metrics])
+
+    def log_completions(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Appends a sample of a step's completions, one row each, in the manner of `log_step`."""
+        self._append(store.TRAIN_COMPLETIONS_FILE, step, rows)
+
+    def _append(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        path = self.path / name
+        if name not in self._logs:
             if path.exists():
                 write_atomically(path, "".join(_rows_before(path, step)))
-            self._log = path.open("a", encoding="utf-8")
-        self._log.write(json.dumps({"step": step, **plain(metrics)}) + "\n")
-        self._log.flush()
+            self._logs[name] = path.open("a", encoding="utf-8")
+        self._logs[name].writelines(json.dumps({"step": step, **plain(row)}) + "\n" for row in rows)
+        self._logs[name].flush()
 
     def logged(self, key: str) -> list[float]:
         """Returns what the training log has under a key, in the order of steps."""
@@ -178,7 +185,7 @@ class RunDirectory:
         train_reward: float | None = None,
     ) -> Path:
         """Marks the run complete and gives it its final name, which it returns."""
-        self._close_log()
+        self._close_logs()
         self._set_status(
             state="complete",
             cost=cost,
@@ -197,7 +204,7 @@ class RunDirectory:
 
         A run that failed before its first step leaves nothing: a typo, once mended, must not be in its own way.
         """
-        self._close_log()
+        self._close_logs()
         self._set_status(state="failed", error=error, finished=_now())
         if not self.has_progress:
             shutil.rmtree(self.path)
@@ -222,15 +229,15 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close_log()
+        self._close_logs()
         if error is not None and self._lock is not None:
             self.fail(str(error) or type(error).__name__)
         self.release()
 
-    def _close_log(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+    def _close_logs(self) -> None:
+        for file in self._logs.values():
+            file.close()
+        self._logs.clear()
 
     def _write_header(self, resolved_recipe: str, environment: Mapping[str, Any]) -> None:
         self.checkpoints.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ RECIPE_FILE = "recipe.resolved.yaml"
 ENVIRONMENT_FILE = "environment.json"
 STATUS_FILE = "status.json"
 TRAIN_LOG_FILE = "train_log.jsonl"
+TRAIN_COMPLETIONS_FILE = "train_completions.jsonl"
 ARTIFACT = "artifact"
 CHECKPOINTS = "checkpoints"
 EVALUATIONS = "evaluations"
@@ -301,12 +302,21 @@ def load_completions(paths: Paths) -> pd.DataFrame:
 
 def load_train_log(paths: Paths) -> pd.DataFrame:
     """Returns a row per logged training step; methods log different columns."""
+    return _load_lines(paths, TRAIN_LOG_FILE)
+
+
+def load_train_completions(paths: Paths) -> pd.DataFrame:
+    """Returns a row per completion that training has kept for reading: step, prompt, completion, reward, KL in nats."""
+    return _load_lines(paths, TRAIN_COMPLETIONS_FILE)
+
+
+def _load_lines(paths: Paths, file_name: str) -> pd.DataFrame:
     import json
 
     import pandas as pd
 
     def frames(run: StoredRun) -> Iterator[pd.DataFrame]:
-        path = run.path / TRAIN_LOG_FILE
+        path = run.path / file_name
         if path.exists():
             with _readable(path):
                 rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -39,6 +39,21 @@ def test_value_loss_by_hand(new, old, target, loss, is_clipped):
     assert clipped.item() is is_clipped
 
 
+@pytest.mark.parametrize("new", [1.1, 1.8, 0.5])
+def test_value_loss_that_is_not_clipped(new):
+    value, clipped = value_loss(torch.tensor([new]), torch.tensor([1.0]), torch.tensor([2.0]), None)
+    assert value.item() == pytest.approx(0.5 * (new - 2.0) ** 2)
+    assert clipped.tolist() == [False]
+
+
+def test_a_clipped_loss_has_no_gradient():
+    """Ratio 1.5 and advantage 2; value 1.8 after 1.0 on the way to 2.0."""
+    new, value = torch.tensor([math.log(1.5)], requires_grad=True), torch.tensor([1.8], requires_grad=True)
+    policy_loss(new, torch.zeros(1), torch.tensor([2.0]), 0.2)[0].sum().backward()
+    value_loss(value, torch.tensor([1.0]), torch.tensor([2.0]), 0.2)[0].sum().backward()
+    assert new.grad.item() == value.grad.item() == 0.0
+
+
 def test_gradients_against_finite_differences():
     generator = torch.Generator().manual_seed(2)
 
@@ -48,6 +63,7 @@ def test_gradients_against_finite_differences():
     new, old, advantages, returns = draw(), draw(), draw(), draw()
     assert torch.autograd.gradcheck(lambda x: policy_loss(x, old, advantages, 0.2)[0], new.requires_grad_())
     assert torch.autograd.gradcheck(lambda x: value_loss(x, old, returns, 0.2)[0], draw().requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: value_loss(x, old, returns, None)[0], draw().requires_grad_())
 
 
 def test_entropy_by_hand():

@@ -2,10 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from alignbench.ppo.rewards import masked_mean, token_rewards, whiten
+from alignbench.ppo.rewards import (
+    RunningMoments,
+    completion_penalties,
+    masked_mean,
+    scaled_rewards,
+    token_rewards,
+    whiten,
+)
 
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 
@@ -43,3 +51,47 @@ def test_whiten_by_hand():
 
 def test_whiten_of_equal_values_is_finite():
     assert torch.equal(whiten(torch.full((2, 3), 5.0), MASK, center=True), torch.zeros(2, 3))
+
+
+def test_running_moments_are_those_of_everything_seen():
+    """Against numpy on the concatenation, after every batch; a large mean must not eat the digits of the variance."""
+    rng = np.random.default_rng(0)
+    batches = [1e4 + rng.normal(size=n) for n in (5, 1, 0, 7)]
+    moments = RunningMoments()
+    for i, batch in enumerate(batches):
+        moments.update(torch.from_numpy(batch))
+        seen = np.concatenate(batches[: i + 1])
+        assert moments.n == len(seen)
+        assert moments.mean == pytest.approx(seen.mean(), rel=1e-12)
+        assert moments.std == pytest.approx(seen.std(ddof=1), rel=1e-9)
+
+
+@pytest.mark.parametrize("seen", [[], [3.0], [3.0, 3.0]])
+def test_an_unknown_deviation_divides_by_1(seen):
+    moments = RunningMoments()
+    moments.update(torch.tensor(seen))
+    assert moments.std == 1.0
+
+
+@pytest.mark.parametrize(
+    ("scaling", "clip", "expected"),
+    [
+        ("none", None, [1.0, 2.0, 6.0]),
+        ("none", 1.5, [1.0, 1.5, 1.5]),
+        ("std", None, [1 / math.sqrt(7), 2 / math.sqrt(7), 6 / math.sqrt(7)]),
+        ("mean_std", None, [-2 / math.sqrt(7), -1 / math.sqrt(7), 3 / math.sqrt(7)]),
+        ("mean_std", 0.5, [-0.5, -1 / math.sqrt(7), 0.5]),
+    ],
+)
+def test_scaled_rewards_by_hand(scaling, clip, expected):
+    # Rewards 1, 2, 6 have mean 3 and sample variance (4 + 1 + 9) / 2 = 7.
+    rewards, moments = torch.tensor([1.0, 2.0, 6.0]), RunningMoments()
+    moments.update(rewards)
+    torch.testing.assert_close(scaled_rewards(rewards, moments, scaling, clip), torch.tensor(expected))
+
+
+def test_penalties_by_hand():
+    n_tokens, is_cut = torch.tensor([3, 5, 5]), torch.tensor([False, True, False])
+    penalties = completion_penalties(n_tokens, is_cut, missing_eos_penalty=1.0, length_penalty=0.1)
+    torch.testing.assert_close(penalties, torch.tensor([0.3, 1.5, 0.5]))
+    torch.testing.assert_close(completion_penalties(n_tokens, is_cut, 0.0, -0.5), torch.tensor([-1.5, -2.5, -2.5]))

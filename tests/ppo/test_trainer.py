@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from alignbench.errors import TrainingError
+from alignbench.generation import completion_forward
 from alignbench.language_model import Lora
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer
+from alignbench.records import Completion
 
 CONFIG = PPOConfig(
     learning_rate=1e-3,
@@ -48,17 +50,19 @@ def test_before_the_first_update_kl_is_0_and_the_ratio_is_1(tiny_policy, reward,
 def test_a_step_moves_the_trainable_weights_and_nothing_else(tiny_policy, reward, prompts, lora):
     policy = tiny_policy()
     trainer = build(policy, reward, prompts, lora=lora)
-    before, reference = weights(trainer), {k: v.clone() for k, v in trainer.reference.state_dict().items()}
+    start = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    before = weights(trainer)
     trainer.train_step()
     moved = [name for name, value in weights(trainer).items() if not torch.equal(value, before[name])]
     assert any(name.startswith("policy.") for name in moved)
     assert "value_head.weight" in moved
     if lora:
         assert all("lora_" in name for name in before if name.startswith("policy."))
-        base = {k: v for k, v in trainer.model.state_dict().items() if "lora_" not in k}
-        assert all(torch.equal(value, reference[k]) for k, value in base.items())
-    else:
-        assert all(torch.equal(value, reference[k]) for k, value in trainer.reference.state_dict().items())
+        assert all(torch.equal(v, start[k]) for k, v in trainer.model.state_dict().items() if "lora_" not in k)
+        return
+    with trainer.networks.as_reference():
+        assert all(torch.equal(value, start[k]) for k, value in trainer.model.state_dict().items())
+    assert any(not torch.equal(value, start[k]) for k, value in trainer.model.state_dict().items())
 
 
 def test_reference_that_differs_from_the_policy_stops_the_run(tiny_policy, reward, prompts):
@@ -69,14 +73,24 @@ def test_reference_that_differs_from_the_policy_stops_the_run(tiny_policy, rewar
         trainer.train_step()
 
 
-def test_an_adapter_that_is_not_fresh_stops_the_run(tiny_policy, reward, prompts):
-    trainer = build(tiny_policy(), reward, prompts, lora=True)
+def test_an_adapter_that_the_policy_came_with_is_part_of_the_reference(tiny_policy, reward, prompts):
+    """After supervised training of an adapter the reference is that adapter, not the bare base model."""
+    policy = tiny_policy()
+    torch.manual_seed(0)
+    policy.add_adapter(Lora(r=4, target_modules=("q_proj", "v_proj")))
     with torch.no_grad():
-        for name, parameter in trainer.model.named_parameters():
+        for name, parameter in policy.model.named_parameters():
             if "lora_B" in name:
-                parameter.add_(0.5)
-    with pytest.raises(TrainingError, match="adapter is not fresh"):
-        trainer.train_step()
+                parameter.normal_(std=0.5)
+    batch = policy.batch(prompts, [Completion(p.id, 0, "", (3, 4, 5), "length") for p in prompts])
+    adapted, _ = completion_forward(policy.model, batch)
+    with policy.adapter_off():
+        bare, _ = completion_forward(policy.model, batch)
+    assert (adapted - bare).abs().max() > 0.05
+    trainer = build(policy, reward, prompts)
+    assert trainer.train_step()["objective/kl"] == 0.0
+    torch.testing.assert_close(trainer.networks.reference_logits(batch, None), adapted, rtol=0, atol=0)
+    assert abs(trainer.train_step()["objective/kl"]) > 0
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
@@ -103,7 +117,7 @@ def test_a_killed_and_resumed_run_gives_the_same_numbers_bit_for_bit(tiny_policy
     assert sorted(resumed_log) == [4, 5]
     for step, metrics in resumed_log.items():
         for key, value in metrics.items():
-            assert key.startswith("time/") or value == logged[step][key], key
+            assert key.startswith(("time/", "memory/")) or value == logged[step][key], key
     assert all(torch.equal(value, weights(straight)[name]) for name, value in weights(resumed).items())
     assert resumed.controller.coef == straight.controller.coef
     assert resumed.cost.generated_tokens == straight.cost.generated_tokens
@@ -137,7 +151,7 @@ def test_a_damaged_checkpoint_is_named(tiny_policy, reward, prompts, tmp_path):
 
 def test_checkpoint_of_another_seed_is_refused(tiny_policy, reward, prompts, tmp_path):
     build(tiny_policy(), reward, prompts).train(2, checkpoints=tmp_path)
-    with pytest.raises(TrainingError, match="seed 0, this run of seed 1"):
+    with pytest.raises(TrainingError, match=r"seed 0 \(this run: 1\)"):
         build(tiny_policy(), reward, prompts, seed=1).train(3, checkpoints=tmp_path)
 
 
@@ -197,6 +211,24 @@ def test_data_order_is_a_function_of_seed_and_step(tiny_policy, reward, prompts)
 def test_draws_do_not_depend_on_the_sampling_batch(tiny_policy, reward, prompts):
     small = build(tiny_policy(batch_size=3), reward, prompts)
     assert small._sample() == build(tiny_policy(), reward, prompts)._sample()
+
+
+def test_some_completions_are_kept_for_reading(tiny_policy, reward, prompts):
+    kept = {}
+    trainer = build(tiny_policy(), reward, prompts, batch_size=12, log_completions_every=2)
+    first = trainer._sample()
+    trainer.train(5, log_completions=kept.__setitem__)
+    assert sorted(kept) == [1, 3, 5]
+    assert [row["prompt"] for row in kept[1]] == [prompt.text for prompt in first[0]][:8]
+    assert [row["completion"] for row in kept[1]] == [completion.text for completion in first[1]][:8]
+    assert [row["reward"] for row in kept[1]] == reward(None, [row["completion"] for row in kept[1]])
+    assert all(row["kl"] == 0 for row in kept[1])
+    assert all(row["kl"] != 0 for row in kept[5])
+
+
+def test_a_kl_coef_of_0_is_warned_about(tiny_policy, reward, prompts, caplog):
+    build(tiny_policy(), reward, prompts, kl_coef=0.0)
+    assert "kl_coef is 0: nothing holds the policy near the reference" in caplog.text
 
 
 def test_reward_goes_up_on_an_easy_task(tiny_policy, reward, prompts):

@@ -14,7 +14,7 @@ from alignbench.errors import ResultsError, RunExistsError, UsageError
 from alignbench.records import Cost, EvalReport, MetricValue
 from alignbench.reporting import run_directory
 from alignbench.reporting.lock import is_locked
-from alignbench.reporting.store import find_runs, lock_path, read_run
+from alignbench.reporting.store import find_runs, load_train_completions, lock_path, read_run
 
 
 def finish(run, **options):
@@ -241,6 +241,19 @@ def test_train_log_drops_what_is_run_again(tmp_path, begin):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 4, 5]
     assert rows[0] == {"step": 1, "objective/kl": 0.1, "policy/lr": 0.5, "bad": None}
+
+
+def test_kept_completions_of_steps_that_run_again_are_replaced(tmp_path, begin):
+    with begin(tmp_path) as run:
+        for step in (1, 3, 5):
+            run.log_completions(step, [{"completion": f"{step}a"}, {"completion": f"{step}b", "reward": None}])
+    with begin(tmp_path) as again:
+        again.log_completions(5, [{"completion": "5c", "kl": 0.25}])
+        path = again.complete(cost=Cost())
+    rows = load_train_completions(path)
+    assert rows["step"].tolist() == [1, 1, 3, 3, 5]
+    assert rows["completion"].tolist() == ["1a", "1b", "3a", "3b", "5c"]
+    assert rows["recipe"].unique().tolist() == ["ppo"]
 
 
 def test_numbers_that_are_not_finite_are_never_written(tmp_path, begin):

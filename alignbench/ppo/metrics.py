@@ -1,0 +1,94 @@
+"""The metrics of a rollout, defined in docs/metrics.md, and a sample of it to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from alignbench.ppo.kl import ESTIMATORS
+from alignbench.ppo.rewards import masked_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignbench.ppo.rollout import Rollout
+    from alignbench.records import Completion, Prompt
+
+Metrics = dict[str, float]
+
+N_SAMPLED = 8
+"""Completions of a batch that are kept for reading."""
+
+
+def rollout_metrics(
+    rollout: Rollout,
+    returns: Tensor,
+    scores: Sequence[float | None],
+    completions: Sequence[Completion],
+    kl_coef: float,
+) -> Metrics:
+    """What a step logs of its rollout, before the update; `scores` are what the reward gave, `returns` (b, t)."""
+    mask, scored = rollout.mask, rollout.mask.any(dim=1)
+    given = torch.tensor([score for score in scores if score is not None], dtype=torch.float32)
+    shaped = rollout.rewards[scored]
+    kl = _per_completion(rollout.kl, mask)
+    estimates = {
+        f"objective/kl_{name}": _per_completion(estimate(rollout.policy_logprobs, rollout.reference_logprobs), mask)
+        for name, estimate in ESTIMATORS.items()
+    }
+    mean_return = masked_mean(returns, mask)
+    variance = masked_mean((returns - mean_return) ** 2, mask).item()
+    residual = masked_mean((returns - rollout.values) ** 2, mask).item()
+    return {
+        "objective/reward": given.mean().item(),
+        "objective/reward_std": given.std(correction=0).item(),
+        "objective/shaped_reward": shaped.mean().item(),
+        "objective/kl": kl.mean().item(),
+        **{key: value.mean().item() for key, value in estimates.items()},
+        "objective/penalised_reward": (shaped - kl_coef * kl).mean().item(),
+        "objective/entropy": masked_mean(rollout.entropy, mask).item(),
+        "objective/kl_coef": kl_coef,
+        "objective/n_unscored": float((~scored).sum().item()),
+        "value/explained_variance": 1 - residual / variance if variance > 0 else 0.0,
+        **_lengths(completions),
+    }
+
+
+def _per_completion(values: Tensor, mask: Tensor) -> Tensor:
+    """Sums over the tokens of each scored completion."""
+    return (values * mask).sum(dim=1)[mask.any(dim=1)]
+
+
+def _lengths(completions: Sequence[Completion]) -> Metrics:
+    lengths = [len(completion.token_ids) for completion in completions]
+    endings = [completion.finish_reason for completion in completions]
+    return {
+        "tokens/completion_mean": sum(lengths) / len(lengths),
+        "tokens/completion_min": float(min(lengths)),
+        "tokens/completion_max": float(max(lengths)),
+        "tokens/eos_rate": endings.count("eos") / len(endings),
+        "tokens/truncation_rate": endings.count("length") / len(endings),
+    }
+
+
+def completion_sample(
+    prompts: Sequence[Prompt], completions: Sequence[Completion], scores: Sequence[float | None], rollout: Rollout
+) -> list[dict[str, object]]:
+    """The first completions of a batch, with reward and KL in nats, one mapping each."""
+    kl = (rollout.kl * rollout.batch.completion_mask).sum(dim=1).tolist()
+    rows = zip(prompts, completions, scores, kl, strict=True)
+    return [_row(*row) for row, _ in zip(rows, range(N_SAMPLED), strict=False)]
+
+
+def _row(prompt: Prompt, completion: Completion, score: float | None, kl: float) -> dict[str, object]:
+    return {
+        "prompt_id": prompt.id,
+        "prompt": prompt.text,
+        "completion": completion.text,
+        "n_tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "reward": score,
+        "kl": kl,
+    }

@@ -1,0 +1,170 @@
+"""What PPO runs forward: the policy, its values and the frozen reference."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from alignbench.errors import ModelError
+from alignbench.generation import SequenceBatch, completion_forward
+from alignbench.ppo.shared_layers import SharedLayers
+from alignbench.runtime import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignbench.language_model import LanguageModel
+    from alignbench.ppo.config import PPOConfig
+
+
+class Networks:
+    """Policy, values and reference over one set of weights wherever that is possible.
+
+    The reference is the policy as it stands now: the same network with its adapter off where the adapter is fresh,
+    otherwise with the trainable weights of this moment in place of the present ones. Weights that are not trained
+    exist once.
+    """
+
+    def __init__(self, policy: LanguageModel, config: PPOConfig, seed: int) -> None:
+        if not any(p.requires_grad for p in policy.model.parameters()):
+            raise ModelError("the policy has no weight that takes gradients: nothing would be trained")
+        self.config = config
+        self.model: nn.Module = policy.model.eval()  # no layer may behave otherwise in training than in sampling
+        self.device = policy.device
+        if config.shared_layers and policy.is_encoder_decoder:
+            raise ModelError(
+                f"shared_layers: got {config.shared_layers}, expected 0 for an encoder-decoder policy: both halves of "
+                "it read the prompt, and freezing layers of one is no shared bottom"
+            )
+        self.shared = SharedLayers(self.model, config.shared_layers) if config.shared_layers else None
+        self.value_model: nn.Module | None = _headless_copy(self.model) if config.value_model == "separate" else None
+        self.value_head = value_head(self.model, config.value_init, seed).to(self.device)
+        if config.gradient_checkpointing:
+            for module in filter(None, (self.model, self.value_model)):
+                _inner(module).activation_checkpointing_enable()
+        modules = {"policy": self.model, "value_head": self.value_head, "value_model": self.value_model}
+        self.parameters = trainable({name: module for name, module in modules.items() if module is not None})
+        self.as_reference: Callable[[], AbstractContextManager[None]] = (
+            policy.adapter_off if has_fresh_adapter(self.model) else _snapshot(self.model)
+        )
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision where it is asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision)
+
+    def shared_activations(self, batch: SequenceBatch) -> Tensor | None:
+        """The output of the shared layers, (b, p + t, h); None where policy and reference share none."""
+        if self.shared is None:
+            return None
+        with torch.no_grad(), self.autocast(), self.shared.recorded() as outputs:
+            completion_forward(self.model, batch)
+        return outputs[0]
+
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (b, t, V) that predict each completion token, and the values (b, t) of the states before them."""
+        with self.autocast(), self._replayed(shared):
+            logits, hidden = completion_forward(self.model, batch, hidden=self.value_model is None)
+        if self.value_model is not None:
+            with self.autocast():
+                _, hidden = completion_forward(self.value_model, batch, hidden=True)
+        assert hidden is not None
+        return logits, self.value_head(hidden.float()).squeeze(-1)
+
+    @torch.no_grad()
+    def reference_logits(self, batch: SequenceBatch, shared: Tensor | None) -> Tensor:
+        """Logits of the reference, (b, t, V)."""
+        with self.as_reference(), self.autocast(), self._replayed(shared):
+            return completion_forward(self.model, batch)[0]
+
+    def _replayed(self, shared: Tensor | None) -> AbstractContextManager[None]:
+        return nullcontext() if self.shared is None or shared is None else self.shared.replayed(shared)
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Within the block gradient checkpointing is at work, if it is asked for: models do it in training mode only.
+
+        Dropout is off in either mode.
+        """
+        modules = [m for m in (self.model, self.value_model) if m is not None and self.config.gradient_checkpointing]
+        for module in modules:
+            module.train()
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.eval()
+
+
+def trainable(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """The parameters that take gradients, named `<module>.<parameter>`; parameters shared by two names once."""
+    found: dict[str, nn.Parameter] = {}
+    for module_name, module in modules.items():
+        found |= {f"{module_name}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
+    return found
+
+
+def value_head(model: nn.Module, init: str, seed: int) -> nn.Linear:
+    """A linear head on the last hidden state.
+
+    Its weights start at 0, so that the first values say nothing, or are normal with standard deviation
+    1 / sqrt(d + 1), d the hidden size (both in the code of Ziegler et al. 2019: values, and reward models).
+    """
+    d = _inner(model).get_output_embeddings().weight.shape[1]
+    head = nn.Linear(d, 1, device="meta").to_empty(device="cpu")  # no draw from the global generator
+    weight = np.zeros(d) if init == "zero" else generator(seed, "value head").normal(0, 1 / math.sqrt(d + 1), d)
+    with torch.no_grad():
+        head.bias.zero_()
+        head.weight.copy_(torch.from_numpy(weight))
+    return head
+
+
+def has_fresh_adapter(model: nn.Module) -> bool:
+    """True where everything trainable is a LoRA adapter that has no effect yet (its B matrices are 0)."""
+    names = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    is_lora = all("lora_A" in name or "lora_B" in name for name in names)
+    is_idle = all(not bool(p.any()) for name, p in names.items() if "lora_B" in name)
+    return hasattr(model, "disable_adapter") and is_lora and is_idle
+
+
+def _snapshot(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """Keeps the trainable weights of this moment; within the returned context they stand in the model."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    kept = [p.detach().clone() for p in parameters]
+
+    @contextmanager
+    def swapped() -> Iterator[None]:
+        present = [p.data for p in parameters]
+        for parameter, value in zip(parameters, kept, strict=True):
+            parameter.data = value
+        try:
+            yield
+        finally:
+            for parameter, value in zip(parameters, present, strict=True):
+                parameter.data = value
+
+    return swapped
+
+
+def _headless_copy(model: nn.Module) -> nn.Module:
+    """A copy of the policy that computes no logits, trained where the policy is."""
+    network = copy.deepcopy(model)
+    _inner(network).set_output_embeddings(_NoHead())
+    return network
+
+
+class _NoHead(nn.Module):
+    """Stands in for an output layer that nobody reads."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.new_zeros((*hidden.shape[:-1], 1))
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
