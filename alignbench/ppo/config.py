@@ -125,8 +125,8 @@ class PPOConfig:
             found.append("kl_coef is 0: nothing holds the policy near the reference, whatever the reward asks for")
         elif self.kl_placement == "reward" and self.kl_estimator != "k1":
             found.append(
-                f"kl_estimator {self.kl_estimator} in the reward hardly holds the policy: there a token's own KL has no "
-                "gradient to the reference; take k1, or kl_placement loss"
+                f"kl_estimator {self.kl_estimator} in the reward hardly holds the policy: there a token's own KL has "
+                "no gradient to the reference; take k1, or kl_placement loss"
             )
         elif self.kl_placement == "loss" and self.kl_estimator == "k3":
             found.append(

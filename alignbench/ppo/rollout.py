@@ -91,18 +91,9 @@ def policy_distribution(logits: Tensor, decoding: Decoding, eos_id: int | None) 
     return scaled if allowed is None else scaled.masked_fill(~allowed, -1e9)
 
 
-def truncation(logits: Tensor, token_ids: Tensor, decoding: Decoding) -> Tensor | None:
-    """What top-k and top-p leave of `policy_distribution`'s logits (b, t, V): True there; None where neither is set.
-
-    What was drawn is always among it, also where rounding puts it just outside.
-    """
-    left = sampling_support(logits, replace(decoding, temperature=1.0, min_new_tokens=0), None)
-    return None if left is None else left.scatter(-1, token_ids.unsqueeze(-1), True)
-
-
-def sampled_logprobs(logits: Tensor, token_ids: Tensor, support: Tensor | None) -> Tensor:
-    """Log-probabilities (b, t) of what was drawn, renormalised over the support (b, t, V)."""
-    return token_logprobs(logits if support is None else logits.masked_fill(~support, -1e9), token_ids)
+def truncation(logits: Tensor, decoding: Decoding) -> Tensor | None:
+    """What top-k and top-p leave of `policy_distribution`'s logits (b, t, V): True there; None where neither is set."""
+    return sampling_support(logits, replace(decoding, temperature=1.0, min_new_tokens=0), None)
 
 
 @torch.no_grad()
@@ -129,13 +120,15 @@ def measure(
         reference = policy_distribution(networks.reference_logits(part, shared), decoding, eos_id)
         policy_logprobs = token_logprobs(logits, part.completion_ids)
         reference_logprobs = token_logprobs(reference, part.completion_ids)
-        support = truncation(logits, part.completion_ids, decoding)
+        support = truncation(logits, decoding)
         parts.append(
             Rollout(
                 batch=part,
                 mask=part.completion_mask & scored[rows].unsqueeze(1),
                 rewards=rewards[rows],
-                logprobs=policy_logprobs if support is None else sampled_logprobs(logits, part.completion_ids, support),
+                logprobs=policy_logprobs
+                if support is None
+                else token_logprobs(logits, part.completion_ids, support=support),
                 policy_logprobs=policy_logprobs,
                 reference_logprobs=reference_logprobs,
                 kl=estimated_kl(config.kl_estimator, logits, reference, policy_logprobs, reference_logprobs),

@@ -46,7 +46,6 @@ from alignbench.ppo.rollout import (
     estimated_kl,
     measure,
     policy_distribution,
-    sampled_logprobs,
 )
 from alignbench.ppo.schedule import learning_rate_factor
 from alignbench.records import Completion, Cost, Decoding, Prompt
@@ -302,7 +301,7 @@ class PPOTrainer:
         reference = self._reference_of_the_loss(rollout)
         raw, values = self.networks.policy_and_values(batch, rollout.shared)
         logits = policy_distribution(raw, self.decoding, self.policy.eos_id)
-        logprobs = sampled_logprobs(logits, batch.completion_ids, rollout.support)
+        logprobs = token_logprobs(logits, batch.completion_ids, support=rollout.support)
         policy, policy_clipped = policy_loss(logprobs, rollout.logprobs, targets.advantages, config.clip_range)
         value, value_clipped = value_loss(values, rollout.values, targets.returns, config.value_clip_range)
         policy_sum, value_sum = (policy * mask).sum(), (value * mask).sum()

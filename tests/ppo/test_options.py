@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from alignbench.errors import TrainingError
+from alignbench.generation import token_logprobs
 from alignbench.ppo import rollout
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.networks import value_head
-from alignbench.ppo.rollout import policy_distribution, sampled_logprobs, truncation
+from alignbench.ppo.rollout import policy_distribution, truncation
 from alignbench.ppo.trainer import PPOTrainer, Targets
 from alignbench.records import Decoding
 from alignbench.runtime import generator
@@ -48,7 +49,7 @@ def test_policy_distribution_by_hand():
     [
         ({"top_k": 2}, [[1, 1, 0], [1, 1, 0]], [math.log(3 / 8), math.log(6 / 9)]),
         ({"top_p": 0.55}, [[1, 1, 0], [1, 0, 0]], [math.log(3 / 8), 0.0]),
-        ({"top_p": 0.5}, [[1, 1, 0], [1, 0, 0]], [math.log(3 / 8), 0.0]),  # the drawn word is among it in any case
+        ({"top_p": 0.5}, [[1, 0, 0], [1, 0, 0]], [math.log(3 / 8), 0.0]),  # what was drawn counts in any case
         ({"top_k": 2, "top_p": 0.65}, [[1, 1, 0], [1, 0, 0]], [math.log(3 / 8), 0.0]),  # top-p of what top-k left
         ({"top_k": 3}, None, [math.log(0.3), math.log(0.6)]),
         ({}, None, [math.log(0.3), math.log(0.6)]),
@@ -58,18 +59,18 @@ def test_truncation_by_hand(changes, kept, logprobs):
     """Temperature and minimal length have had their effect before: they must not have it twice."""
     drawn = torch.tensor([[1, 0]])
     decoding = Decoding(max_new_tokens=2, min_new_tokens=2, temperature=0.5, **changes)
-    support = truncation(LOGITS, drawn, decoding)
+    support = truncation(LOGITS, decoding)
     assert (support is None) if kept is None else torch.equal(support[0], torch.tensor(kept).bool())
-    torch.testing.assert_close(sampled_logprobs(LOGITS, drawn, support), torch.tensor([logprobs]))
+    torch.testing.assert_close(token_logprobs(LOGITS, drawn, support=support), torch.tensor([logprobs]))
 
 
 def test_new_log_probabilities_are_those_of_the_old_support():
     """The ratio compares two distributions over the same words, also where the new policy would keep others."""
     drawn, decoding = torch.tensor([[1, 0]]), Decoding(max_new_tokens=2, top_k=2)
-    support = truncation(LOGITS, drawn, decoding)
+    support = truncation(LOGITS, decoding)
     new = torch.tensor([[[0.1, 0.2, 0.7], [0.2, 0.2, 0.6]]]).log()
     expected = torch.tensor([[math.log(2 / 3), math.log(0.5)]])
-    torch.testing.assert_close(sampled_logprobs(new, drawn, support), expected)
+    torch.testing.assert_close(token_logprobs(new, drawn, support=support), expected)
 
 
 def test_limits_are_drawn_from_the_whole_range(tiny_policy, reward, prompts):
