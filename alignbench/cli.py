@@ -103,6 +103,8 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...]) -> None:
 
     for recipe in load(recipes, sets):
         click.echo(f"{recipe.name} (seed {recipe.seed}): {recipe.method_name}, fine")
+        for caution in getattr(recipe.method, "cautions", list)():
+            click.echo(f"  but note: {caution}")
 
 
 @main.command()

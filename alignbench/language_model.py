@@ -182,7 +182,7 @@ class LanguageModel:
         Every draw is keyed by (key, prompt id, sample number, position).
         """
         encoded = [self.encode_prompt(prompt.text) for prompt in prompts]
-        self._check_context(encoded, limits)
+        self.check_context(prompts, limits)
         completions = []
         for start in range(0, len(prompts), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(prompts)))
@@ -225,17 +225,21 @@ class LanguageModel:
             before = now
         return drawn
 
-    def _check_context(self, encoded: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
-        lengths = [len(ids) for ids in encoded]
+    def check_context(self, prompts: Sequence[Prompt], limits: Sequence[int]) -> None:
+        """ModelError where a prompt is empty, or the longest prompt and the longest completion do not fit together.
+
+        A batch is as wide as its longest prompt and its longest completion, whichever rows they are in.
+        """
+        lengths = [len(self.encode_prompt(prompt.text)) for prompt in prompts]
+        if 0 in lengths:
+            raise ModelError(f"the prompt {prompts[lengths.index(0)].id!r} has no tokens: nothing can be continued")
+        needed, what = max(lengths) + max(limits), "the longest prompt and the longest completion together need"
         if self.is_encoder_decoder:
             needed, what = max(*lengths, *limits), "the longer of prompt and completion needs"
-        else:
-            needed = max(length + limit for length, limit in zip(lengths, limits, strict=True))
-            what = "prompt and completion together need"
         if needed > self.context_tokens:
             raise ModelError(
-                f"{self.name!r} takes {self.context_tokens} tokens; {what} {needed}: "
-                "shorten data.prompt_tokens, or filter with data.max_prompt_chars"
+                f"{self.name!r} takes {self.context_tokens} tokens; {what} {needed}: shorten the prompts "
+                "(data.prompt_tokens), leave long ones out (data.max_prompt_chars), or let completions be shorter"
             )
 
     def batch(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> SequenceBatch:
@@ -256,11 +260,20 @@ class LanguageModel:
             logprobs += [row[mask] for row, mask in zip(values, batch.completion_mask.cpu(), strict=True)]
         return logprobs
 
-    def add_adapter(self, lora: Lora) -> None:
-        """Attaches a fresh LoRA adapter: trainable, and without effect until it is trained."""
+    def add_adapter(self, lora: Lora, *, seed: int = 0) -> None:
+        """Attaches a fresh LoRA adapter: trainable, and without effect until it is trained.
+
+        Its random half is a function of `seed` alone.
+        """
         from peft import get_peft_model
 
-        self.model = get_peft_model(self.model, lora_config(lora, self.model))
+        config = lora_config(lora, self.model)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                self.model = get_peft_model(self.model, config)
+            except ValueError as error:  # peft has no default for this family
+                raise ModelError(f"policy.lora.target_modules: {error}") from error
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:

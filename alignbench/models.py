@@ -56,7 +56,7 @@ def load_language_model(
             device=device,
             chat=chat,
         )
-        policy.name = shown_as or name
+        policy.name, policy.is_as_loaded = shown_as or name, False  # no model of that name has the merged weights
         return _with_adapter_merged(policy, name, revision)
     factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model = _load_weights(factory, name, revision, where, config=config, dtype=DTYPES[dtype])

@@ -92,6 +92,8 @@ def test_bad_recipes(recipe_folder, call, sets, code, message):
 
 def test_check_reports_without_running(recipe_folder, call):
     assert call("check", "ppo.yaml", "dpo.yaml").output.count("fine") == 2
+    assert "note" not in call("check", "ppo.yaml").output
+    assert "but note: kl_coef is 0" in call("check", "ppo.yaml", "--set", "method.kl_coef=0").output
     result = call("check", "no_such_recipe")
     assert result.exit_code == 2
     assert "no_such_recipe" in result.output

@@ -182,9 +182,10 @@ def test_an_adapter_is_a_start_of_its_own(saved, tmp_path):
     torch.testing.assert_close(policy.token_logprobs(prompts, completions), expected, rtol=1e-4, atol=1e-5)
     without = load_language_model(str(saved)).token_logprobs(prompts, completions)
     assert not torch.allclose(without[0], expected[0])
-    # A further adapter on top of it is saved alone, and comes back on top of it.
+    # What is saved needs neither the adapter nor anything of ours.
     policy.add_adapter(Lora(r=4))
     policy.save(tmp_path / "second")
+    assert not (tmp_path / "second" / "adapter_config.json").exists()
     again = load_policy(tmp_path / "second")
     torch.testing.assert_close(again.token_logprobs(prompts, completions), expected, rtol=1e-4, atol=1e-5)
 

@@ -124,7 +124,9 @@ def test_tokenizer_without_pad_token_is_handled(tiny_policy):
 
 
 def test_prompt_longer_than_the_context_is_refused(tiny_policy):
-    with pytest.raises(ModelError, match="takes 64 tokens; prompt and completion together need 75"):
+    with pytest.raises(
+        ModelError, match="takes 64 tokens; the longest prompt and the longest completion together need 75"
+    ):
         tiny_policy().generate([Prompt("p", "the " * 70)], Decoding(5), 1, (0,))
 
 

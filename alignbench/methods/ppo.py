@@ -45,7 +45,7 @@ class PPO(PPOConfig):
         assert run.reward is not None
         policy = run.policy
         if run.lora is not None:
-            policy.add_adapter(run.lora)
+            policy.add_adapter(run.lora, seed=run.seed)
         trainer = PPOTrainer(policy, run.reward.score, data.prompts, self, seed=run.seed)
         with progress_bar("PPO", n_steps) as advance:
 

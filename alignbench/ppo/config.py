@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 
@@ -99,7 +101,7 @@ class PPOConfig:
     """Learning rate over the PPO steps of the run: constant, or falling to 0."""
     warmup_steps: CountOrZero = 0
     """PPO steps over which the learning rate rises from 0 before the schedule begins."""
-    adam_betas: Annotated[tuple[UnitInterval, UnitInterval], Field(strict=False)] = (0.9, 0.999)
+    adam_betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
     """Decay of AdamW's running moments."""
     adam_epsilon: Positive = 1e-8
     """Epsilon of AdamW."""
@@ -122,7 +124,7 @@ class PPOConfig:
         """What is allowed and probably not meant."""
         found = []
         if self.kl_coef == 0:
-            found.append("kl_coef is 0: nothing holds the policy near the reference, whatever the reward asks for")
+            found.append("kl_coef is 0, and no kl_target changes that: nothing holds the policy near the reference")
         elif self.kl_placement == "reward" and self.kl_estimator != "k1":
             found.append(
                 f"kl_estimator {self.kl_estimator} in the reward hardly holds the policy: there a token's own KL has "
@@ -140,6 +142,7 @@ class PPOConfig:
         return self.micro_batch_size or self.mini_batch_size
 
     def __post_init__(self) -> None:
+        self._check_each()
         if self.batch_size % self.mini_batch_size:
             raise ValueError(f"mini_batch_size {self.mini_batch_size} must divide batch_size {self.batch_size}")
         if self.micro_batch_size is not None and self.mini_batch_size % self.micro_batch_size:
@@ -165,3 +168,21 @@ class PPOConfig:
                 "kl_estimator k1 in the loss has a gradient of mean 0 and penalises nothing: take k2, k3 or exact, "
                 "or kl_placement reward"
             )
+
+    def _check_each(self) -> None:
+        """ValueError with every option that is not of its type or out of its range."""
+        try:
+            checked = _options().model_validate(vars(self))
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc']))}: got {e['input']!r}, {e['msg']}" for e in error.errors()]
+            raise ValueError("; ".join(problems)) from None
+        for name, value in checked:
+            object.__setattr__(self, name, value)
+
+
+@cache
+def _options() -> type[BaseModel]:
+    hints: dict[str, Any] = get_type_hints(PPOConfig, include_extras=True)
+    config = ConfigDict(strict=True, allow_inf_nan=False)
+    fields: dict[str, Any] = {name: (hint, ...) for name, hint in hints.items()}
+    return create_model("Options", __config__=config, **fields)

@@ -78,17 +78,16 @@ def completion_sample(
 ) -> list[dict[str, object]]:
     """The first completions of a batch, with reward and KL in nats, one mapping each."""
     kl = (rollout.kl * rollout.batch.completion_mask).sum(dim=1).tolist()
-    rows = zip(prompts, completions, scores, kl, strict=True)
-    return [_row(*row) for row, _ in zip(rows, range(N_SAMPLED), strict=False)]
-
-
-def _row(prompt: Prompt, completion: Completion, score: float | None, kl: float) -> dict[str, object]:
-    return {
-        "prompt_id": prompt.id,
-        "prompt": prompt.text,
-        "completion": completion.text,
-        "n_tokens": len(completion.token_ids),
-        "finish_reason": completion.finish_reason,
-        "reward": score,
-        "kl": kl,
-    }
+    rows = list(zip(prompts, completions, scores, kl, strict=True))[:N_SAMPLED]
+    return [
+        {
+            "prompt_id": prompt.id,
+            "prompt": prompt.text,
+            "completion": completion.text,
+            "n_tokens": len(completion.token_ids),
+            "finish_reason": completion.finish_reason,
+            "reward": score,
+            "kl": nats,
+        }
+        for prompt, completion, score, nats in rows
+    ]

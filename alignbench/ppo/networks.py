@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -51,9 +52,21 @@ class Networks:
                 _inner(module).activation_checkpointing_enable()
         modules = {"policy": self.model, "value_head": self.value_head, "value_model": self.value_model}
         self.parameters = trainable({name: module for name, module in modules.items() if module is not None})
+        self.start = self._sample_of_weights()
+        """Tells one starting policy from another."""
         self.as_reference: Callable[[], AbstractContextManager[None]] = (
             policy.adapter_off if has_fresh_adapter(self.model) else _snapshot(self.model)
         )
+
+    def _sample_of_weights(self) -> str:
+        """Hash of up to 64 values of every weight; a fresh adapter's random ones do not count."""
+        is_fresh, digest = has_fresh_adapter(self.model), hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            if not (is_fresh and "lora_" in name):
+                values = parameter.detach().flatten()
+                some = values[:: max(1, values.numel() // 64)][:64].float().cpu()
+                digest.update(name.encode() + some.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision where it is asked for."""
@@ -126,10 +139,9 @@ def value_head(model: nn.Module, init: str, seed: int) -> nn.Linear:
 
 
 def has_fresh_adapter(model: nn.Module) -> bool:
-    """True where everything trainable is a LoRA adapter that has no effect yet (its B matrices are 0)."""
-    names = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    is_lora = all("lora_A" in name or "lora_B" in name for name in names)
-    is_idle = all(not bool(p.any()) for name, p in names.items() if "lora_B" in name)
+    """True where everything trainable is LoRA, and no adapter has an effect yet, a frozen one included (B is 0)."""
+    is_lora = all("lora_A" in name or "lora_B" in name for name, p in model.named_parameters() if p.requires_grad)
+    is_idle = all(not bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)
     return hasattr(model, "disable_adapter") and is_lora and is_idle
 
 

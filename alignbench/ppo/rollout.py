@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -63,7 +63,13 @@ def collect_rewards(
     reward: RewardFunction, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> list[float | None]:
     """Scores completions; stops on rewards that are not finite, or when more than 1 % are missing."""
-    rewards = list(reward([prompt.text for prompt in prompts], [completion.text for completion in completions]))
+    given = reward([prompt.text for prompt in prompts], [completion.text for completion in completions])
+    try:
+        rewards = [None if value is None else _number(value) for value in given]
+    except (TypeError, ValueError) as error:
+        raise TrainingError(
+            f"the reward gave {str(given)[:200]}, expected a sequence with a number or None for each completion"
+        ) from error
     if len(rewards) != len(completions):
         raise TrainingError(f"the reward gave {len(rewards)} values for {len(completions)} completions")
     for value, completion in zip(rewards, completions, strict=True):
@@ -78,6 +84,12 @@ def collect_rewards(
             "because training on the rest would be training on a selection"
         )
     return rewards
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):  # float() would take it
+        raise TypeError("a text")
+    return float(value)
 
 
 def policy_distribution(logits: Tensor, decoding: Decoding, eos_id: int | None) -> Tensor:

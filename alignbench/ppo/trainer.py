@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -48,7 +49,7 @@ from alignbench.ppo.rollout import (
     policy_distribution,
 )
 from alignbench.ppo.schedule import learning_rate_factor
-from alignbench.records import Completion, Cost, Decoding, Prompt
+from alignbench.records import Completion, Cost, Decoding, Prompt, fingerprint
 from alignbench.runtime import generator, peak_memory_gib
 
 logger = logging.getLogger(__name__)
@@ -88,8 +89,7 @@ class PPOTrainer:
             config: Hyperparameters.
             seed: With the prompts' ids it fixes every draw.
         """
-        if not prompts:
-            raise TrainingError("PPO got no training prompts")
+        _check_prompts(policy, prompts, config.completion_tokens[1])
         for caution in config.cautions():
             logger.warning(caution)
         self.policy, self.reward, self.prompts, self.config, self.seed = policy, reward, prompts, config, seed
@@ -367,15 +367,33 @@ class PPOTrainer:
         options = {key: value for key, value in asdict(self.config).items() if key not in _RECORDS}
         # A schedule that ends depends on where.
         end = {"n_steps": n_steps} if self.config.schedule != "constant" else {}
-        return {"seed": self.seed, **end, **options}
+        prompts = fingerprint([[prompt.id, prompt.text] for prompt in self.prompts])
+        return {"seed": self.seed, "start_weights": self.networks.start, "prompts": prompts, **end, **options}
 
 
 _COUNTERS = ("training_completions", "generated_tokens", "reward_calls", "optimizer_steps")
 _RECORDS = ("checkpoint_every", "log_completions_every")
 
 
+def _check_prompts(policy: LanguageModel, prompts: Sequence[Prompt], n_new_tokens: int) -> None:
+    if not prompts:
+        raise TrainingError("PPO got no training prompts")
+    for prompt in prompts:
+        if not isinstance(prompt, Prompt):
+            raise TrainingError(f"prompts: got {prompt!r}, expected alignbench.records.Prompt(id=..., text=...)")
+    ids = Counter(prompt.id for prompt in prompts)
+    twice, n = ids.most_common(1)[0]
+    if n > 1:
+        raise TrainingError(
+            f"prompts: {n} have the id {twice!r}; expected different ids, because draws are keyed by them"
+        )
+    policy.check_context(prompts, [n_new_tokens])
+
+
 @contextmanager
 def _timed(seconds: Metrics, stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # or the work of this stage is charged to a later one
     seconds[stage] = time.perf_counter() - started

@@ -90,3 +90,34 @@ def test_the_story_holds_in_four_of_five_seeds(world, tmp_path):
     told = {seed: story(tmp_path, seed) for seed in seeds}
     holds = [seed for seed, claims in told.items() if all(claims.values())]
     assert len(holds) >= 4, told
+
+
+@pytest.mark.slow
+def test_ppo_learns_and_the_adaptive_controller_holds_its_target(world, tmp_path):
+    """Three seeds of 96 steps: reward up, judged toxicity down, KL near its target of 1 nat per completion."""
+    recipes = Path(__file__).parents[2] / "recipes"
+    method = {"kl_coef": 1.0, "kl_target": 1.0, "kl_horizon": 512.0}
+    suite = {
+        "name": "adaptive",
+        "overrides": {"extends": str(recipes / "_shared" / "embedded.yaml"), "budget": {"completions": 6144}},
+        "recipes": [
+            str(recipes / "base.yaml"),
+            {
+                "recipe": str(recipes / "ppo_detox.yaml"),
+                "overrides": {"extends": str(recipes / "_shared" / "embedded_ppo.yaml"), "method": method},
+            },
+        ],
+        "seeds": [0, 1, 2],
+    }
+    (tmp_path / "suite.yaml").write_text(json.dumps(suite))
+    outcomes = pipeline.run(load([str(tmp_path / "suite.yaml")]), tmp_path / "results")
+    assert all(outcome.state == "done" for outcome in outcomes), [outcome.error for outcome in outcomes]
+    log = alignbench.load_train_log(tmp_path / "results" / "ppo_detox")
+    for seed, steps in log.groupby("seed"):
+        assert steps["objective/reward"].iloc[-16:].mean() > steps["objective/reward"].iloc[:4].mean() + 0.3, seed
+        assert 0.6 < steps["objective/kl"].iloc[48:].mean() < 1.5, seed
+    records = compare([tmp_path / "results"]).records()
+    [judged] = [
+        r for r in records if (r["recipe"], r["metric"], r["scorer"]) == ("ppo_detox", "toxicity_mean", "judge")
+    ]
+    assert judged["verdict"] == "better"

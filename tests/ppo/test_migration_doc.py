@@ -104,15 +104,15 @@ def test_options_named_elsewhere_exist():
 
 def test_the_loop_runs(checkpoints, monkeypatch, tmp_path, capsys):
     """With the tiny checkpoints in place of the hub's."""
-    from alignbench import models
-
     [example] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    policy, classifier = models.load_language_model, models.load_classifier
-    monkeypatch.setattr(models, "load_language_model", lambda _: policy(str(checkpoints / "policy")))
-    monkeypatch.setattr(
-        models, "load_classifier", lambda _, where: classifier(str(checkpoints / "classifier"), where=where)
-    )
+    for theirs, ours in (
+        ("EleutherAI/gpt-neo-125m", str(checkpoints / "policy")),
+        ("facebook/roberta-hate-speech-dynabench-r4-target", str(checkpoints / "classifier")),
+        ("n_steps=10", "n_steps=2"),
+    ):
+        assert theirs in example
+        example = example.replace(theirs, ours)
     monkeypatch.chdir(tmp_path)
-    exec(compile(example.replace("n_steps=10", "n_steps=2"), "docs/migrating_from_trl.md", "exec"), {})
+    exec(compile(example, "docs/migrating_from_trl.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert (tmp_path / "my_policy" / "model.safetensors").is_file()

@@ -12,6 +12,7 @@ from alignbench.errors import TrainingError
 from alignbench.language_model import Lora
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer
+from alignbench.records import Prompt
 
 CONFIG = PPOConfig(
     learning_rate=2e-3,
@@ -170,13 +171,23 @@ def test_a_damaged_checkpoint_is_refused(tiny_policy, prompts, tmp_path, harm, m
 
 
 def test_a_checkpoint_of_another_model_is_refused(sure_policy, tiny_policy, prompts, tmp_path):
-    """By its names; by its shapes, where the names agree; by its precision, where the shapes agree too."""
+    """By the starting weights; where these agree (a fresh adapter does not count), by the shapes."""
     build(sure_policy("llama", "fresh"), prompts).train(4, checkpoints=tmp_path / "adapter")
-    assert_refused(build(sure_policy("llama"), prompts), tmp_path / "adapter", "another model")
+    assert_refused(build(sure_policy("llama"), prompts), tmp_path / "adapter", "start_weights")
     wider = sure_policy("llama")
     wider.add_adapter(Lora(r=8, target_modules=("q_proj", "v_proj")))
     assert_refused(build(wider, prompts), tmp_path / "adapter", "another model")
     build(tiny_policy(), prompts).train(4, checkpoints=tmp_path / "full")
     shorter = tiny_policy()
     shorter.model.to(torch.bfloat16)
-    assert_refused(build(shorter, prompts), tmp_path / "full", "another model")
+    assert_refused(build(shorter, prompts), tmp_path / "full", "start_weights|another model")
+
+
+def test_a_run_goes_on_only_from_where_it_started(tiny_policy, prompts, tmp_path):
+    """Resumed on the policy that was trained so far, the reference would be that policy, and the KL to it 0."""
+    trainer = build(tiny_policy(), prompts)
+    trainer.train(4, checkpoints=tmp_path)
+    assert_refused(build(trainer.policy, prompts), tmp_path, "start_weights")
+    assert_refused(build(tiny_policy(), prompts[1:]), tmp_path, "the checkpoint is of prompts")
+    other_text = [*prompts[:-1], Prompt(prompts[-1].id, "one old dog")]
+    assert_refused(build(tiny_policy(), other_text), tmp_path, "the checkpoint is of prompts")

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from alignbench.errors import TrainingError
+from alignbench.errors import ModelError, TrainingError
 from alignbench.generation import completion_forward
 from alignbench.language_model import Lora
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer
-from alignbench.records import Completion
+from alignbench.records import Completion, Prompt
 
 CONFIG = PPOConfig(
     learning_rate=1e-3,
@@ -63,6 +63,76 @@ def test_a_step_moves_the_trainable_weights_and_nothing_else(tiny_policy, reward
     with trainer.networks.as_reference():
         assert all(torch.equal(value, start[k]) for k, value in trainer.model.state_dict().items())
     assert any(not torch.equal(value, start[k]) for k, value in trainer.model.state_dict().items())
+
+
+def test_a_fresh_adapter_on_a_frozen_one_has_the_frozen_one_in_its_reference(tiny_policy, reward, prompts):
+    """What `peft` calls stacked adapters: with all adapters off the reference would be the bare base."""
+    from peft import LoraConfig
+
+    policy = tiny_policy()
+    policy.add_adapter(Lora(r=4, target_modules=("q_proj", "v_proj")))
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    policy.model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    policy.model.base_model.set_adapter(["default", "second"])
+    for name, parameter in policy.model.named_parameters():
+        parameter.requires_grad_("second" in name)
+    trainer = build(policy, reward, prompts)
+    assert trainer.train_step()["objective/kl"] == 0.0
+    assert all("second" in name or "value_head" in name for name in trainer.parameters)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl_placement": "rewards"}, "kl_placement: got 'rewards'"),
+        ({"kl_coef": -1.0}, "kl_coef: got -1.0"),
+        ({"top_p": 90}, "top_p: got 90"),
+        ({"ppo_epochs": 0}, "ppo_epochs: got 0"),
+        ({"completion_tokens": 20}, "completion_tokens: got 20"),
+        ({"stop_strings": ". "}, "stop_strings: got '. '"),
+        ({"learning_rate": math.nan}, "learning_rate: got nan"),
+        ({"schedule": "lin", "value_model": "seperate"}, "value_model: got 'seperate'.*schedule: got 'lin'"),
+    ],
+)
+def test_options_are_checked_from_python_too(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PPOConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "error", "message"),
+    [
+        (lambda prompts: [prompt.text for prompt in prompts], TrainingError, "expected alignbench.records.Prompt"),
+        (lambda prompts: [*prompts, prompts[0]], TrainingError, "2 have the id 'p0'; expected different ids"),
+        (lambda prompts: [*prompts, Prompt("empty", "")], ModelError, "the prompt 'empty' has no tokens"),
+        (lambda prompts: [*prompts, Prompt("long", "dog " * 60)], ModelError, "takes 64 tokens; .* together need 66"),
+        (lambda prompts: [], TrainingError, "got no training prompts"),
+    ],
+)
+def test_prompts_are_checked_before_anything_is_sampled(tiny_policy, reward, prompts, rewrite, error, message):
+    with pytest.raises(error, match=message):
+        build(tiny_policy(), reward, rewrite(prompts))
+
+
+@pytest.mark.parametrize("given", [1.0, ["0.5"] * 8, [[1.0]] * 8, "12345678", [object()] * 8])
+def test_a_reward_that_gives_no_numbers_is_named(tiny_policy, prompts, given):
+    trainer = build(tiny_policy(), lambda *_: given, prompts)
+    with pytest.raises(TrainingError, match="expected a sequence with a number or None for each completion"):
+        trainer.train_step()
+
+
+def test_an_adapter_starts_the_same_whatever_was_drawn_before(tiny_policy):
+    starts = []
+    for seed in (0, 0, 1):
+        torch.rand(7)
+        policy = tiny_policy()
+        policy.add_adapter(Lora(r=4, target_modules=("q_proj",)), seed=seed)
+        starts.append(torch.cat([p.flatten() for n, p in policy.model.named_parameters() if "lora_A" in n]))
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
 
 
 def test_reference_that_differs_from_the_policy_stops_the_run(tiny_policy, reward, prompts):
@@ -228,7 +298,7 @@ def test_some_completions_are_kept_for_reading(tiny_policy, reward, prompts):
 
 def test_a_kl_coef_of_0_is_warned_about(tiny_policy, reward, prompts, caplog):
     build(tiny_policy(), reward, prompts, kl_coef=0.0)
-    assert "kl_coef is 0: nothing holds the policy near the reference" in caplog.text
+    assert "kl_coef is 0, and no kl_target changes that: nothing holds the policy near the reference" in caplog.text
 
 
 def test_reward_goes_up_on_an_easy_task(tiny_policy, reward, prompts):

@@ -379,7 +379,9 @@ def test_early_stop_measure(recorded, our_step):
 def test_value_head_start(recorded):
     """Theirs starts at random, so the first values say something; ours at 0."""
     assert recorded["policy/v_head.summary.weight"].abs().max() > 0.1
-    trainer = PPOTrainer(recorded.policy(), lambda _, texts: [0.0] * len(texts), recorded.prompts, PPOConfig())
+    trainer = PPOTrainer(
+        recorded.policy(), lambda _, texts: [0.0] * len(texts), recorded.prompts, PPOConfig(completion_tokens=(2, 7))
+    )
     assert trainer.value_head.weight.abs().max() == 0
 
 
