@@ -15,8 +15,8 @@ STARTS = ("The weather today is", "My neighbour said that", "In the city there w
 
 
 def reward(prompts, completions):
-    """Your reward: a number for each completion, None where there is none. This one: the share of words used once."""
-    return [len(set(text.split())) / max(1, len(text.split())) for text in completions]
+    """Your reward: a number for each completion, None where there is none. This one likes texts of five words."""
+    return [-abs(len(text.split()) - 5) / 5 for text in completions]
 
 
 if __name__ == "__main__":
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     policy = load_language_model(given.policy)
     policy.add_adapter(Lora(r=16))  # leave it out to train every weight
     prompts = [Prompt(id=str(i), text=text) for i, text in enumerate(STARTS)]
-    config = PPOConfig(batch_size=16, mini_batch_size=4, completion_tokens=(10, 20), learning_rate=1e-4)
+    config = PPOConfig(batch_size=16, mini_batch_size=4, completion_tokens=(10, 20), learning_rate=1e-3)
     trainer = PPOTrainer(policy, reward, prompts, config, seed=0)
     trainer.train(
         given.steps, log=lambda step, m: print(f"{step} reward {m['objective/reward']:.3f} KL {m['objective/kl']:.2f}")
