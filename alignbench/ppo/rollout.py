@@ -43,6 +43,8 @@ class Rollout:
     """Of the sampled tokens under the reference without top-k and top-p, (b, t)."""
     kl: Tensor
     """KL to the reference by the configured estimator in nats, (b, t)."""
+    exact_kl: Tensor
+    """The same by the sum over the vocabulary, (b, t)."""
     values: Tensor
     """(b, t)."""
     entropy: Tensor
@@ -144,6 +146,7 @@ def measure(
                 policy_logprobs=policy_logprobs,
                 reference_logprobs=reference_logprobs,
                 kl=estimated_kl(config.kl_estimator, logits, reference, policy_logprobs, reference_logprobs),
+                exact_kl=exact_kl(logits, reference),
                 values=values,
                 entropy=entropy(logits),
                 support=support,

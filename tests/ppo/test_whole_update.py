@@ -121,14 +121,14 @@ class Oracle:
         ]
         return torch.stack(chosen), words, self.head(hidden)[:, 0]
 
-    def kl(self, row, words):
+    def kl(self, row, words, estimator):
         reference, _ = self.words(self.reference, row)
         places = range(len(row.token_ids))
         difference = (words - reference)[places, row.token_ids]
-        if self.config.kl_estimator == "exact":
+        if estimator == "exact":
             return torch.stack([self.exact_kl(words[t], reference[t].detach()) for t in places])
         forms = {"k1": difference, "k2": difference**2 / 2, "k3": (-difference).exp() - 1 + difference}
-        return forms[self.config.kl_estimator]
+        return forms[estimator]
 
     @staticmethod
     def exact_kl(words, reference):
@@ -151,7 +151,8 @@ class Oracle:
         row.kept = [self.kept(place) for place in words]
         assert all(word in row.kept[t] for t, word in enumerate(token_ids))
         row.logprobs, words, row.values = self.pass_over(row)
-        row.kl = self.kl(row, words)
+        row.kls = {name: self.kl(row, words, name) for name in ("k1", "k2", "k3", "exact")}
+        row.kl = row.kls[self.config.kl_estimator]
         row.entropy = -torch.stack([(place.exp() * place)[place.isfinite()].sum() for place in words])
         return row
 
@@ -208,7 +209,7 @@ class Oracle:
                 error = torch.maximum(error, (near - returns) ** 2)
             value = value + 0.5 * error.sum() / n_tokens
             if config.kl_placement == "loss":
-                kl = kl + self.kl(row, words).sum() / n_tokens
+                kl = kl + self.kl(row, words, self.config.kl_estimator).sum() / n_tokens
             moved = moved + (ratio - 1 - ratio.log()).sum().item() / n_tokens
         loss = policy + config.value_coef * value + self.kl_coef * kl
         return loss, {"policy/loss": policy.item(), "value/loss": value.item(), "policy/approximate_kl": moved}
@@ -235,6 +236,10 @@ class Oracle:
         logged |= {
             "objective/shaped_reward": statistics.fmean(row.reward for row in scored),
             "objective/kl": kl,
+            **{
+                f"objective/kl_{name}": statistics.fmean(r.kls[name].sum().item() for r in scored)
+                for name in scored[0].kls
+            },
             "objective/kl_coef": self.kl_coef,
             "objective/entropy": torch.cat([row.entropy for row in scored]).mean().item(),
             "policy/learning_rate": self.learning_rate(),
