@@ -97,6 +97,8 @@ class PPOConfig:
     """How far the probability ratio may leave 1 before its gradient is cut."""
     learning_rate: Positive = 1.41e-5
     """Learning rate of AdamW at its highest."""
+    value_learning_rate: Positive | None = None
+    """The same for the value head and a separate value model; None is `learning_rate`."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate over the PPO steps of the run: constant, or falling to 0."""
     warmup_steps: CountOrZero = 0

@@ -1,9 +1,30 @@
-"""The learning rate over a run."""
+"""The optimizer, and its learning rate over a run."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from alignbench.ppo.config import PPOConfig
+
+
+def adamw(parameters: Mapping[str, nn.Parameter], config: PPOConfig) -> torch.optim.AdamW:
+    """AdamW over the policy and, as a second group with a learning rate of its own, what computes values."""
+    of_values = {name for name in parameters if name.startswith("value_")}
+    rates = {False: config.learning_rate, True: config.value_learning_rate or config.learning_rate}
+    groups = [
+        {"params": [p for name, p in parameters.items() if (name in of_values) == is_value], "lr": lr, "initial_lr": lr}
+        for is_value, lr in rates.items()
+    ]
+    return torch.optim.AdamW(
+        groups, betas=config.adam_betas, eps=config.adam_epsilon, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def learning_rate_factor(

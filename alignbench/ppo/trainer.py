@@ -48,7 +48,7 @@ from alignbench.ppo.rollout import (
     measure,
     policy_distribution,
 )
-from alignbench.ppo.schedule import learning_rate_factor
+from alignbench.ppo.schedule import adamw, learning_rate_factor
 from alignbench.records import Completion, Cost, Decoding, Prompt, fingerprint
 from alignbench.runtime import generator, peak_memory_gib
 
@@ -96,14 +96,7 @@ class PPOTrainer:
         self.networks = Networks(policy, config, seed)
         self.model, self.value_head = self.networks.model, self.networks.value_head
         self.parameters = self.networks.parameters
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=config.learning_rate,
-            betas=config.adam_betas,
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = adamw(self.parameters, config)
         self.controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon, config.kl_controller)
         self.moments = RunningMoments()
         self.decoding = Decoding(
@@ -178,7 +171,7 @@ class PPOTrainer:
         # 5. Several epochs of clipped updates.
         factor = learning_rate_factor(self.step, n_steps, config.schedule, config.warmup_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+            group["lr"] = group["initial_lr"] * factor
         with _timed(seconds, "update"), self.networks.recomputing():
             update = self._update(rollout, targets)
         # 6. Adapt the weight of the KL penalty.

@@ -274,8 +274,11 @@ class Oracle:
     @torch.no_grad()
     def adamw(self, gradients):
         """Loshchilov and Hutter 2019."""
-        rate, (beta1, beta2) = self.learning_rate(), self.config.adam_betas
+        beta1, beta2 = self.config.adam_betas
         for name, parameter in self.parameters.items():
+            rate = self.learning_rate()
+            if name.startswith("value_") and self.config.value_learning_rate is not None:
+                rate *= self.config.value_learning_rate / self.config.learning_rate
             state, gradient = self.moments[name], gradients[name]
             state["step"] += 1
             state["exp_avg"].mul_(beta1).add_((1 - beta1) * gradient)
@@ -354,6 +357,8 @@ CASES = {
     "separate value model, exact in the loss": {
         **LOSS, "kl_estimator": "exact", "value_model": "separate", **LINEAR, "kl_controller": "log",
     },
+    "values with a rate of their own": {"value_learning_rate": 1e-4},
+    "separate values with a rate of their own": {"value_learning_rate": 7e-3, "value_model": "separate"},
     "value head drawn": {"value_init": "normal", "adam_betas": (0.5, 0.7), "max_grad_norm": None},
     "penalties": {"missing_eos_penalty": 0.7, "length_penalty": 0.11, "stop_strings": ("sings", "cat"), "top_k": 6},
     "reward by its deviation, cut": {"reward_scaling": "std", "reward_clip": 0.4, "length_penalty": -0.05},
