@@ -29,10 +29,11 @@ where seeds of one recipe differ and seeds of the other do not: f is large just 
 Instead the unknown part is integrated out, as in generalized confidence intervals (Weerahandi, Journal of the American
 Statistical Association 88, 1993; Tsui and Weerahandi 1989):
 
-    p = E_x [ 2 T_(n-1)( -|D| / sqrt((v - r) + m f / x) ) ],    x chi-squared with f degrees of freedom,
+    p = E_x [ 2 T_g( -|D| / sqrt(V) ) ],    V = (v - r) + m f / x,    x chi-squared with f degrees of freedom,
 
-T the distribution function of Student's t. Without seed noise this is the t test over prompts, without prompt noise
-Welch's test on the means of seeds. docs/calibration.md holds what was measured of it.
+T_g the distribution function of Student's t with g = (n - 1) V^2 / (v - r)^2 degrees of freedom, again Satterthwaite's,
+for once x is given only the part over prompts is estimated. Without seed noise this is the t test over prompts, without
+prompt noise Welch's test on the means of seeds. docs/calibration.md holds what was measured of it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _POINTS = 48
 _POWER = 6
 """With these, Student's t comes out of normal and chi-squared to 0.01 % at p = 0.05 and to 0.4 % at p = 1e-5."""
 _ROUNDING = 1e-12
+_LEAST_SHARE = 1e-2
+"""Of prompts in the variance; below, Student's t is the normal distribution anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +181,8 @@ class Spread:
     """Standard errors, (cases, points)."""
     weights: Matrix
     """Of the points, (points,), summing to 1: Gauss-Legendre in the sixth root of the probability, for the tail."""
-    df: int
-    """Degrees of freedom of the part over prompts."""
+    df: Matrix
+    """g of the module, (cases, points)."""
 
     @classmethod
     def of(cls, parts: Components, seeds: Matrix | None = None) -> Spread:
@@ -188,25 +191,28 @@ class Spread:
 
         m = np.array([parts.seeds]) if seeds is None else seeds
         if not m.any():
-            return cls(np.full((len(m), 1), np.sqrt(parts.prompts)), np.ones(1), parts.n_prompts - 1)
+            df = np.full((len(m), 1), parts.n_prompts - 1.0)
+            return cls(np.full((len(m), 1), np.sqrt(parts.prompts)), np.ones(1), df)
         nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
         nodes = (nodes + 1) / 2
         shares = gammaincinv(parts.seeds_df / 2, nodes**_POWER) * 2 / parts.seeds_df
-        scales = np.sqrt(parts.prompts + m[:, None] / shares)
-        return cls(scales, weights / 2 * _POWER * nodes ** (_POWER - 1), parts.n_prompts - 1)
+        variances = parts.prompts + m[:, None] / shares
+        share = np.maximum(parts.prompts / variances, _LEAST_SHARE)
+        weights = weights / 2 * _POWER * nodes ** (_POWER - 1)
+        return cls(np.sqrt(variances), weights, (parts.n_prompts - 1) / share**2)
 
     def p_values(self, differences: Matrix) -> Matrix:
         """Returns two-sided p (cases, k) of differences (cases, k), none negative."""
         from scipy.special import stdtr
 
-        p: Matrix = 2 * stdtr(self.df, -differences[:, :, None] / self.scales[:, None]) @ self.weights
+        p: Matrix = 2 * stdtr(self.df[:, None], -differences[:, :, None] / self.scales[:, None]) @ self.weights
         return p
 
     def half_widths(self, alpha: float) -> Matrix:
         """Returns the differences (cases,) whose p is alpha."""
         from scipy.special import stdtrit
 
-        half: Matrix = float(-stdtrit(self.df, alpha / 2)) * self.scales.min(axis=1)
+        half: Matrix = -stdtrit(self.df.max(axis=1), alpha / 2) * self.scales.min(axis=1)
         for _ in range(100):
             # Newton on log p over log difference: concave, so from the left no step goes past the root.
             p = self.p_values(half[:, None])[:, 0]

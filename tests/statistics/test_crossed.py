@@ -99,6 +99,12 @@ def test_without_prompt_noise_it_is_welch_on_the_means_of_seeds():
         assert (one.ci_low, one.ci_high) == pytest.approx((interval.low, interval.high), rel=1e-3)
 
 
+def test_few_prompt_groups_do_not_widen_what_is_all_seeds():
+    # Twenty groups of prompts that hardly differ, three seeds that do: t with 2 degrees of freedom, 4.303.
+    one = estimate(0.0, Components(1e-8, 20, 1.0, 0.0, 2.0, 3))
+    assert one.ci_high == pytest.approx(4.303, rel=1e-3)
+
+
 def test_without_seed_noise_it_is_the_t_test_over_prompts():
     rng = np.random.default_rng(1)
     mine, theirs = rng.normal(0.1, 1, (1, 50)), rng.normal(0, 1, (1, 50))
@@ -115,7 +121,8 @@ def test_p_against_direct_integration(difference, df):
     parts = Components(0.04, 60, 0.05, 0.01, df, 3)
 
     def inside(x):
-        return 2 * stats.t.cdf(-difference / math.sqrt(0.04 + 0.05 * df / x), 59) * stats.chi2.pdf(x, df)
+        variance = 0.04 + 0.05 * df / x
+        return 2 * stats.t.cdf(-difference / math.sqrt(variance), 59 * (variance / 0.04) ** 2) * stats.chi2.pdf(x, df)
 
     exact = sum(integrate.quad(inside, *ends, limit=500)[0] for ends in ((0, 0.01), (0.01, 1), (1, 60)))
     assert estimate(difference, parts).p_value == pytest.approx(exact, rel=1e-3)
