@@ -21,7 +21,17 @@ from alignbench.reporting.flags import (
     measured_flags,
     upstream_flag,
 )
-from alignbench.reporting.pooling import UNTRAINED, Measurement, MetricKey, RecipeRuns, beside, measure, metric_keys
+from alignbench.reporting.pooling import (
+    UNTRAINED,
+    Measurement,
+    MetricKey,
+    PairedRecipes,
+    RecipeRuns,
+    beside,
+    measure,
+    measure_pairs,
+    metric_keys,
+)
 from alignbench.reporting.schema import UnreadableError
 from alignbench.reporting.store import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
 from alignbench.statistics.differences import has_method
@@ -65,6 +75,8 @@ class Comparison:
     samples_per_prompt: int
     recipes: tuple[ComparedRecipe, ...]
     """The baseline first."""
+    pairs: tuple[PairedRecipes, ...] = ()
+    """Every pair of recipes on every metric, where asked for."""
     reward_models: tuple[tuple[ComparedRecipe, ...], ...] = ()
     """One group per set of pairs that they were measured on."""
     mismatches: tuple[Mismatch, ...] = ()
@@ -73,8 +85,12 @@ class Comparison:
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     def records(self) -> list[dict[str, object]]:
-        """Returns a record per recipe and metric, with the fields that docs/results.md lists."""
+        """Returns a record per recipe and metric, with the fields that docs/results.md lists; then one per pair."""
         rows = [record for row in self.recipes for record in _records(row, self.baseline)]
+        by_name = {row.recipe: row for row in self.recipes}
+        for pair in self.pairs:
+            row, flags = by_name[pair.recipe], [flag.name for flag in by_name[pair.recipe].flags]
+            rows.append(_record(row, *pair.key, pair.measurement, pair.other, flags) | {"family": "all pairs"})
         return rows + [record for group in self.reward_models for row in group for record in _records(row, None)]
 
 
@@ -82,7 +98,11 @@ _Measured = list[tuple[StoredRun, StoredEvaluation]]
 
 
 def compare(
-    paths: Paths, baseline: str | None = None, allow_mismatch: bool = False, protocol: str | None = None
+    paths: Paths,
+    baseline: str | None = None,
+    allow_mismatch: bool = False,
+    protocol: str | None = None,
+    all_pairs: bool = False,
 ) -> Comparison:
     """Compares the runs below some paths.
 
@@ -91,6 +111,7 @@ def compare(
         baseline: name of the recipe that the others are compared with; None means the untrained one.
         allow_mismatch: let runs stand in one table that do not belong there, marked as such.
         protocol: which evaluation to take; needed only where runs have several.
+        all_pairs: test every pair of recipes as well, a family of its own.
 
     Raises:
         ResultsError: There is nothing to compare, or a newer release wrote it.
@@ -113,12 +134,15 @@ def compare(
     chosen = _choose_baseline(recipes, baseline) if recipes else None
     recipes.sort(key=lambda one: one is not chosen)
     first = policies[0][1].record if policies else None
+    rows = _compared(recipes, chosen, mismatched=bool(mismatches))
+    measured_by_name = {(row.recipe, key): one for row in rows for key, one in row.metrics.items()}
     return Comparison(
         baseline=chosen.recipe if chosen else None,
         protocol=first.protocol if first else None,
         n_prompts=first.n_prompts if first else 0,
         samples_per_prompt=first.samples_per_prompt if first else 0,
-        recipes=_compared(recipes, chosen, mismatched=bool(mismatches)),
+        recipes=rows,
+        pairs=tuple(measure_pairs(recipes, measured_by_name)) if all_pairs else (),
         reward_models=_reward_model_groups(reward_models),
         mismatches=tuple(mismatches),
         skipped=tuple(skipped),
@@ -298,6 +322,7 @@ def _record(
         "p_value": difference.p_value,
         "p_adjusted": difference.p_adjusted,
         "verdict": judgement(one),
+        "family": "baseline" if tested else None,
         "estimand": tested.estimand if tested else None,
         "runs_ci_low": runs.ci_low,
         "runs_ci_high": runs.ci_high,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
@@ -80,6 +80,17 @@ class Measurement:
     """Both estimands of the difference, and what the design could see."""
 
 
+@dataclass(frozen=True, slots=True)
+class PairedRecipes:
+    """One metric of two recipes, tested in the family of all pairs."""
+
+    recipe: str
+    other: str
+    key: MetricKey
+    measurement: Measurement
+    """Of `recipe`; the difference is to `other`."""
+
+
 def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
     """Returns every metric that any run has, in the order of the files."""
     metrics = (m for one in recipes for _, evaluation in one.runs for m in evaluation.record.metrics)
@@ -108,26 +119,41 @@ def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[
     for one in recipes:
         reference = beside(one, baseline) if baseline is not None and one is not baseline else None
         for key in metric_keys([one]):
-            tested = tests.get((one.recipe, key)) if reference is not None else None
+            tested = tests.get((one.recipe, reference.recipe, key)) if reference is not None else None
             found[one.recipe, key] = _measurement(pool, one, reference, key, estimates.get((one.recipe, key)), tested)
     return found
 
 
-def _tests(pool: _Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[tuple[str, MetricKey], Tested]:
-    """Returns the tests of recipes against others, by (first recipe, metric), adjusted metric by metric."""
-    over_prompts: dict[tuple[str, MetricKey], Pair] = {}
-    found: dict[tuple[str, MetricKey], Tested] = {}
+def measure_pairs(
+    recipes: Sequence[RecipeRuns], measured: Mapping[tuple[str, MetricKey], Measurement]
+) -> list[PairedRecipes]:
+    """Tests every pair of recipes, the later one against the earlier; all pairs on one metric are one family."""
+    pairs = [(one, other) for place, one in enumerate(recipes) for other in recipes[:place]]
+    return [
+        PairedRecipes(recipe, other, key, replace(measured[recipe, key], difference=tested.difference, tested=tested))
+        for (recipe, other, key), tested in _tests(_Pool(recipes), pairs).items()
+    ]
+
+
+_Place = tuple[str, str, MetricKey]
+
+
+def _tests(pool: _Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[_Place, Tested]:
+    """Returns the tests of recipes against others, by (recipe, other, metric), adjusted metric by metric."""
+    over_prompts: dict[_Place, Pair] = {}
+    found: dict[_Place, Tested] = {}
     for one, other in pairs:
         reference = beside(one, other)
         for key in metric_keys([one]):
+            place = one.recipe, other.recipe, key
             mine, theirs = pool.matrix(one, key), pool.matrix(reference, key)
             if mine is not None and theirs is not None:
-                over_prompts[one.recipe, key] = Pair(mine, theirs, one.varies, reference.varies)
+                over_prompts[place] = Pair(mine, theirs, one.varies, reference.varies)
             elif mine is None and (corpus := pool.corpus_pair(one, reference, key)) is not None:
-                found[one.recipe, key] = compare_corpus(corpus)
+                found[place] = compare_corpus(corpus)
     found |= dict(zip(over_prompts, compare_pairs(list(over_prompts.values())), strict=True))
-    for key in dict.fromkeys(key for _, key in found):
-        family = [place for place in found if place[1] == key]
+    for key in dict.fromkeys(key for _, _, key in found):
+        family = [place for place in found if place[2] == key]
         found |= dict(zip(family, adjust([found[place] for place in family]), strict=True))
     return found
 

@@ -114,6 +114,7 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
         yield _toxicity(comparison, scorer)
     for scorer in sorted(scorers, key=lambda name: name == REWARD_SCORER):
         yield from _design(comparison, scorer)
+        yield from _every_pair(comparison, scorer)
     if rows:
         keys = [(metric, scorer) for scorer in scorers for metric in TOXICITY]
         yield from _compact("Other toxicity metrics", rows, keys)
@@ -162,6 +163,20 @@ def _design(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
     if rows:
         header = ["recipe", "verdict about", "difference in these runs", "p", "detectable difference", "to settle it"]
         yield Section(f"{_name((HEADLINE, scorer))}: what stands behind the verdicts", header, rows, [_DESIGN_LEGEND])
+
+
+def _every_pair(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
+    """Yields every recipe against every other, where asked for."""
+    rows = []
+    for pair in comparison.pairs:
+        difference = pair.measurement.difference
+        if pair.key == (HEADLINE, scorer) and difference is not None:
+            p = [_p(difference.p_value), _p(difference.p_adjusted)]
+            word = judgement(pair.measurement) or "-"
+            rows.append([pair.recipe, pair.other, _with_interval(difference, "+"), *p, word])
+    if rows:
+        header = ["recipe", "against", "difference", "p", "adjusted p", "verdict"]
+        yield Section(f"{_name((HEADLINE, scorer))}: every pair, p adjusted for all {len(rows)}", header, rows)
 
 
 def _settled(tested: Tested) -> str:

@@ -17,8 +17,8 @@ from alignbench.reporting.tables import render
 N = 60
 FIELDS = [
     "recipe", "method", "metric", "scorer", "value", "ci_low", "ci_high", "n_scored", "n_unscored", "n_seeds",
-    "baseline", "difference", "difference_ci_low", "difference_ci_high", "p_value", "p_adjusted", "verdict", "estimand",
-    "runs_ci_low", "runs_ci_high", "runs_p_value", "detectable_difference", "flags",
+    "baseline", "difference", "difference_ci_low", "difference_ci_high", "p_value", "p_adjusted", "verdict", "family",
+    "estimand", "runs_ci_low", "runs_ci_high", "runs_p_value", "detectable_difference", "flags",
 ]  # fmt: skip
 
 
@@ -202,6 +202,24 @@ def test_verdicts_follow_p_adjusted_for_the_family(tmp_path, add_run, rng):
     assert alone["p_adjusted"] == alone["p_value"] == p[0]
     assert alone["verdict"] == "better"
     assert "over the 4 recipes" in " ".join(comparison.notes)
+
+
+def test_all_pairs_are_a_family_of_their_own(tmp_path, add_run, rng):
+    base = rng.uniform(0.2, 0.8, N)
+    for name, shift in (("untrained", 0.0), ("ppo", -0.1), ("dpo", -0.02), ("kto", -0.02)):
+        add_run(tmp_path, name, {"toxicity_mean@judge": base + shift + rng.normal(0, 0.05, N)})
+    assert compare(tmp_path).pairs == ()
+    comparison = compare(tmp_path, all_pairs=True)
+    pairs = [r for r in comparison.records() if r["family"] == "all pairs"]
+    assert len(pairs) == 6
+    p = sorted(record["p_value"] for record in pairs)
+    expected = np.minimum(1, np.maximum.accumulate([(6 - rank) * one for rank, one in enumerate(p)]))
+    assert sorted(record["p_adjusted"] for record in pairs) == pytest.approx(list(expected))
+    (found,) = [r for r in pairs if (r["recipe"], r["baseline"]) == ("ppo", "kto")]
+    assert (found["verdict"], found["difference"]) == ("better", pytest.approx(-0.08, abs=0.03))
+    against = [r for r in comparison.records() if r["family"] == "baseline"]
+    assert [r["p_adjusted"] for r in against] == [r["p_adjusted"] for r in compare(tmp_path).records() if r["family"]]
+    assert "every pair, p adjusted for all 6" in render(comparison)
 
 
 def test_withheld_and_missing_metrics_have_no_verdict(tmp_path, add_run, rng):
