@@ -30,7 +30,7 @@ SEED_SD = 0.012
 SPREADS = {"none": 0.0, "measured": SEED_SD, "three times the variance": 3**0.5 * SEED_SD}
 FITTED = {"mean": 0.246, "prompt_count": 14.0, "completion_count": 0.52}
 """What `fit` found in the judge's scores of the lab's untrained policy."""
-STATED = 200
+STATED = 1000
 """Comparisons of a cell whose minimum detectable effect is averaged."""
 _BLOCK = 100
 
@@ -61,13 +61,16 @@ class Measured:
 
 
 class Pool:
-    """Scores of many completions per prompt, (prompts, completions): arms are disjoint random parts of each row."""
+    """Scores of many completions per prompt, (prompts, completions): arms are disjoint random parts of each row.
+
+    Where a row is too short for all arms they are drawn from it with replacement; they still have one true mean.
+    """
 
     def __init__(self, scores: Scores) -> None:
         self.scores = scores
 
     def draw(self, rng: np.random.Generator, n_prompts: int, n_arms: int, seeds: int, k: int) -> Scores:
-        """Returns means over k completions, (arms, seeds, prompts). Short rows are drawn from with replacement."""
+        """Returns means over k completions, (arms, seeds, prompts)."""
         rows = rng.choice(len(self.scores), n_prompts, replace=n_prompts > len(self.scores))
         need = n_arms * seeds * k
         if need <= self.scores.shape[1]:

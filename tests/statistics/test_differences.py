@@ -47,7 +47,7 @@ def test_the_method_needs_two_seeds_of_all_that_varies(mine, theirs, expected):
 
 
 def test_both_estimands_of_one_pair(rng):
-    mine, theirs = rng.normal(0, 0.3, (3, 80)) + [[0.1], [0.2], [0.0]], rng.normal(0, 0.3, (2, 80))
+    mine, theirs = rng.normal(0, 0.3, (3, 80)) + np.array([[0.1], [0.2], [0.0]]), rng.normal(0, 0.3, (2, 80))
     (one,) = compare_pairs([Pair(mine, theirs)])
     assert one.these_runs == paired_difference(mine.mean(axis=0), theirs.mean(axis=0))
     assert one.difference == one.method == method_difference(mine, theirs)[0]
@@ -77,7 +77,7 @@ def test_corpus_pair_with_one_seed_is_the_jackknife(rng):
 
 def test_corpus_pair_of_a_mean_is_the_same_as_over_prompts(rng):
     # A mean is a corpus metric too. With one prompt per group both ways must give the same interval.
-    mine, theirs = rng.normal(0, 1, (3, 20)) + [[0.5], [0.0], [0.3]], rng.normal(0, 1, (4, 20))
+    mine, theirs = rng.normal(0, 1, (3, 20)) + np.array([[0.5], [0.0], [0.3]]), rng.normal(0, 1, (4, 20))
 
     def leave_one_out(values):
         return [(float(row.mean()), [float((row.sum() - x) / 19) for x in row]) for row in values]
