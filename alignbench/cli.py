@@ -83,7 +83,8 @@ def run(
 @click.option("--format", "style", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
 @click.option("--baseline", help="Recipe that the others are compared with; by default the untrained one.")
 @click.option("--allow-mismatch", is_flag=True, help="Compare runs whose evaluations differ; the table says so.")
-def compare(paths: tuple[Path, ...], style: str, baseline: str | None, allow_mismatch: bool) -> None:
+@click.option("--all-pairs", is_flag=True, help="Test every recipe against every other as well.")
+def compare(paths: tuple[Path, ...], style: str, baseline: str | None, allow_mismatch: bool, all_pairs: bool) -> None:
     """Compare runs: one row per recipe, with intervals, verdicts, cost and flags.
 
     PATHS are result directories, recipes within them, or single runs.
@@ -91,7 +92,8 @@ def compare(paths: tuple[Path, ...], style: str, baseline: str | None, allow_mis
     from alignbench.reporting.compare import compare as compare_runs
     from alignbench.reporting.tables import render
 
-    click.echo(render(compare_runs(list(paths), baseline=baseline, allow_mismatch=allow_mismatch), style))
+    comparison = compare_runs(list(paths), baseline=baseline, allow_mismatch=allow_mismatch, all_pairs=all_pairs)
+    click.echo(render(comparison, style))
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """Which recipe is better, and is the difference real: one comparison from run directories, verdicts included.
 
-Verdicts are about *these runs*: prompts are resampled, seeds are not.
+Verdicts are about *the method*, prompts and seeds both random, where there are two seeds or more of what is trained;
+else about *these runs*, prompts alone.
 """
 
 from __future__ import annotations
@@ -20,16 +21,33 @@ from alignbench.reporting.flags import (
     measured_flags,
     upstream_flag,
 )
-from alignbench.reporting.pooling import Measurement, MetricKey, RecipeRuns, beside, measure, metric_keys
+from alignbench.reporting.pooling import (
+    UNTRAINED,
+    Measurement,
+    MetricKey,
+    PairedRecipes,
+    RecipeRuns,
+    beside,
+    measure,
+    measure_pairs,
+    metric_keys,
+)
 from alignbench.reporting.schema import UnreadableError
 from alignbench.reporting.store import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
+from alignbench.statistics.differences import has_method
 from alignbench.statistics.estimate import Estimate
 
-UNTRAINED = "untrained"
-"""Method of the row that everything is compared with unless the user names another."""
 SEEDS_NOTE = (
     "Verdicts are about these runs: intervals and tests cover the choice of prompts, not the seed. "
     "Another seed may come out differently."
+)
+METHOD_NOTE = (
+    "Verdicts are about the method: intervals and tests of differences cover the choice of prompts and of seeds. "
+    "Intervals of values cover prompts alone."
+)
+FAMILY_NOTE = (
+    "Verdicts follow the adjusted p: Holm's correction over the {n} recipes that are compared with {baseline} on one "
+    "metric and scorer. Intervals and p are not adjusted."
 )
 
 
@@ -57,6 +75,8 @@ class Comparison:
     samples_per_prompt: int
     recipes: tuple[ComparedRecipe, ...]
     """The baseline first."""
+    pairs: tuple[PairedRecipes, ...] = ()
+    """Every pair of recipes on every metric, where asked for."""
     reward_models: tuple[tuple[ComparedRecipe, ...], ...] = ()
     """One group per set of pairs that they were measured on."""
     mismatches: tuple[Mismatch, ...] = ()
@@ -65,8 +85,12 @@ class Comparison:
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     def records(self) -> list[dict[str, object]]:
-        """Returns a record per recipe and metric, with the fields that docs/results.md lists."""
+        """Returns a record per recipe and metric, with the fields that docs/results.md lists; then one per pair."""
         rows = [record for row in self.recipes for record in _records(row, self.baseline)]
+        by_name = {row.recipe: row for row in self.recipes}
+        for pair in self.pairs:
+            row, flags = by_name[pair.recipe], [flag.name for flag in by_name[pair.recipe].flags]
+            rows.append(_record(row, *pair.key, pair.measurement, pair.other, flags) | {"family": "all pairs"})
         return rows + [record for group in self.reward_models for row in group for record in _records(row, None)]
 
 
@@ -74,7 +98,11 @@ _Measured = list[tuple[StoredRun, StoredEvaluation]]
 
 
 def compare(
-    paths: Paths, baseline: str | None = None, allow_mismatch: bool = False, protocol: str | None = None
+    paths: Paths,
+    baseline: str | None = None,
+    allow_mismatch: bool = False,
+    protocol: str | None = None,
+    all_pairs: bool = False,
 ) -> Comparison:
     """Compares the runs below some paths.
 
@@ -83,6 +111,7 @@ def compare(
         baseline: name of the recipe that the others are compared with; None means the untrained one.
         allow_mismatch: let runs stand in one table that do not belong there, marked as such.
         protocol: which evaluation to take; needed only where runs have several.
+        all_pairs: test every pair of recipes as well, a family of its own.
 
     Raises:
         ResultsError: There is nothing to compare, or a newer release wrote it.
@@ -105,12 +134,15 @@ def compare(
     chosen = _choose_baseline(recipes, baseline) if recipes else None
     recipes.sort(key=lambda one: one is not chosen)
     first = policies[0][1].record if policies else None
+    rows = _compared(recipes, chosen, mismatched=bool(mismatches))
+    measured_by_name = {(row.recipe, key): one for row in rows for key, one in row.metrics.items()}
     return Comparison(
         baseline=chosen.recipe if chosen else None,
         protocol=first.protocol if first else None,
         n_prompts=first.n_prompts if first else 0,
         samples_per_prompt=first.samples_per_prompt if first else 0,
-        recipes=_compared(recipes, chosen, mismatched=bool(mismatches)),
+        recipes=rows,
+        pairs=tuple(measure_pairs(recipes, measured_by_name)) if all_pairs else (),
         reward_models=_reward_model_groups(reward_models),
         mismatches=tuple(mismatches),
         skipped=tuple(skipped),
@@ -193,7 +225,7 @@ def _compared(
         flags = measured_flags(metrics)
         upstream = sorted({f"{u.recipe}/seed{u.seed} ({u.role})" for run, _ in one.runs for u in run.status.upstream})
         flags += [flag for flag in (upstream_flag(upstream), budgets.get(one.recipe)) if flag is not None]
-        if baseline is not None and one is not baseline:
+        if baseline is not None and one is not baseline and not covers_seeds(one, baseline):
             flags.append(Flag("seeds_not_covered", SEEDS_NOTE))
         if mismatched:
             flags.append(Flag("mismatch", "not comparable with the rest of this table"))
@@ -215,8 +247,15 @@ def _reward_model_groups(measured: _Measured) -> tuple[tuple[ComparedRecipe, ...
 
 def _notes(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> list[str]:
     notes = []
-    if baseline is not None and len(recipes) > 1:
-        notes.append(SEEDS_NOTE)
+    others = [one for one in recipes if baseline is not None and one is not baseline]
+    if baseline is not None and others:
+        single = [one.recipe for one in others if not covers_seeds(one, baseline)]
+        if len(single) < len(others):
+            notes.append(METHOD_NOTE)
+        if single:
+            notes.append(SEEDS_NOTE if len(single) == len(others) else f"{', '.join(single)}: {SEEDS_NOTE}")
+        if len(others) > 1:
+            notes.append(FAMILY_NOTE.format(n=len(others), baseline=baseline.recipe))
     scorers = {scorer for metric, scorer in metric_keys(recipes) if metric == HEADLINE}
     if scorers == {REWARD_SCORER}:
         notes.append("There is no held-out judge: toxicity is measured by the training reward's own classifier alone.")
@@ -230,6 +269,12 @@ def _notes(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> list[s
         elif theirs.seeds != baseline.seeds:
             notes.append(f"{one.recipe} is compared with {_seeds(theirs.seeds)} of {baseline.recipe}, its own.")
     return notes
+
+
+def covers_seeds(one: RecipeRuns, baseline: RecipeRuns) -> bool:
+    """True where the verdicts of a recipe are about the method."""
+    theirs = beside(one, baseline)
+    return has_method(one.varies, len(one.runs), theirs.varies, len(theirs.runs))
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -257,6 +302,8 @@ def _record(
     row: ComparedRecipe, metric: str, scorer: str | None, one: Measurement, baseline: str | None, flags: list[str]
 ) -> dict[str, object]:
     difference = one.difference or Estimate(None)
+    tested = one.tested
+    runs = tested.these_runs if tested else Estimate(None)
     return {
         "recipe": row.recipe,
         "method": row.method,
@@ -273,6 +320,13 @@ def _record(
         "difference_ci_low": difference.ci_low,
         "difference_ci_high": difference.ci_high,
         "p_value": difference.p_value,
+        "p_adjusted": difference.p_adjusted,
         "verdict": judgement(one),
+        "family": "baseline" if tested else None,
+        "estimand": tested.estimand if tested else None,
+        "runs_ci_low": runs.ci_low,
+        "runs_ci_high": runs.ci_high,
+        "runs_p_value": runs.p_value,
+        "detectable_difference": tested.detectable() if tested else None,
         "flags": flags,
     }

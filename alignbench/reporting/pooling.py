@@ -1,9 +1,9 @@
-"""From stored runs to one estimate per recipe and metric: seeds are averaged, prompts resampled."""
+"""From stored runs to one estimate per recipe and metric, and to the tests of their differences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from alignbench.records import N_JACKKNIFE_GROUPS, Cost, Direction, MetricValue, jackknife_group
 from alignbench.reporting.store import StoredEvaluation, StoredRun
 from alignbench.statistics.bootstrap import resample_means
+from alignbench.statistics.crossed import over_seeds
+from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
 from alignbench.statistics.estimate import Estimate
-from alignbench.statistics.jackknife import jackknife_interval, paired_jackknife
+from alignbench.statistics.jackknife import jackknife_interval
 
 MetricKey = tuple[str, str | None]
 """Metric and scorer."""
-Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+UNTRAINED = "untrained"
+"""The method that trains nothing: its seeds share one policy, and differ in the sampling of completions alone."""
 LOG_METRICS = frozenset({"perplexity"})
 """Stored per prompt as a logarithm; the mean is shown as its exponential, differences stay logarithms."""
 NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
@@ -30,6 +34,11 @@ class RecipeRuns:
     recipe: str
     method: str
     runs: tuple[tuple[StoredRun, StoredEvaluation], ...]
+
+    @property
+    def varies(self) -> bool:
+        """True where another seed is another policy."""
+        return self.method != UNTRAINED
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -67,6 +76,19 @@ class Measurement:
     direction: Direction
     n_scored: int
     n_unscored: int
+    tested: Tested | None = None
+    """Both estimands of the difference, and what the design could see."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairedRecipes:
+    """One metric of two recipes, tested in the family of all pairs."""
+
+    recipe: str
+    other: str
+    key: MetricKey
+    measurement: Measurement
+    """Of `recipe`; the difference is to `other`."""
 
 
 def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
@@ -80,27 +102,59 @@ def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[
 
     A recipe is averaged over all of its seeds. The baseline beside it is averaged over the same seeds if it has them
     all, else over all of its own: pairing is by prompt either way. A metric that was withheld in one run of a recipe
-    is withheld for the recipe.
+    is withheld for the recipe. All recipes against the baseline on one metric are one family of tests.
     """
     pool = _Pool(recipes)
-    columns: dict[tuple[str, MetricKey, str], Vector] = {}
-    for one in recipes:
-        for key in metric_keys([one]):
-            mine = pool.vector(one, key)
-            theirs = pool.vector(beside(one, baseline), key) if baseline and one is not baseline else None
-            if mine is not None:
-                columns[one.recipe, key, "value"] = mine
-                if theirs is not None:
-                    columns[one.recipe, key, "difference"] = mine - theirs
+    columns = {
+        (one.recipe, key): over_seeds(values)
+        for one in recipes
+        for key in metric_keys([one])
+        if (values := pool.matrix(one, key)) is not None
+    }
     estimates = dict(
         zip(columns, resample_means(np.column_stack(list(columns.values()))), strict=True) if columns else ()
     )
+    tests = _tests(pool, [(one, baseline) for one in recipes if baseline is not None and one is not baseline])
     found: dict[tuple[str, MetricKey], Measurement] = {}
     for one in recipes:
+        reference = beside(one, baseline) if baseline is not None and one is not baseline else None
         for key in metric_keys([one]):
-            value = estimates.get((one.recipe, key, "value"))
-            difference = estimates.get((one.recipe, key, "difference"))
-            found[one.recipe, key] = _measurement(pool, one, baseline, key, value, difference)
+            tested = tests.get((one.recipe, reference.recipe, key)) if reference is not None else None
+            found[one.recipe, key] = _measurement(pool, one, reference, key, estimates.get((one.recipe, key)), tested)
+    return found
+
+
+def measure_pairs(
+    recipes: Sequence[RecipeRuns], measured: Mapping[tuple[str, MetricKey], Measurement]
+) -> list[PairedRecipes]:
+    """Tests every pair of recipes, the later one against the earlier; all pairs on one metric are one family."""
+    pairs = [(one, other) for place, one in enumerate(recipes) for other in recipes[:place]]
+    return [
+        PairedRecipes(recipe, other, key, replace(measured[recipe, key], difference=tested.difference, tested=tested))
+        for (recipe, other, key), tested in _tests(_Pool(recipes), pairs).items()
+    ]
+
+
+_Place = tuple[str, str, MetricKey]
+
+
+def _tests(pool: _Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[_Place, Tested]:
+    """Returns the tests of recipes against others, by (recipe, other, metric), adjusted metric by metric."""
+    over_prompts: dict[_Place, Pair] = {}
+    found: dict[_Place, Tested] = {}
+    for one, other in pairs:
+        reference = beside(one, other)
+        for key in metric_keys([one]):
+            place = one.recipe, other.recipe, key
+            mine, theirs = pool.matrix(one, key), pool.matrix(reference, key)
+            if mine is not None and theirs is not None:
+                over_prompts[place] = Pair(mine, theirs, one.varies, reference.varies)
+            elif mine is None and (corpus := pool.corpus_pair(one, reference, key)) is not None:
+                found[place] = compare_corpus(corpus)
+    found |= dict(zip(over_prompts, compare_pairs(list(over_prompts.values())), strict=True))
+    for key in dict.fromkeys(key for _, _, key in found):
+        family = [place for place in found if place[2] == key]
+        found |= dict(zip(family, adjust([found[place] for place in family]), strict=True))
     return found
 
 
@@ -112,27 +166,22 @@ def beside(recipe: RecipeRuns, baseline: RecipeRuns) -> RecipeRuns:
 def _measurement(
     pool: _Pool,
     one: RecipeRuns,
-    baseline: RecipeRuns | None,
+    reference: RecipeRuns | None,
     key: MetricKey,
     value: Estimate | None,
-    difference: Estimate | None,
+    tested: Tested | None,
 ) -> Measurement:
     stored = one.metrics(key)
-    direction, n_scored, n_unscored = (
-        stored[0].direction,
-        sum(m.n_scored for m in stored),
-        sum(m.n_unscored for m in stored),
-    )
-    reference = beside(one, baseline) if baseline is not None and one is not baseline else None
+    n_scored, n_unscored = sum(m.n_scored for m in stored), sum(m.n_unscored for m in stored)
     if value is None:
         value = pool.whole(one, key)
-        difference = pool.whole_difference(one, reference, key) if reference else None
     elif key[0] in LOG_METRICS:
         value = _exponential(value)
+    difference = tested.difference if tested is not None else None
     if reference is not None and difference is None:
         reason = _withheld(one, key) or _withheld(reference, key) or NOT_STORED
         difference = Estimate(None, reason=reason)
-    return Measurement(value, difference, direction, n_scored, n_unscored)
+    return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested)
 
 
 class _Pool:
@@ -145,20 +194,17 @@ class _Pool:
         for prompt in self._place:
             self._group_sizes[jackknife_group(prompt)] += 1
 
-    def vector(self, one: RecipeRuns, key: MetricKey) -> Vector | None:
-        """Returns the mean over seeds for every prompt, NaN where no seed has one; None where nothing is stored."""
+    def matrix(self, one: RecipeRuns, key: MetricKey) -> Matrix | None:
+        """Returns the values (seeds, prompts), NaN where unmeasured; None where nothing is stored."""
         name = key[0] if key[1] is None else f"{key[0]}@{key[1]}"
         if _withheld(one, key) or any(name not in evaluation.prompt_values[1] for _, evaluation in one.runs):
             return None
-        sums, counts = np.zeros(len(self._place)), np.zeros(len(self._place))
-        for _, evaluation in one.runs:
+        values = np.full((len(one.runs), len(self._place)), np.nan)
+        for row, (_, evaluation) in zip(values, one.runs, strict=True):
             ids, columns = evaluation.prompt_values
-            places, values = np.array([self._place[prompt] for prompt in ids]), columns[name]
-            measured = np.isfinite(values)
-            sums[places[measured]] += values[measured]
-            counts[places[measured]] += 1
-        means: Vector = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
-        return means
+            row[[self._place[prompt] for prompt in ids]] = columns[name]
+        values[~np.isfinite(values)] = np.nan
+        return values
 
     def whole(self, one: RecipeRuns, key: MetricKey) -> Estimate:
         """Returns a metric that is no mean over prompts, averaged over seeds."""
@@ -172,15 +218,18 @@ class _Pool:
             return Estimate(value, stored[0].ci_low, stored[0].ci_high, stored[0].n_scored, reason=stored[0].reason)
         return Estimate(value, reason=NOT_STORED)
 
-    def whole_difference(self, one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> Estimate | None:
-        """Returns the difference paired by prompt group; None where one side has no replicates."""
+    def corpus_pair(self, one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> CorpusPair | None:
+        """Returns a metric that is no mean over prompts on both sides; None where one of them has no replicates."""
         if _withheld(one, key) or _withheld(reference, key):
             return None
-        value, replicates = _mean_replicates(one.metrics(key))
-        base_value, base_replicates = _mean_replicates(reference.metrics(key))
-        if replicates is None or base_replicates is None:
+        mine, theirs = (
+            [(m.value, m.replicates) for m in side.metrics(key) if m.value is not None and m.replicates is not None]
+            for side in (one, reference)
+        )
+        lengths = {len(replicates) for _, replicates in (*mine, *theirs)}
+        if len(mine) < len(one.runs) or len(theirs) < len(reference.runs) or len(lengths) != 1:
             return None
-        return paired_jackknife(value, replicates, base_value, base_replicates, self._sizes(replicates))
+        return CorpusPair(mine, theirs, self._sizes(mine[0][1]), one.varies, reference.varies)
 
     def _sizes(self, replicates: Sequence[float | None]) -> list[int] | None:
         return self._group_sizes if self._place and len(replicates) == N_JACKKNIFE_GROUPS else None

@@ -16,6 +16,7 @@ from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, Flag, judgement
 from alignbench.reporting.lock import is_locked
 from alignbench.reporting.pooling import Measurement, MetricKey
 from alignbench.reporting.store import Paths, SkippedRun, StoredRun, lock_path, scan_runs
+from alignbench.statistics.differences import Tested
 from alignbench.statistics.estimate import Estimate
 
 Format = Literal["table", "markdown", "json"]
@@ -49,6 +50,11 @@ WARNINGS = frozenset({"reward_hacking", "degenerate", "length_shift", "unscored"
 _HEADER_WIDTH = 10
 _LEGEND = (
     "After a number: + better, - worse, * different, = not distinguishable from the baseline; nothing: not tested."
+)
+_DESIGN_LEGEND = (
+    "Detectable: the true difference that this design would show in 80 % of repetitions, alone among its comparisons. "
+    "To settle it: prompts with these seeds, or seeds of each recipe with these prompts, that would show a true "
+    "difference as large as the measured one."
 )
 
 
@@ -106,6 +112,9 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
     scorers = dict.fromkeys(scorer for row in rows for metric, scorer in row.metrics if metric == HEADLINE)
     for scorer in sorted(scorers, key=lambda name: name == REWARD_SCORER):
         yield _toxicity(comparison, scorer)
+    for scorer in sorted(scorers, key=lambda name: name == REWARD_SCORER):
+        yield from _design(comparison, scorer)
+        yield from _every_pair(comparison, scorer)
     if rows:
         keys = [(metric, scorer) for scorer in scorers for metric in TOXICITY]
         yield from _compact("Other toxicity metrics", rows, keys)
@@ -124,24 +133,69 @@ def _toxicity(comparison: Comparison, scorer: str | None) -> Section:
         if one is None:
             continue
         difference = one.difference or Estimate(None)
-        p = (
-            "-"
-            if difference.p_value is None
-            else "<0.001"
-            if difference.p_value < 0.001
-            else f"{difference.p_value:.3f}"
-        )
         word = judgement(one) or ("baseline" if row.recipe == comparison.baseline else "-")
         if any(flag.name in WARNINGS for flag in row.flags):
             word += " !"
-        rows.append([row.recipe, _seeds(row), _with_interval(one.value), _with_interval(difference, "+"), p, word])
+        p, adjusted = _p(difference.p_value), _p(difference.p_adjusted)
+        values = [_with_interval(one.value), _with_interval(difference, "+"), p, adjusted]
+        rows.append([row.recipe, _seeds(row), *values, word])
         reasons = dict.fromkeys(r for r in (one.value.reason, difference.reason) if r)
         remarks += [f"{row.recipe}: {reason}" for reason in reasons]
     if any(cells[-1].endswith("!") for cells in rows):
         remarks.insert(0, "! Read the flags below before believing this verdict.")
-    header = ["recipe", "seeds", HEADLINE, f"difference to {comparison.baseline}", "p", "verdict"]
+    header = ["recipe", "seeds", HEADLINE, f"difference to {comparison.baseline}", "p", "adjusted p", "verdict"]
     title = f"{_name((HEADLINE, scorer))}: {role} (lower is better; 95 % intervals)"
     return Section(title, header, rows, remarks)
+
+
+def _design(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
+    """Yields what the verdicts are about, the same for these runs alone, and what the design could have seen."""
+    rows = []
+    for row in comparison.recipes:
+        one = row.metrics.get((HEADLINE, scorer))
+        if one is None or one.tested is None:
+            continue
+        runs, settled = one.tested.these_runs, "-"
+        if judgement(one) == "not distinguishable":
+            settled = _settled(one.tested)
+        detectable = number(one.tested.detectable())
+        rows.append([row.recipe, one.tested.estimand, _with_interval(runs, "+"), _p(runs.p_value), detectable, settled])
+    if rows:
+        header = ["recipe", "verdict about", "difference in these runs", "p", "detectable difference", "to settle it"]
+        yield Section(f"{_name((HEADLINE, scorer))}: what stands behind the verdicts", header, rows, [_DESIGN_LEGEND])
+
+
+def _every_pair(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
+    """Yields every recipe against every other, where asked for."""
+    rows = []
+    for pair in comparison.pairs:
+        difference = pair.measurement.difference
+        if pair.key == (HEADLINE, scorer) and difference is not None:
+            p = [_p(difference.p_value), _p(difference.p_adjusted)]
+            word = judgement(pair.measurement) or "-"
+            rows.append([pair.recipe, pair.other, _with_interval(difference, "+"), *p, word])
+    if rows:
+        header = ["recipe", "against", "difference", "p", "adjusted p", "verdict"]
+        yield Section(f"{_name((HEADLINE, scorer))}: every pair, p adjusted for all {len(rows)}", header, rows)
+
+
+def _settled(tested: Tested) -> str:
+    """Returns in words what would show a difference as large as the measured one."""
+    needed = tested.settlement()
+    if needed is None:
+        return "-"
+    ways = [
+        f"{count:,} {name}"
+        for count, name in ((needed.prompts, "prompts"), (needed.seeds, "seeds"))
+        if count is not None
+    ]
+    if ways:
+        return " or ".join(ways) if needed.prompts is not None else f"{ways[0]}; more prompts cannot"
+    return "more prompts cannot" if tested.method is None else "neither prompts nor seeds alone"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _compact(

@@ -1,1 +1,5 @@
-"""Intervals and paired tests over prompts. No torch."""
+"""Intervals, tests and power over prompts and seeds. No torch."""
+
+from alignbench.statistics.summary import Summary, from_summary
+
+__all__ = ["Summary", "from_summary"]

@@ -72,9 +72,12 @@ def _without_resampling(mean: float, n: int, is_constant: bool) -> Estimate:
     assert is_constant
     if mean == 0.0:
         return Estimate(mean, n=n, p_value=1.0, reason="zero on every prompt")
-    # The sign test, exact for prompts that all move the same way, but no smaller than resampling could show.
-    p = max(2.0 ** (1 - n), 2 / (N_RESAMPLES + 1))
-    return Estimate(mean, n=n, p_value=p, reason="the same value on every prompt")
+    return Estimate(mean, n=n, p_value=sign_test_p(n), reason="the same value on every prompt")
+
+
+def sign_test_p(n: int) -> float:
+    """Returns two-sided p of n prompts that all move the same way, but no smaller than resampling could show."""
+    return max(2.0 ** (1 - n), 2 / (N_RESAMPLES + 1))
 
 
 def _interval_and_p(

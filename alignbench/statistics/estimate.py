@@ -24,16 +24,20 @@ class Estimate:
     p_value: float | None = None
     """Two-sided, of the hypothesis that the true value is zero; meant for differences."""
     reason: str | None = None
+    p_adjusted: float | None = None
+    """`p_value` adjusted for the family of tests that it belongs to; None outside of a family."""
 
 
 def verdict(difference: Estimate, direction: Direction) -> Verdict | None:
     """Returns what a difference to the baseline means; None where there is no difference to judge.
 
-    A difference that could not be tested (too few prompts) is `not distinguishable`: its `reason` says why.
+    The adjusted p decides where there is one. A difference that could not be tested (too few prompts) is
+    `not distinguishable`: its `reason` says why.
     """
     if difference.value is None:
         return None
-    if difference.p_value is None or difference.p_value > ALPHA:
+    p = difference.p_value if difference.p_adjusted is None else difference.p_adjusted
+    if p is None or p > ALPHA:
         return "not distinguishable"
     if direction == "none":
         return "different"

@@ -34,21 +34,30 @@ def jackknife_interval(
         replicates: the metric with group 0, 1, ... left out; None for a group that holds no prompt.
         group_sizes: prompts in each group, a group of 0 is skipped; None means equal groups.
     """
+    variance, n_groups = jackknife_variance(value, replicates, group_sizes)
+    if variance is None:
+        reason = f"{n_groups} groups of prompts have values, a jackknife interval needs {MIN_GROUPS}"
+        return Estimate(value, n=n_groups, reason=reason)
+    return _interval(value, float(np.sqrt(variance)), n_groups)
+
+
+def jackknife_variance(
+    value: float, replicates: Sequence[float | None], group_sizes: Sequence[int] | None = None
+) -> tuple[float | None, int]:
+    """Returns the variance of a corpus metric over prompts, None with too few groups, and the number of groups."""
     sizes = [1] * len(replicates) if group_sizes is None else list(group_sizes)
     if len(sizes) != len(replicates):
         raise ValueError(f"{len(replicates)} replicates, but {len(sizes)} group sizes")
     kept = [(r, m) for r, m in zip(replicates, sizes, strict=True) if r is not None and m > 0]
     n_groups = len(kept)
     if n_groups < MIN_GROUPS:
-        reason = f"{n_groups} groups of prompts have values, a jackknife interval needs {MIN_GROUPS}"
-        return Estimate(value, n=n_groups, reason=reason)
+        return None, n_groups
     deleted = np.array([r for r, _ in kept], dtype=np.float64)
     share = np.array([m for _, m in kept], dtype=np.float64)
     share /= share.sum()
     pseudo = value / share - (1 / share - 1) * deleted
     centre = n_groups * value - ((1 - share) * deleted).sum()
-    error = float(np.sqrt(np.mean((pseudo - centre) ** 2 / (1 / share - 1))))
-    return _interval(value, error, n_groups)
+    return float(np.mean((pseudo - centre) ** 2 / (1 / share - 1))), n_groups
 
 
 def paired_jackknife(

@@ -1,0 +1,241 @@
+"""Differences between two training methods: prompts and seeds both random.
+
+One metric of one recipe is a matrix with a row per seed i and a column per prompt j. Seeds are crossed with prompts
+(every seed answers the same prompts), the two recipes share their prompts, and a seed of one recipe has nothing to do
+with the same seed of the other. With crossed random effects (Baayen, Davidson and Bates, Journal of Memory and
+Language 59, 2008; Westfall, Kenny and Judd, Journal of Experimental Psychology: General 143, 2014)
+
+    y_ij = mean + seed_i + prompt_j + residual_ij,   variances S, P, R; the residual holds the sampling of completions,
+
+the difference D of two grand means has the variance
+
+    var D = P_d / n  +  (S_a + R_a / n) / s_a  +  (S_b + R_b / n) / s_b,      n prompts, s seeds,
+
+where P_d is the variance over prompts of prompt_a - prompt_b. Its parts have unbiased estimates from mean squares,
+independent of each other for normal effects:
+
+    v = variance over prompts of the seed-averaged differences / n          estimates P_d/n + R_a/(n s_a) + R_b/(n s_b)
+    m = sum over recipes of (variance of the means of seeds) / s            estimates the two terms with S and R
+    r = sum over recipes of (mean square of the residual) / (n s)           estimates R_a/(n s_a) + R_b/(n s_b)
+
+so var D is estimated by (v - r) + m: prompts alone, and what seeds show. The first is a difference and is cut at zero;
+the second is never smaller than its estimate from few seeds says, so a negative component of seeds, m < r, is not
+turned into certainty. m comes from few seeds and gets Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946)
+
+    f = m^2 / (m_a^2 / (s_a - 1) + m_b^2 / (s_b - 1)).
+
+Giving Satterthwaite's f to the whole sum, as is usual, calls false alarms at a level of 0.01 up to eight times too often
+where seeds of one recipe differ and seeds of the other do not: f is large just where m came out too small by luck.
+Instead the unknown part is integrated out, as in generalized confidence intervals (Weerahandi, Journal of the American
+Statistical Association 88, 1993; Tsui and Weerahandi 1989):
+
+    p = E_x [ 2 T_g( -|D| / sqrt(V) ) ],    V = (v - r) + m f / x,    x chi-squared with f degrees of freedom,
+
+T_g the distribution function of Student's t with g = (n - 1) V^2 / (v - r)^2 degrees of freedom, again Satterthwaite's,
+for once x is given only the part over prompts is estimated. Without seed noise this is the t test over prompts, without
+prompt noise Welch's test on the means of seeds. docs/calibration.md holds what was measured of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.statistics.bootstrap import MIN_PROMPTS, sign_test_p
+from alignbench.statistics.estimate import ALPHA, Estimate
+
+Matrix = NDArray[np.float64]
+MIN_SEEDS = 2
+_POINTS = 48
+_POWER = 6
+"""With these, Student's t comes out of normal and chi-squared to 0.01 % at p = 0.05 and to 0.4 % at p = 1e-5."""
+_ROUNDING = 1e-12
+_LEAST_SHARE = 1e-2
+"""Of prompts in the variance; below, Student's t is the normal distribution anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What the seeds of one recipe show about their spread."""
+
+    n_seeds: int
+    seeds: float
+    """Sample variance of the means of the seeds, residual included."""
+    residual: float
+    """The part of `seeds` that the finite number of prompts and completions explains."""
+    varies: bool = True
+    """False where every seed has the same policy, as without training: then all of `seeds` is residual."""
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Variance of a difference of two recipes, in parts that can be planned with."""
+
+    prompts: float
+    """(v - r) of the module, not below zero: falls with the number of prompts."""
+    n_prompts: int
+    seeds: float = 0.0
+    """m of the module: falls with the number of seeds."""
+    seeds_residual: float = 0.0
+    """r of the module, at most `seeds`: the part of it that falls with the number of prompts as well."""
+    seeds_df: float = 1.0
+    """f of the module."""
+    n_seeds: int = 1
+    """Of the arm with fewer."""
+
+    @property
+    def variance(self) -> float:
+        """Estimated variance of the difference."""
+        return self.prompts + self.seeds
+
+    @property
+    def df(self) -> float:
+        """Satterthwaite's degrees of freedom of the whole, a summary: the interval integrates instead."""
+        parts = self.prompts**2 / (self.n_prompts - 1) + self.seeds**2 / self.seeds_df
+        return self.variance**2 / parts if parts > 0 else float(self.n_prompts - 1)
+
+
+def arm(values: Matrix, varies: bool = True) -> Arm:
+    """Returns the spread of the seeds of one recipe from complete values (seeds, prompts)."""
+    n_seeds, n_prompts = values.shape
+    if n_seeds < MIN_SEEDS or n_prompts < MIN_SEEDS:
+        return Arm(n_seeds, 0.0, 0.0, varies)
+    means = values.mean(axis=1)
+    left = values - values.mean(axis=0) - (means - means.mean())[:, None]
+    mean_square = float((left**2).sum()) / ((n_seeds - 1) * (n_prompts - 1))
+    return Arm(n_seeds, float(means.var(ddof=1)), mean_square / n_prompts, varies)
+
+
+def components(prompt_variance: float, n_prompts: int, arms: Sequence[Arm]) -> Components:
+    """Joins v of the module docstring and the spread of the seeds on both sides."""
+    varying = [one for one in arms if one.varies]
+    parts = [(one.seeds / one.n_seeds, one.n_seeds - 1) for one in varying]
+    seeds = sum(part for part, _ in parts)
+    residual = sum(one.residual / one.n_seeds for one in varying)
+    squares = sum(part**2 / df for part, df in parts)
+    f = seeds**2 / squares if squares > 0 else float(sum(df for _, df in parts) or 1)
+    n_seeds = min((one.n_seeds for one in varying), default=1)
+    prompts = max(0.0, prompt_variance - residual)
+    return Components(prompts, n_prompts, seeds, min(residual, seeds), f, n_seeds)
+
+
+def method_difference(
+    values: Matrix, baseline: Matrix, varies: bool = True, baseline_varies: bool = True
+) -> tuple[Estimate, Components | None]:
+    """Returns the difference of two methods with interval and p, and the components of its variance.
+
+    Args:
+        values: (seeds, prompts) of one recipe, NaN where a prompt could not be measured.
+        baseline: (seeds, prompts) of the other, the same prompts in the same order.
+        varies: False where the recipe trains nothing, so that its seeds differ in sampling alone.
+        baseline_varies: the same of the baseline.
+
+    A recipe that varies needs two seeds. The difference is the mean over prompts of the difference of seed averages,
+    the same number as for these runs; the spread of seeds is taken from prompts that every seed of a recipe measured.
+    """
+    d = over_seeds(values) - over_seeds(baseline)
+    d = d[np.isfinite(d)]
+    n = len(d)
+    if n == 0:
+        return Estimate(None, reason="no prompt was measured"), None
+    value = float(d.mean())
+    if n < MIN_PROMPTS:
+        return Estimate(value, n=n, reason=f"{n} measured prompts, an interval needs {MIN_PROMPTS}"), None
+    arms = []
+    for side, side_varies in ((values, varies), (baseline, baseline_varies)):
+        complete = side[:, np.isfinite(side).all(axis=0)]
+        if side_varies and (len(side) < MIN_SEEDS or complete.shape[1] < MIN_PROMPTS):
+            reason = (
+                f"{complete.shape[1]} prompts were measured with every seed, the spread of seeds needs {MIN_PROMPTS}"
+                if len(side) >= MIN_SEEDS
+                else "a single seed says nothing about other seeds"
+            )
+            return Estimate(value, n=n, reason=reason), None
+        arms.append(arm(complete, side_varies))
+    parts = components(float(d.var(ddof=1)) / n, n, arms)
+    return estimate(value, parts), parts
+
+
+def estimate(value: float, parts: Components, unit: str = "prompt") -> Estimate:
+    """Returns a difference with the interval and p of the module docstring."""
+    error = float(np.sqrt(parts.variance))
+    if error <= _ROUNDING * max(1.0, abs(value)):
+        if abs(value) <= _ROUNDING:
+            return Estimate(0.0, n=parts.n_prompts, p_value=1.0, reason=f"zero on every {unit} with every seed")
+        p = sign_test_p(parts.n_prompts)
+        return Estimate(value, n=parts.n_prompts, p_value=p, reason=f"the same value on every {unit} with every seed")
+    spread = Spread.of(parts)
+    p = min(1.0, float(spread.p_values(np.array([[abs(value)]]))[0, 0]))
+    half = float(spread.half_widths(ALPHA)[0])
+    return Estimate(value, value - half, value + half, parts.n_prompts, p)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The standard errors that a difference may have, given the spread of few seeds; several cases at once."""
+
+    scales: Matrix
+    """Standard errors, (cases, points)."""
+    weights: Matrix
+    """Of the points, (points,), summing to 1: Gauss-Legendre in the sixth root of the probability, for the tail."""
+    df: Matrix
+    """g of the module, (cases, points)."""
+
+    @classmethod
+    def of(cls, parts: Components, seeds: Matrix | None = None) -> Spread:
+        """Returns the spread for the seeds' part as estimated, or for each of the cases `seeds` (cases,)."""
+        from scipy.special import gammaincinv
+
+        m = np.array([parts.seeds]) if seeds is None else seeds
+        if not m.any():
+            df = np.full((len(m), 1), parts.n_prompts - 1.0)
+            return cls(np.full((len(m), 1), np.sqrt(parts.prompts)), np.ones(1), df)
+        nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
+        nodes = (nodes + 1) / 2
+        shares = gammaincinv(parts.seeds_df / 2, nodes**_POWER) * 2 / parts.seeds_df
+        variances = parts.prompts + m[:, None] / shares
+        share = np.maximum(parts.prompts / variances, _LEAST_SHARE)
+        weights = weights / 2 * _POWER * nodes ** (_POWER - 1)
+        return cls(np.sqrt(variances), weights, (parts.n_prompts - 1) / share**2)
+
+    def p_values(self, differences: Matrix) -> Matrix:
+        """Returns two-sided p (cases, k) of differences (cases, k), none negative."""
+        from scipy.special import stdtr
+
+        p: Matrix = 2 * stdtr(self.df[:, None], -differences[:, :, None] / self.scales[:, None]) @ self.weights
+        return p
+
+    def half_widths(self, alpha: float) -> Matrix:
+        """Returns the differences (cases,) whose p is alpha."""
+        from scipy.special import stdtrit
+
+        half: Matrix = -stdtrit(self.df.max(axis=1), alpha / 2) * self.scales.min(axis=1)
+        for _ in range(100):
+            # Newton on log p over log difference: concave, so from the left no step goes past the root.
+            p = self.p_values(half[:, None])[:, 0]
+            step = np.log(p / alpha) * p / (half * np.maximum(self._density(half), 1e-300))
+            half = half * np.exp(np.minimum(step, 3.0))
+            if np.all(np.abs(step) <= 1e-9):
+                break
+        return half
+
+    def _density(self, differences: Matrix) -> Matrix:
+        """Returns minus the slope of p at differences (cases,)."""
+        from scipy.special import gammaln
+
+        t = differences[:, None] / self.scales
+        constant = np.exp(gammaln((self.df + 1) / 2) - gammaln(self.df / 2)) / np.sqrt(self.df * np.pi)
+        density: Matrix = (2 * constant * (1 + t**2 / self.df) ** (-(self.df + 1) / 2) / self.scales) @ self.weights
+        return density
+
+
+def over_seeds(values: Matrix) -> Matrix:
+    """Returns the mean over the seeds that measured a prompt, (prompts,), NaN where none has."""
+    measured = np.isfinite(values)
+    n = measured.sum(axis=0)
+    sums = np.where(measured, values, 0.0).sum(axis=0)
+    means: Matrix = np.divide(sums, n, out=np.full(values.shape[1], np.nan), where=n > 0)
+    return means

@@ -1,0 +1,176 @@
+"""Every test of a comparison: two named estimands, families, power. What `compare` calls, and the calibration too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from alignbench.statistics.bootstrap import resample_means
+from alignbench.statistics.crossed import (
+    MIN_SEEDS,
+    Arm,
+    Components,
+    Matrix,
+    components,
+    estimate,
+    method_difference,
+    over_seeds,
+)
+from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.jackknife import jackknife_interval, jackknife_variance
+from alignbench.statistics.multiplicity import holm
+from alignbench.statistics.power import Settlement, minimum_detectable_effect, settle
+
+Estimand = Literal["these runs", "the method"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Values of a metric that is a mean over prompts, of a recipe and of the one it is compared with."""
+
+    values: Matrix
+    """(seeds, prompts), NaN where unmeasured."""
+    baseline: Matrix
+    """(seeds, prompts), the same prompts in the same order."""
+    varies: bool = True
+    """False where seeds share one policy, as without training."""
+    baseline_varies: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusPair:
+    """A metric of the whole corpus, with its replicates: per seed the value, and the values less one prompt group."""
+
+    values: Sequence[tuple[float, Sequence[float | None]]]
+    baseline: Sequence[tuple[float, Sequence[float | None]]]
+    group_sizes: Sequence[int] | None = None
+    varies: bool = True
+    baseline_varies: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A difference, for these runs and, where seeds allow it, for the method."""
+
+    these_runs: Estimate
+    """Uncertainty over prompts alone."""
+    method: Estimate | None
+    """Uncertainty over prompts and seeds; None with a single seed of what is trained."""
+    parts: Components | None = None
+    """Of the variance of the estimand below; None where there is no interval."""
+    n_tests: int = 1
+    """Tests in the family."""
+
+    @property
+    def estimand(self) -> Estimand:
+        """What the verdict is about."""
+        return "these runs" if self.method is None else "the method"
+
+    @property
+    def difference(self) -> Estimate:
+        """The difference that the verdict is taken from."""
+        return self.these_runs if self.method is None else self.method
+
+    def detectable(self) -> float | None:
+        """Returns the true difference that this design finds in 80 % of repetitions, alone in its family."""
+        return None if self.parts is None else minimum_detectable_effect(self.parts, self.n_tests)
+
+    def settlement(self) -> Settlement | None:
+        """Returns what would show a true difference as large as the measured one."""
+        value = self.difference.value
+        return None if self.parts is None or value is None else settle(self.parts, value, self.n_tests)
+
+
+def compare_pairs(pairs: Sequence[Pair]) -> list[Tested]:
+    """Returns the differences of means over prompts; all are resampled with the same draws.
+
+    Every pair has the same prompts. The method is the estimand where each side that varies has two seeds or more.
+    """
+    if not pairs:
+        return []
+    means = np.column_stack([over_seeds(pair.values) - over_seeds(pair.baseline) for pair in pairs])
+    return [_tested(pair, runs, mean) for pair, runs, mean in zip(pairs, resample_means(means), means.T, strict=True)]
+
+
+def _tested(pair: Pair, runs: Estimate, mean: Matrix) -> Tested:
+    if has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline)):
+        method, parts = method_difference(pair.values, pair.baseline, pair.varies, pair.baseline_varies)
+        return Tested(runs, method, parts)
+    measured = mean[np.isfinite(mean)]
+    if runs.ci_low is None or len(measured) < 2:
+        return Tested(runs, None)
+    return Tested(runs, None, Components(float(measured.var(ddof=1)) / len(measured), len(measured)))
+
+
+def compare_corpus(pair: CorpusPair) -> Tested:
+    """Returns the difference of a metric of the whole corpus, by the jackknife over prompt groups.
+
+    For the method the jackknife's variances take the place of those over prompts in `crossed`: of the averaged
+    difference, and of each seed's distance from the average of its recipe as the residual.
+    """
+    value, replicates = _averaged(pair.values)
+    base_value, base_replicates = _averaged(pair.baseline)
+    change = value - base_value
+    changes = _minus(replicates, base_replicates)
+    runs = jackknife_interval(change, changes, pair.group_sizes)
+    variance, n_groups = jackknife_variance(change, changes, pair.group_sizes)
+    is_method = has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline))
+    if variance is None:
+        return Tested(runs, runs if is_method else None)
+    if not is_method:
+        return Tested(runs, None, Components(variance, n_groups) if variance > 0 else None)
+    arms = [
+        _corpus_arm(pair.values, pair.varies, pair.group_sizes),
+        _corpus_arm(pair.baseline, pair.baseline_varies, pair.group_sizes),
+    ]
+    parts = components(variance, n_groups, arms)
+    return Tested(runs, estimate(change, parts, "prompt group"), parts)
+
+
+def adjust(family: Sequence[Tested]) -> list[Tested]:
+    """Returns the tests of one family with Holm-adjusted p, each estimand by itself."""
+    runs = holm([one.these_runs.p_value for one in family])
+    shown = holm([one.difference.p_value for one in family])
+    n_tests = sum(one.difference.p_value is not None for one in family)
+    return [
+        replace(
+            one,
+            these_runs=replace(one.these_runs, p_adjusted=mine),
+            method=None if one.method is None else replace(one.method, p_adjusted=adjusted),
+            n_tests=max(1, n_tests),
+        )
+        if one.method is not None
+        else replace(one, these_runs=replace(one.these_runs, p_adjusted=adjusted), n_tests=max(1, n_tests))
+        for one, mine, adjusted in zip(family, runs, shown, strict=True)
+    ]
+
+
+def has_method(varies: bool, n_seeds: int, baseline_varies: bool, n_baseline_seeds: int) -> bool:
+    """True where the spread of seeds can be estimated on every side that has one, and some side has one."""
+    sides = [n for n, side_varies in ((n_seeds, varies), (n_baseline_seeds, baseline_varies)) if side_varies]
+    return bool(sides) and min(sides) >= MIN_SEEDS
+
+
+def _corpus_arm(
+    seeds: Sequence[tuple[float, Sequence[float | None]]], varies: bool, sizes: Sequence[int] | None
+) -> Arm:
+    if len(seeds) < MIN_SEEDS:
+        return Arm(len(seeds), 0.0, 0.0, varies)
+    value, replicates = _averaged(seeds)
+    own = [jackknife_variance(one - value, _minus(left, replicates), sizes)[0] for one, left in seeds]
+    residual = sum(one for one in own if one is not None) / (len(seeds) - 1)
+    return Arm(len(seeds), float(np.var([one for one, _ in seeds], ddof=1)), residual, varies)
+
+
+def _averaged(seeds: Sequence[tuple[float, Sequence[float | None]]]) -> tuple[float, list[float | None]]:
+    """Returns the means over seeds of values and of replicates; a group counts where every seed has it."""
+    groups = [[v for v in group if v is not None] for group in zip(*(left for _, left in seeds), strict=True)]
+    means = [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
+    return float(np.mean([value for value, _ in seeds])), means
+
+
+def _minus(mine: Sequence[float | None], theirs: Sequence[float | None]) -> list[float | None]:
+    return [None if a is None or b is None else a - b for a, b in zip(mine, theirs, strict=True)]

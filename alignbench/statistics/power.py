@@ -1,0 +1,114 @@
+"""What a design could have seen, and what would settle the question.
+
+The smallest true difference that gets a verdict in 80 % of repetitions (the minimum detectable effect) follows from the
+components of variance. A repetition draws D normal around the truth with variance v, and finds its own spread of
+seeds; it calls D where |D| passes the half-width h of its own interval:
+
+    power(d) = E_x [ Phi( (d - h(m x / f)) / sqrt(v) ) ],    x chi-squared with f degrees of freedom (see `crossed`).
+
+The root of a variance from few seeds is too small on average, and a stated effect with it; dividing by
+c4 = sqrt(2 / df) Gamma((df + 1) / 2) / Gamma(df / 2) takes that out (Holtzman 1950). In a family of k tests a single
+true difference has to pass alpha / k, the first step of Holm's procedure, and that level is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from alignbench.statistics.crossed import Components, Spread
+from alignbench.statistics.estimate import ALPHA
+
+POWER = 0.8
+MAX_PROMPTS = 1_000_000
+MAX_SEEDS = 1_000
+"""Beyond these nobody goes: the answer is then that more of them cannot settle the question."""
+_POINTS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What would show a true difference of a given size at 80 % power."""
+
+    prompts: int | None
+    """Prompts needed with the same seeds; None: more prompts cannot settle this."""
+    seeds: int | None
+    """Seeds of each trained recipe needed with the same prompts; None: more seeds cannot settle this."""
+
+
+def minimum_detectable_effect(parts: Components, n_tests: int = 1) -> float:
+    """Returns the true difference that this design finds in 80 % of repetitions, in the metric's unit."""
+    return _detectable(parts, ALPHA / n_tests) / _c4(parts.df)
+
+
+def settle(parts: Components, difference: float, n_tests: int = 1) -> Settlement:
+    """Returns what would show a true difference as large as `difference` in 80 % of repetitions."""
+    target, alpha = abs(difference), ALPHA / n_tests
+    if target == 0.0:
+        return Settlement(None, None)
+
+    def with_prompts(n: int) -> bool:
+        return _detectable(more_prompts(parts, n), alpha) <= target
+
+    def with_seeds(n: int) -> bool:
+        return _detectable(more_seeds(parts, n), alpha) <= target
+
+    seeds = _smallest(with_seeds, 2, MAX_SEEDS) if parts.seeds > 0 else None
+    return Settlement(_smallest(with_prompts, 2, MAX_PROMPTS), seeds)
+
+
+def more_prompts(parts: Components, n_prompts: int) -> Components:
+    """Returns the components that a design with another number of prompts would have."""
+    ratio = parts.n_prompts / n_prompts
+    # The larger the residual's share, the more the seeds' part owes to few prompts; what is left are the seeds.
+    residual = parts.seeds_residual
+    seeds = parts.seeds - residual + residual * ratio
+    return replace(
+        parts, prompts=parts.prompts * ratio, n_prompts=n_prompts, seeds=seeds, seeds_residual=residual * ratio
+    )
+
+
+def more_seeds(parts: Components, n_seeds: int) -> Components:
+    """Returns the components that a design with another number of seeds on each varying side would have."""
+    ratio = parts.n_seeds / n_seeds
+    df = parts.seeds_df * (n_seeds - 1) / max(1, parts.n_seeds - 1)
+    residual = parts.seeds_residual * ratio
+    return replace(parts, seeds=parts.seeds * ratio, seeds_residual=residual, seeds_df=df, n_seeds=n_seeds)
+
+
+def _detectable(parts: Components, alpha: float) -> float:
+    """Returns the true difference of 80 % power, without correction for the noise in the components."""
+    from scipy.special import gammaincinv, ndtr, ndtri
+
+    error = math.sqrt(parts.variance)
+    if error == 0.0:
+        return 0.0
+    nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
+    shares = gammaincinv(parts.seeds_df / 2, (nodes + 1) / 2) * 2 / parts.seeds_df
+    halves = Spread.of(parts, np.asarray(parts.seeds * shares, dtype=np.float64)).half_widths(alpha)
+    if len(halves) < _POINTS or not parts.seeds:
+        return float(halves[0]) + float(ndtri(POWER)) * error
+    low, high = 0.0, float(halves.max()) + 3 * error
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        power = float(ndtr((middle - halves) / error) @ weights) / 2
+        low, high = (middle, high) if power < POWER else (low, middle)
+    return high
+
+
+def _c4(df: float) -> float:
+    """Returns the mean of sqrt(chi-squared / df), close to 1 - 1 / (4 df)."""
+    return math.sqrt(2 / df) * math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2))
+
+
+def _smallest(is_enough: Callable[[int], bool], low: int, high: int) -> int | None:
+    """Returns the smallest count that is enough, None where the largest is not."""
+    if not is_enough(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
+    return low

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from alignbench.statistics.bootstrap import paired_difference
+from alignbench.statistics.crossed import Arm, Components, Spread, arm, components, estimate, method_difference
+from alignbench.statistics.estimate import verdict
+
+
+@pytest.fixture(autouse=True)
+def _no_numpy_warnings():
+    with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
+        warnings.simplefilter("error")
+        yield
+
+
+def draw(rng, seeds, n, seed_sd, prompt_sd=0.0, residual_sd=0.3, shared=0.0):
+    """A matrix of the crossed model; `shared` (prompts,) is what both recipes have in common."""
+    own = rng.normal(0, prompt_sd, n) if prompt_sd else 0.0
+    return rng.normal(0, seed_sd, (seeds, 1)) + shared + own + rng.normal(0, residual_sd, (seeds, n))
+
+
+def test_spread_of_seeds_by_hand():
+    # Means of seeds 2 and 5, sample variance 4.5. Means of prompts 2, 3, 5.5, of all 3.5. Residuals of seed 0:
+    # 1 - 2 + 1.5 = 0.5, 2 - 3 + 1.5 = 0.5, 3 - 5.5 + 1.5 = -1, of seed 1 their opposites: sum of squares 3, two
+    # degrees of freedom, mean square 1.5, and a third of it stands in the mean of a seed.
+    assert arm(np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 8.0]])) == Arm(2, 4.5, 0.5)
+
+
+def test_components_by_hand():
+    # m = 0.09/3 + 0.04/2 = 0.05, r = 0.03/3 + 0.02/2 = 0.02, prompts 0.06 - 0.02,
+    # f = 0.05^2 / (0.03^2/2 + 0.02^2/1) = 0.0025 / 0.00085.
+    parts = components(0.06, 100, [Arm(3, 0.09, 0.03), Arm(2, 0.04, 0.02)])
+    assert (parts.prompts, parts.seeds, parts.seeds_residual) == pytest.approx((0.04, 0.05, 0.02))
+    assert (parts.seeds_df, parts.n_seeds) == (pytest.approx(0.0025 / 0.00085), 2)
+    assert parts.variance == pytest.approx(0.09)
+    # Satterthwaite of the whole: 0.09^2 / (0.04^2/99 + 0.05^2/f)
+    assert parts.df == pytest.approx(0.0081 / (0.0016 / 99 + 0.00085))
+
+
+def test_a_side_without_training_has_no_seed_variance():
+    parts = components(0.06, 100, [Arm(3, 0.09, 0.03), Arm(2, 0.04, 0.02, varies=False)])
+    assert (parts.prompts, parts.seeds, parts.seeds_df) == pytest.approx((0.05, 0.03, 2.0))
+    assert components(0.06, 100, [Arm(1, 0.0, 0.0, varies=False)] * 2) == Components(0.06, 100)
+
+
+def test_more_prompt_variance_than_residual_is_never_negative():
+    assert components(0.01, 100, [Arm(3, 0.09, 0.06)] * 2).prompts == 0.0
+
+
+def test_expected_mean_squares_by_brute_force():
+    # Expectation of a quadratic form: trace of its matrix times the covariance of all values, both written out entry
+    # by entry. E[(v - r) + m] must be the variance of the difference, for any components.
+    n, seeds = 4, (2, 3)
+    cells = [(side, i, j) for side in (0, 1) for i in range(seeds[side]) for j in range(n)]
+    seed_var, residual_var = (0.7, 0.2), (1.1, 0.4)
+    prompt_covariance = np.array([[0.9, 0.5], [0.5, 0.6]])
+    sigma = np.zeros((len(cells), len(cells)))
+    for a, (side, i, j) in enumerate(cells):
+        for b, (other, k, q) in enumerate(cells):
+            sigma[a, b] += seed_var[side] * (side == other and i == k)
+            sigma[a, b] += prompt_covariance[side, other] * (j == q)
+            sigma[a, b] += residual_var[side] * (a == b)
+
+    def parts(y):
+        sides = y[: seeds[0] * n].reshape(seeds[0], n), y[seeds[0] * n :].reshape(seeds[1], n)
+        arms = [arm(side) for side in sides]
+        v = (sides[0].mean(axis=0) - sides[1].mean(axis=0)).var(ddof=1) / n
+        m = sum(one.seeds / one.n_seeds for one in arms)
+        return np.array([v, m, sum(one.residual / one.n_seeds for one in arms)])
+
+    unit = np.eye(len(cells))
+    alone = [parts(e) for e in unit]
+    expected = np.zeros(3)
+    for a in range(len(cells)):
+        for b in range(len(cells)):
+            form = (parts(unit[a] + unit[b]) - alone[a] - alone[b]) / 2
+            expected += form * sigma[a, b]
+    v, m, r = expected
+    contrast = np.array([1 / (seeds[0] * n) if side == 0 else -1 / (seeds[1] * n) for side, _, _ in cells])
+    assert (v - r) + m == pytest.approx(contrast @ sigma @ contrast)
+    assert m == pytest.approx(sum((s + r_ / n) / k for s, r_, k in zip(seed_var, residual_var, seeds, strict=True)))
+    assert r == pytest.approx(sum(r_ / n / k for r_, k in zip(residual_var, seeds, strict=True)))
+
+
+def test_without_prompt_noise_it_is_welch_on_the_means_of_seeds():
+    rng = np.random.default_rng(0)
+    for seeds in ((2, 2), (3, 5), (6, 2)):
+        mine, theirs = rng.normal(0.1, 1.0, (seeds[0], 1)), rng.normal(0, 0.3, (seeds[1], 1))
+        one, _ = method_difference(np.tile(mine, 20_000), np.tile(theirs, 20_000))
+        welch = stats.ttest_ind(mine[:, 0], theirs[:, 0], equal_var=False)
+        interval = welch.confidence_interval()
+        assert one.p_value == pytest.approx(welch.pvalue, rel=1e-3)
+        assert (one.ci_low, one.ci_high) == pytest.approx((interval.low, interval.high), rel=1e-3)
+
+
+def test_few_prompt_groups_do_not_widen_what_is_all_seeds():
+    # Twenty groups of prompts that hardly differ, three seeds that do: t with 2 degrees of freedom, 4.303.
+    one = estimate(0.0, Components(1e-8, 20, 1.0, 0.0, 2.0, 3))
+    assert one.ci_high == pytest.approx(4.303, rel=1e-3)
+
+
+def test_without_seed_noise_it_is_the_t_test_over_prompts():
+    rng = np.random.default_rng(1)
+    mine, theirs = rng.normal(0.1, 1, (1, 50)), rng.normal(0, 1, (1, 50))
+    one, parts = method_difference(mine, theirs, varies=False, baseline_varies=False)
+    test = stats.ttest_1samp((mine - theirs)[0], 0)
+    assert one.p_value == pytest.approx(test.pvalue)
+    interval = test.confidence_interval()
+    assert (one.ci_low, one.ci_high) == pytest.approx((interval.low, interval.high))
+    assert parts.seeds == 0
+
+
+@pytest.mark.parametrize(("difference", "df"), [(0.5, 2.0), (2.0, 2.3), (9.0, 4.0), (0.01, 1.0)])
+def test_p_against_direct_integration(difference, df):
+    parts = Components(0.04, 60, 0.05, 0.01, df, 3)
+
+    def inside(x):
+        variance = 0.04 + 0.05 * df / x
+        return 2 * stats.t.cdf(-difference / math.sqrt(variance), 59 * (variance / 0.04) ** 2) * stats.chi2.pdf(x, df)
+
+    exact = sum(integrate.quad(inside, *ends, limit=500)[0] for ends in ((0, 0.01), (0.01, 1), (1, 60)))
+    assert estimate(difference, parts).p_value == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+@pytest.mark.parametrize(("prompts", "seeds", "df"), [(1.0, 0.0, 1), (0.0, 1.0, 2), (1.0, 1.0, 1), (1e-4, 5.0, 4)])
+def test_half_width_is_where_p_is_alpha(alpha, prompts, seeds, df):
+    spread = Spread.of(Components(prompts, 400, seeds, 0.0, df, 3))
+    half = spread.half_widths(alpha)
+    assert spread.p_values(half[:, None])[0, 0] == pytest.approx(alpha, rel=1e-6)
+
+
+def test_interval_and_p_never_contradict_each_other():
+    rng = np.random.default_rng(2)
+    near = 0
+    for _ in range(300):
+        one, _ = method_difference(draw(rng, 3, 40, 0.05) + 0.15, draw(rng, 3, 40, 0.05))
+        assert (one.ci_low > 0 or one.ci_high < 0) == (one.p_value <= 0.05)
+        near += 0.03 < one.p_value < 0.07
+    assert near > 15
+
+
+@pytest.mark.parametrize("seed_sd", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("baseline_varies", [True, False])
+def test_false_alarms_stay_at_their_level_whatever_the_spread_of_seeds(seed_sd, baseline_varies):
+    rng = np.random.default_rng(3)
+    alarms, runs_alarms, small = 0, 0, 0
+    for _ in range(800):
+        shared = rng.normal(0, 0.2, 100)
+        mine = draw(rng, 3, 100, seed_sd, 0.05, shared=shared)
+        theirs = draw(rng, 3, 100, seed_sd * baseline_varies, 0.05, shared=shared)
+        one, _ = method_difference(mine, theirs, baseline_varies=baseline_varies)
+        alarms += one.p_value <= 0.05
+        small += one.p_value <= 0.01
+        d = mine.mean(axis=0) - theirs.mean(axis=0)
+        runs_alarms += abs(d.mean()) > 1.98 * d.std(ddof=1) / 10
+    assert 0.01 <= alarms / 800 <= 0.065
+    assert small / 800 <= 0.02
+    if seed_sd == 0.1:
+        assert runs_alarms / 800 > 0.3  # what the choice of prompts alone would have called
+
+
+def test_value_is_that_of_these_runs_and_gaps_are_allowed():
+    rng = np.random.default_rng(4)
+    mine, theirs = draw(rng, 3, 60, 0.01) - 0.5, draw(rng, 2, 60, 0.01)
+    mine[0, :5] = np.nan
+    mine[:, 7] = np.nan
+    one, _ = method_difference(mine, theirs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        averaged = np.nanmean(mine, axis=0)
+    runs = paired_difference(averaged, theirs.mean(axis=0))
+    assert (one.value, one.n) == (pytest.approx(runs.value), 59)
+    assert verdict(one, "lower") == "better"
+
+
+def test_what_cannot_be_tested_says_why():
+    rng = np.random.default_rng(5)
+    full = draw(rng, 3, 40, 0.1)
+    one, parts = method_difference(full[:1], full)
+    assert (one.p_value, one.ci_low, parts) == (None, None, None)
+    assert one.reason == "a single seed says nothing about other seeds"
+    holes = full.copy()
+    holes[np.arange(40) % 3, np.arange(40)] = np.nan
+    one, _ = method_difference(holes, full)
+    assert one.p_value is None
+    assert one.reason == "0 prompts were measured with every seed, the spread of seeds needs 10"
+    assert method_difference(full[:, :9], full[:, :9])[0].reason == "9 measured prompts, an interval needs 10"
+    assert method_difference(full * np.nan, full)[0].reason == "no prompt was measured"
+
+
+def test_constant_values_give_no_nan():
+    same, _ = method_difference(np.full((3, 20), 0.1), np.full((2, 20), 0.1))
+    assert (same.value, same.p_value, same.ci_low) == (0.0, 1.0, None)
+    moved, _ = method_difference(np.ones((3, 20)), np.zeros((2, 20)))
+    assert (moved.value, moved.p_value) == (1.0, pytest.approx(2 / 10_000))
+    assert verdict(moved, "lower") == "worse"

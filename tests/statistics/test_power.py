@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from alignbench.statistics.crossed import Components, method_difference
+from alignbench.statistics.estimate import verdict
+from alignbench.statistics.power import minimum_detectable_effect, more_prompts, more_seeds, settle
+
+
+def test_over_prompts_alone_it_is_the_textbook_formula():
+    parts = Components(0.02**2, 400)
+    assert minimum_detectable_effect(parts) == pytest.approx((1.96 + 0.8416) * 0.02, rel=0.005)
+    # Five tests: the two-sided 1 % point is 2.576.
+    assert minimum_detectable_effect(parts, 5) == pytest.approx((2.576 + 0.8416) * 0.02, rel=0.005)
+
+
+def test_with_few_seeds_it_is_the_noncentral_t():
+    # All variance between seeds, equal on both sides of 3: Student's t with 4 degrees of freedom. Power 80 % from
+    # scipy's noncentral t; 1 / c4(4) = 1 / 0.9400 from a printed table of control charts.
+    parts = Components(0.0, 1_000_000, 1.0, 0.0, 4.0, 3)
+    critical = stats.t.ppf(0.975, 4)
+    grid = np.linspace(2, 6, 4001)
+    ideal = grid[np.argmax(1 - stats.nct.cdf(critical, 4, grid) >= 0.8)]
+    assert minimum_detectable_effect(parts) == pytest.approx(ideal / 0.9400, rel=0.005)
+
+
+@pytest.mark.parametrize(("seeds", "seed_sd", "n_tests"), [(3, 0.0, 1), (3, 0.05, 1), (5, 0.03, 1), (5, 0.05, 5)])
+def test_a_true_effect_of_the_stated_size_is_called_better_in_four_of_five(seeds, seed_sd, n_tests):
+    rng = np.random.default_rng(0)
+
+    def differences(effect, n):
+        for _ in range(n):
+            sides = [rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, 0.3, (seeds, 100)) for _ in "ab"]
+            yield method_difference(sides[0] - effect, sides[1])
+
+    stated = float(np.mean([minimum_detectable_effect(parts, n_tests) for _, parts in differences(0, 300)]))
+    better = [
+        one.p_value <= 0.05 / n_tests and verdict(one, "lower") == "better" for one, _ in differences(stated, 1000)
+    ]
+    assert 0.75 <= np.mean(better) <= 0.85
+
+
+def test_what_would_settle_it_grows_with_the_square():
+    parts = Components(0.02**2, 400)
+    assert settle(parts, 2.8016 * 0.02).prompts == pytest.approx(400, abs=3)
+    assert settle(parts, 2.8016 * 0.01).prompts == pytest.approx(1600, abs=5)
+    assert settle(parts, 0.02).seeds is None
+    assert settle(parts, 0.0).prompts is None
+
+
+def test_more_prompts_cannot_settle_what_seeds_differ_in():
+    parts = Components(0.01**2, 400, 0.03**2, 0.01**2, 4.0, 3)
+    needed = settle(parts, 0.03)
+    assert needed.prompts is None
+    assert needed.seeds is not None
+    assert minimum_detectable_effect(more_seeds(parts, needed.seeds)) == pytest.approx(0.03, rel=0.05)
+    # And the other way round: prompts alone, whatever the seeds, are too noisy for a difference this small.
+    assert settle(Components(0.03**2, 400, 0.01**2, 0.0, 4.0, 3), 0.03).seeds is None
+
+
+def test_residual_falls_with_prompts_and_with_seeds():
+    parts = Components(4.0, 100, 3.0, 1.0, 4.0, 3)
+    bigger = more_prompts(parts, 400)
+    assert (bigger.prompts, bigger.seeds, bigger.seeds_residual) == (1.0, 2.25, 0.25)
+    twice = more_seeds(parts, 6)
+    assert (twice.prompts, twice.seeds, twice.seeds_df) == (4.0, 1.5, 10.0)
+
+
+def test_no_variance_at_all():
+    assert minimum_detectable_effect(Components(0.0, 100)) == 0.0
+    assert math.isfinite(minimum_detectable_effect(Components(1e-30, 100, 1e-30, 0.0, 1.0, 2)))
