@@ -33,7 +33,7 @@ class PromptSettings(Settings):
     """Which prompts are used, how they are cut and how they are split."""
 
     prompts: str
-    """`real_toxicity_prompts`, `embedded`, a .jsonl, .jsonl.gz, .csv or .parquet file, or a hub data set."""
+    """`real_toxicity_prompts`, `wiki_toxic`, `embedded`, a .jsonl, .jsonl.gz, .csv or .parquet file, or a hub set."""
     split: str | None = "train"
     """Split of a hub data set; null: `train`. Files have none."""
     revision: str | None = None
