@@ -125,6 +125,8 @@ def _source_rows(settings: PromptSettings, field: str, key: str) -> Sequence[Row
     revision = settings.revision if source == settings.prompts else None
     if source == real_toxicity_prompts.NAME:
         return real_toxicity_prompts.read_rows(revision, key)
+    if source == real_toxicity_prompts.NONTOXIC:
+        return real_toxicity_prompts.nontoxic(real_toxicity_prompts.read_rows(revision, key))
     if source in (wiki_toxic.NAME, wiki_toxic.HUB_ID):
         return wiki_toxic.read_rows(None, split, revision, key)
     if source == "embedded":
@@ -136,7 +138,7 @@ def _source_rows(settings: PromptSettings, field: str, key: str) -> Sequence[Row
         return hub.read_rows(str(path), split, None, key)
     if path.is_file() or source.endswith(local_files.SUFFIXES) or source.startswith((".", "/", "~")):
         return local_files.read_rows(path, key)
-    names = [real_toxicity_prompts.NAME, wiki_toxic.NAME, "embedded"]
+    names = [real_toxicity_prompts.NAME, real_toxicity_prompts.NONTOXIC, wiki_toxic.NAME, "embedded"]
     return hub.read_rows(source, split, revision, key, did_you_mean(source, names))
 
 
