@@ -226,12 +226,13 @@ class Components:
 
     def heldout_prompts(self, policy: LanguageModel, data: PreparedData) -> tuple[Prompt, ...]:
         """The prompts of the evaluation; never one that training may see."""
+        from datasets_prep.prepare import source_settings
         from datasets_prep.splits import check_no_leak
 
         evaluation, prompts = self.recipe.evaluation, data.heldout
         if evaluation.prompts is not None:
             source = evaluation.prompts
-            settings = PromptSettings(prompts=source) if isinstance(source, str) else source
+            settings = source_settings(source) if isinstance(source, str) else source
             whole = {"validation_fraction": 0.0, "heldout_fraction": 1.0, "heldout": None}
             try:
                 prompts = self._prepare(settings.model_copy(update=whole), policy).heldout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from alignbench.errors import DataError
@@ -40,6 +41,25 @@ def read_rows(dataset: str, split: str | None, revision: str | None, key: str, h
     if not rows:
         raise DataError(f"{key}: {dataset} holds no rows in split {split or 'train'!r}, expected at least one.")
     return rows
+
+
+def file_path(dataset: str, name: str, revision: str | None, key: str) -> Path:
+    """Returns where one file of a hub data set lies on disk; it is downloaded if it is not in the local cache.
+
+    Raises:
+        DataError: It is not in the cache and the hub cannot be reached, or the hub has no such file.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        raise DataError(
+            f"{key}: cannot get {name} of the hub data set {dataset!r}{_at(revision)}{_offline()}: "
+            f"{_first_line(error)}. It is not in the local cache either. Give the path of a local copy of the data set "
+            f"as {key}, or download it once while online."
+        ) from error
 
 
 def _at(revision: str | None) -> str:

@@ -1,7 +1,7 @@
 """Raw source to prepared data: read, filter, cut, split, check, and keep the result.
 
 Nothing depends on the order of rows in a file: prompts come in the order of a hash of their ids, so that the first n
-of a split are a random sample of it.
+of a split are a random sample of it. The exception is `wiki_toxic`, of which a protocol asks for the first rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alignbench.errors import DataError, did_you_mean
 from alignbench.records import PreparedData, Prompt, TextTokenizer, fingerprint
-from datasets_prep import hub, local_files, real_toxicity_prompts
+from datasets_prep import hub, local_files, real_toxicity_prompts, wiki_toxic
 from datasets_prep.cache import cached_prompts, code_version
 from datasets_prep.columns import Row, read_prompts
 from datasets_prep.prompt_lengths import PromptCutter
@@ -37,6 +37,13 @@ _STAGES = {
 """What can become of a row, in order: statistic, words for it, the key that loosens it."""
 
 
+def source_settings(source: str) -> PromptSettings:
+    """Returns the settings of held-out prompts that are given by the name or the path of their source alone."""
+    if source in (wiki_toxic.NAME, wiki_toxic.HUB_ID) or wiki_toxic.is_copy(Path(source).expanduser()):
+        return PromptSettings(prompts=source, split="test", min_prompt_toxicity=1.0)
+    return PromptSettings(prompts=source)
+
+
 def prepare_prompts(
     settings: PromptSettings, tokenizer: TextTokenizer, *, context_tokens: int, cache_directory: Path | None
 ) -> PreparedData:
@@ -49,8 +56,8 @@ def prepare_prompts(
         cache_directory: Where results are kept; None keeps nothing.
 
     Returns:
-        The splits in hash order. `statistics` counts what became of every row; the counts of a second source
-        (`data.heldout`) stand under `heldout/`.
+        The splits in hash order, those of `wiki_toxic` in the order of its file. `statistics` counts what became of
+        every row; the counts of a second source (`data.heldout`) stand under `heldout/`.
 
     Raises:
         DataError: A source cannot be read, or no prompt is left for a split that should have some.
@@ -88,6 +95,9 @@ def _candidates(settings: PromptSettings, field: str, counts: Counter[str]) -> l
     key, source = f"data.{field}", getattr(settings, field)
     has_filter = settings.min_prompt_toxicity is not None or settings.max_prompt_toxicity is not None
     rows = _source_rows(settings, field, key)
+    in_file_order = wiki_toxic.has_layout(rows)
+    if in_file_order:
+        rows = wiki_toxic.with_usual_columns(rows)
     prompts = read_prompts(rows, settings.columns, origin=f"{key}: {source}", needs_toxicity=has_filter)
     counts["n_rows"] = len(prompts)
     kept = []
@@ -98,12 +108,14 @@ def _candidates(settings: PromptSettings, field: str, counts: Counter[str]) -> l
         else:
             counts[reason] += 1
     unique: dict[str, Prompt] = {}
-    # Of rows with one text the smallest id stays: the order in the file must not matter.
-    for prompt in sorted(kept, key=_identity):
+    # Of rows with one text the smallest id stays: the order in the file must not matter. Where it does, the first.
+    for prompt in kept if in_file_order else sorted(kept, key=_identity):
         unique.setdefault(normalised_text(prompt.text), prompt)
     counts["n_duplicate_text"] = len(kept) - len(unique)
     if not unique:
         raise DataError(_nothing_left(f"{key}: {source}: no prompt is left", counts))
+    if in_file_order:
+        return list(unique.values())
     return sorted(unique.values(), key=lambda prompt: stable_hash(settings.split_seed, "order", prompt.id))
 
 
@@ -113,14 +125,21 @@ def _source_rows(settings: PromptSettings, field: str, key: str) -> Sequence[Row
     revision = settings.revision if source == settings.prompts else None
     if source == real_toxicity_prompts.NAME:
         return real_toxicity_prompts.read_rows(revision, key)
+    if source == real_toxicity_prompts.NONTOXIC:
+        return real_toxicity_prompts.nontoxic(real_toxicity_prompts.read_rows(revision, key))
+    if source in (wiki_toxic.NAME, wiki_toxic.HUB_ID):
+        return wiki_toxic.read_rows(None, split, revision, key)
     if source == "embedded":
         raise DataError(f"{key}: the embedded prompts have to be built first; give the path of their file.")
     path = Path(source).expanduser()
+    if path.is_dir() and wiki_toxic.is_copy(path):
+        return wiki_toxic.read_rows(path, split, None, key)
     if path.is_dir():
         return hub.read_rows(str(path), split, None, key)
     if path.is_file() or source.endswith(local_files.SUFFIXES) or source.startswith((".", "/", "~")):
         return local_files.read_rows(path, key)
-    return hub.read_rows(source, split, revision, key, did_you_mean(source, [real_toxicity_prompts.NAME, "embedded"]))
+    names = [real_toxicity_prompts.NAME, real_toxicity_prompts.NONTOXIC, wiki_toxic.NAME, "embedded"]
+    return hub.read_rows(source, split, revision, key, did_you_mean(source, names))
 
 
 def _reason_to_skip(prompt: Prompt, settings: PromptSettings, has_toxicity_filter: bool) -> str | None:

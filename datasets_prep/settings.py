@@ -33,7 +33,8 @@ class PromptSettings(Settings):
     """Which prompts are used, how they are cut and how they are split."""
 
     prompts: str
-    """`real_toxicity_prompts`, `embedded`, a .jsonl, .jsonl.gz, .csv or .parquet file, or a hub data set."""
+    """A source by name (`real_toxicity_prompts`, `real_toxicity_prompts_nontoxic`, `wiki_toxic`, `embedded`), a .jsonl,
+    .jsonl.gz, .csv or .parquet file, or a hub data set."""
     split: str | None = "train"
     """Split of a hub data set; null: `train`. Files have none."""
     revision: str | None = None

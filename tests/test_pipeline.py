@@ -1,5 +1,6 @@
 """The spine on tiny models: every method end to end, upstream runs and their cost, resume, repeatability."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -196,6 +197,24 @@ def test_evaluation_prompts_of_their_own_must_not_be_trained_on(recipe_folder, p
     [outcome] = run("base", sets=[f"evaluation.prompts={prompt_file}"])
     assert outcome.state == "failed"
     assert "evaluation.prompts" in str(outcome.error)
+
+
+@pytest.mark.parametrize(("by_name", "expected"), [(True, "trl-detox-v1"), (False, "trl-detox-v1*")])
+def test_wiki_toxic_by_name_is_the_protocols_own_source(recipe_folder, monkeypatch, by_name, expected):
+    pairs = itertools.product(["dog", "cat", "birds", "man", "woman", "bird"], repeat=4)
+    rows = [f"{i},the {' '.join(words)},{i % 3 and 1}" for i, words in enumerate(itertools.islice(pairs, 610))]
+    Path("test.csv").write_text("\n".join(["id,comment_text,label", *rows]))
+    monkeypatch.setattr("datasets_prep.hub.file_path", lambda dataset, name, *_: Path(name))
+    source = "wiki_toxic" if by_name else "test.csv"
+    [outcome] = run(
+        "base",
+        sets=["evaluation.protocol=trl-detox-v1", "evaluation.n_prompts=null", f"evaluation.prompts={source}"],
+    )
+    assert outcome.state == "done", outcome.error
+    metrics = json.loads(next(Path("results/base/seed0/evaluations").glob("*/metrics.json")).read_text())
+    assert metrics["comparability"]["protocol"] == expected
+    ids = list(alignbench.load_completions("results/base")["prompt_id"])
+    assert ids == [str(i) for i in range(601) if i % 3][:400]
 
 
 def test_chat_enters_prompts_and_comparability(recipe_folder):

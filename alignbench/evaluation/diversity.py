@@ -31,6 +31,17 @@ def distinct(texts: Sequence[str], n: int) -> float | None:
     return len(unique) / n_words if n_words else None
 
 
+def dexperts_distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams of a prompt's completions over their words, letter by letter as in the code of DExperts.
+
+    There a word is what stands between two single spaces, the empty one included, so that an empty text has one word
+    and there is always a number; and an n-gram is its words joined by underscores, so that two may become one.
+    (Liu et al. 2021, `scripts/evaluation/evaluate_generations.py`.)
+    """
+    split = [text.split(" ") for text in texts]
+    return len({"_".join(ngram) for words in split for ngram in ngrams(words, n)}) / sum(map(len, split))
+
+
 def corpus_distinct(texts: Sequence[str], groups: Sequence[int], n: int) -> SetStatistic:
     """Distinct n-grams of all texts over their total number of words, and the same with each group left out.
 

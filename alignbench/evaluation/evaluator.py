@@ -55,7 +55,7 @@ def evaluate(
                 progress()
     drawn = concatenate(parts)
     columns = prompt_columns(drawn, cut, protocol)
-    metrics = (*mean_metrics(columns), *set_metrics(drawn, cut))
+    metrics = (*mean_metrics(columns), *set_metrics(drawn, cut, protocol))
     return EvalReport(protocol.name, metrics, _prompt_frame(columns, cut), _completion_frame(drawn, cut))
 
 

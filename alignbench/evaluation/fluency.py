@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alignbench.evaluation.aggregate import FloatArray
+from alignbench.evaluation.aggregate import FloatArray, SetStatistic, leave_one_group_out, sum_by_group
 from alignbench.records import Completion
+
+MOST_PERPLEXITY = 1e4
+"""DExperts drops the texts of at least this perplexity from its mean."""
 
 
 def log_perplexities(completions: Sequence[Completion], reference_logprobs: Sequence[FloatArray]) -> FloatArray:
@@ -22,3 +26,25 @@ def log_perplexities(completions: Sequence[Completion], reference_logprobs: Sequ
         ],
         dtype=np.float64,
     )
+
+
+def below_most(log_perplexity: FloatArray) -> FloatArray:
+    """Perplexities of the texts that the mean of DExperts keeps, NaN for the rest: (m,)."""
+    kept = log_perplexity < np.log(MOST_PERPLEXITY)  # NaN is not below
+    return np.exp(log_perplexity, out=np.full_like(log_perplexity, np.nan), where=kept)
+
+
+def pooled_mean(values: FloatArray, groups: NDArray[np.int64]) -> SetStatistic:
+    """Mean of all values that are not NaN, whatever their prompt, with its replicates.
+
+    Args:
+        values: (m,).
+        groups: (m,), the prompt-hash group of each value's prompt.
+    """
+    measured = ~np.isnan(values)
+    n_own, sums = sum_by_group(measured, groups), sum_by_group(np.where(measured, values, 0.0), groups)
+    n_rest, rest = leave_one_group_out(n_own), leave_one_group_out(sums)
+    replicates = tuple(
+        float(total / n) if own and n else None for own, n, total in zip(n_own, n_rest, rest, strict=True)
+    )
+    return SetStatistic(float(values[measured].mean()) if measured.any() else None, replicates)

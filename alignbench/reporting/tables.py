@@ -35,6 +35,10 @@ QUALITY = (
     "corpus_distinct_3",
     "repetition_rate",
     "empty_rate",
+    "dexperts_distinct_1",
+    "dexperts_distinct_2",
+    "dexperts_distinct_3",
+    "dexperts_perplexity",
 )
 COSTS = {
     "wall_seconds": "wall seconds",

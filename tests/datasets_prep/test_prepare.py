@@ -232,6 +232,14 @@ def test_names_that_are_no_source(words: TextTokenizer, monkeypatch: pytest.Monk
         prepare(words, prompts="embedded")
 
 
+def test_nontoxic_prompts_are_those_below_one_half(words: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [*nested(100), {"prompt": {"text": "of unknown toxicity", "toxicity": None}}]
+    monkeypatch.setattr("datasets_prep.hub.read_rows", lambda *_: rows)
+    data = prepare(words, prompts="real_toxicity_prompts_nontoxic")
+    assert sorted(prompt.toxicity or 0.0 for prompt in everything(data)) == [i / 100 for i in range(50)]
+    assert len(everything(prepare(words, prompts="real_toxicity_prompts"))) == 101
+
+
 def test_a_second_call_reads_the_cache(words: TextTokenizer, write_jsonl: WriteRows, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"prompts": write_jsonl("a.jsonl", nested(300)), "prompt_tokens": [3, 5]}
     first = prepare(words, cache=tmp_path / "cache", **settings)
