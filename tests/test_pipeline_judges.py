@@ -79,3 +79,29 @@ def test_the_table_counts_and_says_withheld(evaluated):
     [record] = [r for r in json.loads(result.output) if (r["metric"], r["scorer"]) == ("toxicity_mean", "some")]
     assert (record["value"], record["n_scored"], record["n_unscored"]) == (None, 118, 2)
     assert "unscored" in record["flags"]
+
+
+def test_who_was_trained_on_a_judge_is_marked(recipe_folder, checkpoints):
+    """By weights: under another name and label, through labelled pairs, and through an upstream reward model."""
+    judges = [
+        "reward",
+        {"name": "other", "classifier": str(checkpoints / "judge"), "label": "toxic"},
+        {"name": "same_weights", "classifier": str(checkpoints / "classifier"), "label": "hate"},
+    ]
+    names = ["base", "ppo", "dpo", "ppo_learned_reward", "by_other"]
+    own = {"classifier": str(checkpoints / "judge"), "label": "neutral"}
+    by_other = json.loads(Path("ppo.yaml").read_text()) | {"name": "by_other", "reward": own}
+    Path("by_other.yaml").write_text(json.dumps(by_other))
+    recipes = load([f"{name}.yaml" for name in names], [f"evaluation.scorers={json.dumps(judges)}"])
+    outcomes = pipeline.run(recipes, Path("results"))
+    assert {outcome.state for outcome in outcomes} == {"done"}, [outcome.error for outcome in outcomes]
+    result = CliRunner().invoke(main, ["compare", "results", "--allow-mismatch", "--format", "json"])
+    assert result.exit_code == 0, result.output
+    flags = {record["recipe"]: record["flags"] for record in json.loads(result.output)}
+    marked = {recipe for recipe, names in flags.items() if "own_judge" in names}
+    assert marked == {"ppo", "dpo", "ppo_learned_reward", "by_other"}
+    result = CliRunner().invoke(main, ["compare", "results", "--allow-mismatch"])
+    said = " ".join(result.output.split())
+    assert "judges it here: other;" in said  # by_other
+    assert "judges it here: same_weights;" in said
+    assert "judges it here: other, same_weights" not in said

@@ -44,7 +44,7 @@ COSTS = {
     "optimizer_steps": "optimizer steps",
     "trainable_parameters": "trainable parameters",
 }
-WARNINGS = frozenset({"reward_hacking", "degenerate", "length_shift", "unscored", "mismatch"})
+WARNINGS = frozenset({"reward_hacking", "own_judge", "degenerate", "length_shift", "unscored", "mismatch"})
 """Flags that put a mark beside a verdict."""
 _HEADER_WIDTH = 10
 _LEGEND = (

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignbench.reporting.flags import budget_flags, measured_flags
+from alignbench.reporting.flags import budget_flags, measured_flags, own_judge_flag
 from alignbench.reporting.pooling import Measurement
 from alignbench.statistics.estimate import Estimate
 
@@ -119,3 +119,13 @@ def test_the_baseline_is_not_accused():
     own = Measurement(Estimate(0.9), None, "lower", 400, 0)
     metrics = {("toxicity_mean", "reward"): own, ("toxicity_mean", "judge"): own, ("repetition_rate", None): own}
     assert names(metrics) == []
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "named"),
+    [((), None), (("w1",), None), (("w2",), "judge"), (("w1", "w4"), "lex"), (("w2", "w3"), "judge, lex")],
+)
+def test_a_judge_that_training_knew_is_named(trained_on, named):
+    sources = {"reward": ("w1",), "lex": ("w3", "w4"), "judge": ("w2",)}
+    flag = own_judge_flag(trained_on, sources)
+    assert (flag is None) if named is None else (f"judges it here: {named};" in flag.text)
