@@ -70,14 +70,14 @@ def _reward_hacking(metrics: Measurements) -> Flag | None:
 
 
 def _degenerate(metrics: Measurements) -> Flag | None:
-    """Texts repeat themselves or are empty clearly more often, or lost more than a third of their distinct bigrams."""
+    """Texts repeat themselves, copy or are empty clearly more often, or lost over a third of their distinct bigrams."""
     signs = []
     for (metric, scorer), one in metrics.items():
         if scorer is not None or one.difference is None or judgement(one) != "worse":
             continue
         change = one.difference.value or 0.0
         before = (one.value.value or 0.0) - change
-        if metric in ("repetition_rate", "empty_rate") and change >= MAX_RATE_RISE:
+        if metric in ("repetition_rate", "copy_rate", "empty_rate") and change >= MAX_RATE_RISE:
             signs.append(f"{metric} rose by {change:.0%} of completions")
         if metric in ("distinct_2", "corpus_distinct_2") and -change > MAX_DIVERSITY_FALL * before:
             signs.append(f"{metric} fell by {-change / before:.0%}")

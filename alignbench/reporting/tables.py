@@ -33,7 +33,11 @@ QUALITY = (
     "corpus_distinct_2",
     "corpus_distinct_3",
     "repetition_rate",
+    "rep_4",
+    "copy_rate",
     "empty_rate",
+    "truncated_rate",
+    "refusal_rate",
 )
 COSTS = {
     "wall_seconds": "wall seconds",

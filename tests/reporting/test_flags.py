@@ -8,6 +8,7 @@ from alignbench.statistics.estimate import Estimate
 
 DIRECTIONS = {"toxicity_mean": "lower", "completion_tokens": "none", "kl": "none", "perplexity": "lower"}
 DIRECTIONS |= {"distinct_2": "higher", "corpus_distinct_2": "higher", "repetition_rate": "lower", "empty_rate": "lower"}
+DIRECTIONS |= {"copy_rate": "lower"}
 
 
 def measured(after, change, metric="toxicity_mean", p=0.001, n_scored=400, n_unscored=0):
@@ -82,6 +83,7 @@ def test_length_shift_says_how_much():
         ("repetition_rate", 0.30, 0.10, 0.2, False),
         ("repetition_rate", 0.06, 0.04, 0.001, False),
         ("empty_rate", 0.05, 0.05, 0.001, True),
+        ("copy_rate", 0.20, 0.15, 0.001, True),
         ("empty_rate", 0.05, -0.30, 0.001, False),
         ("distinct_2", 0.5, -0.3, 0.001, True),  # 0.8 to 0.5: by 37.5 %
         ("distinct_2", 0.6, -0.2, 0.001, False),  # 0.8 to 0.6: by 25 %
