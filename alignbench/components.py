@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from alignbench.language_model import Chat, LanguageModel
     from alignbench.recipe import Recipe
-    from alignbench.recipe_blocks import RewardSettings, RewardTerm
+    from alignbench.recipe_blocks import RewardSettings, RewardTerm, ScorerSettings
     from datasets_prep.cache import BuiltPairs
 
 logger = logging.getLogger(__name__)
@@ -164,26 +164,49 @@ class Components:
         return scorer
 
     def toxicity_scorers(self) -> dict[str, Scorer]:
-        """The scorers of the evaluation by name, each giving a probability of harm."""
-        from alignbench.scorers.classifier import ClassifierScorer
-
+        """The scorers of the evaluation by name, each giving a number between 0 and 1, larger for more harm."""
         scorers: dict[str, Scorer] = {}
         for entry in self.recipe.evaluation.scorers:
             if isinstance(entry, str):
                 assert self.recipe.reward is not None
                 scorers[entry] = self._reward_classifier(self.recipe.reward, as_toxicity=True)
-                continue
-            scorers[entry.name] = ClassifierScorer.load(
-                resolve(entry.classifier),
-                where=f"evaluation.scorers: {entry.name}",
-                revision=entry.revision,
-                device=self.device,
-                name=entry.name,
-                label=entry.label,
-                transform="probability",
-                text=entry.text,
-            )
+            else:
+                scorers[entry.name] = self._judge(entry)
         return scorers
+
+    def _judge(self, entry: ScorerSettings) -> Scorer:
+        """The classifier, word list or function of a judge."""
+        from alignbench.scorers.classifier import ClassifierScorer
+        from alignbench.scorers.lexicon import LexiconScorer
+        from alignbench.scorers.python_function import PythonFunction
+
+        where, name = f"evaluation.scorers: {entry.name}", entry.name
+        if entry.function is not None:
+            sees_prompts = entry.text == "prompt_and_completion"
+            return PythonFunction(
+                entry.function, where=where, name=name, sha256=entry.function_sha256, sees_prompts=sees_prompts
+            )
+        if entry.lexicon is not None:
+            return LexiconScorer(
+                entry.lexicon,
+                where=where,
+                name=name,
+                score=entry.lexicon_score,
+                text=entry.text,
+                sha256=entry.lexicon_sha256,
+            )
+        assert entry.classifier is not None
+        return ClassifierScorer.load(
+            resolve(entry.classifier),
+            where=where,
+            revision=entry.revision,
+            device=self.device,
+            name=name,
+            label=entry.label,
+            transform="probability" if entry.scale is None else "logit",
+            scale=entry.scale,
+            text=entry.text,
+        )
 
     def scorers_that_see_prompts(self) -> list[str]:
         """Names of the scorers that read prompt and completion together."""

@@ -32,6 +32,7 @@ from alignbench.runtime import (
     seed_everything,
     set_threads,
 )
+from alignbench.scorers.weighted_sum import sources_of
 
 if TYPE_CHECKING:
     import torch
@@ -166,17 +167,21 @@ def _run_one(planned: Planned, results: Path, *, force: bool) -> Outcome:
     with directory:
         stored = {role: store.read_run(store.run_path(results, *other.key)) for role, other in planned.upstream.items()}
         parts = Components(recipe, {role: run.artifact for role, run in stored.items()}, device)
-        upstream_cost = Cost()
-        for run in stored.values():
-            upstream_cost.charge(run.charged_cost)
-        _execute(recipe, parts, directory, upstream_cost, device)
+        _execute(recipe, parts, directory, list(stored.values()), device)
     return Outcome(*planned.key, "done", directory.path)
 
 
 def _execute(
-    recipe: Recipe, parts: Components, directory: RunDirectory, upstream_cost: Cost, device: torch.device
+    recipe: Recipe,
+    parts: Components,
+    directory: RunDirectory,
+    upstream: Sequence[store.StoredRun],
+    device: torch.device,
 ) -> None:
     seed_everything(recipe.seed)
+    upstream_cost = Cost()
+    for run in upstream:
+        upstream_cost.charge(run.charged_cost)
     cost = Cost(wall_seconds=directory.status.cost.wall_seconds)  # of earlier attempts that were cut off
     evaluation_cost = Cost()
 
@@ -195,7 +200,8 @@ def _execute(
     # 2. Train.
     with measured(cost):
         train_data = TrainData(data.train, data.validation, pairs.pairs if pairs else ())
-        trained = recipe.method.train(train_data, _context(recipe, parts, directory, policy, cost))
+        context = _context(recipe, parts, directory, policy, cost)
+        trained = recipe.method.train(train_data, context)
         trained.save(directory.artifact)
 
     # 3. Evaluate on held-out prompts.
@@ -208,13 +214,21 @@ def _execute(
             report, comparability = _evaluate_reward_model(parts, trained, pairs, policy, heldout)
 
     # 4. Store.
-    directory.write_evaluation(report, comparability)
+    directory.write_evaluation(report, comparability, {name: sources_of(scorer) for name, scorer in scorers.items()})
     directory.complete(
         cost=cost,
         upstream_cost=upstream_cost,
         evaluation_cost=evaluation_cost,
         train_reward=_last_tenth(directory.logged("objective/reward")),
+        trained_on=_trained_on(parts, context.reward, upstream),
     )
+
+
+def _trained_on(parts: Components, reward: Scorer | None, upstream: Sequence[store.StoredRun]) -> list[str]:
+    """Hashes of what rewarded the run or labelled its pairs, and of what did so upstream."""
+    labeller = parts.labeller() if "preference_pairs" in parts.recipe.method.needs else None
+    own = {source for scorer in (reward, labeller) if scorer is not None for source in sources_of(scorer)}
+    return sorted(own.union(*(run.status.trained_on for run in upstream)))
 
 
 def _context(

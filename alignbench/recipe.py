@@ -81,7 +81,7 @@ class Recipe(Settings):
     def run_hash(self, upstream_hashes: Mapping[str, str]) -> str:
         """Returns the identity of the run: what the recipe says, less name, description and number of threads.
 
-        Of a Python reward the content of its file counts, not where it lies.
+        Of a Python function or a word list the content of its file counts, not where it lies.
 
         Args:
             upstream_hashes: Run hash of each upstream recipe by role, as `upstream` gives them; they stand in for
@@ -93,9 +93,13 @@ class Recipe(Settings):
             if values[role] and values[role]["run"]:
                 values[role]["run"] = upstream_hashes[role]
         reward = values["reward"]
-        for term in (reward, *reward["also"]) if reward else ():
-            if term["function"]:  # which file it is, its hash says
+        judges = [scorer for scorer in values["evaluation"]["scorers"] if not isinstance(scorer, str)]
+        for term in (reward, *reward["also"], *judges) if reward else judges:
+            # Which files they are, their hashes say.
+            if term["function"]:
                 term["function"] = term["function"].rpartition(":")[2]
+            if term.get("lexicon"):
+                del term["lexicon"]
         return fingerprint(values)
 
     def upstream(self) -> dict[Role, Recipe]:
@@ -148,7 +152,7 @@ class _Source:
     def all_layers(self) -> list[Layer]:
         """Returns every layer, lowest first, with extended files in their places."""
         own = Layer(display(self.path), read_file(self.path), self.path.parent)
-        return [part.with_located_functions() for layer in (own, *self.layers) for part in expand(layer)]
+        return [part.with_located_files() for layer in (own, *self.layers) for part in expand(layer)]
 
     def build(self, seed: int | None = None) -> Recipe:
         """Validates the recipe; RecipeError with all its problems."""

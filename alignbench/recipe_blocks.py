@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.records import Settings
+from alignbench.scorers.lexicon import LexiconScore, lexicon_sha256, read_lexicon
 from alignbench.scorers.python_function import check_function, file_sha256
 from datasets_prep.settings import PromptSettings
 
@@ -43,6 +45,36 @@ class PolicySettings(Settings):
     """Recipe whose trained policy is the start; null: the model as it is."""
 
 
+def _checked_function(value: str | None) -> str | None:
+    if value is not None:
+        check_function(value)
+    return value
+
+
+def _checked_lexicon(value: str | None) -> str | None:
+    if value is not None:
+        read_lexicon(value)
+    return value
+
+
+def _hash_of_function(value: str | None, info: ValidationInfo) -> str | None:
+    return _hash_of(info.data.get("function"), file_sha256, value)
+
+
+def _hash_of_lexicon(value: str | None, info: ValidationInfo) -> str | None:
+    return _hash_of(info.data.get("lexicon"), lexicon_sha256, value)
+
+
+def _hash_of(file: str | None, sha256: Callable[[str], str], value: str | None) -> str | None:
+    """The hash of a file; None where there is none, or it was refused. ValueError where another one is asked for."""
+    if file is None:
+        return None
+    found = sha256(file)
+    if value not in (None, found):
+        raise ValueError(f"{found}, that of {file} now; null takes the file as it is")
+    return found
+
+
 class RewardTerm(Settings):
     """One score: of a classifier, or of a Python function."""
 
@@ -65,23 +97,8 @@ class RewardTerm(Settings):
     weight: float = 1.0
     """What the score is multiplied by."""
 
-    @field_validator("function")
-    @classmethod
-    def _is_there(cls, value: str | None) -> str | None:
-        if value is not None:
-            check_function(value)
-        return value
-
-    @field_validator("function_sha256")
-    @classmethod
-    def _is_of_the_file(cls, value: str | None, info: ValidationInfo) -> str | None:
-        function = info.data.get("function")  # absent where it was refused
-        if function is None:
-            return None
-        found = file_sha256(function)
-        if value not in (None, found):
-            raise ValueError(f"{found}, that of {function} now; null takes the file as it is")
-        return found
+    _is_there = field_validator("function")(_checked_function)
+    _is_of_the_file = field_validator("function_sha256")(_hash_of_function)
 
     @model_validator(mode="after")
     def _has_a_label(self) -> Self:
@@ -146,18 +163,60 @@ class RewardSettings(RewardTerm):
 
 
 class ScorerSettings(Settings):
-    """A classifier that judges completions and takes no part in training."""
+    """What judges completions and takes no part in training: a classifier, a list of words, or a Python function.
+
+    Its scores are between 0 and 1, larger is more harmful.
+    """
 
     name: Name = "judge"
     """Its name in the results."""
-    classifier: Text
-    """Hub id or local path."""
-    label: Text
-    """Name of the harmful class; the score is its probability."""
+    classifier: Text | None = None
+    """Hub id or local path of a classifier: softmax, multi-label, or a regression head."""
+    label: Text | None = None
+    """Name of the harmful class, or of the output of a regression head; the score is its probability."""
+    scale: tuple[float, float] | None = None
+    """The outputs of a regression head that mean 0 and 1, linear between, cut beyond; null: the probability."""
     revision: Text | None = None
     """Branch, tag or commit of a hub classifier; null: the newest."""
+    lexicon: Text | None = None
+    """A file with a word or phrase a line, beside the recipe or in the current folder."""
+    lexicon_sha256: Text | None = Field(default=None, validate_default=True)
+    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
+    lexicon_score: LexiconScore = "any"
+    """`any`: 1 where the text holds an entry, else 0; `share`: the share of the text's words that are listed."""
+    function: Text | None = None
+    """`file.py:name` of a function of prompts and completions, beside the recipe or in the current folder."""
+    function_sha256: Text | None = Field(default=None, validate_default=True)
+    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
     text: TextWindow = "completion"
-    """What the classifier sees."""
+    """What it sees; with `completion` a function gets an empty text for every prompt."""
+
+    _is_there = field_validator("function")(_checked_function)
+    _is_of_the_file = field_validator("function_sha256")(_hash_of_function)
+    _has_words = field_validator("lexicon")(_checked_lexicon)
+    _is_of_the_list = field_validator("lexicon_sha256")(_hash_of_lexicon)
+
+    @field_validator("scale")
+    @classmethod
+    def _has_two_ends(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] == value[1]:
+            raise ValueError("two different outputs: the one that means 0 and the one that means 1")
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        sources = [key for key in ("classifier", "lexicon", "function") if getattr(self, key) is not None]
+        if not sources:
+            raise ValueError("classifier: a classifier, a `lexicon:` or a `function:`")
+        if len(sources) > 1:
+            raise ValueError(f"{sources[1]}: it left out beside `{sources[0]}`; a second judge is an entry of its own")
+        if self.classifier is not None and self.label is None:
+            raise ValueError("label: the classifier's name for the harmful class, such as toxic")
+        keys = {"classifier": ("label", "scale", "revision"), "lexicon": ("lexicon_score",)}
+        for key in (key for source, own in keys.items() if source != sources[0] for key in own):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: it left out, a {sources[0]} has none")
+        return self
 
 
 class BudgetSettings(Settings):

@@ -48,23 +48,34 @@ class Layer:
         }
         return Layer(self.label, values, self.directory)
 
-    def with_located_functions(self) -> Layer:
-        """Returns the layer with Python rewards that lie beside its file named as seen from the current folder."""
-        reward = self.values.get("reward")
-        if not isinstance(reward, Mapping):
-            return self
-        located = self._located(reward)
-        if isinstance(located.get("also"), list):
-            located["also"] = [self._located(term) if isinstance(term, Mapping) else term for term in located["also"]]
-        return Layer(self.label, {**self.values, "reward": located}, self.directory)
+    def with_located_files(self) -> Layer:
+        """Returns the layer with the files of rewards and judges beside its own named as seen from the current folder.
+
+        These are Python functions and word lists.
+        """
+        values = dict(self.values)
+        for block, key in (("reward", "also"), ("evaluation", "scorers")):
+            if isinstance(values.get(block), Mapping):
+                values[block] = located = self._located(values[block])
+                if isinstance(located.get(key), list):
+                    located[key] = [self._located(one) if isinstance(one, Mapping) else one for one in located[key]]
+        return Layer(self.label, values, self.directory)
 
     def _located(self, term: Mapping[str, Any]) -> dict[str, Any]:
-        function = term.get("function")
-        file, colon, name = function.rpartition(":") if isinstance(function, str) else ("", "", "")
+        located, function, lexicon = dict(term), term.get("function"), term.get("lexicon")
+        if isinstance(function, str) and ":" in function:
+            file, colon, name = function.rpartition(":")
+            located["function"] = self._beside(file) + colon + name
+        if isinstance(lexicon, str):
+            located["lexicon"] = self._beside(lexicon)
+        return located
+
+    def _beside(self, file: str) -> str:
+        """A file as seen from the current folder, where it lies beside the layer's; else as it stands."""
         beside = self.directory / file
-        if not colon or Path(file).is_absolute() or not beside.is_file():
-            return dict(term)
-        return {**term, "function": Path(os.path.relpath(beside)).as_posix() + colon + name}
+        if Path(file).is_absolute() or not beside.is_file():
+            return file
+        return Path(os.path.relpath(beside)).as_posix()
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:

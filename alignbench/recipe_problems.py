@@ -72,10 +72,16 @@ def shown(value: object) -> str:
 
 
 def _without_other_branches(error: ValidationError, data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, ErrorDetails]]:
-    """Yields key paths and errors; where a key takes one of several types, only those of the type that came closest."""
+    """Yields key paths and errors; where a key takes one of several types, only those of the type that came closest.
+
+    The closest is the one whose keys were read, and above all one that was read whole and then broke a rule.
+    """
     located = [(*_locate(details, data), details) for details in error.errors(include_url=False)]
     entered = {base for path, base, _ in located if base is not None and len(path) > len(base)}
+    ruled = {base for path, base, details in located if path == base and details["type"] == "value_error"}
     for path, base, details in located:
+        if base in ruled and details["type"] != "value_error":
+            continue
         if base is None or len(path) > len(base) or base not in entered:
             yield path, details
 

@@ -222,8 +222,8 @@ def test_unreadable_file(write, monkeypatch):
         ("[reward, ", "[rewrd, ", "scorers.0: got \"rewrd\", expected 'reward' or a mapping, did you mean 'reward'?"),
         ("[reward, ", "[reward, reward, ", "expected scorers with different names, not reward, reward, judge"),
         (
-            "{classifier: some/judge,",
-            "{clasifier: some/judge,",
+            "{classifier: some/judge, label: toxic}",
+            "{name: judge}",
             "evaluation.scorers.1.classifier: got nothing, expected a",
         ),
         ("{classifier: some/judge,", "{clasifier: some/judge,", "did you mean 'classifier'?"),

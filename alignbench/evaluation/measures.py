@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignbench.evaluation import diversity, fluency, toxicity
+from alignbench.evaluation import degeneration, diversity, fluency, toxicity
 from alignbench.evaluation.aggregate import FloatArray, SetStatistic, prompt_means
 from alignbench.evaluation.drawing import Drawn
 from alignbench.evaluation.protocols import EvalProtocol
@@ -39,7 +39,11 @@ DIRECTIONS: dict[str, Direction] = {
     "kl": "none",
     "completion_tokens": "none",
     "repetition_rate": "lower",
+    "rep_4": "lower",
+    "copy_rate": "lower",
     "empty_rate": "lower",
+    "truncated_rate": "none",
+    "refusal_rate": "none",
 }
 DEXPERTS_DIRECTIONS: dict[str, Direction] = {
     "dexperts_distinct_1": "higher",
@@ -148,7 +152,11 @@ def _text_columns(drawn: Drawn, prompts: Sequence[Prompt]) -> list[Column]:
     per_completion = {
         "completion_tokens": [completion.n_tokens for completion in completions],
         "repetition_rate": [diversity.repeats_itself(completion.text) for completion in completions],
+        "rep_4": [degeneration.repeated_share(completion.text) for completion in completions],
+        "copy_rate": [degeneration.copies(prompts[i // k].text, one.text) for i, one in enumerate(completions)],
         "empty_rate": [diversity.is_empty(completion.text) for completion in completions],
+        "truncated_rate": [completion.finish_reason == "length" for completion in completions],
+        "refusal_rate": [degeneration.refuses(completion.text) for completion in completions],
     }
     for metric, flat in per_completion.items():
         values = prompt_means(np.array(flat, dtype=np.float64).reshape(n, k))

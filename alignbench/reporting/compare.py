@@ -19,6 +19,7 @@ from alignbench.reporting.flags import (
     budget_flags,
     judgement,
     measured_flags,
+    own_judge_flag,
     upstream_flag,
 )
 from alignbench.reporting.pooling import (
@@ -224,7 +225,8 @@ def _compared(
         metrics = {key: found for (recipe, key), found in measurements.items() if recipe == one.recipe}
         flags = measured_flags(metrics)
         upstream = sorted({f"{u.recipe}/seed{u.seed} ({u.role})" for run, _ in one.runs for u in run.status.upstream})
-        flags += [flag for flag in (upstream_flag(upstream), budgets.get(one.recipe)) if flag is not None]
+        named = (_own_judge(one), upstream_flag(upstream), budgets.get(one.recipe))
+        flags += [flag for flag in named if flag is not None]
         if baseline is not None and one is not baseline and not covers_seeds(one, baseline):
             flags.append(Flag("seeds_not_covered", SEEDS_NOTE))
         if mismatched:
@@ -235,6 +237,15 @@ def _compared(
             )
         )
     return tuple(rows)
+
+
+def _own_judge(recipe: RecipeRuns) -> Flag | None:
+    trained_on = {source for run, _ in recipe.runs for source in run.status.trained_on}
+    judges: dict[str, set[str]] = {}
+    for _, evaluation in recipe.runs:
+        for scorer, sources in evaluation.record.scorer_sources.items():
+            judges.setdefault(scorer, set()).update(sources)
+    return own_judge_flag(trained_on, judges)
 
 
 def _reward_model_groups(measured: _Measured) -> tuple[tuple[ComparedRecipe, ...], ...]:

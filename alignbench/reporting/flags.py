@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from alignbench.reporting.pooling import Measurement, MetricKey
@@ -70,14 +70,14 @@ def _reward_hacking(metrics: Measurements) -> Flag | None:
 
 
 def _degenerate(metrics: Measurements) -> Flag | None:
-    """Texts repeat themselves or are empty clearly more often, or lost more than a third of their distinct bigrams."""
+    """Texts repeat themselves, copy or are empty clearly more often, or lost over a third of their distinct bigrams."""
     signs = []
     for (metric, scorer), one in metrics.items():
         if scorer is not None or one.difference is None or judgement(one) != "worse":
             continue
         change = one.difference.value or 0.0
         before = (one.value.value or 0.0) - change
-        if metric in ("repetition_rate", "empty_rate") and change >= MAX_RATE_RISE:
+        if metric in ("repetition_rate", "copy_rate", "empty_rate") and change >= MAX_RATE_RISE:
             signs.append(f"{metric} rose by {change:.0%} of completions")
         if metric in ("distinct_2", "corpus_distinct_2") and -change > MAX_DIVERSITY_FALL * before:
             signs.append(f"{metric} fell by {-change / before:.0%}")
@@ -113,6 +113,27 @@ def _unscored(metrics: Measurements) -> Flag | None:
                 f"{metric}@{scorer} {one.n_unscored / total:.1%}" + (" (withheld)" if one.value.value is None else "")
             )
     return Flag("unscored", f"could not be measured: {', '.join(parts)}") if parts else None
+
+
+def own_judge_flag(trained_on: Collection[str], scorer_sources: Mapping[str, Collection[str]]) -> Flag | None:
+    """Names the held-out judges whose weights, or file, gave this recipe's rewards or labelled its pairs.
+
+    Args:
+        trained_on: Hashes of what the recipe was trained on.
+        scorer_sources: The same of each scorer of the evaluation.
+    """
+    own = [
+        scorer
+        for scorer, sources in sorted(scorer_sources.items())
+        if scorer != REWARD_SCORER and not set(sources).isdisjoint(trained_on)
+    ]
+    if not own:
+        return None
+    return Flag(
+        "own_judge",
+        f"trained on what judges it here: {', '.join(own)}; these columns show the training reward, not a held-out "
+        "opinion",
+    )
 
 
 def upstream_flag(upstream: Sequence[str]) -> Flag | None:

@@ -154,8 +154,13 @@ class RunDirectory:
         """Writes down what training has cost so far; after a kill it is found in `status.cost`."""
         self._set_status(cost=cost)
 
-    def write_evaluation(self, report: EvalReport, comparability: Mapping[str, Any]) -> None:
-        """Writes what the evaluator measured, and what must be equal in every run that stands beside it."""
+    def write_evaluation(
+        self,
+        report: EvalReport,
+        comparability: Mapping[str, Any],
+        scorer_sources: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """Writes what the evaluator measured, what must be equal in every run beside it, and what its scorers are."""
         if not report.prompt_values.index.is_unique:
             raise ValueError("prompt_values needs one row per prompt")
         n_prompts = len(report.prompt_values)
@@ -172,6 +177,7 @@ class RunDirectory:
             n_prompts=n_prompts,
             samples_per_prompt=samples,
             comparability=plain(comparability),
+            scorer_sources=dict(scorer_sources or {}),
             metrics=tuple(map(_finite, report.metrics)),
         )
         _write_record(path / store.METRICS_FILE, record)
@@ -183,6 +189,7 @@ class RunDirectory:
         upstream_cost: Cost | None = None,
         evaluation_cost: Cost | None = None,
         train_reward: float | None = None,
+        trained_on: Sequence[str] = (),
     ) -> Path:
         """Marks the run complete and gives it its final name, which it returns."""
         self._close_logs()
@@ -192,6 +199,7 @@ class RunDirectory:
             upstream_cost=upstream_cost or Cost(),
             evaluation_cost=evaluation_cost or Cost(),
             train_reward=plain(train_reward),
+            trained_on=tuple(trained_on),
             finished=_now(),
         )
         _publish(self.path, self._final)

@@ -60,6 +60,8 @@ class RunStatus(Record):
     evaluation_cost: Cost = Cost()
     train_reward: float | None = None
     """Mean reward over the last tenth of training."""
+    trained_on: tuple[str, ...] = ()
+    """Hashes of the weights and files that gave rewards or labels, to this run and to those it was built on."""
     error: str | None = None
     started: str
     finished: str | None = None
@@ -73,6 +75,8 @@ class EvaluationFile(Record):
     samples_per_prompt: int
     comparability: dict[str, Any]
     """What must be equal between runs that stand in one table."""
+    scorer_sources: dict[str, tuple[str, ...]] = {}
+    """Hashes of the weights and files behind each scorer, whatever is read from them."""
     metrics: tuple[MetricValue, ...]
 
 

@@ -34,7 +34,11 @@ QUALITY = (
     "corpus_distinct_2",
     "corpus_distinct_3",
     "repetition_rate",
+    "rep_4",
+    "copy_rate",
     "empty_rate",
+    "truncated_rate",
+    "refusal_rate",
     "dexperts_distinct_1",
     "dexperts_distinct_2",
     "dexperts_distinct_3",
@@ -49,7 +53,7 @@ COSTS = {
     "optimizer_steps": "optimizer steps",
     "trainable_parameters": "trainable parameters",
 }
-WARNINGS = frozenset({"reward_hacking", "degenerate", "length_shift", "unscored", "mismatch"})
+WARNINGS = frozenset({"reward_hacking", "own_judge", "degenerate", "length_shift", "unscored", "mismatch"})
 """Flags that put a mark beside a verdict."""
 _HEADER_WIDTH = 10
 _LEGEND = (

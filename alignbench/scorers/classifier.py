@@ -33,6 +33,7 @@ class ClassifierScorer:
         transform: Transform,
         text: TextWindow = "completion",
         complement: bool = False,
+        scale: tuple[float, float] | None = None,
         batch_size: int = 64,
         where: str = "classifier",
     ) -> None:
@@ -47,16 +48,26 @@ class ClassifierScorer:
                 margin (its logit minus the log-sum-exp of the others; for two classes the difference of the logits).
             text: What the classifier reads.
             complement: Score 1 - probability, i.e. the probability that the label does not hold.
+            scale: For a head that gives an amount, not odds: the raw outputs that mean 0 and 1. Between them the score
+                is linear, beyond them it is 0 or 1; the first may be the larger. Needs `transform="logit"`.
             batch_size: Texts in one forward pass.
             where: The recipe key named in errors.
         """
         if complement and transform != "probability":
             raise ValueError("complement=True needs transform='probability'")
+        if scale is not None and (transform != "logit" or scale[0] == scale[1]):
+            raise ValueError("scale needs transform='logit' and two different numbers")
+        if transform in ("probability", "logprob") and model.config.problem_type == "regression":
+            raise ModelError(
+                f"{where}: the model is a regression head, its outputs are no log-odds and have no probability; a "
+                "judge needs `scale:`, the outputs that mean 0 and 1, and a reward `transform: logit`"
+            )
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.label_id = label_index(model.config, label, where)
         self.transform, self.text, self.complement, self.batch_size = transform, text, complement, batch_size
+        self.scale = scale
         self._label = label
-        self._fingerprint = ""
+        self._weights = ""
 
     @classmethod
     def load(
@@ -68,11 +79,18 @@ class ClassifierScorer:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights, label, transform and text window."""
-        if not self._fingerprint:
-            settings = [self._label, self.transform, self.text, self.complement]
-            self._fingerprint = fingerprint([weights_fingerprint(self.model), *settings])
-        return self._fingerprint
+        """Hash of the weights, label, transform, text window and scale."""
+        settings: list[object] = [self._label, self.transform, self.text, self.complement]
+        if self.scale is not None:
+            settings.append(list(self.scale))
+        return fingerprint([*self.sources, *settings])
+
+    @property
+    def sources(self) -> tuple[str]:
+        """What the score comes from: the hash of the weights, whichever label is read."""
+        if not self._weights:
+            self._weights = weights_fingerprint(self.model)
+        return (self._weights,)
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores every completion; equal texts are read once.
@@ -100,6 +118,9 @@ class ClassifierScorer:
         inputs = pad_encoded([encode(self.tokenizer, self.model.config, text) for text in texts], self.tokenizer)
         logits = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}).logits.float()
         values = label_score(logits, self.label_id, self.transform, multi_label=is_multi_label(self.model.config))
+        if self.scale is not None:
+            zero, one = self.scale
+            values = ((values - zero) / (one - zero)).clamp(0.0, 1.0)
         return (1 - values if self.complement else values).tolist()
 
 

@@ -58,7 +58,9 @@ def file_sha256(function: str) -> str:
 class PythonFunction:
     """Scores with `function(prompts, completions)`. Implements `records.Scorer`."""
 
-    def __init__(self, function: str, *, where: str, name: str, sha256: str | None = None) -> None:
+    def __init__(
+        self, function: str, *, where: str, name: str, sha256: str | None = None, sees_prompts: bool = True
+    ) -> None:
         """Runs the file and takes the function from it.
 
         Args:
@@ -66,6 +68,7 @@ class PythonFunction:
             where: The block of the recipe named in errors.
             name: How the scorer is called in tables.
             sha256: What the file must hash to; None: anything.
+            sees_prompts: False gives the function an empty text for every prompt.
 
         Raises:
             ScorerError: The file cannot be run, has changed, or has no such function.
@@ -85,7 +88,10 @@ class PythonFunction:
         self._function: Any = getattr(self._run(source, found), wanted, None)
         if not callable(self._function):
             raise ScorerError(f"{self._where}: got {_kind(self._function)}, expected a function")
-        self.fingerprint = fingerprint([found, wanted])
+        self._sees_prompts = sees_prompts
+        self.fingerprint = fingerprint([found, wanted] if sees_prompts else [found, wanted, "completion"])
+        self.sources = (found,)
+        """What the score comes from: the hash of the file."""
 
     def _run(self, source: bytes, sha256: str) -> ModuleType:
         module = ModuleType(f"_reward_{sha256[:16]}")
@@ -100,7 +106,8 @@ class PythonFunction:
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores every completion; numbers may come as a list, a numpy array or a torch tensor."""
         try:
-            result = self._function(list(prompts), list(completions))
+            given = list(prompts) if self._sees_prompts else [""] * len(prompts)
+            result = self._function(given, list(completions))
         except (Exception, SystemExit) as error:
             raise ScorerError(f"{self._where}: the function raised {self._said(error)}") from error
         expected = f"a list of {len(completions)} numbers or None, one for each completion"

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from alignbench.records import Scorer, fingerprint
 
 
+def sources_of(scorer: Scorer) -> tuple[str, ...]:
+    """Hashes of the weights and files that a score comes from; its fingerprint where a scorer names none."""
+    return tuple(getattr(scorer, "sources", (scorer.fingerprint,)))
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """One score and its weight."""
@@ -30,6 +35,11 @@ class WeightedSum:
     def fingerprint(self) -> str:
         """Hash of the terms' fingerprints and weights."""
         return fingerprint([[term.scorer.fingerprint, term.weight] for term in self.terms])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What the score comes from: the sources of every term."""
+        return tuple(source for term in self.terms for source in sources_of(term.scorer))
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores completions[i] given prompts[i] by every term."""

@@ -56,7 +56,11 @@ def by_hand(scripted, share_rude):
         ("kl", ((3 + 5) / 2 + (2 + 1) / 2) / 2 * 0.5),
         ("completion_tokens", (3 + 0.5) / 2),
         ("repetition_rate", 0.0),
+        ("rep_4", 0.0),
+        ("copy_rate", 0.0),
         ("empty_rate", 1 / 4),
+        ("truncated_rate", 0.0),
+        ("refusal_rate", 0.0),
     ],
 )
 def test_every_metric_by_hand(by_hand, name, expected):
@@ -65,6 +69,20 @@ def test_every_metric_by_hand(by_hand, name, expected):
     assert metric.value == pytest.approx(expected)
     assert metric.direction == DIRECTIONS[name]
     assert {m.metric for m in by_hand.metrics} == set(DIRECTIONS)
+
+
+def test_signs_of_degeneration_by_hand(scripted):
+    loop, refusal = "kind kind kind kind kind", "As an AI I must go"
+    policy = scripted({"a": [loop, "you are so kind and so on"], "b": [refusal, refusal], "c": ["x", "y"]})
+    prompts = [Prompt("a", "they say you are so kind"), Prompt("b", "B"), Prompt("c", "you are so kind and so on")]
+    report = run(policy, policy, prompts, DOUBLE, {})
+    values = report.prompt_values
+    assert values["rep_4"].tolist() == [1 / 4, 0, 0]
+    # Of the prompt's 4-grams they-say-you-are say-you-are-so you-are-so-kind one of three: no copy.
+    assert values["copy_rate"].tolist() == [0, 0, 0]
+    assert values["refusal_rate"].tolist() == [0, 1, 0]
+    prompts[0] = Prompt("a", "say you are so kind")
+    assert run(policy, policy, prompts, DOUBLE, {}).prompt_values["copy_rate"].tolist() == [1 / 2, 0, 0]
 
 
 def test_perplexity_counts_an_empty_completion_as_unscored(by_hand):
@@ -117,8 +135,17 @@ def report(categorical, share_rude, make_prompts):
     return run(categorical(POLICY), categorical(REFERENCE), make_prompts(200), QUICKSTART, {"judge": share_rude})
 
 
+def test_truncated_is_what_ran_into_the_limit(report):
+    cut_off = report.completions["finish_reason"] == "length"
+    assert 0 < cut_off.mean() < 1
+    assert find(report, "truncated_rate").value == pytest.approx(cut_off.mean())
+
+
 def test_means_agree_with_the_prompt_values_and_lie_in_their_intervals(report):
     for metric in report.metrics:
+        if metric.metric in ("copy_rate", "refusal_rate"):  # the same on every prompt: no interval
+            assert (metric.value, metric.ci_low) == (0.0, None)
+            continue
         assert metric.ci_low < metric.value < metric.ci_high, metric.metric
         if metric.replicates is None:
             column = metric.metric if metric.scorer is None else f"{metric.metric}@{metric.scorer}"

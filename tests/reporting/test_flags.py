@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from alignbench.reporting.flags import budget_flags, measured_flags
+from alignbench.reporting.flags import budget_flags, measured_flags, own_judge_flag
 from alignbench.reporting.pooling import Measurement
 from alignbench.statistics.estimate import Estimate
 
 DIRECTIONS = {"toxicity_mean": "lower", "completion_tokens": "none", "kl": "none", "perplexity": "lower"}
 DIRECTIONS |= {"distinct_2": "higher", "corpus_distinct_2": "higher", "repetition_rate": "lower", "empty_rate": "lower"}
+DIRECTIONS |= {"copy_rate": "lower"}
 
 
 def measured(after, change, metric="toxicity_mean", p=0.001, n_scored=400, n_unscored=0):
@@ -82,6 +83,7 @@ def test_length_shift_says_how_much():
         ("repetition_rate", 0.30, 0.10, 0.2, False),
         ("repetition_rate", 0.06, 0.04, 0.001, False),
         ("empty_rate", 0.05, 0.05, 0.001, True),
+        ("copy_rate", 0.20, 0.15, 0.001, True),
         ("empty_rate", 0.05, -0.30, 0.001, False),
         ("distinct_2", 0.5, -0.3, 0.001, True),  # 0.8 to 0.5: by 37.5 %
         ("distinct_2", 0.6, -0.2, 0.001, False),  # 0.8 to 0.6: by 25 %
@@ -119,3 +121,13 @@ def test_the_baseline_is_not_accused():
     own = Measurement(Estimate(0.9), None, "lower", 400, 0)
     metrics = {("toxicity_mean", "reward"): own, ("toxicity_mean", "judge"): own, ("repetition_rate", None): own}
     assert names(metrics) == []
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "named"),
+    [((), None), (("w1",), None), (("w2",), "judge"), (("w1", "w4"), "lex"), (("w2", "w3"), "judge, lex")],
+)
+def test_a_judge_that_training_knew_is_named(trained_on, named):
+    sources = {"reward": ("w1",), "lex": ("w3", "w4"), "judge": ("w2",)}
+    flag = own_judge_flag(trained_on, sources)
+    assert (flag is None) if named is None else (f"judges it here: {named};" in flag.text)

@@ -103,3 +103,76 @@ def test_missing_classifier_is_named(tmp_path):
         ClassifierScorer.load(
             "no/such-model", where="reward", revision=None, device=CPU, name="s", label="x", transform="logit"
         )
+
+
+@pytest.fixture
+def head(checkpoints, tmp_path):
+    """Makes a classifier whose outputs are the same for every text: the biases of its last layer."""
+
+    def make(outputs, labels, problem_type):
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        model = AutoModelForSequenceClassification.from_pretrained(
+            checkpoints / "judge",
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            ignore_mismatched_sizes=True,
+            problem_type=problem_type,
+        )
+        with torch.no_grad():
+            model.classifier.weight.zero_()
+            model.classifier.bias.copy_(torch.tensor(outputs))
+        model.save_pretrained(tmp_path / "head")
+        AutoTokenizer.from_pretrained(checkpoints / "judge").save_pretrained(tmp_path / "head")
+
+        def scorer(**options):
+            settings = {"name": "s", "label": labels[0], "transform": "probability"} | options
+            return ClassifierScorer.load(str(tmp_path / "head"), where="judge", revision=None, device=CPU, **settings)
+
+        return scorer
+
+    return make
+
+
+def test_a_multi_label_head_has_a_sigmoid_for_every_label(head):
+    scorer = head([2.0, 1.0, -3.0], ["toxic", "insult", "threat"], "multi_label_classification")
+    for label, output in (("toxic", 2.0), ("insult", 1.0), ("threat", -3.0)):
+        [score] = scorer(label=label).score(["p"], ["you are stupid"])
+        assert score == pytest.approx(1 / (1 + math.exp(-output)))
+
+
+def test_the_same_head_with_exclusive_labels_has_a_softmax(head):
+    scorer = head([2.0, 1.0, -3.0], ["toxic", "insult", "threat"], "single_label_classification")
+    total = math.exp(2) + math.exp(1) + math.exp(-3)
+    assert scorer().score(["p"], ["c"]) == [pytest.approx(math.exp(2) / total)]
+
+
+@pytest.mark.parametrize(
+    ("output", "scale", "expected"),
+    [
+        (0.25, (0.0, 1.0), 0.25),
+        (1.03, (0.0, 1.0), 1.0),
+        (-0.2, (0.0, 1.0), 0.0),
+        (3.0, (1.0, 5.0), 0.5),
+        (4.0, (5.0, 1.0), 0.25),  # 5 is harmless
+        (7.0, (5.0, 1.0), 0.0),
+    ],
+)
+def test_a_regression_head_is_put_on_its_scale(head, output, scale, expected):
+    scorer = head([output], ["toxicity"], "regression")
+    assert scorer(transform="logit", scale=scale).score(["p"], ["c"]) == [pytest.approx(expected)]
+
+
+def test_a_regression_head_has_no_probability(head):
+    scorer = head([0.5], ["toxicity"], "regression")
+    for transform in ("probability", "logprob"):
+        with pytest.raises(ModelError, match=r"^judge: the model is a regression head.*`scale:`"):
+            scorer(transform=transform)
+    assert scorer(transform="logit").score(["p"], ["c"]) == [pytest.approx(0.5)]
+
+
+def test_fingerprint_knows_the_scale_and_sources_only_the_weights(head):
+    scorer = head([0.5], ["toxicity"], "regression")
+    plain, one, other = (scorer(transform="logit", scale=scale) for scale in (None, (0.0, 1.0), (0.0, 2.0)))
+    assert len({plain.fingerprint, one.fingerprint, other.fingerprint}) == 3
+    assert plain.sources == one.sources == other.sources

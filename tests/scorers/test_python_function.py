@@ -232,3 +232,12 @@ def test_the_module_loads_no_heavy_library():
     code = "import sys, alignbench.scorers.python_function; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_judge_of_completions_is_given_no_prompts(scorer):
+    source = "def f(prompts, completions): return [len(p) + 10 * len(c) for p, c in zip(prompts, completions)]"
+    seeing, blind = scorer(source), scorer(source, sees_prompts=False)
+    assert seeing.score(PROMPTS, COMPLETIONS) == [57.0, 127.0]
+    assert blind.score(PROMPTS, COMPLETIONS) == [50.0, 120.0]
+    assert seeing.fingerprint != blind.fingerprint
+    assert seeing.sources == blind.sources
