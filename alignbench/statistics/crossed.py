@@ -24,7 +24,7 @@ turned into certainty. m comes from few seeds and gets Satterthwaite's degrees o
 
     f = m^2 / (m_a^2 / (s_a - 1) + m_b^2 / (s_b - 1)).
 
-Giving Satterthwaite's f to the whole sum, as is usual, calls false alarms at a level of 0.01 up to eight times too often
+Giving f to the whole sum, as is usual, calls false alarms at a level of 0.01 up to eight times too often
 where seeds of one recipe differ and seeds of the other do not: f is large just where m came out too small by luck.
 Instead the unknown part is integrated out, as in generalized confidence intervals (Weerahandi, Journal of the American
 Statistical Association 88, 1993; Tsui and Weerahandi 1989):
