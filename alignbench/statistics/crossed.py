@@ -18,13 +18,14 @@ independent of each other for normal effects:
     m = sum over recipes of (variance of the means of seeds) / s            estimates the two terms with S and R
     r = sum over recipes of (mean square of the residual) / (n s)           estimates R_a/(n s_a) + R_b/(n s_b)
 
-so var D is estimated by (v - r) + m: prompts alone, and what seeds show. The first is a difference and is cut at zero;
-the second is never smaller than its estimate from few seeds says, so a negative component of seeds, m < r, is not
-turned into certainty. m comes from few seeds and gets Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946)
+so var D is estimated by (v - r) + m: prompts alone, cut at zero, and what seeds show. A negative component of seeds,
+m < r, is kept: m is then small by luck, and what follows counts with that luck, so that intervals are right on average,
+though one for the method may come out narrower than the one over prompts alone. m comes from few seeds and gets
+Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946)
 
     f = m^2 / (m_a^2 / (s_a - 1) + m_b^2 / (s_b - 1)).
 
-Giving f to the whole sum, as is usual, calls false alarms at a level of 0.01 up to eight times too often
+Giving Satterthwaite's f to the whole sum, as is usual, calls up to eight times too many false alarms at a level of 0.01
 where seeds of one recipe differ and seeds of the other do not: f is large just where m came out too small by luck.
 Instead the unknown part is integrated out, as in generalized confidence intervals (Weerahandi, Journal of the American
 Statistical Association 88, 1993; Tsui and Weerahandi 1989):
