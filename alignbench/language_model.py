@@ -182,7 +182,7 @@ class LanguageModel:
         Every draw is keyed by (key, prompt id, sample number, position).
         """
         encoded = [self.encode_prompt(prompt.text) for prompt in prompts]
-        self.check_context(prompts, limits)
+        self._check_lengths(prompts, [len(ids) for ids in encoded], limits)
         completions = []
         for start in range(0, len(prompts), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(prompts)))
@@ -230,7 +230,9 @@ class LanguageModel:
 
         A batch is as wide as its longest prompt and its longest completion, whichever rows they are in.
         """
-        lengths = [len(self.encode_prompt(prompt.text)) for prompt in prompts]
+        self._check_lengths(prompts, [len(self.encode_prompt(prompt.text)) for prompt in prompts], limits)
+
+    def _check_lengths(self, prompts: Sequence[Prompt], lengths: Sequence[int], limits: Sequence[int]) -> None:
         if 0 in lengths:
             raise ModelError(f"the prompt {prompts[lengths.index(0)].id!r} has no tokens: nothing can be continued")
         needed, what = max(lengths) + max(limits), "the longest prompt and the longest completion together need"
