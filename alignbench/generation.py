@@ -91,6 +91,11 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
 
 
+def base_model(model: Any) -> Any:
+    """The model that an adapter is attached to; the model itself where there is none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 @cache
 def _parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
@@ -103,8 +108,7 @@ def forward(
 
     Families that derive positions from the mask (Bloom) are not given any.
     """
-    inner: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    accepted = _parameters(type(inner).forward)
+    accepted = _parameters(type(base_model(model)).forward)
     if "position_ids" in accepted:
         kwargs["position_ids"] = positions
     if "logits_to_keep" in accepted:

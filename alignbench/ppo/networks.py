@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from alignbench.errors import ModelError
-from alignbench.generation import SequenceBatch, completion_forward
+from alignbench.generation import SequenceBatch, base_model, completion_forward
 from alignbench.ppo.shared_layers import SharedLayers
 from alignbench.runtime import generator
 
@@ -49,18 +49,19 @@ class Networks:
         self.value_head = value_head(self.model, config.value_init, seed).to(self.device)
         if config.gradient_checkpointing:
             for module in filter(None, (self.model, self.value_model)):
-                _inner(module).activation_checkpointing_enable()
+                base_model(module).activation_checkpointing_enable()
         modules = {"policy": self.model, "value_head": self.value_head, "value_model": self.value_model}
         self.parameters = trainable({name: module for name, module in modules.items() if module is not None})
-        self.start = self._sample_of_weights()
+        is_fresh = has_fresh_adapter(self.model)
+        self.start = self._sample_of_weights(is_fresh)
         """Tells one starting policy from another."""
         self.as_reference: Callable[[], AbstractContextManager[None]] = (
-            policy.adapter_off if has_fresh_adapter(self.model) else _snapshot(self.model)
+            policy.adapter_off if is_fresh else _snapshot(self.model)
         )
 
-    def _sample_of_weights(self) -> str:
+    def _sample_of_weights(self, is_fresh: bool) -> str:
         """Hash of up to 64 values of every weight; a fresh adapter's random ones do not count."""
-        is_fresh, digest = has_fresh_adapter(self.model), hashlib.sha256()
+        digest = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
             if not (is_fresh and "lora_" in name):
                 values = parameter.detach().flatten()
@@ -129,7 +130,7 @@ def value_head(model: nn.Module, init: str, seed: int) -> nn.Linear:
     Its weights start at 0, so that the first values say nothing, or are normal with standard deviation
     1 / sqrt(d + 1), d the hidden size (both in the code of Ziegler et al. 2019: values, and reward models).
     """
-    d = _inner(model).get_output_embeddings().weight.shape[1]
+    d = base_model(model).get_output_embeddings().weight.shape[1]
     head = nn.Linear(d, 1, device="meta").to_empty(device="cpu")  # no draw from the global generator
     weight = np.zeros(d) if init == "zero" else generator(seed, "value head").normal(0, 1 / math.sqrt(d + 1), d)
     with torch.no_grad():
@@ -167,7 +168,7 @@ def _snapshot(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
 def _headless_copy(model: nn.Module) -> nn.Module:
     """A copy of the policy that computes no logits, trained where the policy is."""
     network = copy.deepcopy(model)
-    _inner(network).set_output_embeddings(_NoHead())
+    base_model(network).set_output_embeddings(_NoHead())
     return network
 
 
@@ -176,7 +177,3 @@ class _NoHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden.new_zeros((*hidden.shape[:-1], 1))
-
-
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

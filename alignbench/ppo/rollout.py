@@ -134,6 +134,7 @@ def measure(
         reference = policy_distribution(networks.reference_logits(part, shared), decoding, eos_id)
         policy_logprobs = token_logprobs(logits, part.completion_ids)
         reference_logprobs = token_logprobs(reference, part.completion_ids)
+        exact = exact_kl(logits, reference)
         support = truncation(logits, decoding)
         parts.append(
             Rollout(
@@ -145,8 +146,10 @@ def measure(
                 else token_logprobs(logits, part.completion_ids, support=support),
                 policy_logprobs=policy_logprobs,
                 reference_logprobs=reference_logprobs,
-                kl=estimated_kl(config.kl_estimator, logits, reference, policy_logprobs, reference_logprobs),
-                exact_kl=exact_kl(logits, reference),
+                kl=exact
+                if config.kl_estimator == "exact"
+                else ESTIMATORS[config.kl_estimator](policy_logprobs, reference_logprobs),
+                exact_kl=exact,
                 values=values,
                 entropy=entropy(logits),
                 support=support,
@@ -154,16 +157,6 @@ def measure(
             )
         )
     return _joined(batch, parts)
-
-
-def estimated_kl(
-    estimator: str, logits: Tensor, reference_logits: Tensor | None, logprobs: Tensor, reference_logprobs: Tensor
-) -> Tensor:
-    """KL to the reference at every token by the named estimator, (b, t); `exact` alone reads the logits (b, t, V)."""
-    if estimator == "exact":
-        assert reference_logits is not None
-        return exact_kl(logits, reference_logits)
-    return ESTIMATORS[estimator](logprobs, reference_logprobs)
 
 
 def _joined(batch: SequenceBatch, parts: Sequence[Rollout]) -> Rollout:

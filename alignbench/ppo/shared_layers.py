@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from alignbench.errors import ModelError
+from alignbench.generation import base_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,7 @@ class SharedLayers:
 
 
 def _blocks(model: Any) -> nn.ModuleList:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = base_model(model)
     n_layers = inner.config.num_hidden_layers
     for module in inner.modules():
         if isinstance(module, nn.ModuleList) and len(module) == n_layers:

@@ -28,7 +28,7 @@ from alignbench.models import has_finite_weights
 from alignbench.ppo import checkpoint
 from alignbench.ppo.advantages import generalised_advantages
 from alignbench.ppo.config import PPOConfig
-from alignbench.ppo.kl import KLController, k3
+from alignbench.ppo.kl import ESTIMATORS, KLController, exact_kl, k3
 from alignbench.ppo.losses import policy_loss, value_loss
 from alignbench.ppo.metrics import Metrics, completion_sample, rollout_metrics
 from alignbench.ppo.networks import Networks
@@ -44,7 +44,6 @@ from alignbench.ppo.rollout import (
     RewardFunction,
     Rollout,
     collect_rewards,
-    estimated_kl,
     measure,
     policy_distribution,
 )
@@ -310,8 +309,11 @@ class PPOTrainer:
                 "value/clip_fraction": (value_clipped & mask).sum(),
             }
         if config.kl_placement == "loss":
-            new = token_logprobs(logits, batch.completion_ids)
-            kl = estimated_kl(config.kl_estimator, logits, reference, new, rollout.reference_logprobs)
+            if reference is not None:
+                kl = exact_kl(logits, reference)
+            else:
+                whole = logprobs if rollout.support is None else token_logprobs(logits, batch.completion_ids)
+                kl = ESTIMATORS[config.kl_estimator](whole, rollout.reference_logprobs)
             kl_sum = (kl * mask).sum()
             loss = loss + self.controller.coef * kl_sum
             sums["policy/kl_loss"] = kl_sum.detach()
