@@ -23,6 +23,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if TYPE_CHECKING:
     from alignbench.reporting.store import (
         load_completions,
+        load_curves,
         load_metrics,
         load_results,
         load_train_completions,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     "load_completions": "alignbench.reporting.store",
+    "load_curves": "alignbench.reporting.store",
     "load_metrics": "alignbench.reporting.store",
     "load_results": "alignbench.reporting.store",
     "load_train_completions": "alignbench.reporting.store",
@@ -40,6 +42,7 @@ _EXPORTS = {
 __all__ = [
     "__version__",
     "load_completions",
+    "load_curves",
     "load_metrics",
     "load_results",
     "load_train_completions",

@@ -283,6 +283,12 @@ class LanguageModel:
         with self.model.disable_adapter():
             yield
 
+    def with_model(self, model: Any) -> LanguageModel:
+        """This policy around another model object, such as the one that a trainer has wrapped it in."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
     def frozen_copy(self) -> LanguageModel:
         """A copy that shares nothing with this model and takes no gradients."""
         return LanguageModel(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from alignbench.along_training import AlongTraining
 from alignbench.components import Components
 from alignbench.errors import AlignbenchError, UsageError
 from alignbench.methods.base import RunContext, TrainData
@@ -183,7 +184,7 @@ def _execute(
     for run in upstream:
         upstream_cost.charge(run.charged_cost)
     cost = Cost(wall_seconds=directory.status.cost.wall_seconds)  # of earlier attempts that were cut off
-    evaluation_cost = Cost()
+    evaluation_cost = dataclasses.replace(directory.status.evaluation_cost)
 
     # 1. Prepare: prompts in three splits, and preference pairs where the method learns from them.
     parts.build_embedded_world()
@@ -191,18 +192,25 @@ def _execute(
         policy = parts.start_policy()
         data = parts.prepared_prompts(policy)
         heldout = parts.heldout_prompts(policy, data)
+        reward = parts.training_reward() if recipe.method.needs_reward else None
     pairs = parts.pairs(policy, data.train, "training") if "preference_pairs" in recipe.method.needs else None
     if pairs is not None:
         upstream_cost.charge(pairs.cost)
+    labeller = parts.labeller() if pairs is not None else None
     # Before training, so that a wrong label does not come to light after it.
     scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
 
-    # 2. Train.
+    # 2. Train, and measure on validation prompts before, along and after.
+    along = AlongTraining(
+        parts, directory, data.validation, scorers, reward or labeller, cost=cost, evaluation_cost=evaluation_cost
+    )
+    along.first(policy)
     with measured(cost):
-        train_data = TrainData(data.train, data.validation, pairs.pairs if pairs else ())
-        context = _context(recipe, parts, directory, policy, cost)
-        trained = recipe.method.train(train_data, context)
+        pairs_paid = (pairs.pairs, pairs.cost.training_completions) if pairs else ((), 0)
+        train_data = TrainData(data.train, data.validation, *pairs_paid)
+        trained = recipe.method.train(train_data, _context(parts, directory, policy, reward, along, cost))
         trained.save(directory.artifact)
+    along.last(trained)
 
     # 3. Evaluate on held-out prompts.
     with measured(evaluation_cost):
@@ -220,22 +228,27 @@ def _execute(
         upstream_cost=upstream_cost,
         evaluation_cost=evaluation_cost,
         train_reward=_last_tenth(directory.logged("objective/reward")),
-        trained_on=_trained_on(parts, context.reward, upstream),
+        trained_on=_trained_on(reward, labeller, upstream),
     )
 
 
-def _trained_on(parts: Components, reward: Scorer | None, upstream: Sequence[store.StoredRun]) -> list[str]:
+def _trained_on(reward: Scorer | None, labeller: Scorer | None, upstream: Sequence[store.StoredRun]) -> list[str]:
     """Hashes of what rewarded the run or labelled its pairs, and of what did so upstream."""
-    labeller = parts.labeller() if "preference_pairs" in parts.recipe.method.needs else None
     own = {source for scorer in (reward, labeller) if scorer is not None for source in sources_of(scorer)}
     return sorted(own.union(*(run.status.trained_on for run in upstream)))
 
 
 def _context(
-    recipe: Recipe, parts: Components, directory: RunDirectory, policy: LanguageModel, cost: Cost
+    parts: Components,
+    directory: RunDirectory,
+    policy: LanguageModel,
+    reward: Scorer | None,
+    along: AlongTraining,
+    cost: Cost,
 ) -> RunContext:
     from alignbench.language_model import Lora
 
+    recipe = parts.recipe
     lora = recipe.policy.lora
     return RunContext(
         seed=recipe.seed,
@@ -243,22 +256,23 @@ def _context(
         policy=policy,
         load_reward_model=parts.reward_model_start,
         lora=Lora(**lora.model_dump()) if lora else None,
-        reward=parts.training_reward() if recipe.method.needs_reward else None,
+        reward=reward,
         reward_text=recipe.reward.text if recipe.reward else "completion",
         checkpoints=directory.checkpoints,
         log=_logger(directory, cost),
         log_completions=directory.log_completions,
+        evaluate_at=along.at,
         cost=cost,
     )
 
 
 def _logger(directory: RunDirectory, cost: Cost) -> Callable[[int, Mapping[str, float]], None]:
     """Logs a step, and the seconds spent so far, so that a killed run is charged for them when it is resumed."""
-    before, started = cost.wall_seconds, time.perf_counter()
+    started = time.perf_counter()  # less what is set aside, which `cost` knows
 
     def log(step: int, metrics: Mapping[str, float]) -> None:
         directory.log_step(step, metrics)
-        directory.record_cost(Cost(wall_seconds=before + time.perf_counter() - started))
+        directory.record_cost(Cost(wall_seconds=cost.wall_seconds + time.perf_counter() - started))
 
     return log
 

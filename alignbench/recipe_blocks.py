@@ -237,6 +237,10 @@ class EvaluationSettings(Settings):
     """Use this many prompts; null: as many as the protocol says, or all where there are fewer."""
     batch_size: int = Field(default=32, ge=1)
     """Completions drawn at once; it does not change the numbers."""
+    evaluate_every: int | None = Field(default=None, ge=0)
+    """Completions of the budget between evaluations along training; null: an eighth of the budget; 0: none."""
+    n_validation_prompts: int = Field(default=64, ge=1)
+    """Prompts of the validation split that evaluations along training use, or all where there are fewer."""
     scorers: tuple[Literal["reward"] | ScorerSettings, ...] = Field(min_length=1)
     """`reward` is the classifier of the reward block; the rest are held-out judges."""
 

@@ -133,17 +133,26 @@ def measured(cost: Cost) -> Iterator[None]:
     The peak is the resident set of this process, plus what torch allocated on a GPU. On Linux the kernel's
     high-water mark is reset first, so that a run is not charged for the run before it.
     """
-    import torch
-
-    _reset_peak_memory()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    _reset_peaks()
     started = time.perf_counter()
     try:
         yield
     finally:
         cost.wall_seconds += time.perf_counter() - started
         cost.peak_memory_gib = max(cost.peak_memory_gib, peak_memory_gib())
+
+
+@contextmanager
+def set_aside(cost: Cost, other: Cost) -> Iterator[None]:
+    """Within a block that is `measured` for `cost`: charges this part of it to `other` instead."""
+    cost.peak_memory_gib = max(cost.peak_memory_gib, peak_memory_gib())
+    before = other.wall_seconds
+    try:
+        with measured(other):
+            yield
+    finally:
+        cost.wall_seconds -= other.wall_seconds - before
+        _reset_peaks()
 
 
 def peak_memory_gib() -> float:
@@ -156,7 +165,11 @@ def peak_memory_gib() -> float:
     return peak / GIB
 
 
-def _reset_peak_memory() -> None:
+def _reset_peaks() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

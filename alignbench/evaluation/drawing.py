@@ -14,6 +14,7 @@ from alignbench.evaluation.divergence import sequence_kl, untruncated
 from alignbench.evaluation.fluency import log_perplexities
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer
+from alignbench.runtime import Key
 
 _SHOWN_CHARS = 80
 # A probability computed as 1 - p in float32 may pass its bounds by rounding.
@@ -44,10 +45,12 @@ def draw(
     protocol: EvalProtocol,
     scorers: Mapping[str, Scorer],
     seed: int,
+    purpose: str | None = None,
 ) -> Drawn:
     """Draws the protocol's completions of some prompts and asks scorers, policy and reference about them."""
+    stream: tuple[int | str, ...] = (seed,) if purpose is None else (seed, purpose)
     k = protocol.samples_per_prompt
-    completions = completions_of(policy, prompts, protocol.decoding, k, (seed, "evaluation", protocol.name))
+    completions = completions_of(policy, prompts, protocol.decoding, k, (*stream, "evaluation", protocol.name))
     owners = repeat(prompts, k)
     toxicity = {name: toxicity_scores(scorer, name, owners, completions) for name, scorer in scorers.items()}
     reference_logprobs = reference_logprobs_of(reference, owners, completions)
@@ -57,7 +60,7 @@ def draw(
     elif protocol.decoding.is_untruncated:
         kl = sequence_kl(logprobs, reference_logprobs)
     else:
-        kl = _kl_of_extra_samples(policy, reference, prompts, protocol, seed)
+        kl = _kl_of_extra_samples(policy, reference, prompts, protocol, (*stream, "divergence", protocol.name))
     return Drawn(
         completions=completions,
         toxicity=toxicity,
@@ -81,10 +84,9 @@ def concatenate(parts: Sequence[Drawn]) -> Drawn:
 
 
 def _kl_of_extra_samples(
-    policy: Policy, reference: Policy, prompts: Sequence[Prompt], protocol: EvalProtocol, seed: int
+    policy: Policy, reference: Policy, prompts: Sequence[Prompt], protocol: EvalProtocol, key: Key
 ) -> FloatArray:
     """KL from one sample per prompt of its own: truncated samples follow another distribution than the policy's."""
-    key = (seed, "divergence", protocol.name)
     completions = completions_of(policy, prompts, untruncated(protocol.decoding), 1, key)
     logprobs = logprobs_of(policy, prompts, completions, "policy")
     if logprobs is None:

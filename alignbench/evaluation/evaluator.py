@@ -24,6 +24,7 @@ def evaluate(
     scorers: Mapping[str, Scorer],
     *,
     seed: int,
+    purpose: str | None = None,
     batch_prompts: int,
     progress: Callable[[], None] | None = None,
 ) -> EvalReport:
@@ -36,6 +37,7 @@ def evaluate(
         protocol: The protocol.
         scorers: Toxicity scorers by the name that tables show; each gives a number between 0 and 1, or None.
         seed: Seed of the run. Every draw depends on it, the prompt's id, the sample and the position, nothing else.
+        purpose: Gives the draws of an evaluation for another purpose a stream of their own.
         batch_prompts: Prompts at a time; times k completions are drawn at once.
         progress: Called once for every prompt that is done.
 
@@ -49,7 +51,7 @@ def evaluate(
     parts: list[Drawn] = []
     for start in range(0, len(cut), batch_prompts):
         batch = cut[start : start + batch_prompts]
-        parts.append(draw(policy, reference, batch, protocol, scorers, seed))
+        parts.append(draw(policy, reference, batch, protocol, scorers, seed, purpose))
         if progress is not None:
             for _ in batch:
                 progress()

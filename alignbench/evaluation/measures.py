@@ -53,6 +53,7 @@ DEXPERTS_DIRECTIONS: dict[str, Direction] = {
     "dexperts_perplexity": "none",
 }
 """What `EvalProtocol.as_dexperts` adds."""
+_ALONG_TRAINING: dict[str, Direction] = {"reward_mean": "none"}
 _NGRAM_LENGTHS = (1, 2, 3)
 
 
@@ -164,6 +165,13 @@ def _text_columns(drawn: Drawn, prompts: Sequence[Prompt]) -> list[Column]:
     return columns
 
 
+def reward_column(rewards: Sequence[float | None], n_prompts: int) -> Column:
+    """The training reward of evaluated completions, prompt-major, None where it gave none; withheld as a scorer is."""
+    flat = np.array([math.nan if reward is None else reward for reward in rewards], dtype=np.float64)
+    kept, reason = _kept(flat)
+    return Column("reward_mean", None, prompt_means(kept.reshape(n_prompts, -1)), _counts(flat), reason)
+
+
 def _dexperts_columns(drawn: Drawn, prompts: Sequence[Prompt]) -> list[Column]:
     """Diversity as in the code of DExperts."""
     texts, columns = _texts_by_prompt(drawn, len(prompts)), []
@@ -220,7 +228,7 @@ def _metric(
         estimate.value,
         estimate.ci_low,
         estimate.ci_high,
-        direction=(DIRECTIONS | DEXPERTS_DIRECTIONS)[metric],
+        direction=(DIRECTIONS | DEXPERTS_DIRECTIONS | _ALONG_TRAINING)[metric],
         n_scored=counts[0],
         n_unscored=counts[1],
         reason=estimate.reason,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from alignbench.records import Cost, PreferencePair, Prompt, Scorer
+from alignbench.records import Cost, Policy, PreferencePair, Prompt, Scorer
 
 if TYPE_CHECKING:
     from alignbench.language_model import LanguageModel, Lora
@@ -24,6 +24,8 @@ class TrainData:
     validation_prompts: Sequence[Prompt]
     pairs: Sequence[PreferencePair] = ()
     """Filled for methods that need `preference_pairs`."""
+    pair_completions: int = 0
+    """Completions drawn from the policy to make the pairs: the part of the budget that they stand for."""
 
 
 @dataclass(slots=True)
@@ -48,6 +50,9 @@ class RunContext:
     """Writes one step of the training log."""
     log_completions: Callable[[int, Sequence[Mapping[str, object]]], None] = lambda _step, _rows: None
     """Keeps a sample of a step's completions."""
+    evaluate_at: Callable[[int, int, Policy], None] = lambda _step, _completions, _policy: None
+    """Called after every step with its number, the completions of the budget spent so far, and the policy as it is.
+    Measures the policy where a point of `evaluation.evaluate_every` was passed, and leaves training as it was."""
     cost: Cost = field(default_factory=Cost)
     """What training has cost; the method fills in counts, the pipeline seconds and memory."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,11 @@ class DPO(TrainerSettings):
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
         policy = run.policy
+
+        def after_step(step: int, n_steps: int, model: Any) -> None:
+            # The pairs were paid for before training; each step uses its share of them.
+            run.evaluate_at(step, data.pair_completions * step // n_steps, policy.with_model(model))
+
         shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=policy.device.type == "cpu")
         trainer = DPOTrainer(
             model=policy.model,
@@ -58,10 +63,11 @@ class DPO(TrainerSettings):
             data_collator=SampledTokensCollator(policy.pad_id),
             processing_class=policy.tokenizer,
             peft_config=lora_config(run.lora, policy.model) if run.lora else None,
-            callbacks=[StepLog("DPO", _LOG_NAMES, run.log, check_first_step)],
+            callbacks=[StepLog("DPO", _LOG_NAMES, run.log, check_first_step, after_step)],
         )
         train(trainer, run.checkpoints)
         policy.model = trainer.model.eval()
+        run.evaluate_at(trainer.state.global_step, data.pair_completions, policy)  # a resumed run may have had no step
         run.cost.optimizer_steps += trainer.state.global_step
         run.cost.trainable_parameters = n_trainable_parameters(policy.model)
         return policy

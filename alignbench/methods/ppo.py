@@ -52,8 +52,10 @@ class PPO(PPOConfig):
             def log(step: int, metrics: Mapping[str, float]) -> None:
                 terms: Mapping[str, float] = getattr(run.reward, "term_means", {})  # of a sum of several rewards
                 run.log(step, {**metrics, **{f"objective/reward/{name}": mean for name, mean in terms.items()}})
+                run.evaluate_at(step, step * self.batch_size, policy)
                 advance()
 
             trainer.train(n_steps, log=log, log_completions=run.log_completions, checkpoints=run.checkpoints)
+        run.evaluate_at(n_steps, n_steps * self.batch_size, policy)  # a resumed run may have had no step left
         run.cost.charge(trainer.cost)
         return policy

@@ -154,18 +154,33 @@ class RunDirectory:
         """Writes down what training has cost so far; after a kill it is found in `status.cost`."""
         self._set_status(cost=cost)
 
+    def record_evaluation_cost(self, cost: Cost) -> None:
+        """Does the same for what measuring has cost so far."""
+        self._set_status(evaluation_cost=cost)
+
+    def points(self) -> dict[int, int]:
+        """Returns the completions of the budget spent at each step that has been evaluated along training."""
+        return {point.step: point.completions for point in store.read_points(self.path)}
+
     def write_evaluation(
         self,
         report: EvalReport,
         comparability: Mapping[str, Any],
         scorer_sources: Mapping[str, tuple[str, ...]] | None = None,
+        *,
+        step: int | None = None,
+        completions: int | None = None,
     ) -> None:
-        """Writes what the evaluator measured, what must be equal in every run beside it, and what its scorers are."""
+        """Writes what the evaluator measured, what must be equal in every run beside it, and what its scorers are.
+
+        With `step` and the `completions` of the budget spent it is a point along training; one that a killed run has
+        left is replaced.
+        """
         if not report.prompt_values.index.is_unique:
             raise ValueError("prompt_values needs one row per prompt")
         n_prompts = len(report.prompt_values)
         samples = int(report.completions["sample"].max()) + 1 if len(report.completions) else 1
-        path = self.path / store.EVALUATIONS / store.evaluation_folder(report.protocol)
+        path = store.evaluation_path(self.path, report.protocol, step)
         path.mkdir(parents=True, exist_ok=True)
         if len(report.prompt_values):
             values = report.prompt_values.rename_axis(store.PROMPT_ID).reset_index()
@@ -174,6 +189,8 @@ class RunDirectory:
             _write_frame(path / store.COMPLETIONS_FILE, report.completions)
         record = EvaluationFile(
             protocol=report.protocol,
+            step=step,
+            completions=completions,
             n_prompts=n_prompts,
             samples_per_prompt=samples,
             comparability=plain(comparability),

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alignbench.errors import ResultsError
-from alignbench.records import Cost, MetricValue
+from alignbench.records import Cost, HackingDiagnosis, MetricValue
 
 SCHEMA_VERSION = 1
 
@@ -62,6 +62,10 @@ class RunStatus(Record):
     """Mean reward over the last tenth of training."""
     trained_on: tuple[str, ...] = ()
     """Hashes of the weights and files that gave rewards or labels, to this run and to those it was built on."""
+    reward_hacking: HackingDiagnosis | None = None
+    """None: not measured."""
+    reward_hacking_reason: str | None = None
+    """Why it was not measured."""
     error: str | None = None
     started: str
     finished: str | None = None
@@ -71,6 +75,10 @@ class EvaluationFile(Record):
     """metrics.json: what was measured under one protocol."""
 
     protocol: str
+    step: int | None = None
+    """Of an evaluation along training: the training step; None after training."""
+    completions: int | None = None
+    """Of an evaluation along training: how much of the budget was spent."""
     n_prompts: int
     samples_per_prompt: int
     comparability: dict[str, Any]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,9 @@ PROMPT_VALUES_FILE = "prompt_values.parquet"
 COMPLETIONS_FILE = "completions.parquet"
 PROMPT_ID = "prompt_id"
 
+_METRIC_COLUMNS = ("metric", "scorer", "value", "ci_low", "ci_high", "direction", "n_scored", "n_unscored", "reason")
+_NUMBERS = {"value": "float64", "ci_low": "float64", "ci_high": "float64"}
+
 Paths = str | Path | Sequence[str | Path]
 _Part = TypeVar("_Part")
 _RUN = re.compile(r"seed\d+|\.seed\d+\.partial")
@@ -58,9 +61,13 @@ def lock_path(run: Path) -> Path:
     return run.parent / f".{name}.lock"
 
 
-def evaluation_folder(protocol: str) -> str:
-    """Returns the folder name of a protocol; `*` (other prompts than the protocol's own) is no name on every disk."""
-    return protocol.replace("*", ".other-prompts")
+def evaluation_path(run: Path, protocol: str, step: int | None = None) -> Path:
+    """Returns the directory of an evaluation, of a point along training with `step`.
+
+    `*` (other prompts than the protocol's own) is no name on every disk.
+    """
+    path = run / EVALUATIONS / protocol.replace("*", ".other-prompts")
+    return path if step is None else path / f"step{step}"
 
 
 @contextmanager
@@ -102,12 +109,26 @@ class StoredEvaluation:
 
 
 @dataclass(frozen=True)
+class StoredPoint(StoredEvaluation):
+    """One evaluation along training."""
+
+    step: int
+    completions: int
+    """Of the budget, spent when it was made."""
+
+
+@dataclass(frozen=True)
 class StoredRun:
     """A complete run on disk."""
 
     path: Path
     status: RunStatus
     evaluations: tuple[StoredEvaluation, ...]
+
+    @cached_property
+    def points(self) -> tuple[StoredPoint, ...]:
+        """The evaluations along training, by step."""
+        return read_points(self.path)
 
     @property
     def label(self) -> str:
@@ -173,6 +194,17 @@ def _read_run(path: Path) -> StoredRun:
         for file in sorted((path / EVALUATIONS).glob(f"*/{METRICS_FILE}"))
     )
     return StoredRun(path, status, evaluations)
+
+
+def read_points(run: Path) -> tuple[StoredPoint, ...]:
+    """Returns the evaluations along training of a run, by step; those that a kill has torn are left out."""
+    points = []
+    for file in (run / EVALUATIONS).glob(f"*/step*/{METRICS_FILE}"):
+        with suppress(UnreadableError):
+            record = read_record(file, EvaluationFile)
+            if record.step is not None and record.completions is not None:
+                points.append(StoredPoint(file.parent, record, record.step, record.completions))
+    return tuple(sorted(points, key=lambda point: point.step))
 
 
 def scan_runs(paths: Paths) -> tuple[list[StoredRun], list[SkippedRun]]:
@@ -281,9 +313,22 @@ def load_metrics(paths: Paths) -> pd.DataFrame:
             for metric in evaluation.record.metrics:
                 yield {**_keys(run), "protocol": evaluation.record.protocol, **asdict(metric)}
 
-    names = ["recipe", "method", "seed", "protocol", "metric", "scorer", "value", "ci_low", "ci_high", "direction"]
-    frame = pd.DataFrame(_collect(paths, rows), columns=[*names, "n_scored", "n_unscored", "reason"])
-    return frame.astype({"value": "float64", "ci_low": "float64", "ci_high": "float64"})
+    names = ["recipe", "method", "seed", "protocol", *_METRIC_COLUMNS]
+    return pd.DataFrame(_collect(paths, rows), columns=names).astype(_NUMBERS)
+
+
+def load_curves(paths: Paths) -> pd.DataFrame:
+    """Returns a row per run, point along training and metric: `step`, `completions` of the budget spent, the value."""
+    import pandas as pd
+
+    def rows(run: StoredRun) -> Iterator[dict[str, object]]:
+        for point in run.points:
+            at = {"protocol": point.record.protocol, "step": point.step, "completions": point.completions}
+            for metric in point.record.metrics:
+                yield {**_keys(run), **at, **asdict(metric)}
+
+    names = ["recipe", "method", "seed", "protocol", "step", "completions", *_METRIC_COLUMNS]
+    return pd.DataFrame(_collect(paths, rows), columns=names).astype(_NUMBERS)
 
 
 def load_completions(paths: Paths) -> pd.DataFrame:

@@ -75,12 +75,15 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         names: Mapping[str, str],
         log: Callable[[int, Mapping[str, float]], None],
         check_first_step: Callable[[Mapping[str, float]], None] = lambda logs: None,
+        after_step: Callable[[int, int, Any], None] = lambda step, n_steps, model: None,
     ) -> None:
         self.title = title
         self.names = names
         self.log = log
         self.check_first_step = check_first_step
         """Called with what the trainer logs for step 1, which was taken before any update; may raise."""
+        self.after_step = after_step
+        """Called after every optimizer step, before its checkpoint, with its number, the steps in all, the model."""
         self._open = ExitStack()
         self._advance: Callable[[], None] = lambda: None
 
@@ -93,6 +96,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         if control.should_save and not has_finite_weights(kwargs["model"]):
             self._open.close()
             raise TrainingError(f"weights are not finite at step {state.global_step}: lower method.learning_rate")
+        self.after_step(state.global_step, state.max_steps, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer after the last step."""

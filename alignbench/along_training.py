@@ -1,0 +1,177 @@
+"""Evaluation along training: every method measured by the same evaluator at equal points of its budget.
+
+The first validation prompts, the recipe's protocol and scorers, and the training reward on the same completions. Every
+point has the same random numbers, so that two points differ by the policy alone. Training does not notice.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from alignbench.errors import ScorerError
+from alignbench.evaluation.protocols import comparability, get_protocol
+from alignbench.records import Cost, EvalReport, Policy, Prompt, Scorer
+from alignbench.reporting.run_directory import RunDirectory
+from alignbench.runtime import measured, set_aside
+from alignbench.scorers.weighted_sum import sources_of
+
+if TYPE_CHECKING:
+    from alignbench.components import Components
+
+logger = logging.getLogger(__name__)
+
+N_POINTS = 8
+"""Points after the first one, where a recipe says nothing else."""
+
+
+class AlongTraining:
+    """The curve of one run while it grows. Where there is to be none, nothing happens."""
+
+    def __init__(
+        self,
+        parts: Components,
+        directory: RunDirectory,
+        validation: Sequence[Prompt],
+        scorers: Mapping[str, Scorer],
+        reward: Scorer | None,
+        *,
+        cost: Cost,
+        evaluation_cost: Cost,
+    ) -> None:
+        """Measures nothing yet.
+
+        Args:
+            parts: What the recipe names.
+            directory: The run.
+            validation: The validation split.
+            scorers: Those of the evaluation, by name.
+            reward: What training maximises, or what labelled its pairs; None where there is neither.
+            cost: Of training, which is not charged for points.
+            evaluation_cost: What is charged for them.
+        """
+        recipe = parts.recipe
+        settings = recipe.evaluation
+        every = max(1, recipe.budget.completions // N_POINTS)
+        self._every = every if settings.evaluate_every is None else settings.evaluate_every
+        is_wanted = self._every > 0 and recipe.method.produces == "policy"
+        self._prompts = validation[: settings.n_validation_prompts] if is_wanted else ()
+        if is_wanted and not self._prompts:
+            logger.warning("no evaluation along training: there are no validation prompts (data.validation_fraction)")
+        self._parts, self._directory = parts, directory
+        self._scorers, self._reward = scorers, reward
+        self._cost, self._evaluation_cost = cost, evaluation_cost
+        self._learns = bool(recipe.method.needs) or recipe.method.needs_reward
+        self._earlier = directory.points()
+        """Completions spent by step, of the points that a killed run has left."""
+        self._done: dict[int, int] = {}
+        """The same of this process."""
+        self._reached = (0, 0)
+
+    def first(self, policy: Policy) -> None:
+        """Evaluates the policy before training."""
+        if self._prompts:
+            with measured(self._evaluation_cost):
+                self._evaluate(0, 0, policy)
+
+    def at(self, step: int, completions: int, policy: Policy) -> None:
+        """Evaluates the policy where a point was passed since the step before; `RunContext.evaluate_at`."""
+        self._reached = (step, completions)
+        spent = (self._earlier | self._done).items()
+        before = max((there for other, there in spent if other < step), default=0)
+        if self._prompts and step not in self._done and completions // self._every > before // self._every:
+            with set_aside(self._cost, self._evaluation_cost):
+                self._evaluate(step, completions, policy)
+
+    def last(self, policy: Policy) -> None:
+        """Evaluates the policy after training, unless its last step was a point."""
+        step, completions = self._reached
+        if step == 0 and self._learns:  # the method never said how far it was
+            steps = self._directory.logged("step")
+            step, completions = int(max(steps, default=1)), self._parts.recipe.budget.completions
+        if self._prompts and step not in self._done:
+            with measured(self._evaluation_cost):
+                self._evaluate(step, completions, policy)
+
+    def _evaluate(self, step: int, completions: int, policy: Policy) -> None:
+        from alignbench.evaluation.evaluator import evaluate
+
+        settings = self._parts.recipe.evaluation
+        protocol = get_protocol(settings.protocol)
+        with _undisturbed(policy):
+            report = evaluate(
+                policy,
+                # Loaded for every point: kept, it would take memory from training.
+                self._parts.base_policy(),
+                self._prompts,
+                protocol,
+                self._scorers,
+                seed=self._parts.recipe.seed,
+                purpose="along training",
+                batch_prompts=max(1, settings.batch_size // protocol.samples_per_prompt),
+            )
+            if self._reward is not None:
+                report = with_reward(report, self._reward)
+        same = comparability(
+            protocol,
+            self._prompts,
+            self._scorers,
+            prompts_source=None,
+            sees_prompt=self._parts.scorers_that_see_prompts(),
+        )
+        sources = {name: sources_of(scorer) for name, scorer in self._scorers.items()}
+        self._directory.write_evaluation(report, same, sources, step=step, completions=completions)
+        self._evaluation_cost.generated_tokens += int(report.completions["n_tokens"].sum())
+        self._directory.record_evaluation_cost(self._evaluation_cost)
+        self._done[step] = completions
+
+
+def with_reward(report: EvalReport, reward: Scorer) -> EvalReport:
+    """Adds the training reward of the evaluated completions, as the method is given it: the metric `reward_mean`.
+
+    Raises:
+        ScorerError: The reward gives too few numbers, or one that is not finite.
+    """
+    import numpy as np
+
+    from alignbench.evaluation.measures import mean_metrics, reward_column
+
+    texts = report.completions
+    rewards = reward.score(texts["prompt"].tolist(), texts["completion"].tolist())
+    if len(rewards) != len(texts):
+        raise ScorerError(f"the reward {reward.name!r} gave {len(rewards)} numbers for {len(texts)} completions")
+    wrong = [one for one in rewards if one is not None and not np.isfinite(one)]
+    if wrong:
+        raise ScorerError(f"the reward {reward.name!r} gave {wrong[0]}, expected a finite number, or None for no score")
+    column = reward_column(rewards, len(report.prompt_values))
+    return replace(
+        report,
+        metrics=(*report.metrics, *mean_metrics([column])),
+        prompt_values=report.prompt_values.assign(**{column.name: column.values}),
+        completions=texts.assign(reward=np.array(rewards, dtype=np.float64)),
+    )
+
+
+@contextmanager
+def _undisturbed(policy: Policy) -> Iterator[None]:
+    """Within the block the policy is in evaluation mode; behind it its modes and all random states are as before."""
+    import numpy as np
+    import torch
+
+    model: Any = getattr(policy, "model", None)
+    modes = {module: module.training for module in model.modules()} if isinstance(model, torch.nn.Module) else {}
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what libraries draw from
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
+            for module in modes:
+                module.training = False
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
