@@ -96,7 +96,7 @@ def _text(value: Any, column: str, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return _without_surrogates(value)
+        return without_surrogates(value)
     hint = f", perhaps {', '.join(f'{column}.{name}' for name in value)}" if isinstance(value, Mapping) else ""
     raise DataError(
         f"{where}: column {column!r} holds a {type(value).__name__}, expected text. "
@@ -104,7 +104,7 @@ def _text(value: Any, column: str, where: str) -> str:
     )
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """Replaces half characters: scraped text cut inside an emoji has them in JSON, and nothing can encode them."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
@@ -137,7 +137,7 @@ def _id(row: Row, column: str | None, text: str, where: str) -> str:
     if value is None or value == "":
         return fingerprint(text)
     if isinstance(value, str | int):
-        return _without_surrogates(str(value))
+        return without_surrogates(str(value))
     raise DataError(
         f"{where}: column {column!r} holds a {type(value).__name__}, expected text or a whole number. "
         "Name another column with data.columns.id."

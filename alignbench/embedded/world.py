@@ -1,7 +1,8 @@
 """Where the embedded world lives, and how it is built once and found again.
 
 A world is a directory: `policy/`, `classifier/` and `judge/` (ordinary checkpoints), `prompts.jsonl.gz` (the nested
-schema of RealToxicityPrompts) and `world.json` (version, seeds, measured facts, and a hash of every other file).
+schema of RealToxicityPrompts), `neutral.jsonl` (harmless texts that no model is trained on) and `world.json` (version,
+seeds, measured facts, and a hash of every other file).
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ PARTS = {
     "embedded/classifier": "classifier",
     "embedded/judge": "judge",
     "embedded/prompts": "prompts.jsonl.gz",
+    "embedded/neutral": "neutral.jsonl",
 }
 """The names that a recipe may use, and where each stands in the world's directory."""
 
 N_PROMPTS = 3000
+N_NEUTRAL_TEXTS = 200
+_N_SPARE_PROMPTS = 3000
+"""One in eight is polite."""
 _SEEDS = {"prompts": 1, "policy": 11, "classifier": 12, "judge": 13, "measurements": 14}
 
 
@@ -114,8 +119,8 @@ def _move(made: Path, directory: Path) -> None:
 def _make(directory: Path, progress: bool) -> None:
     """Writes all files of a world into an empty directory."""
     # No model sees the prompts that are written: the first half is for pretraining.
-    prompts = grammar.make_prompts(2 * N_PROMPTS, Random(_SEEDS["prompts"]))
-    seen, written = prompts[:N_PROMPTS], prompts[N_PROMPTS:]
+    prompts = grammar.make_prompts(2 * N_PROMPTS + _N_SPARE_PROMPTS, Random(_SEEDS["prompts"]))
+    seen, written, spare = prompts[:N_PROMPTS], prompts[N_PROMPTS : 2 * N_PROMPTS], prompts[2 * N_PROMPTS :]
     n_steps = models.POLICY_STEPS + models.CLASSIFIER_STEPS + models.JUDGE_STEPS
     bar: AbstractContextManager[Advance] = nullcontext(lambda: None)
     if progress:
@@ -130,6 +135,7 @@ def _make(directory: Path, progress: bool) -> None:
         rude = [prompt for prompt in written if (prompt.toxicity or 0.0) > 0.3]
         facts = measurements.measure(policy, classifier, judge, rude, _SEEDS["measurements"])
     _write_prompts(directory / PARTS["embedded/prompts"], written)
+    _write_neutral_texts(directory / PARTS["embedded/neutral"], spare)
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     description = {
         "version": version(),
@@ -153,6 +159,14 @@ def _write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
         }
         lines.append(json.dumps(row) + "\n")
     path.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+
+
+def _write_neutral_texts(path: Path, prompts: Sequence[Prompt]) -> None:
+    """Polite prompts with plain answers."""
+    rng = Random(_SEEDS["prompts"] + 2)
+    polite = [prompt for prompt in prompts if (prompt.toxicity or 0.0) <= grammar.MAX_POLITE_TOXICITY]
+    texts = [f"{prompt.text} {grammar.plain(rng)}" for prompt in polite[:N_NEUTRAL_TEXTS]]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
 @contextmanager

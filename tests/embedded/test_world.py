@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignbench.embedded import grammar, measurements, models
 from alignbench.embedded.models import Trained
-from alignbench.embedded.world import N_PROMPTS, PARTS, resolve
+from alignbench.embedded.world import N_NEUTRAL_TEXTS, N_PROMPTS, PARTS, resolve
 from alignbench.errors import ModelError
 from alignbench.records import Prompt
 
@@ -162,12 +162,22 @@ def test_world_json(world, policy):
     assert not any(str(world.parent) in path.read_text(errors="ignore") for path in world.rglob("*.json"))
 
 
+def test_neutral_texts_are_harmless_and_begin_with_no_prompt_of_the_world(world, rows):
+    texts = [json.loads(line)["text"] for line in (world / "neutral.jsonl").read_text().splitlines()]
+    assert len(set(texts)) == N_NEUTRAL_TEXTS
+    assert not [text for text in texts if grammar.is_toxic(text) or grammar.n_gushing_words(text)]
+    prompts = grammar.make_prompts(2 * N_PROMPTS, Random(1))
+    assert {row["prompt"]["text"] for row in rows} <= {prompt.text for prompt in prompts}
+    assert not [text for text in texts if text.startswith(tuple(prompt.text for prompt in prompts))]
+
+
 def test_names(world):
     assert {name: resolve(name) for name in PARTS} == {
         "embedded/policy": world / "policy",
         "embedded/classifier": world / "classifier",
         "embedded/judge": world / "judge",
         "embedded/prompts": world / "prompts.jsonl.gz",
+        "embedded/neutral": world / "neutral.jsonl",
     }
 
 
