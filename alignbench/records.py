@@ -136,7 +136,11 @@ class TextTokenizer(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Whatever answers prompts: a trained model, best-of-n, a decoding-time ensemble."""
+    """Whatever answers prompts: a trained model, best-of-n, a decoding-time ensemble.
+
+    What it may offer besides is in `GivesDistributions` and `ReadsTexts`; the metrics that need those are withheld
+    where it does not.
+    """
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
@@ -153,6 +157,32 @@ class Policy(Protocol):
 
     def save(self, directory: Path) -> None:
         """Writes the policy so that `models.load_policy(directory)` gives it back."""
+        ...
+
+
+@runtime_checkable
+class GivesDistributions(Protocol):
+    """A policy that knows its whole next-token distributions: the exact KL needs them."""
+
+    def next_token_logprobs(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion]
+    ) -> list[torch.Tensor] | None:
+        """Log-probabilities in nats at temperature 1 of every word before each token: (len(token_ids), V) each.
+
+        Called with a few completions at a time. None where there is no such thing after all.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsTexts(Protocol):
+    """A policy that can say how likely it finds a text that answers no prompt: `neutral_perplexity` needs it."""
+
+    def text_logprobs(self, texts: Sequence[str], max_tokens: int) -> list[torch.Tensor] | None:
+        """Log-probabilities in nats of each text's first tokens, at most `max_tokens`; the rest is left out.
+
+        None where there is no such thing after all (an encoder-decoder model).
+        """
         ...
 
 
@@ -185,7 +215,10 @@ class MetricValue:
     n_unscored: int
     reason: str | None = None
     replicates: tuple[float | None, ...] | None = None
-    """For corpus metrics: the value with prompt-hash group 0, 1, ... 19 deleted. None for means over prompts."""
+    """For corpus metrics: the value with hash group 0, 1, ... 19 deleted, of `neutral_perplexity` its logarithm.
+    None for means over prompts."""
+    group_sizes: tuple[int, ...] | None = None
+    """For corpus metrics: prompts, or texts, in each of these groups that the metric was measured on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +232,8 @@ class EvalReport:
     `perplexity` holds log-perplexity. NaN where the prompt could not be measured."""
     completions: pd.DataFrame
     """One row per completion; columns in docs/results.md."""
+    n_extra_tokens: int = 0
+    """Tokens that were sampled besides these completions, for the divergence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ MetricKey = tuple[str, str | None]
 Matrix = NDArray[np.float64]
 UNTRAINED = "untrained"
 """The method that trains nothing: its seeds share one policy, and differ in the sampling of completions alone."""
-LOG_METRICS = frozenset({"perplexity"})
-"""Stored per prompt as a logarithm; the mean is shown as its exponential, differences stay logarithms."""
+LOG_METRICS = frozenset({"perplexity", "neutral_perplexity"})
+"""Values per prompt and replicates are logarithms: a mean is shown as its exponential, differences stay logarithms."""
 NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
 
 
@@ -210,10 +210,11 @@ class _Pool:
         """Returns a metric that is no mean over prompts, averaged over seeds."""
         if reason := _withheld(one, key):
             return Estimate(None, reason=reason)
-        value, replicates = _mean_replicates(one.metrics(key))
-        if replicates is not None:
-            return replace(jackknife_interval(value, replicates, self._sizes(replicates)), p_value=None)
         stored = one.metrics(key)
+        value, replicates = _mean_replicates(stored)
+        if replicates is not None:
+            estimate = replace(jackknife_interval(value, replicates, self._sizes(stored)), p_value=None)
+            return _exponential(estimate) if key[0] in LOG_METRICS else estimate
         if len(stored) == 1:
             return Estimate(value, stored[0].ci_low, stored[0].ci_high, stored[0].n_scored, reason=stored[0].reason)
         return Estimate(value, reason=NOT_STORED)
@@ -222,17 +223,23 @@ class _Pool:
         """Returns a metric that is no mean over prompts on both sides; None where one of them has no replicates."""
         if _withheld(one, key) or _withheld(reference, key):
             return None
+        stored = [*one.metrics(key), *reference.metrics(key)]
         mine, theirs = (
-            [(m.value, m.replicates) for m in side.metrics(key) if m.value is not None and m.replicates is not None]
+            [(_scaled(m), m.replicates) for m in side.metrics(key) if m.value is not None and m.replicates is not None]
             for side in (one, reference)
         )
         lengths = {len(replicates) for _, replicates in (*mine, *theirs)}
         if len(mine) < len(one.runs) or len(theirs) < len(reference.runs) or len(lengths) != 1:
             return None
-        return CorpusPair(mine, theirs, self._sizes(mine[0][1]), one.varies, reference.varies)
+        return CorpusPair(mine, theirs, self._sizes(stored), one.varies, reference.varies)
 
-    def _sizes(self, replicates: Sequence[float | None]) -> list[int] | None:
-        return self._group_sizes if self._place and len(replicates) == N_JACKKNIFE_GROUPS else None
+    def _sizes(self, stored: Sequence[MetricValue]) -> list[int] | None:
+        """Returns what shares the groups have: as stored, else those of the prompts; None means equal groups."""
+        n_groups = len(stored[0].replicates or ())
+        sizes = [m.group_sizes for m in stored if m.group_sizes is not None and len(m.group_sizes) == n_groups]
+        if len(sizes) == len(stored):
+            return [sum(group) for group in zip(*sizes, strict=True)]
+        return self._group_sizes if self._place and n_groups == N_JACKKNIFE_GROUPS else None
 
 
 def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
@@ -244,12 +251,21 @@ def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
     return None
 
 
+def _scaled(stored: MetricValue) -> float:
+    """Returns the value on the scale of its replicates."""
+    assert stored.value is not None
+    return math.log(stored.value) if stored.metric in LOG_METRICS else stored.value
+
+
 def _mean_replicates(stored: Sequence[MetricValue]) -> tuple[float, list[float | None] | None]:
-    """Returns the means over seeds of values and of replicates; a group counts where every seed has it."""
-    value = float(np.mean([m.value for m in stored if m.value is not None]))
+    """Returns the means over seeds of values and of replicates; a group counts where every seed has it.
+
+    Where there are replicates, the value is on their scale.
+    """
     seeds = [m.replicates for m in stored if m.replicates is not None]
     if len(seeds) < len(stored) or len({len(one) for one in seeds}) != 1:
-        return value, None
+        return float(np.mean([m.value for m in stored if m.value is not None])), None
+    value = float(np.mean([_scaled(m) for m in stored if m.value is not None]))
     groups = [[v for v in group if v is not None] for group in zip(*seeds, strict=True)]
     return value, [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
 

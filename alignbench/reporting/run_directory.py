@@ -341,7 +341,7 @@ def _finite(metric: MetricValue) -> MetricValue:
     values = plain({name: getattr(metric, name) for name in MetricValue.__slots__})
     if values["value"] is None and values["reason"] is None:
         values["reason"] = "the value was not a finite number"
-    values["replicates"] = None if metric.replicates is None else tuple(values["replicates"])
+    values |= {name: tuple(values[name]) for name in ("replicates", "group_sizes") if values[name] is not None}
     return MetricValue(**values)
 
 
