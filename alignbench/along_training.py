@@ -125,7 +125,7 @@ class AlongTraining:
         )
         sources = {name: sources_of(scorer) for name, scorer in self._scorers.items()}
         self._directory.write_evaluation(report, same, sources, step=step, completions=completions)
-        self._evaluation_cost.generated_tokens += int(report.completions["n_tokens"].sum())
+        self._evaluation_cost.generated_tokens += int(report.completions["n_tokens"].sum()) + report.n_extra_tokens
         self._directory.record_evaluation_cost(self._evaluation_cost)
         self._done[step] = completions
 

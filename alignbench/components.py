@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import DataError, ModelError, UsageError
-from alignbench.evaluation.protocols import get_protocol
+from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
 from alignbench.records import Cost, PreparedData, Prompt, Scorer, fingerprint
 from alignbench.runtime import cache_directory, measured
 from datasets_prep.settings import PromptSettings
@@ -37,7 +37,11 @@ class Components:
 
     def build_embedded_world(self) -> None:
         """Builds the embedded world where the recipe uses it and it is not there yet, outside any measured time."""
-        if self.recipe.policy.model.startswith("embedded/") or self.recipe.data.prompts == "embedded":
+        recipe = self.recipe
+        if recipe.policy.model.startswith("embedded/") or "embedded" in (
+            recipe.data.prompts,
+            recipe.evaluation.neutral,
+        ):
             resolve("embedded/prompts")
 
     # Models
@@ -269,6 +273,17 @@ class Components:
             )
         return prompts[:wanted]
 
+    def neutral_texts(self, data: PreparedData) -> tuple[str, ...]:
+        """The texts of `evaluation.neutral`; none is among the prompts that training may see."""
+        from datasets_prep.neutral_texts import check_unseen, read_texts
+
+        source = self.recipe.evaluation.neutral
+        if source is None:
+            return ()
+        texts = read_texts(resolve("embedded/neutral") if source == "embedded" else source)
+        check_unseen(texts, (*data.train, *data.validation))
+        return texts
+
     def prompts_source(self) -> str | None:
         """The name of the protocol's own prompts, where the evaluation takes these; None for any other choice."""
         evaluation = self.recipe.evaluation
@@ -284,7 +299,8 @@ class Components:
             settings = settings.model_copy(update={"prompts": resolve("embedded/prompts")})
         protocol, pairs = get_protocol(self.recipe.evaluation.protocol), self.recipe.pairs
         in_training = getattr(self.recipe.method, "completion_tokens", pairs.completion_tokens)
-        longest_prompt = policy.longest_prompt(max(protocol.decoding.max_new_tokens, in_training[1]))
+        longest_completion = max(protocol.decoding.max_new_tokens, DIVERGENCE_TOKENS, in_training[1])
+        longest_prompt = policy.longest_prompt(longest_completion)
         template_tokens = len(policy.encode_prompt("x")) - len(policy.text_tokenizer.encode("x"))
         return prepare_prompts(
             settings,

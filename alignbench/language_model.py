@@ -262,6 +262,38 @@ class LanguageModel:
             logprobs += [row[mask] for row, mask in zip(values, batch.completion_mask.cpu(), strict=True)]
         return logprobs
 
+    @torch.no_grad()
+    def next_token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
+        """Log-probabilities in nats of every word before each token: a float64 CPU tensor (len(token_ids), V) each.
+
+        All completions take part in one forward pass.
+        """
+        batch = self.batch(prompts, completions)
+        logits, _ = completion_forward(self.model, batch)
+        rows = zip(logits, batch.completion_mask, strict=True)
+        return [row[mask].double().log_softmax(dim=-1).cpu() for row, mask in rows]
+
+    @torch.no_grad()
+    def text_logprobs(self, texts: Sequence[str], max_tokens: int) -> list[Tensor] | None:
+        """Log-probabilities in nats of the first tokens of plain texts, without a chat template: float32 CPU tensors.
+
+        A text follows the beginning-of-sequence token, else the end-of-sequence token; where the tokenizer has neither,
+        its first token is not predicted. Texts go one by one, so none is padded. None where an encoder reads prompts.
+        """
+        if self.is_encoder_decoder:
+            return None
+        start = [i for i in (self.tokenizer.bos_token_id, self.eos_id) if i is not None][:1]
+        logprobs = []
+        for text in texts:
+            ids = (start + self.text_tokenizer.encode(text)[:max_tokens])[: self.context_tokens]
+            if len(ids) < 2:
+                logprobs.append(torch.empty(0))
+                continue
+            batch = collate([ids[:1]], [ids[1:]], self.pad_id, self.device)
+            logits, _ = completion_forward(self.model, batch)
+            logprobs.append(token_logprobs(logits, batch.completion_ids)[0].cpu())
+        return logprobs
+
     def add_adapter(self, lora: Lora, *, seed: int = 0) -> None:
         """Attaches a fresh LoRA adapter: trainable, and without effect until it is trained.
 

@@ -193,6 +193,7 @@ def _execute(
         data = parts.prepared_prompts(policy)
         heldout = parts.heldout_prompts(policy, data)
         reward = parts.training_reward() if recipe.method.needs_reward else None
+        neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
     pairs = parts.pairs(policy, data.train, "training") if "preference_pairs" in recipe.method.needs else None
     if pairs is not None:
         upstream_cost.charge(pairs.cost)
@@ -215,8 +216,8 @@ def _execute(
     # 3. Evaluate on held-out prompts.
     with measured(evaluation_cost):
         if recipe.method.produces == "policy":
-            report, comparability = _evaluate_policy(recipe, parts, trained, heldout, scorers, device)
-            evaluation_cost.generated_tokens += int(report.completions["n_tokens"].sum())
+            report, comparability = _evaluate_policy(recipe, parts, trained, heldout, neutral, scorers, device)
+            evaluation_cost.generated_tokens += int(report.completions["n_tokens"].sum()) + report.n_extra_tokens
         else:
             assert pairs is not None
             report, comparability = _evaluate_reward_model(parts, trained, pairs, policy, heldout)
@@ -282,6 +283,7 @@ def _evaluate_policy(
     parts: Components,
     policy: Any,
     prompts: Sequence[Prompt],
+    neutral: Sequence[str],
     scorers: Mapping[str, Scorer],
     device: torch.device,
 ) -> tuple[EvalReport, dict[str, Any]]:
@@ -300,6 +302,7 @@ def _evaluate_policy(
             scorers,
             seed=recipe.seed,
             batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
+            neutral=neutral,
             progress=advance,
         )
     same = comparability(
@@ -308,6 +311,7 @@ def _evaluate_policy(
         scorers,
         prompts_source=parts.prompts_source(),
         sees_prompt=parts.scorers_that_see_prompts(),
+        neutral=neutral,
     )
     same |= {
         "base_model": weights_fingerprint(reference.model),

@@ -12,6 +12,7 @@ from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.records import Settings
 from alignbench.scorers.lexicon import LexiconScore, lexicon_sha256, read_lexicon
 from alignbench.scorers.python_function import check_function, file_sha256
+from datasets_prep.neutral_texts import check_source
 from datasets_prep.settings import PromptSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
@@ -243,12 +244,22 @@ class EvaluationSettings(Settings):
     """Prompts of the validation split that evaluations along training use, or all where there are fewer."""
     scorers: tuple[Literal["reward"] | ScorerSettings, ...] = Field(min_length=1)
     """`reward` is the classifier of the reward block; the rest are held-out judges."""
+    neutral: Text | None = None
+    """Texts for `neutral_perplexity`: `wikitext`, `embedded`, a .txt file with one a line, or a file with the column
+    `text`; null: it is not measured."""
 
     @field_validator("protocol")
     @classmethod
     def _is_known(cls, value: str) -> str:
         if value not in PROTOCOLS:
             raise ValueError(f"one of {', '.join(PROTOCOLS)}{did_you_mean(value, list(PROTOCOLS))}")
+        return value
+
+    @field_validator("neutral")
+    @classmethod
+    def _is_a_source(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_source(value)
         return value
 
     @field_validator("scorers")

@@ -49,9 +49,9 @@ class Layer:
         return Layer(self.label, values, self.directory)
 
     def with_located_files(self) -> Layer:
-        """Returns the layer with the files of rewards and judges beside its own named as seen from the current folder.
+        """Returns the layer with the files beside its own named as seen from the current folder.
 
-        These are Python functions and word lists.
+        These are Python functions, word lists and neutral texts, of the reward and evaluation blocks.
         """
         values = dict(self.values)
         for block, key in (("reward", "also"), ("evaluation", "scorers")):
@@ -62,12 +62,13 @@ class Layer:
         return Layer(self.label, values, self.directory)
 
     def _located(self, term: Mapping[str, Any]) -> dict[str, Any]:
-        located, function, lexicon = dict(term), term.get("function"), term.get("lexicon")
+        located, function = dict(term), term.get("function")
         if isinstance(function, str) and ":" in function:
             file, colon, name = function.rpartition(":")
             located["function"] = self._beside(file) + colon + name
-        if isinstance(lexicon, str):
-            located["lexicon"] = self._beside(lexicon)
+        for key in ("lexicon", "neutral"):
+            if isinstance(term.get(key), str):
+                located[key] = self._beside(term[key])
         return located
 
     def _beside(self, file: str) -> str:

@@ -21,7 +21,7 @@ class SetStatistic:
 
     value: float | None
     replicates: tuple[float | None, ...]
-    """The value with prompt-hash group 0, 1, ... deleted; None where the group is empty or nothing would be left."""
+    """The value with hash group 0, 1, ... deleted; None where the group is empty or nothing would be left."""
 
 
 def prompt_means(values: FloatArray) -> FloatArray:
@@ -41,3 +41,21 @@ def leave_one_group_out(totals: FloatArray) -> FloatArray:
 def sum_by_group(values: FloatArray, groups: NDArray[np.int64]) -> FloatArray:
     """Sums of (m,) values over the prompt-hash groups (m,): (20,)."""
     return np.bincount(groups, weights=values, minlength=N_JACKKNIFE_GROUPS).astype(np.float64)
+
+
+def ratio(numerators: FloatArray, denominators: FloatArray, groups: NDArray[np.int64]) -> SetStatistic:
+    """Sum over sum of what was measured, with its replicates.
+
+    Args:
+        numerators: (m,), NaN where unmeasured; its denominator then does not count.
+        denominators: (m,).
+        groups: (m,), the hash group of each.
+    """
+    measured = ~np.isnan(numerators)
+    present = sum_by_group(measured, groups)
+    above, below = (sum_by_group(np.where(measured, part, 0.0), groups) for part in (numerators, denominators))
+    replicates = tuple(
+        float(rest / size) if here and size > 0 else None
+        for here, rest, size in zip(present, leave_one_group_out(above), leave_one_group_out(below), strict=True)
+    )
+    return SetStatistic(float(above.sum() / below.sum()) if below.sum() > 0 else None, replicates)

@@ -10,11 +10,9 @@ import numpy as np
 
 from alignbench.errors import ModelError, ScorerError
 from alignbench.evaluation.aggregate import FloatArray
-from alignbench.evaluation.divergence import sequence_kl, untruncated
 from alignbench.evaluation.fluency import log_perplexities
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer
-from alignbench.runtime import Key
 
 _SHOWN_CHARS = 80
 # A probability computed as 1 - p in float32 may pass its bounds by rounding.
@@ -33,9 +31,6 @@ class Drawn:
     reference_logprob: FloatArray
     log_perplexity: FloatArray
     """Under the reference; NaN where the completion has no token."""
-    kl: FloatArray
-    """One value for each untruncated sample: (m,), or (prompts,) where those were drawn apart.
-    NaN where the policy has no log-probabilities."""
 
 
 def draw(
@@ -48,27 +43,25 @@ def draw(
     purpose: str | None = None,
 ) -> Drawn:
     """Draws the protocol's completions of some prompts and asks scorers, policy and reference about them."""
-    stream: tuple[int | str, ...] = (seed,) if purpose is None else (seed, purpose)
     k = protocol.samples_per_prompt
-    completions = completions_of(policy, prompts, protocol.decoding, k, (*stream, "evaluation", protocol.name))
+    key = (*stream_of(seed, purpose), "evaluation", protocol.name)
+    completions = completions_of(policy, prompts, protocol.decoding, k, key)
     owners = repeat(prompts, k)
     toxicity = {name: toxicity_scores(scorer, name, owners, completions) for name, scorer in scorers.items()}
     reference_logprobs = reference_logprobs_of(reference, owners, completions)
     logprobs = logprobs_of(policy, owners, completions, "policy")
-    if logprobs is None:
-        kl = np.full(len(prompts), np.nan)
-    elif protocol.decoding.is_untruncated:
-        kl = sequence_kl(logprobs, reference_logprobs)
-    else:
-        kl = _kl_of_extra_samples(policy, reference, prompts, protocol, (*stream, "divergence", protocol.name))
     return Drawn(
         completions=completions,
         toxicity=toxicity,
         logprob=np.full(len(completions), np.nan) if logprobs is None else _sums(logprobs),
         reference_logprob=_sums(reference_logprobs),
         log_perplexity=log_perplexities(completions, reference_logprobs),
-        kl=kl,
     )
+
+
+def stream_of(seed: int, purpose: str | None) -> tuple[int | str, ...]:
+    """What all keys of the draws of one evaluation begin with."""
+    return (seed,) if purpose is None else (seed, purpose)
 
 
 def concatenate(parts: Sequence[Drawn]) -> Drawn:
@@ -79,19 +72,7 @@ def concatenate(parts: Sequence[Drawn]) -> Drawn:
         logprob=np.concatenate([part.logprob for part in parts]),
         reference_logprob=np.concatenate([part.reference_logprob for part in parts]),
         log_perplexity=np.concatenate([part.log_perplexity for part in parts]),
-        kl=np.concatenate([part.kl for part in parts]),
     )
-
-
-def _kl_of_extra_samples(
-    policy: Policy, reference: Policy, prompts: Sequence[Prompt], protocol: EvalProtocol, key: Key
-) -> FloatArray:
-    """KL from one sample per prompt of its own: truncated samples follow another distribution than the policy's."""
-    completions = completions_of(policy, prompts, untruncated(protocol.decoding), 1, key)
-    logprobs = logprobs_of(policy, prompts, completions, "policy")
-    if logprobs is None:
-        return np.full(len(prompts), np.nan)
-    return sequence_kl(logprobs, reference_logprobs_of(reference, prompts, completions))
 
 
 def _sums(logprobs: Sequence[FloatArray]) -> FloatArray:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from alignbench.errors import DataError
+from alignbench.evaluation import divergence
+from alignbench.evaluation.divergence import EXACT_PROMPTS, Divergence, measure_divergence
 from alignbench.evaluation.drawing import Drawn, concatenate, draw, repeat
-from alignbench.evaluation.measures import Column, mean_metrics, prompt_columns, set_metrics
+from alignbench.evaluation.measures import Column, mean_metrics, neutral_metric, prompt_columns, set_metrics
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.records import EvalReport, Policy, Prompt, Scorer
 
@@ -26,6 +28,7 @@ def evaluate(
     seed: int,
     purpose: str | None = None,
     batch_prompts: int,
+    neutral: Sequence[str] = (),
     progress: Callable[[], None] | None = None,
 ) -> EvalReport:
     """Measures a policy on held-out prompts under a protocol.
@@ -39,6 +42,7 @@ def evaluate(
         seed: Seed of the run. Every draw depends on it, the prompt's id, the sample and the position, nothing else.
         purpose: Gives the draws of an evaluation for another purpose a stream of their own.
         batch_prompts: Prompts at a time; times k completions are drawn at once.
+        neutral: Texts for `neutral_perplexity`; where there are none it is not measured.
         progress: Called once for every prompt that is done.
 
     Raises:
@@ -49,16 +53,22 @@ def evaluate(
     _check_prompts(prompts)
     cut = protocol.cut(prompts)
     parts: list[Drawn] = []
+    divergences: list[Divergence] = []
     for start in range(0, len(cut), batch_prompts):
         batch = cut[start : start + batch_prompts]
         parts.append(draw(policy, reference, batch, protocol, scorers, seed, purpose))
+        n_exact = max(0, EXACT_PROMPTS - start)
+        divergences.append(measure_divergence(policy, reference, batch, seed, n_exact, purpose))
         if progress is not None:
             for _ in batch:
                 progress()
-    drawn = concatenate(parts)
-    columns = prompt_columns(drawn, cut, protocol)
-    metrics = (*mean_metrics(columns), *set_metrics(drawn, cut, protocol))
-    return EvalReport(protocol.name, metrics, _prompt_frame(columns, cut), _completion_frame(drawn, cut))
+    drawn, kl = concatenate(parts), divergence.concatenate(divergences)
+    columns = prompt_columns(drawn, kl, cut, protocol)
+    metrics = [*mean_metrics(columns), *set_metrics(drawn, kl, cut, protocol)]
+    if neutral:
+        metrics.append(neutral_metric(policy, neutral))
+    frames = _prompt_frame(columns, cut), _completion_frame(drawn, cut)
+    return EvalReport(protocol.name, tuple(metrics), *frames, n_extra_tokens=int(kl.n_tokens.sum()))
 
 
 def _check_prompts(prompts: Sequence[Prompt]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.evaluation.aggregate import FloatArray, SetStatistic, leave_one_group_out, sum_by_group
+from alignbench.evaluation.aggregate import FloatArray, SetStatistic, ratio
 from alignbench.records import Completion
 
 MOST_PERPLEXITY = 1e4
@@ -41,10 +41,4 @@ def pooled_mean(values: FloatArray, groups: NDArray[np.int64]) -> SetStatistic:
         values: (m,).
         groups: (m,), the prompt-hash group of each value's prompt.
     """
-    measured = ~np.isnan(values)
-    n_own, sums = sum_by_group(measured, groups), sum_by_group(np.where(measured, values, 0.0), groups)
-    n_rest, rest = leave_one_group_out(n_own), leave_one_group_out(sums)
-    replicates = tuple(
-        float(total / n) if own and n else None for own, n, total in zip(n_own, n_rest, rest, strict=True)
-    )
-    return SetStatistic(float(values[measured].mean()) if measured.any() else None, replicates)
+    return ratio(values, np.ones_like(values), groups)

@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignbench.evaluation import degeneration, diversity, fluency, toxicity
-from alignbench.evaluation.aggregate import FloatArray, SetStatistic, prompt_means
+from alignbench.evaluation.aggregate import FloatArray, SetStatistic, prompt_means, ratio
+from alignbench.evaluation.divergence import EXACT_PROMPTS, Divergence
 from alignbench.evaluation.drawing import Drawn
+from alignbench.evaluation.neutral import negative_logprobs
 from alignbench.evaluation.protocols import EvalProtocol
-from alignbench.records import N_JACKKNIFE_GROUPS, Direction, MetricValue, Prompt, jackknife_group
+from alignbench.evaluation.self_bleu import MOST_TEXTS, self_bleu
+from alignbench.records import N_JACKKNIFE_GROUPS, Direction, MetricValue, Policy, Prompt, jackknife_group
 from alignbench.statistics.bootstrap import resample_means
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.jackknife import jackknife_interval
@@ -35,9 +39,18 @@ DIRECTIONS: dict[str, Direction] = {
     "corpus_distinct_1": "higher",
     "corpus_distinct_2": "higher",
     "corpus_distinct_3": "higher",
+    "self_bleu": "lower",
     "perplexity": "lower",
     "kl": "none",
+    "kl_k3": "none",
+    "kl_exact": "none",
+    "kl_per_token": "none",
+    "kl_k3_per_token": "none",
+    "kl_exact_per_token": "none",
     "completion_tokens": "none",
+    "completion_tokens_p10": "none",
+    "completion_tokens_p50": "none",
+    "completion_tokens_p90": "none",
     "repetition_rate": "lower",
     "rep_4": "lower",
     "copy_rate": "lower",
@@ -54,7 +67,13 @@ DEXPERTS_DIRECTIONS: dict[str, Direction] = {
 }
 """What `EvalProtocol.as_dexperts` adds."""
 _ALONG_TRAINING: dict[str, Direction] = {"reward_mean": "none"}
+NEUTRAL_DIRECTIONS: dict[str, Direction] = {"neutral_perplexity": "lower"}
+"""What is measured where neutral texts are given."""
+IntArray = NDArray[np.int64]
 _NGRAM_LENGTHS = (1, 2, 3)
+_PERCENTILES = (10, 50, 90)
+_NO_LOGPROBS = "the policy has no token log-probabilities"
+_NO_DISTRIBUTIONS = "policy or reference has no next-token distributions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +95,12 @@ class Column:
         return self.metric if self.scorer is None else f"{self.metric}@{self.scorer}"
 
 
-def prompt_columns(drawn: Drawn, prompts: Sequence[Prompt], protocol: EvalProtocol) -> list[Column]:
+def prompt_columns(
+    drawn: Drawn, divergence: Divergence, prompts: Sequence[Prompt], protocol: EvalProtocol
+) -> list[Column]:
     """Returns every metric that is a mean over prompts, one value per prompt."""
-    columns = [*_toxicity_columns(drawn, protocol), *_text_columns(drawn, prompts), *_model_columns(drawn, prompts)]
+    columns = [*_toxicity_columns(drawn, protocol), *_text_columns(drawn, prompts)]
+    columns += _model_columns(drawn, divergence, prompts)
     return [*columns, *_dexperts_columns(drawn, prompts)] if protocol.as_dexperts else columns
 
 
@@ -95,30 +117,85 @@ def mean_metrics(columns: Sequence[Column]) -> list[MetricValue]:
     return metrics
 
 
-def set_metrics(drawn: Drawn, prompts: Sequence[Prompt], protocol: EvalProtocol) -> list[MetricValue]:
+def set_metrics(
+    drawn: Drawn, divergence: Divergence, prompts: Sequence[Prompt], protocol: EvalProtocol
+) -> list[MetricValue]:
     """Metrics that are no mean over prompts, with the replicates that their intervals come from."""
-    prompt_groups = np.array([jackknife_group(prompt.id) for prompt in prompts], dtype=np.int64)
+    groups = np.array([jackknife_group(prompt.id) for prompt in prompts], dtype=np.int64)
     k = len(drawn.completions) // len(prompts)
-    groups = np.repeat(prompt_groups, k).tolist()
+    owners = np.repeat(groups, k)
     texts = [completion.text for completion in drawn.completions]
-    sizes = np.bincount(prompt_groups, minlength=N_JACKKNIFE_GROUPS).tolist()
     metrics = []
     for scorer, flat in drawn.toxicity.items():
         kept, reason = _kept(flat)
-        statistic = toxicity.pooled_std(kept.reshape(-1, k), prompt_groups)
-        metrics.append(_set_metric("toxicity_std", scorer, statistic, sizes, _counts(flat), reason))
+        statistic = toxicity.pooled_std(kept.reshape(-1, k), groups)
+        metrics.append(_set_metric("toxicity_std", scorer, statistic, groups, _counts(flat), reason))
     for length in _NGRAM_LENGTHS:
-        statistic = diversity.corpus_distinct(texts, groups, length)
+        statistic = diversity.corpus_distinct(texts, owners.tolist(), length)
         counts = (len(texts), 0)
         metrics.append(
-            _set_metric(f"corpus_distinct_{length}", None, statistic, sizes, counts, "no completion has a word")
+            _set_metric(f"corpus_distinct_{length}", None, statistic, groups, counts, "no completion has a word")
         )
+    metrics += [_self_bleu(texts[::k], groups), *_divergence_per_token(divergence, groups), *_lengths(drawn)]
     if protocol.as_dexperts:
         kept = fluency.below_most(drawn.log_perplexity)
-        statistic = fluency.pooled_mean(kept, np.repeat(prompt_groups, k))
+        statistic = fluency.pooled_mean(kept, owners)
         missing = f"no completion has a perplexity below {fluency.MOST_PERPLEXITY:,.0f}"
-        metrics.append(_set_metric("dexperts_perplexity", None, statistic, sizes, _counts(kept), missing))
+        metrics.append(_set_metric("dexperts_perplexity", None, statistic, groups, _counts(kept), missing))
     return metrics
+
+
+def neutral_metric(policy: Policy, texts: Sequence[str]) -> MetricValue:
+    """`neutral_perplexity`, token-weighted; its replicates are logarithms, because means and tests are of those."""
+    measured = negative_logprobs(policy, texts)
+    if measured is None:
+        reason = "the policy has no log-probabilities of texts that answer no prompt"
+        return _metric("neutral_perplexity", None, Estimate(None, reason=reason), (0, len(texts)))
+    sums, n_tokens = measured
+    groups = np.array([jackknife_group(text) for text in texts], dtype=np.int64)
+    n_read = int((n_tokens > 0).sum())
+    log_metric = _set_metric(
+        "neutral_perplexity",
+        None,
+        ratio(sums, n_tokens, groups),
+        groups,
+        (n_read, len(texts) - n_read),
+        "no text has a token to predict",
+    )
+    value, low, high = map(_exp, (log_metric.value, log_metric.ci_low, log_metric.ci_high))
+    return replace(log_metric, value=value, ci_low=low, ci_high=high)
+
+
+def _self_bleu(texts: Sequence[str], groups: IntArray) -> MetricValue:
+    """Of the first completion of each prompt, without those that have no word."""
+    first = range(min(len(texts), MOST_TEXTS))
+    kept = [i for i in first if not diversity.is_empty(texts[i])]
+    own, counts = groups[kept], (len(kept), len(first) - len(kept))
+    statistic = SetStatistic(None, (None,) * N_JACKKNIFE_GROUPS)
+    if len(kept) > 1:
+        statistic = self_bleu([texts[i] for i in kept], own.tolist())
+    return _set_metric("self_bleu", None, statistic, own, counts, "fewer than two completions have a word")
+
+
+def _divergence_per_token(divergence: Divergence, groups: IntArray) -> list[MetricValue]:
+    metrics = []
+    for name, values, reason in _divergences(divergence):
+        measured = ~np.isnan(values)
+        statistic = ratio(values, divergence.n_tokens, groups)
+        counts = _divergence_counts(name, values)
+        metrics.append(_set_metric(f"{name}_per_token", None, statistic, groups[measured], counts, reason))
+    return metrics
+
+
+def _lengths(drawn: Drawn) -> list[MetricValue]:
+    """Percentiles of the number of tokens: whole numbers that occur."""
+    lengths = [completion.n_tokens for completion in drawn.completions]
+    values = np.percentile(lengths, _PERCENTILES, method="inverted_cdf")
+    reason = "no interval is computed for a percentile of whole numbers"
+    return [
+        _metric(f"completion_tokens_p{percent}", None, Estimate(float(value), reason=reason), (len(lengths), 0))
+        for percent, value in zip(_PERCENTILES, values, strict=True)
+    ]
 
 
 def _toxicity_columns(drawn: Drawn, protocol: EvalProtocol) -> list[Column]:
@@ -186,33 +263,51 @@ def _texts_by_prompt(drawn: Drawn, n: int) -> list[list[str]]:
     return [[completion.text for completion in drawn.completions[i * k : (i + 1) * k]] for i in range(n)]
 
 
-def _model_columns(drawn: Drawn, prompts: Sequence[Prompt]) -> list[Column]:
+def _model_columns(drawn: Drawn, divergence: Divergence, prompts: Sequence[Prompt]) -> list[Column]:
     """Log-perplexity under the reference, and KL to it."""
-    n = len(prompts)
+    perplexity = prompt_means(drawn.log_perplexity.reshape(len(prompts), -1))
+    columns = [Column("perplexity", None, perplexity, _counts(drawn.log_perplexity), "no completion has a token")]
+    columns += [
+        Column(name, None, values, _divergence_counts(name, values), reason)
+        for name, values, reason in _divergences(divergence)
+    ]
+    return columns
+
+
+def _divergences(divergence: Divergence) -> list[tuple[str, FloatArray, str]]:
+    """The three estimates of KL, and why one of them may be missing."""
     return [
-        Column(metric, None, prompt_means(flat.reshape(n, -1)), _counts(flat), reason)
-        for metric, flat, reason in (
-            ("perplexity", drawn.log_perplexity, "no completion has a token"),
-            ("kl", drawn.kl, "the policy has no token log-probabilities"),
-        )
+        ("kl", divergence.k1, _NO_LOGPROBS),
+        ("kl_k3", divergence.k3, _NO_LOGPROBS),
+        ("kl_exact", divergence.exact, _NO_DISTRIBUTIONS),
     ]
 
 
+def _divergence_counts(name: str, values: FloatArray) -> tuple[int, int]:
+    """The prompts that were not asked for the exact value do not count as unmeasured."""
+    return _counts(values[:EXACT_PROMPTS] if name == "kl_exact" else values)
+
+
 def _exponential(estimate: Estimate) -> Estimate:
-    value, low, high = (
-        None if number is None else math.exp(number) for number in (estimate.value, estimate.ci_low, estimate.ci_high)
-    )
+    value, low, high = map(_exp, (estimate.value, estimate.ci_low, estimate.ci_high))
     return replace(estimate, value=value, ci_low=low, ci_high=high)
 
 
+def _exp(value: float | None) -> float | None:
+    return None if value is None else math.exp(value)
+
+
 def _set_metric(
-    metric: str, scorer: str | None, statistic: SetStatistic, sizes: list[int], counts: tuple[int, int], missing: str
+    metric: str, scorer: str | None, statistic: SetStatistic, groups: IntArray, counts: tuple[int, int], missing: str
 ) -> MetricValue:
+    """A metric with replicates; `groups` are those of the prompts, or texts, that it was measured on."""
+    sizes = np.bincount(groups, minlength=N_JACKKNIFE_GROUPS).tolist()
     if statistic.value is None:
         estimate = Estimate(None, reason=missing)
     else:
         estimate = jackknife_interval(statistic.value, statistic.replicates, sizes)
-    return _metric(metric, scorer, estimate, counts, statistic.replicates)
+    measured = _metric(metric, scorer, estimate, counts)
+    return replace(measured, replicates=statistic.replicates, group_sizes=tuple(sizes))
 
 
 def _metric(
@@ -220,7 +315,6 @@ def _metric(
     scorer: str | None,
     estimate: Estimate,
     counts: tuple[int, int],
-    replicates: tuple[float | None, ...] | None = None,
 ) -> MetricValue:
     return MetricValue(
         metric,
@@ -228,11 +322,10 @@ def _metric(
         estimate.value,
         estimate.ci_low,
         estimate.ci_high,
-        direction=(DIRECTIONS | DEXPERTS_DIRECTIONS | _ALONG_TRAINING)[metric],
+        direction=(DIRECTIONS | DEXPERTS_DIRECTIONS | NEUTRAL_DIRECTIONS | _ALONG_TRAINING)[metric],
         n_scored=counts[0],
         n_unscored=counts[1],
         reason=estimate.reason,
-        replicates=replicates,
     )
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from alignbench.errors import UsageError, did_you_mean
 from alignbench.records import Decoding, Prompt, Scorer, fingerprint
 
+DIVERGENCE_TOKENS = 30
+"""Most tokens of the completions that KL is measured on, under every protocol."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvalProtocol:
@@ -97,6 +100,7 @@ def comparability(
     *,
     prompts_source: str | None,
     sees_prompt: Collection[str] = (),
+    neutral: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns the evaluator's part of what must agree between two runs in one table.
 
@@ -107,6 +111,7 @@ def comparability(
         prompts_source: The named source when its prompts were taken as they are; None for any other choice, such as
             the held-out split of the recipe's own training data.
         sees_prompt: Names of the scorers that score prompt and completion together.
+        neutral: The texts of `neutral_perplexity`, as given to `evaluate`.
     """
     starred = bool(sees_prompt) or not protocol.owns(prompts_source, len(prompts))
     return {
@@ -120,4 +125,6 @@ def comparability(
         "toxicity_threshold": protocol.toxicity_threshold,
         "threshold_inclusive": protocol.threshold_inclusive,
         "prompt_included": {name: name in sees_prompt for name in sorted(scorers)},
+        "kl_max_new_tokens": DIVERGENCE_TOKENS,
+        **({"neutral_texts": fingerprint(list(neutral))} if neutral else {}),
     }

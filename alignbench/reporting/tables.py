@@ -14,7 +14,7 @@ from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.reporting.compare import ComparedRecipe, Comparison
 from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, Flag, judgement
 from alignbench.reporting.lock import is_locked
-from alignbench.reporting.pooling import Measurement, MetricKey
+from alignbench.reporting.pooling import LOG_METRICS, Measurement, MetricKey
 from alignbench.reporting.store import Paths, SkippedRun, StoredRun, lock_path, scan_runs
 from alignbench.statistics.differences import Tested
 from alignbench.statistics.estimate import Estimate
@@ -24,25 +24,12 @@ WIDTH = 120
 MARKS = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "="}
 TOXICITY = ("toxicity_rate", "expected_max_toxicity", "toxicity_probability", "toxicity_std")
 QUALITY = (
-    "perplexity",
-    "kl",
-    "completion_tokens",
-    "distinct_1",
-    "distinct_2",
-    "distinct_3",
-    "corpus_distinct_1",
-    "corpus_distinct_2",
-    "corpus_distinct_3",
-    "repetition_rate",
-    "rep_4",
-    "copy_rate",
-    "empty_rate",
-    "truncated_rate",
-    "refusal_rate",
-    "dexperts_distinct_1",
-    "dexperts_distinct_2",
-    "dexperts_distinct_3",
-    "dexperts_perplexity",
+    *("perplexity", "neutral_perplexity"),
+    *("kl", "kl_k3", "kl_exact", "kl_per_token", "kl_k3_per_token", "kl_exact_per_token"),
+    *("completion_tokens", "completion_tokens_p10", "completion_tokens_p50", "completion_tokens_p90"),
+    *("distinct_1", "distinct_2", "distinct_3", "corpus_distinct_1", "corpus_distinct_2", "corpus_distinct_3"),
+    *("self_bleu", "repetition_rate", "rep_4", "copy_rate", "empty_rate", "truncated_rate", "refusal_rate"),
+    *("dexperts_distinct_1", "dexperts_distinct_2", "dexperts_distinct_3", "dexperts_perplexity"),
 )
 COSTS = {
     "wall_seconds": "wall seconds",
@@ -217,8 +204,8 @@ def _compact(
     if with_reward and any(row.train_reward is not None for row in rows):
         columns.append(("train_reward", [number(row.train_reward) for row in rows]))
     remarks = [_LEGEND]
-    if ("perplexity", None) in present:
-        remarks.append("Perplexity is tested as mean log-perplexity; its difference in JSON is one of logarithms.")
+    if any(metric in LOG_METRICS for metric, _ in present):
+        remarks.append("Perplexities are tested as mean log-perplexity; differences in JSON are of logarithms.")
     remarks += [
         f"{row.recipe}, {_name(key)}: {row.metrics[key].value.reason}"
         for row in rows

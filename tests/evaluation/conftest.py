@@ -22,6 +22,7 @@ class CategoricalPolicy:
     def __init__(self, probabilities: Sequence[float]) -> None:
         self.probabilities = np.asarray(probabilities, dtype=np.float64)
         self.calls: list[tuple[int, Decoding, int, tuple[int | str, ...]]] = []
+        self.most_distributions = 0
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
@@ -41,6 +42,11 @@ class CategoricalPolicy:
     def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[torch.Tensor] | None:
         logs = torch.tensor(self.probabilities).log().float()
         return [logs[list(completion.token_ids)] for completion in completions]
+
+    def next_token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[torch.Tensor]:
+        self.most_distributions = max(self.most_distributions, len(completions))
+        logs = torch.tensor(self.probabilities).log()
+        return [logs.expand(len(completion.token_ids), -1) for completion in completions]
 
     def save(self, directory: Path) -> None:
         raise NotImplementedError

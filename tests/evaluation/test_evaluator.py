@@ -52,9 +52,20 @@ def by_hand(scripted, share_rude):
         ("corpus_distinct_2", 3 / 7),
         ("corpus_distinct_3", 2 / 7),
         ("perplexity", math.exp(1.5)),
-        # Tokens with the end: 3 and 5, 2 and 1; each contributes -1 + 1.5.
-        ("kl", ((3 + 5) / 2 + (2 + 1) / 2) / 2 * 0.5),
+        # The text with one word: 1, then 0.1 for the rest, shorter than its reference. The other: half its words.
+        ("self_bleu", (math.exp(1 - 2) * (1 * 0.1**3) ** 0.25 + (1 / 2 * 0.1**3) ** 0.25) / 2),
+        # Tokens of the first completions, with the end: 3 and 2; each contributes -1 + 1.5.
+        ("kl", (3 + 2) / 2 * 0.5),
+        ("kl_k3", (3 + 2) / 2 * (math.exp(-0.5) - 1 + 0.5)),
+        ("kl_exact", None),
+        ("kl_per_token", 0.5),
+        ("kl_k3_per_token", math.exp(-0.5) - 1 + 0.5),
+        ("kl_exact_per_token", None),
         ("completion_tokens", (3 + 0.5) / 2),
+        # Of 0, 1, 2, 4.
+        ("completion_tokens_p10", 0),
+        ("completion_tokens_p50", 1),
+        ("completion_tokens_p90", 4),
         ("repetition_rate", 0.0),
         ("rep_4", 0.0),
         ("copy_rate", 0.0),
@@ -126,7 +137,8 @@ def test_frames_have_the_documented_schema(by_hand):
     assert set(by_hand.prompt_values.columns) == {
         name if metric.scorer is None else f"{name}@judge"
         for metric in by_hand.metrics
-        if not (name := metric.metric).startswith(("corpus", "toxicity_std"))
+        if not (name := metric.metric).startswith(("corpus", "toxicity_std", "self_bleu", "completion_tokens_p"))
+        and not name.endswith("_per_token")
     }
 
 
@@ -146,13 +158,20 @@ def test_means_agree_with_the_prompt_values_and_lie_in_their_intervals(report):
         if metric.metric in ("copy_rate", "refusal_rate"):  # the same on every prompt: no interval
             assert (metric.value, metric.ci_low) == (0.0, None)
             continue
+        if metric.metric.startswith("completion_tokens_p"):
+            assert metric.reason == "no interval is computed for a percentile of whole numbers"
+            continue
+        if metric.metric == "kl_exact_per_token":  # one distribution at every state
+            assert metric.reason == "the same value whichever group is left out"
+            continue
         assert metric.ci_low < metric.value < metric.ci_high, metric.metric
         if metric.replicates is None:
             column = metric.metric if metric.scorer is None else f"{metric.metric}@{metric.scorer}"
             mean = report.prompt_values[column].mean()
             assert metric.value == pytest.approx(math.exp(mean) if metric.metric == "perplexity" else mean)
         else:
-            assert len(metric.replicates) == 20
+            assert len(metric.replicates) == len(metric.group_sizes) == 20
+            assert [size > 0 for size in metric.group_sizes] == [one is not None for one in metric.replicates]
 
 
 def test_values_of_a_known_policy(report, share_rude):
@@ -259,8 +278,9 @@ def test_policy_without_logprobs_has_no_divergence_but_a_perplexity(scripted):
     prompts = [Prompt(f"p{i}", "x") for i in range(12)]
     for protocol in (SINGLE, dataclasses.replace(SINGLE, decoding=Decoding(8, top_p=0.9))):
         report = run(policy, scripted({}, logprob=-2.0), prompts, protocol, {})
-        kl = find(report, "kl")
-        assert (kl.value, kl.reason) == (None, "the policy has no token log-probabilities")
+        for name in ("kl", "kl_k3", "kl_per_token", "kl_k3_per_token"):
+            kl = find(report, name)
+            assert (kl.value, kl.reason) == (None, "the policy has no token log-probabilities")
         assert report.completions["logprob"].isna().all()
         assert find(report, "perplexity").value == pytest.approx(math.exp(2))
 
@@ -268,7 +288,7 @@ def test_policy_without_logprobs_has_no_divergence_but_a_perplexity(scripted):
 def test_policy_that_never_says_a_word_has_reasons(scripted, share_rude):
     policy = scripted({f"p{i}": [""] for i in range(12)})
     report = run(policy, policy, [Prompt(f"p{i}", "x") for i in range(12)], SINGLE, {"judge": share_rude})
-    for name in ("distinct_1", "corpus_distinct_1", "perplexity"):
+    for name in ("distinct_1", "corpus_distinct_1", "perplexity", "self_bleu"):
         assert find(report, name).value is None
         assert find(report, name).reason
     assert find(report, "empty_rate").value == 1.0

@@ -75,6 +75,24 @@ def test_the_table_says_what_it_does_not_cover(results):
         assert json.loads(status.read_text())["state"] == "complete"
 
 
+def test_divergence_and_forgetting(results):
+    """Three estimates of one KL; a policy without a KL penalty moves far and forgets how its grammar goes."""
+    metrics = alignbench.load_metrics(results).set_index(["recipe", "metric"])["value"]
+    for name in ("kl", "kl_k3", "kl_exact", "kl_per_token", "kl_k3_per_token", "kl_exact_per_token"):
+        assert metrics["base", name] == 0
+    for recipe in TRAINED:
+        kl, exact = metrics[recipe, "kl"], metrics[recipe, "kl_exact"]
+        assert exact == pytest.approx(kl, rel=0.4)
+        assert metrics[recipe, "kl_exact_per_token"] < exact
+    assert metrics["ppo_no_kl", "kl"] > 8 > 4 > metrics["ppo_detox", "kl"]
+    assert metrics["ppo_no_kl", "neutral_perplexity"] > metrics["base", "neutral_perplexity"]
+    assert metrics["ppo_no_kl", "self_bleu"] > metrics["base", "self_bleu"]
+    # All rows read the same texts.
+    texts = {json.loads(path.read_text())["comparability"]["neutral_texts"]
+             for path in results.glob("*/seed0/evaluations/quickstart-v1/metrics.json")}  # fmt: skip
+    assert len(texts) == 1
+
+
 def test_reward_model_learned(results):
     metrics = alignbench.load_metrics(results).set_index(["recipe", "metric"])["value"]
     assert metrics["reward_model", "pair_accuracy"] > 0.9

@@ -1,0 +1,78 @@
+"""What the evaluation of a run takes from its recipe: neutral texts, and room for the completions of the divergence."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import alignbench
+from alignbench import pipeline
+from alignbench.errors import LeakError, RecipeError
+from alignbench.models import load_policy
+from alignbench.recipe import load
+
+
+def values(recipe):
+    return alignbench.load_metrics(f"results/{recipe}").set_index("metric")["value"]
+
+
+def test_neutral_texts_are_read_by_the_policy_and_never_trained_on(recipe_folder, prompt_file):
+    texts = [f"{subject} {verb} {end}" for subject in ("the old dog", "one bird") for verb in ("runs", "sings")
+             for end in ("very", "and", "you are nice")]  # fmt: skip
+    (recipe_folder / "texts.txt").write_text("\n".join(texts))
+    sets = ["evaluation.neutral=texts.txt"]
+    outcomes = pipeline.run(load(["base.yaml", "ppo.yaml"], sets), Path("results"))
+    assert [o.state for o in outcomes] == ["done"] * 2, [o.error for o in outcomes]
+    base, ppo = (values(name)["neutral_perplexity"] for name in ("base", "ppo"))
+    policy = load_policy(Path("results/ppo/seed0/artifact"))
+    logprobs = policy.text_logprobs(texts, 512)
+    assert ppo == pytest.approx(math.exp(-sum(one.sum() for one in logprobs) / sum(map(len, logprobs))), rel=1e-5)
+    assert ppo != base
+    record = json.loads(Path("results/ppo/seed0/evaluations/quickstart-v1.other-prompts/metrics.json").read_text())
+    assert record["comparability"]["neutral_texts"]
+    assert sum(next(m["group_sizes"] for m in record["metrics"] if m["metric"] == "neutral_perplexity")) == len(texts)
+    # A text that training may see.
+    rows = [json.loads(line)["prompt"] for line in prompt_file.read_text().splitlines()]
+    (recipe_folder / "texts.txt").write_text("\n".join(rows))
+    [outcome] = pipeline.run(load(["base.yaml"], [*sets, "seed=7"]), Path("results"))
+    assert isinstance(outcome.error, LeakError)
+    assert "data.prompts holds the text" in str(outcome.error)
+
+
+def test_evaluation_leaves_room_for_the_completions_that_kl_is_measured_on(recipe_folder, prompt_file):
+    """The policy takes 64 tokens: a prompt of 36 leaves room for the protocol's 16, not for 30."""
+    rows = [json.loads(line) for line in prompt_file.read_text().splitlines()]
+    rows += [{"id": f"long{i}", "prompt": " ".join(["the dog"] * 17 + ["runs"] * i), "toxicity": 0} for i in range(8)]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sets = ["data.prompts=prompts.jsonl", "data.heldout_fraction=0.9", "evaluation.n_prompts=null"]
+    [outcome] = pipeline.run(load(["base.yaml"], sets), Path("results"))
+    assert outcome.state == "done", outcome.error
+    prompts = alignbench.load_completions("results/base")["prompt"].unique()
+    lengths = [len(prompt.split()) for prompt in prompts]
+    assert max(lengths) == 34
+
+
+def test_files_of_neutral_texts_are_sought_beside_the_recipe_first(recipe_folder):
+    Path("mine").mkdir()
+    recipe = json.loads(Path("base.yaml").read_text()) | {"extends": "../shared.yaml"}
+    Path("mine/base.yaml").write_text(json.dumps(recipe | {"evaluation": {"neutral": "texts.txt"}}))
+    for place, expected in (("texts.txt", "texts.txt"), ("mine/texts.txt", "mine/texts.txt")):
+        Path(place).write_text("the dog\n")
+        (loaded,) = load(["mine/base.yaml"])
+        assert loaded.evaluation.neutral == expected
+
+
+def test_a_source_of_neutral_texts_that_is_none_is_refused(recipe_folder):
+    with pytest.raises(
+        RecipeError, match=r"evaluation.neutral: got \"?wikitex\"?, expected wikitext or embedded.*did you mean"
+    ):
+        load(["base.yaml"], ["evaluation.neutral=wikitex"])
+
+
+def test_every_metric_of_the_evaluator_has_a_column():
+    from alignbench.evaluation import measures
+    from alignbench.reporting.tables import QUALITY, TOXICITY
+
+    known = measures.DIRECTIONS | measures.DEXPERTS_DIRECTIONS | measures.NEUTRAL_DIRECTIONS
+    assert set(known) == {"toxicity_mean", *TOXICITY, *QUALITY}
