@@ -58,20 +58,20 @@ def run(
     dry_run: bool,
 ) -> None:
     """Train and evaluate recipes, given as files, shipped names or suites."""
-    from alignbench import pipeline
+    from alignbench import tuning
     from alignbench.recipe import load
 
     loaded = load(recipes, sets, seeds, name)
     if dry_run:
-        for planned in pipeline.plan(loaded):
-            click.echo(pipeline.describe(planned, results, force=force))
+        for line in tuning.describe(loaded, results, force=force):
+            click.echo(line)
         return
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("alignbench").setLevel(logging.INFO)
-    outcomes = pipeline.run(loaded, results, force=force)
+    outcomes = tuning.run(loaded, results, force=force)
     for outcome in outcomes:
         click.echo(str(outcome), err=outcome.error is not None)
-    failures = [outcome.error for outcome in outcomes if outcome.error is not None]
+    failures = [outcome.error for outcome in outcomes if outcome.error is not None and outcome.state == "failed"]
     if failures:
         n = len(outcomes)
         click.echo(f"{len(failures)} of {n} runs failed", err=True)
@@ -105,6 +105,8 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...]) -> None:
 
     for recipe in load(recipes, sets):
         click.echo(f"{recipe.name} (seed {recipe.seed}): {recipe.method_name}, fine")
+        if recipe.sweep is not None:
+            click.echo(f"  to be tuned: {recipe.sweep}")
         for caution in getattr(recipe.method, "cautions", list)():
             click.echo(f"  but note: {caution}")
 

@@ -252,11 +252,18 @@ class Components:
         return data
 
     def heldout_prompts(self, policy: LanguageModel, data: PreparedData) -> tuple[Prompt, ...]:
-        """The prompts of the evaluation; never one that training may see."""
+        """The prompts of the evaluation; never one that training may learn from.
+
+        Where the recipe evaluates on its validation split, these, and no held-out prompt is looked at.
+        """
         from datasets_prep.prepare import source_settings
         from datasets_prep.splits import check_no_leak
 
         evaluation, prompts = self.recipe.evaluation, data.heldout
+        if evaluation.split == "validation":
+            if not data.validation:
+                raise DataError("evaluation.split: got validation, and that split is empty; raise validation_fraction")
+            return data.validation[: evaluation.n_prompts or get_protocol(evaluation.protocol).n_prompts]
         if evaluation.prompts is not None:
             source = evaluation.prompts
             settings = source_settings(source) if isinstance(source, str) else source
@@ -287,6 +294,8 @@ class Components:
     def prompts_source(self) -> str | None:
         """The name of the protocol's own prompts, where the evaluation takes these; None for any other choice."""
         evaluation = self.recipe.evaluation
+        if evaluation.split == "validation":
+            return None
         if evaluation.prompts is None:
             # Their held-out split, unless the recipe filters or cuts them.
             return "embedded" if self.recipe.data == PromptSettings(prompts="embedded") else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from alignbench.methods.base import RunContext, TrainData
 from alignbench.records import Cost, EvalReport, Prompt, Scorer, fingerprint
 from alignbench.reporting import store
 from alignbench.reporting.run_directory import RunDirectory
-from alignbench.reporting.schema import Upstream
+from alignbench.reporting.schema import TuningFile, Upstream
 from alignbench.runtime import (
     choose_device,
     describe_environment,
@@ -69,8 +69,8 @@ class Outcome:
 
     recipe: str
     seed: int
-    state: Literal["done", "kept", "failed"]
-    """`kept`: it was complete already."""
+    state: Literal["done", "kept", "failed", "spent"]
+    """`kept`: it was complete already. `spent`: a trial that failed, which its sweep has outlived."""
     path: Path | None = None
     error: AlignbenchError | None = None
 
@@ -79,10 +79,21 @@ class Outcome:
             "done": f"done, {self.path}",
             "kept": f"already complete, {self.path}",
             "failed": f"failed: {self.error}",
+            "spent": f"failed, and counts as a trial: {self.error}",
         }
         resumable = self.state == "failed" and self.path is not None
         more = f" (kept in {self.path}; the same command goes on from its last checkpoint)" if resumable else ""
         return f"{self.recipe}, seed {self.seed}: {said[self.state]}{more}"
+
+
+def folder(recipe: Recipe, results: Path) -> Path:
+    """Returns where a recipe's runs go: those measured on validation prompts apart, out of sight of `compare`."""
+    return results / store.TUNING if recipe.evaluation.split == "validation" else results
+
+
+def run_path(recipe: Recipe, results: Path) -> Path:
+    """Returns the directory of a recipe's complete run."""
+    return store.run_path(folder(recipe, results), recipe.name, recipe.seed)
 
 
 def plan(recipes: Sequence[Recipe]) -> list[Planned]:
@@ -91,6 +102,8 @@ def plan(recipes: Sequence[Recipe]) -> list[Planned]:
 
     def visit(recipe: Recipe) -> Planned:
         key = (recipe.name, recipe.seed)
+        if recipe.sweep is not None:
+            raise UsageError(f"{recipe.name} is to be tuned first: run its suite by `alignbench.tuning.run`")
         if key not in planned:
             upstream: dict[str, Planned] = {role: visit(other) for role, other in recipe.upstream().items()}
             _check_same_data(recipe, upstream)
@@ -118,8 +131,24 @@ def _check_same_data(recipe: Recipe, upstream: Upstreams) -> None:
             )
 
 
-def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> list[Outcome]:
-    """Runs recipes one after the other, going on past a failed one; what builds on a failed run fails too."""
+def run(
+    recipes: Sequence[Recipe],
+    results: Path,
+    *,
+    force: bool = False,
+    tuning: Mapping[str, TuningFile] | None = None,
+    fresh: Collection[Key] = (),
+) -> list[Outcome]:
+    """Runs recipes one after the other, going on past a failed one; what builds on a failed run fails too.
+
+    Args:
+        recipes: What to run; what they build on comes first.
+        results: The results directory.
+        force: Run again what is complete, and replace runs of other recipes under the same names.
+        tuning: By recipe name, the sweep that selected its settings, to be charged.
+        fresh: Runs that are not to be forced, because the same command ran them before.
+    """
+    tuning = tuning or {}
     outcomes: dict[Key, Outcome] = {}
     for planned in plan(recipes):
         failed = [other.key for other in planned.upstream.values() if outcomes[other.key].state == "failed"]
@@ -128,10 +157,11 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> lis
             outcomes[planned.key] = Outcome(*planned.key, "failed", error=error)
             continue
         try:
-            outcomes[planned.key] = _run_one(planned, results, force=force)
+            again = force and planned.key not in fresh
+            outcomes[planned.key] = _run_one(planned, results, tuning.get(planned.recipe.name), force=again)
         except AlignbenchError as error:
             logger.debug("run failed", exc_info=True)
-            partial = store.partial_path(results, *planned.key)
+            partial = store.partial_path(folder(planned.recipe, results), *planned.key)
             kept = partial if partial.exists() and not isinstance(error, UsageError) else None
             outcomes[planned.key] = Outcome(*planned.key, "failed", kept, error)
         except Exception as error:  # a defect, ours or a library's: shown in full, and the other runs go on
@@ -141,14 +171,19 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> lis
     return list(outcomes.values())
 
 
-def _run_one(planned: Planned, results: Path, *, force: bool) -> Outcome:
+def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, force: bool) -> Outcome:
     """Prepare, train, evaluate, store."""
     recipe = planned.recipe
     quiet_libraries()
     set_threads(recipe.hardware.threads)
     device = choose_device(recipe.hardware.device)
+    built_on = [
+        Upstream(recipe=other.recipe.name, seed=other.recipe.seed, run_hash=other.run_hash, role=role)
+        for role, other in planned.upstream.items()
+    ]
+    built_on += tuning.upstream if tuning else ()
     directory = RunDirectory.begin(
-        results,
+        folder(recipe, results),
         recipe=recipe.name,
         method=recipe.method_name,
         seed=recipe.seed,
@@ -156,17 +191,18 @@ def _run_one(planned: Planned, results: Path, *, force: bool) -> Outcome:
         resolved_recipe=recipe.to_yaml(),
         environment=describe_environment(device),
         kind=recipe.method.produces,
-        upstream=[
-            Upstream(recipe=other.recipe.name, seed=other.recipe.seed, run_hash=other.run_hash, role=role)
-            for role, other in planned.upstream.items()
-        ],
+        upstream=built_on,
         force=force,
     )
-    if directory.action == "skip":
-        return Outcome(*planned.key, "kept", directory.path)
-    logger.info("%s, seed %d: %s", recipe.name, recipe.seed, directory.action)
     with directory:
-        stored = {role: store.read_run(store.run_path(results, *other.key)) for role, other in planned.upstream.items()}
+        stored = {role: store.read_run(run_path(other.recipe, results)) for role, other in planned.upstream.items()}
+        charges = dict(tuning.charges) if tuning else {}
+        for run in stored.values():
+            charges |= run.charges
+        directory.charge(charges, built_on, tuning)
+        if directory.action == "skip":
+            return Outcome(*planned.key, "kept", directory.path)
+        logger.info("%s, seed %d: %s", recipe.name, recipe.seed, directory.action)
         parts = Components(recipe, {role: run.artifact for role, run in stored.items()}, device)
         _execute(recipe, parts, directory, list(stored.values()), device)
     return Outcome(*planned.key, "done", directory.path)
@@ -180,9 +216,6 @@ def _execute(
     device: torch.device,
 ) -> None:
     seed_everything(recipe.seed)
-    upstream_cost = Cost()
-    for run in upstream:
-        upstream_cost.charge(run.charged_cost)
     cost = Cost(wall_seconds=directory.status.cost.wall_seconds)  # of earlier attempts that were cut off
     evaluation_cost = dataclasses.replace(directory.status.evaluation_cost)
 
@@ -196,7 +229,7 @@ def _execute(
         neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
     pairs = parts.pairs(policy, data.train, "training") if "preference_pairs" in recipe.method.needs else None
     if pairs is not None:
-        upstream_cost.charge(pairs.cost)
+        directory.charge({_name_of(pairs): pairs.cost})
     labeller = parts.labeller() if pairs is not None else None
     # Before training, so that a wrong label does not come to light after it.
     scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
@@ -226,11 +259,16 @@ def _execute(
     directory.write_evaluation(report, comparability, {name: sources_of(scorer) for name, scorer in scorers.items()})
     directory.complete(
         cost=cost,
-        upstream_cost=upstream_cost,
         evaluation_cost=evaluation_cost,
         train_reward=_last_tenth(directory.logged("objective/reward")),
         trained_on=_trained_on(reward, labeller, upstream),
     )
+
+
+def _name_of(pairs: BuiltPairs) -> str:
+    """What pairs are called among the charges: the same name for pairs that were drawn once and used again."""
+    content = [[pair.prompt.id, pair.chosen.text, pair.rejected.text] for pair in pairs.pairs]
+    return f"pairs-{fingerprint([content, dataclasses.asdict(pairs.cost)])}"
 
 
 def _trained_on(reward: Scorer | None, labeller: Scorer | None, upstream: Sequence[store.StoredRun]) -> list[str]:
@@ -319,6 +357,13 @@ def _evaluate_policy(
         "hardware_class": hardware_class(device),
         "chat": recipe.chat.model_dump() if recipe.chat else None,
     }
+    return _of_split(report, same, recipe)
+
+
+def _of_split(report: EvalReport, same: dict[str, Any], recipe: Recipe) -> tuple[EvalReport, dict[str, Any]]:
+    """Says in protocol and comparability where an evaluation was on validation prompts."""
+    if recipe.evaluation.split == "validation":
+        same |= {"protocol": f"{same['protocol'].rstrip('*')}@validation", "split": "validation"}
     return dataclasses.replace(report, protocol=same["protocol"]), same
 
 
@@ -338,7 +383,7 @@ def _evaluate_reward_model(
         "pairs": parts.recipe.pairs.model_dump(mode="json"),
         "start_policy": weights_fingerprint(policy.model),
     }
-    return report, same
+    return _of_split(report, same, parts.recipe)
 
 
 def _last_tenth(rewards: Sequence[float]) -> float | None:
@@ -350,5 +395,5 @@ def _last_tenth(rewards: Sequence[float]) -> float | None:
 def describe(planned: Planned, results: Path, *, force: bool) -> str:
     """One line on what running this would do, without doing it."""
     recipe = planned.recipe
-    action = RunDirectory.foresee(results, *planned.key, planned.run_hash, force=force)
+    action = RunDirectory.foresee(folder(recipe, results), *planned.key, planned.run_hash, force=force)
     return f"{recipe.name}, seed {recipe.seed}: {recipe.method_name}, {action} ({planned.run_hash})"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, create_model
 
@@ -25,7 +25,6 @@ from alignbench.recipe_blocks import (
     Name,
     PolicySettings,
     RewardSettings,
-    Text,
 )
 from alignbench.recipe_files import (
     Layer,
@@ -38,6 +37,8 @@ from alignbench.recipe_files import (
     read_file,
 )
 from alignbench.recipe_problems import schema_problems, shown, where
+from alignbench.recipe_suites import Entry, Suite, read_suite
+from alignbench.recipe_sweeps import Point, Sweep, nested, sweep_problems
 from alignbench.records import Settings, fingerprint
 from datasets_prep.settings import PairSettings, PromptSettings
 
@@ -115,26 +116,22 @@ class Recipe(Settings):
         names = {"policy": self.policy.run, "reward": self.reward.run if self.reward else None}
         return {role: self._source.upstream(role, name).build(self.seed) for role, name in names.items() if name}  # type: ignore[misc]
 
+    @property
+    def sweep(self) -> Sweep | None:
+        """How it is to be tuned before it runs; None where it runs as it stands."""
+        return self._source.sweep
 
-class _Entry(Settings):
-    """One recipe of a suite, with changes."""
+    def trial(self, number: int, point: Point) -> Recipe:
+        """Returns a trial of its sweep: with the settings of a point, judged on validation prompts."""
+        assert self.sweep is not None
+        own = {"name": f"{self.name}.trial{number}", "seed": self.sweep.settings.seed}
+        own["evaluation"] = {"split": "validation"}
+        return self._source.with_point(nested(point), own).build()
 
-    recipe: Text
-    name: Name | None = None
-    overrides: dict[str, Any] = Field(default_factory=dict)
-
-
-class _Suite(Settings):
-    """A comparison: recipes that differ in little more than the method."""
-
-    name: Name
-    description: str = ""
-    recipes: tuple[Text | _Entry, ...] = Field(min_length=1)
-    """Names or paths, sought beside the suite and then among the shipped recipes."""
-    overrides: dict[str, Any] = Field(default_factory=dict)
-    """Laid over every recipe; may extend a file."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """One run of every recipe for each; empty: the recipes' own."""
+    def tuned(self, point: Point) -> Recipe:
+        """Returns the recipe with what its sweep selected. From now on, so do those loaded with it that build on it."""
+        self._source.together[self.name] = source = self._source.with_point(nested(point), {})
+        return source.build(self.seed)
 
 
 @dataclass(frozen=True)
@@ -148,6 +145,16 @@ class _Source:
     """Recipes loaded by the same call, by name."""
     seeds: tuple[int, ...] = field(default=(), compare=False)
     """Seeds of its suite."""
+    sweep: Sweep | None = field(default=None, compare=False)
+    """How its suite tunes it, until that is done."""
+    own: tuple[Layer, ...] = field(default=(), compare=False)
+    """What its sweep sets; laid over everything, and no affair of what it builds on."""
+
+    def with_point(self, point: dict[str, Any], more: dict[str, Any]) -> _Source:
+        """Returns the source with settings of its sweep's grid, and others."""
+        assert self.sweep is not None
+        over = (Layer(self.sweep.place, point, Path()), Layer(self.sweep.place, more, Path()))
+        return replace(self, own=over, sweep=None)
 
     def all_layers(self) -> list[Layer]:
         """Returns every layer, lowest first, with extended files in their places."""
@@ -159,16 +166,21 @@ class _Source:
         layers = self.all_layers()
         if seed is not None:
             layers.append(Layer("--seed", {"seed": seed}, Path()))
+        layers.extend(self.own)
         recipe = _validate(merge(layers), layers)
         recipe._source = self
         return recipe
 
     def upstream(self, role: str, name: str) -> _Source:
         """Returns the recipe of this name that this one depends on."""
+        from alignbench.reporting.store import TUNING
+
         if name in self.together:
             return self.together[name]
         # The resolved recipe of a run, RECIPE/seedN/FILE, depends on the run beside it: NAME/seedN/FILE.
-        path = self.path.parent.parent.parent / name / self.path.parent.name / self.path.name
+        results = self.path.parent.parent.parent
+        results = results.parent if results.name == TUNING else results
+        path = results / name / self.path.parent.name / self.path.name
         if not (self.path.parent.name.startswith("seed") and path.is_file()):
             path = find_recipe(name, self.path.parent, where=f"{display(self.path)}: {role}.run")
         own = ("name", "description", "method", "seed", "reward.run", "policy.run")
@@ -205,10 +217,14 @@ def load(
     problems: list[Problem] = []
     recipes: dict[tuple[str, int], Recipe] = {}
     for source in sources:
+        checked = source.sweep is None
         for recipe in _build_seeds(source, seeds, merge(over).get("seed"), problems):
+            if not checked:
+                problems += sweep_problems(recipe, merge(over))
+                checked = True
             together.setdefault(recipe.name, source)
             earlier = recipes.setdefault((recipe.name, recipe.seed), recipe)
-            if earlier != recipe:
+            if earlier != recipe or earlier.sweep != recipe.sweep:
                 taken = f"{recipe.name!r}, the name of {display(earlier._source.path)} as well"
                 problems.append(Problem(f"{display(source.path)}: name", taken, "a name of its own for every recipe"))
     for recipe in recipes.values():
@@ -253,12 +269,12 @@ def _open(argument: str, over: tuple[Layer, ...], together: dict[str, _Source]) 
     values = read_file(path)
     if "recipes" not in values:
         return [_Source(path, over, together)]
-    suite = _read_suite(path, values)
+    suite = read_suite(path, values)
     label, folder = display(path), path.parent
     shared = Layer(f"{label}: overrides", suite.overrides, folder)
     sources = []
     for position, item in enumerate(suite.recipes):
-        entry = _Entry(recipe=item) if isinstance(item, str) else item
+        entry = Entry(recipe=item) if isinstance(item, str) else item
         place = f"{label}: recipes.{position}"
         changes = entry.overrides | ({} if entry.name is None else {"name": entry.name})
         layers = (shared, Layer(f"{place}.overrides", changes, folder), *over)
@@ -266,30 +282,39 @@ def _open(argument: str, over: tuple[Layer, ...], together: dict[str, _Source]) 
         if "recipes" in read_file(file):
             raise RecipeError([Problem(place, f"the suite {entry.recipe}", "a recipe; list the suite's recipes here")])
         sources.append(_Source(file, layers, together, suite.seeds))
-    return sources
+    return sources if suite.sweep is None else _with_sweeps(suite, label, sources)
 
 
-def _read_suite(path: Path, values: dict[str, Any]) -> _Suite:
-    """Validates a suite. What would make its runs differ in name, method or seed does not belong in its overrides."""
-    layer = Layer(display(path), values, path.parent)
-    try:
-        suite = _Suite.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        raise RecipeError(schema_problems(error, values, _Suite, [layer])) from error
-    advice = {"name": "`name` of an entry", "seed": "`seeds` of the suite", "method": "`overrides` of one entry"}
-    blocks = {"overrides": (suite.overrides, advice)}
-    for position, entry in enumerate(suite.recipes):
-        if isinstance(entry, _Entry):
-            blocks[f"recipes.{position}.overrides"] = (entry.overrides, {key: advice[key] for key in ("name", "seed")})
-    problems = [
-        Problem(f"{layer.label}: {place}.{key}", shown(overrides[key]), f"it in the {refused[key]}")
-        for place, (overrides, refused) in blocks.items()
-        for key in refused
-        if key in overrides
+def _with_sweeps(suite: Suite, label: str, sources: Sequence[_Source]) -> list[_Source]:
+    """Gives every source its grid. What has no hyperparameters has none, and neither have reward models."""
+    assert suite.sweep is not None
+    problems: list[Problem] = []
+    found: list[_Source] = []
+    left = dict.fromkeys(suite.sweep.grids)
+    for source in sources:
+        values = merge(source.all_layers())
+        name, method = values.get("name"), values.get("method")
+        kind = method.get("name") if isinstance(method, dict) else None
+        trainer = method_class(kind) if kind in known_methods() else None
+        tunable = trainer is not None and trainer.produces == "policy" and bool(fields(trainer))
+        place = f"{label}: sweep.grids.{name}"
+        if isinstance(name, str) and name in suite.sweep.grids:
+            left.pop(name, None)
+            if trainer is not None and not tunable:
+                why = "a reward model, which no metric of policies judges" if fields(trainer) else "without settings"
+                problems.append(Problem(place, f"a grid for {name}: {why}", "it left out"))
+            source = replace(source, sweep=Sweep(place, suite.name, name, suite.sweep))
+        elif tunable:
+            problems.append(Problem(place, "nothing", f"a grid: every trained recipe gets {suite.sweep.trials} trials"))
+        found.append(source)
+    known = [str(merge(source.all_layers()).get("name")) for source in sources]
+    problems += [
+        Problem(f"{label}: sweep.grids.{name}", "a grid for no recipe of the suite", f"one of {', '.join(known)}")
+        for name in left
     ]
     if problems:
         raise RecipeError(problems)
-    return suite
+    return found
 
 
 @cache

@@ -234,6 +234,9 @@ class EvaluationSettings(Settings):
     """Name of the protocol, which fixes decoding, samples per prompt and aggregation."""
     prompts: Text | PromptSettings | None = None
     """A source of prompts by name, or settings like those of `data`; null: the held-out split of `data`."""
+    split: Literal["heldout", "validation"] = "heldout"
+    """`validation` measures on the validation split of `data` instead, as the trials of a sweep do; `prompts` is unused
+    then, and `n_prompts` the most that are taken."""
     n_prompts: int | None = Field(default=None, ge=1)
     """Use this many prompts; null: as many as the protocol says, or all where there are fewer."""
     batch_size: int = Field(default=32, ge=1)

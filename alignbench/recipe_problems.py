@@ -61,7 +61,7 @@ def schema_problems(
 
 def where(path: KeyPath, layers: Sequence[Layer]) -> str:
     """Returns `FILE: a.b` with the topmost place that sets the key, or the recipe's own file where none does."""
-    label = next((layer.label for layer in reversed(layers) if _is_set(path, layer.values)), layers[0].label)
+    label = next((layer.label for layer in reversed(layers) if is_set(path, layer.values)), layers[0].label)
     return f"{label}: {'.'.join(map(str, path))}"
 
 
@@ -173,7 +173,8 @@ def _alternatives(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str
     return [node]
 
 
-def _is_set(path: KeyPath, values: object) -> bool:
+def is_set(path: KeyPath, values: object) -> bool:
+    """Tells whether nested mappings hold a key."""
     for part in path:
         if isinstance(values, list):
             return True

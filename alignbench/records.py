@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -269,3 +269,11 @@ class Cost:
         self.reward_calls += other.reward_calls
         self.optimizer_steps += other.optimizer_steps
         self.trainable_parameters = max(self.trainable_parameters, other.trainable_parameters)
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Returns several pieces of work as one."""
+    whole = Cost()
+    for cost in costs:
+        whole.charge(cost)
+    return whole

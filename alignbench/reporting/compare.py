@@ -224,7 +224,10 @@ def _compared(
     for one in recipes:
         metrics = {key: found for (recipe, key), found in measurements.items() if recipe == one.recipe}
         flags = measured_flags(metrics)
-        upstream = sorted({f"{u.recipe}/seed{u.seed} ({u.role})" for run, _ in one.runs for u in run.status.upstream})
+        built_on = {(u.recipe, u.seed, u.role) for run, _ in one.runs for u in run.status.upstream}
+        upstream = sorted(f"{name}/seed{seed} ({role})" for name, seed, role in built_on if role != "tuning")
+        n_trials = sum(role == "tuning" for _, _, role in built_on)
+        upstream += [f"{n_trials} trials that tuned it"] if n_trials else []
         named = (_own_judge(one), upstream_flag(upstream), budgets.get(one.recipe))
         flags += [flag for flag in named if flag is not None]
         if baseline is not None and one is not baseline and not covers_seeds(one, baseline):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 from alignbench._version import __version__
 from alignbench.errors import ResultsError, RunExistsError, UsageError
-from alignbench.records import Cost, EvalReport, MetricValue
+from alignbench.records import Cost, EvalReport, MetricValue, total
 from alignbench.reporting import store
 from alignbench.reporting.lock import RunLock
 from alignbench.reporting.schema import (
@@ -33,6 +33,7 @@ from alignbench.reporting.schema import (
     Kind,
     Record,
     RunStatus,
+    TuningFile,
     UnreadableError,
     Upstream,
     plain,
@@ -197,7 +198,36 @@ class RunDirectory:
             scorer_sources=dict(scorer_sources or {}),
             metrics=tuple(map(_finite, report.metrics)),
         )
-        _write_record(path / store.METRICS_FILE, record)
+        write_record(path / store.METRICS_FILE, record)
+
+    def charge(
+        self, charges: Mapping[str, Cost], upstream: Sequence[Upstream] = (), tuning: TuningFile | None = None
+    ) -> None:
+        """Adds what the run has not been charged with yet; `RunStatus.charges` says how pieces of work are named.
+
+        A complete run is charged too, where a sweep selects what had run before.
+
+        Args:
+            charges: Pieces of work by name.
+            upstream: The runs they come from.
+            tuning: How the settings were selected, kept with the run.
+        """
+        missing = {name: cost for name, cost in charges.items() if name not in self.status.charges}
+        if not missing and set(upstream) <= set(self.status.upstream):
+            return
+        lock = RunLock(store.lock_path(self._final)) if self._lock is None else None
+        try:
+            if tuning is not None:
+                write_record(self.path / store.TUNING_FILE, tuning)
+            together = {**self.status.charges, **missing}
+            self._set_status(
+                upstream=tuple(dict.fromkeys((*self.status.upstream, *upstream))),
+                charges=together,
+                upstream_cost=total(together.values()),
+            )
+        finally:
+            if lock is not None:
+                lock.release()
 
     def complete(
         self,
@@ -213,7 +243,7 @@ class RunDirectory:
         self._set_status(
             state="complete",
             cost=cost,
-            upstream_cost=upstream_cost or Cost(),
+            upstream_cost=upstream_cost or self.status.upstream_cost,
             evaluation_cost=evaluation_cost or Cost(),
             train_reward=plain(train_reward),
             trained_on=tuple(trained_on),
@@ -272,7 +302,7 @@ class RunDirectory:
 
     def _set_status(self, **changes: object) -> None:
         self.status = self.status.model_copy(update=changes)
-        _write_record(self.path / store.STATUS_FILE, self.status)
+        write_record(self.path / store.STATUS_FILE, self.status)
 
 
 def _decide(final: Path, partial: Path, run_hash: str, force: bool) -> Action:
@@ -366,7 +396,8 @@ def _write_frame(path: Path, frame: pd.DataFrame) -> None:
     os.replace(scratch, path)
 
 
-def _write_record(path: Path, record: Record) -> None:
+def write_record(path: Path, record: Record) -> None:
+    """Writes a JSON file of a run, atomically."""
     write_atomically(path, json.dumps(plain(record), indent=1) + "\n")
 
 

@@ -37,7 +37,7 @@ class Upstream(BaseModel):
     seed: int
     run_hash: str
     role: str
-    """What it gave: `reward`, `policy` or `pairs`."""
+    """What it gave: `reward`, `policy`, or `tuning` for a trial of the run's sweep."""
 
 
 class RunStatus(Record):
@@ -56,7 +56,10 @@ class RunStatus(Record):
     cost: Cost = Cost()
     """Training itself."""
     upstream_cost: Cost = Cost()
-    """Charged from upstream runs and from building pairs."""
+    """Charged from upstream runs, from building pairs and from tuning: the sum of `charges`."""
+    charges: dict[str, Cost] = {}
+    """What `upstream_cost` adds up, by what it was for: `RECIPE/seedN` of a run, `pairs-HASH`. Work that was done once
+    and served several of them stands here once."""
     evaluation_cost: Cost = Cost()
     train_reward: float | None = None
     """Mean reward over the last tenth of training."""
@@ -86,6 +89,50 @@ class EvaluationFile(Record):
     scorer_sources: dict[str, tuple[str, ...]] = {}
     """Hashes of the weights and files behind each scorer, whatever is read from them."""
     metrics: tuple[MetricValue, ...]
+
+
+class Trial(BaseModel):
+    """One setting that a sweep has tried."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    recipe: str
+    seed: int
+    run_hash: str
+    settings: dict[str, Any]
+    """Value by key, such as `method.beta`."""
+    value: float | None
+    """The criterion on validation prompts; null where it was not measured."""
+    reason: str | None = None
+    """Why it could not be selected; null where it could."""
+    measured: dict[str, float | None] = {}
+    """What the limits of the criterion look at."""
+
+
+class TuningFile(Record):
+    """tuning.json: how a sweep came to its choice."""
+
+    suite: str
+    recipe: str
+    identity: str
+    """Hash of criterion and trials: another sweep has another."""
+    criterion: dict[str, Any]
+    direction: str
+    n_points: int
+    """Size of the grid that the trials were drawn from."""
+    trials: tuple[Trial, ...]
+    selected: int
+    """Position in `trials`."""
+    charges: dict[str, Cost]
+    """What the trials cost, with pairs and upstream runs, by what it was for."""
+
+    @property
+    def upstream(self) -> tuple[Upstream, ...]:
+        """The trials, as the selected run lists them."""
+        return tuple(
+            Upstream(recipe=trial.recipe, seed=trial.seed, run_hash=trial.run_hash, role="tuning")
+            for trial in self.trials
+        )
 
 
 class UnreadableError(ResultsError):

@@ -32,6 +32,9 @@ TRAIN_COMPLETIONS_FILE = "train_completions.jsonl"
 ARTIFACT = "artifact"
 CHECKPOINTS = "checkpoints"
 EVALUATIONS = "evaluations"
+TUNING = "tuning"
+"""Folder of the results that holds the runs measured on validation prompts: the trials of sweeps."""
+TUNING_FILE = "tuning.json"
 METRICS_FILE = "metrics.json"
 PROMPT_VALUES_FILE = "prompt_values.parquet"
 COMPLETIONS_FILE = "completions.parquet"
@@ -53,6 +56,11 @@ def run_path(results: str | Path, recipe: str, seed: int) -> Path:
 def partial_path(results: str | Path, recipe: str, seed: int) -> Path:
     """Returns the directory of a run in progress."""
     return Path(results) / recipe / f".seed{seed}.partial"
+
+
+def tuning_path(results: str | Path, recipe: str) -> Path:
+    """Returns the record of a recipe's finished sweep."""
+    return Path(results) / TUNING / f"{recipe}.json"
 
 
 def lock_path(run: Path) -> Path:
@@ -146,6 +154,11 @@ class StoredRun:
         total = Cost(**asdict(self.status.cost))
         total.charge(self.status.upstream_cost)
         return total
+
+    @property
+    def charges(self) -> dict[str, Cost]:
+        """What whoever builds on the run is charged, by what it was for; see `RunStatus.charges`."""
+        return {**self.status.charges, self.label: self.status.cost}
 
     def environment(self) -> dict[str, Any]:
         """Returns environment.json, empty where it is missing or damaged."""
