@@ -12,6 +12,7 @@ from alignbench.recipe_files import shipped_directory, shipped_names
 
 RECIPES = ["base", "dpo_classifier_pairs", "ppo_detox", "ppo_learned_reward", "ppo_no_kl", "reward_model"]
 SUITES = ["suites/detox_gpt_neo_125m", "suites/quickstart"]
+TUNED = "suites/quickstart_tuned"
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 def test_the_list_is_complete():
-    assert shipped_names() == sorted(RECIPES + SUITES)
+    assert shipped_names() == sorted([*RECIPES, *SUITES, TUNED])
     stems = [name.rpartition("/")[2] for name in shipped_names()]
     assert len(set(stems)) == len(stems), "a suite and a recipe of one name cannot be told apart"
 
@@ -51,7 +52,18 @@ def test_suite_holds_every_recipe(name):
     assert [recipe.resolved() for recipe in load([name])] == [recipe.resolved() for recipe in recipes]
 
 
-@pytest.mark.parametrize("name", RECIPES + SUITES)
+def test_the_tuned_suite_gives_both_methods_as_many_trials():
+    recipes = {recipe.name: recipe for recipe in load([TUNED])}
+    assert {name: recipe.sweep and len(recipe.sweep.trials) for name, recipe in recipes.items()} == {
+        "base": None, "dpo_tuned": 2, "ppo_tuned": 2,
+    }  # fmt: skip
+    # Run into one results directory, the two suites are not in each other's way.
+    quickstart = {recipe.name: recipe for recipe in load(["quickstart"])}
+    assert quickstart.keys() & recipes.keys() == {"base"}
+    assert quickstart["base"] == recipes["base"]
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *SUITES, TUNED])
 def test_round_trip(name, tmp_path):
     for recipe in load([name]):
         path = tmp_path / "again.yaml"
@@ -130,4 +142,4 @@ def test_a_checkout_path_outside_a_checkout_suggests_the_shipped_name():
 def test_readme_lists_every_recipe_and_suite():
     readme = (shipped_directory() / "README.md").read_text()
     listed = set(re.findall(r"^\| `(\w+)`", readme, re.MULTILINE))
-    assert listed == {Path(name).name for name in RECIPES + SUITES}
+    assert listed == {Path(name).name for name in [*RECIPES, *SUITES, TUNED]}

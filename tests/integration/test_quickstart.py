@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import alignbench
-from alignbench import pipeline
+from alignbench import pipeline, tuning
 from alignbench.recipe import load
 from alignbench.reporting.compare import compare
 
@@ -108,6 +108,25 @@ def test_the_story_holds_in_four_of_five_seeds(world, tmp_path):
     told = {seed: story(tmp_path, seed) for seed in seeds}
     holds = [seed for seed, claims in told.items() if all(claims.values())]
     assert len(holds) >= 4, told
+
+
+@pytest.mark.slow
+def test_two_methods_tuned_alike(world, tmp_path):
+    """quickstart_tuned from end to end: both improve on the untrained policy, and each row is charged its trials."""
+    outcomes = tuning.run(load(["quickstart_tuned"]), tmp_path)
+    assert [outcome.state for outcome in outcomes] == ["done"] * 7, [outcome.error for outcome in outcomes]
+    records = compare(tmp_path).records()
+    judged = {r["recipe"]: r for r in records if (r["metric"], r["scorer"]) == ("toxicity_mean", "judge")}
+    assert judged["ppo_tuned"]["verdict"] == judged["dpo_tuned"]["verdict"] == "better"
+    runs = alignbench.load_results(tmp_path).set_index("recipe")
+    assert runs.loc["ppo_tuned", "training_completions"] == 3 * 512
+    assert runs.loc["dpo_tuned", "training_completions"] == 512  # one drawing of pairs for both trials and the run
+    trials = alignbench.load_metrics(tmp_path / "tuning")
+    assert set(trials["protocol"]) == {"quickstart-v1@validation"}
+    for recipe in ("ppo_tuned", "dpo_tuned"):
+        record = json.loads((tmp_path / recipe / "seed0" / "tuning.json").read_text())
+        values = [trial["value"] for trial in record["trials"]]
+        assert values[record["selected"]] == min(values)
 
 
 @pytest.mark.slow
