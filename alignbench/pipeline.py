@@ -196,10 +196,10 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
     )
     with directory:
         stored = {role: store.read_run(run_path(other.recipe, results)) for role, other in planned.upstream.items()}
-        charges = dict(tuning.charges) if tuning else {}
+        pieces = dict(tuning.pieces) if tuning else {}
         for run in stored.values():
-            charges |= run.charges
-        directory.charge(charges, built_on, tuning)
+            pieces |= run.pieces
+        directory.charge(pieces, built_on, tuning)
         if directory.action == "skip":
             return Outcome(*planned.key, "kept", directory.path)
         logger.info("%s, seed %d: %s", recipe.name, recipe.seed, directory.action)
@@ -266,9 +266,9 @@ def _execute(
 
 
 def _name_of(pairs: BuiltPairs) -> str:
-    """What pairs are called among the charges: the same name for pairs that were drawn once and used again."""
+    """What pairs are called among the pieces of upstream cost: the same name for what was drawn once and used again."""
     content = [[pair.prompt.id, pair.chosen.text, pair.rejected.text] for pair in pairs.pairs]
-    return f"pairs-{fingerprint([content, dataclasses.asdict(pairs.cost)])}"
+    return f"pairs {fingerprint([content, dataclasses.asdict(pairs.cost)])}"
 
 
 def _trained_on(reward: Scorer | None, labeller: Scorer | None, upstream: Sequence[store.StoredRun]) -> list[str]:

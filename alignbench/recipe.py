@@ -122,10 +122,13 @@ class Recipe(Settings):
         return self._source.sweep
 
     def trial(self, number: int, point: Point) -> Recipe:
-        """Returns a trial of its sweep: with the settings of a point, judged on validation prompts."""
+        """Returns a trial of its sweep: with the settings of a point, judged once, on validation prompts."""
         assert self.sweep is not None
-        own = {"name": f"{self.name}.trial{number}", "seed": self.sweep.settings.seed}
-        own["evaluation"] = {"split": "validation"}
+        own = {
+            "name": f"{self.name}.trial{number}",
+            "seed": self.sweep.settings.seed,
+            "evaluation": {"split": "validation", "evaluate_every": 0},
+        }
         return self._source.with_point(nested(point), own).build()
 
     def tuned(self, point: Point) -> Recipe:

@@ -22,8 +22,8 @@ from alignbench.recipe_sweeps import CriterionSettings, Point
 from alignbench.records import Cost, Direction, fingerprint
 from alignbench.reporting import store
 from alignbench.reporting.comparability import find_mismatches
-from alignbench.reporting.run_directory import write_record
 from alignbench.reporting.schema import RunStatus, Trial, TuningFile, UnreadableError, read_record
+from alignbench.reporting.writing import write_record
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +147,11 @@ class _Session:
             if outcome.state == "failed" and (name not in trials or isinstance(outcome.error, _NOT_TRIED)):
                 raise AlignbenchError(f"{name}: {outcome.error}")
         found: list[Trial] = []
-        charges: dict[str, Cost] = {}
+        pieces: dict[str, Cost] = {}
         for name, point in trials.items():
-            trial, cost = self._look(planned[name], outcomes[planned[name].key], point, criterion)
+            trial, spent = self._look(planned[name], outcomes[planned[name].key], point, criterion)
             found.append(trial)
-            charges |= cost
+            pieces |= spent
         self._require_alike([planned[one.recipe] for one in found if one.reason is None])
         record = TuningFile(
             suite=recipe.sweep.suite,
@@ -162,7 +162,7 @@ class _Session:
             n_points=len(recipe.sweep.points),
             trials=tuple(found),
             selected=select(found, criterion.direction),
-            charges=charges,
+            pieces=pieces,
         )
         write_record(store.tuning_path(self.results, recipe.name), record)
         for key, outcome in outcomes.items():
@@ -178,14 +178,13 @@ class _Session:
         about = {"recipe": name, "seed": seed, "run_hash": planned.run_hash, "settings": point}
         if outcome.state != "failed":
             run = store.read_run(pipeline.run_path(planned.recipe, self.results))
-            return Trial.model_validate(about | judge(run, criterion)), run.charges
+            return Trial.model_validate(about | judge(run, criterion)), _spent(run.status)
         partial = store.partial_path(pipeline.folder(planned.recipe, self.results), name, seed)
         try:
             status = read_record(partial / store.STATUS_FILE, RunStatus)
         except UnreadableError:  # it failed before its first step, and left nothing
             return Trial.model_validate({**about, "value": None, "reason": reason}), {}
-        charges = {**status.charges, f"{name}/seed{seed}": status.cost}
-        return Trial.model_validate({**about, "value": None, "reason": reason}), charges
+        return Trial.model_validate({**about, "value": None, "reason": reason}), _spent(status)
 
     def _require_alike(self, trials: Sequence[Planned]) -> None:
         """ResultsError where trials were not measured alike, on the same validation prompts above all."""
@@ -220,6 +219,12 @@ def judge(run: store.StoredRun, criterion: CriterionSettings) -> dict[str, objec
                 reasons.append(f"{column} is {value:.4g}, at {word} {limit:g} is allowed")
     limited = {column: value for column, value in values.items() if column != criterion.column}
     return {"value": values[criterion.column], "measured": limited, "reason": "; ".join(reasons) or None}
+
+
+def _spent(trial: RunStatus) -> dict[str, Cost]:
+    """Returns what a trial took, by piece. Judging it is part of tuning and charged, unlike a final evaluation."""
+    own = {f"run {trial.run_hash}": trial.cost, f"evaluation {trial.run_hash}": trial.evaluation_cost}
+    return {**trial.upstream_pieces, **own}
 
 
 def _on_validation(run: store.StoredRun) -> store.StoredEvaluation:

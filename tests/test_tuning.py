@@ -175,8 +175,9 @@ def _costs_add_up(name, seed):
     own = status(name, seed)
     parts = [read(f"results/tuning/{name}.trial{j}/seed0/status.json") for j in (0, 1)]
     upstream = own["upstream_cost"]
-    pairs = [cost for label, cost in own["charges"].items() if label.startswith("pairs-")]
-    seconds = [cost["wall_seconds"] for cost in (*(part["cost"] for part in parts), *pairs)]
+    pairs = [cost for label, cost in own["upstream_pieces"].items() if label.startswith("pairs ")]
+    spent = [part[account] for part in parts for account in ("cost", "evaluation_cost")]
+    seconds = [cost["wall_seconds"] for cost in (*spent, *pairs)]
     assert upstream["wall_seconds"] == pytest.approx(sum(seconds))
     assert len(pairs) == (2 if name == "dpo" else 0)
     assert upstream["optimizer_steps"] == sum(part["cost"]["optimizer_steps"] for part in parts) > 0
@@ -233,8 +234,8 @@ def test_a_failed_trial_is_spent_and_charged_and_not_selected(recipe_folder, mon
     record = read("results/tuning/dpo.json")
     assert record["selected"] == 1
     assert "the loss is nan" in record["trials"][0]["reason"]
-    assert record["charges"]["dpo.trial0/seed0"]["wall_seconds"] > 0
-    assert [label for label in record["charges"] if label.startswith("pairs-")]
+    assert record["pieces"][f"run {record['trials'][0]['run_hash']}"]["wall_seconds"] > 0
+    assert [label for label in record["pieces"] if label.startswith("pairs ")]
     assert states(run()) == {"base/seed0": "kept", "dpo/seed0": "kept"}
     assert len(best) == 1  # not tried again
 
@@ -280,10 +281,10 @@ def test_what_ran_before_with_the_same_settings_is_charged_with_the_sweep(recipe
 
 def _costs_add_up_at_the_same_seed():
     """The pairs of seed 0 served the trials and the run itself, and are charged once."""
-    charges = status("dpo")["charges"]
-    assert len([label for label in charges if label.startswith("pairs-")]) == 1
+    pieces = status("dpo")["upstream_pieces"]
+    assert len([label for label in pieces if label.startswith("pairs ")]) == 1
     total = Cost()
-    for cost in charges.values():
+    for cost in pieces.values():
         total.charge(Cost(**cost))
     assert total == Cost(**status("dpo")["upstream_cost"])
 
@@ -303,9 +304,11 @@ def test_what_builds_on_a_tuned_recipe_gets_its_selected_settings(recipe_folder)
         upstream = {one["role"]: one for one in read(f"{path}/seed0/status.json")["upstream"]}
         assert upstream["policy"]["run_hash"] == chosen
     # DPO's sweep is charged on, and once: both trials and the final run build on the same run.
-    charges = status("ppo_after_dpo")["charges"]
-    assert {"dpo.trial0/seed0", "dpo.trial1/seed0", "dpo/seed0", "ppo_after_dpo.trial0/seed0"} <= set(charges)
-    assert sum(label.startswith("pairs-") for label in charges) == 1
+    pieces = status("ppo_after_dpo")["upstream_pieces"]
+    trials = [f"tuning/{name}.trial{j}" for name in ("dpo", "ppo_after_dpo") for j in (0, 1)]
+    runs = {f"run {read(f'results/{name}/seed0/status.json')['run_hash']}" for name in [*trials, "dpo"]}
+    assert {label for label in pieces if label.startswith("run ")} == runs
+    assert sum(label.startswith("pairs ") for label in pieces) == 1
     again = CliRunner().invoke(main, ["run", "suite.yaml", "--dry-run"]).output.splitlines()
     assert [line.split(" (")[0] for line in again] == ["dpo, seed 0: dpo, skip", "ppo_after_dpo, seed 0: ppo, skip"]
 
@@ -318,10 +321,10 @@ def test_reward_models_are_not_tuned_and_run_once(recipe_folder):
     assert {one.state for one in outcomes} == {"done"}, [one.error for one in outcomes]
     assert len(outcomes) == 4
     assert not Path("results/tuning/reward_model").exists()
-    charges = status("ppo_learned_reward")["charges"]
-    assert sorted(label.partition("-")[0] for label in charges) == [
-        "pairs", "ppo_learned_reward.trial0/seed0", "ppo_learned_reward.trial1/seed0", "reward_model/seed0",
-    ]  # fmt: skip
+    pieces = status("ppo_learned_reward")["upstream_pieces"]
+    kinds = sorted(label.partition(" ")[0] for label in pieces)
+    assert kinds == ["evaluation", "evaluation", "pairs", "run", "run", "run"]
+    assert f"run {status('reward_model')['run_hash']}" in pieces
 
 
 def test_a_trial_runs_again_by_itself(recipe_folder):

@@ -14,24 +14,22 @@ Names of files are in `store`.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from alignbench._version import __version__
 from alignbench.errors import ResultsError, RunExistsError, UsageError
-from alignbench.records import Cost, EvalReport, MetricValue, total
+from alignbench.records import Cost, EvalReport, total
 from alignbench.reporting import store
 from alignbench.reporting.lock import RunLock
 from alignbench.reporting.schema import (
     EvaluationFile,
     Kind,
-    Record,
     RunStatus,
     TuningFile,
     UnreadableError,
@@ -39,9 +37,7 @@ from alignbench.reporting.schema import (
     plain,
     read_record,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
+from alignbench.reporting.writing import finite, write_atomically, write_frame, write_record
 
 Action = Literal["start", "resume", "skip"]
 
@@ -185,9 +181,9 @@ class RunDirectory:
         path.mkdir(parents=True, exist_ok=True)
         if len(report.prompt_values):
             values = report.prompt_values.rename_axis(store.PROMPT_ID).reset_index()
-            _write_frame(path / store.PROMPT_VALUES_FILE, values)
+            write_frame(path / store.PROMPT_VALUES_FILE, values)
         if len(report.completions):
-            _write_frame(path / store.COMPLETIONS_FILE, report.completions)
+            write_frame(path / store.COMPLETIONS_FILE, report.completions)
         record = EvaluationFile(
             protocol=report.protocol,
             step=step,
@@ -196,33 +192,33 @@ class RunDirectory:
             samples_per_prompt=samples,
             comparability=plain(comparability),
             scorer_sources=dict(scorer_sources or {}),
-            metrics=tuple(map(_finite, report.metrics)),
+            metrics=tuple(map(finite, report.metrics)),
         )
         write_record(path / store.METRICS_FILE, record)
 
     def charge(
-        self, charges: Mapping[str, Cost], upstream: Sequence[Upstream] = (), tuning: TuningFile | None = None
+        self, pieces: Mapping[str, Cost], upstream: Sequence[Upstream] = (), tuning: TuningFile | None = None
     ) -> None:
-        """Adds what the run has not been charged with yet; `RunStatus.charges` says how pieces of work are named.
+        """Adds what the run has not been charged with yet.
 
         A complete run is charged too, where a sweep selects what had run before.
 
         Args:
-            charges: Pieces of work by name.
+            pieces: Pieces of work by name, as in `RunStatus.upstream_pieces`.
             upstream: The runs they come from.
             tuning: How the settings were selected, kept with the run.
         """
-        missing = {name: cost for name, cost in charges.items() if name not in self.status.charges}
+        missing = {name: cost for name, cost in pieces.items() if name not in self.status.upstream_pieces}
         if not missing and set(upstream) <= set(self.status.upstream):
             return
         lock = RunLock(store.lock_path(self._final)) if self._lock is None else None
         try:
             if tuning is not None:
                 write_record(self.path / store.TUNING_FILE, tuning)
-            together = {**self.status.charges, **missing}
+            together = {**self.status.upstream_pieces, **missing}
             self._set_status(
                 upstream=tuple(dict.fromkeys((*self.status.upstream, *upstream))),
-                charges=together,
+                upstream_pieces=together,
                 upstream_cost=total(together.values()),
             )
         finally:
@@ -367,14 +363,6 @@ def _make_directory(results: Path, folder: Path) -> None:
         raise ResultsError(f"cannot write to {folder}: {error.strerror}; choose another --results") from None
 
 
-def _finite(metric: MetricValue) -> MetricValue:
-    values = plain({name: getattr(metric, name) for name in MetricValue.__slots__})
-    if values["value"] is None and values["reason"] is None:
-        values["reason"] = "the value was not a finite number"
-    values |= {name: tuple(values[name]) for name in ("replicates", "group_sizes") if values[name] is not None}
-    return MetricValue(**values)
-
-
 def _rows_before(path: Path, first_step: int) -> list[str]:
     """Returns the lines of steps before `first_step`; a line that a kill has torn is dropped."""
     kept = []
@@ -386,29 +374,6 @@ def _rows_before(path: Path, first_step: int) -> list[str]:
         if line.endswith("\n") and step < first_step:
             kept.append(line)
     return kept
-
-
-def _write_frame(path: Path, frame: pd.DataFrame) -> None:
-    floats = frame.select_dtypes("float").columns
-    frame = frame.assign(**{name: frame[name].where(frame[name].abs() < float("inf")) for name in floats})
-    scratch = path.with_name(path.name + ".new")
-    frame.to_parquet(scratch, index=False)
-    os.replace(scratch, path)
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Writes a JSON file of a run, atomically."""
-    write_atomically(path, json.dumps(plain(record), indent=1) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is afterwards either as before or whole, whatever happens in between."""
-    scratch = path.with_name(path.name + ".new")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
 
 
 def _now() -> str:

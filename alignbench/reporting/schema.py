@@ -56,10 +56,9 @@ class RunStatus(Record):
     cost: Cost = Cost()
     """Training itself."""
     upstream_cost: Cost = Cost()
-    """Charged from upstream runs, from building pairs and from tuning: the sum of `charges`."""
-    charges: dict[str, Cost] = {}
-    """What `upstream_cost` adds up, by what it was for: `RECIPE/seedN` of a run, `pairs-HASH`. Work that was done once
-    and served several of them stands here once."""
+    """Charged from upstream runs, from building pairs and from tuning: the sum of `upstream_pieces`."""
+    upstream_pieces: dict[str, Cost] = {}
+    """What `upstream_cost` is the sum of, each once: `run HASH`, `pairs HASH`, and `evaluation HASH` of a trial."""
     evaluation_cost: Cost = Cost()
     train_reward: float | None = None
     """Mean reward over the last tenth of training."""
@@ -123,8 +122,8 @@ class TuningFile(Record):
     trials: tuple[Trial, ...]
     selected: int
     """Position in `trials`."""
-    charges: dict[str, Cost]
-    """What the trials cost, with pairs and upstream runs, by what it was for."""
+    pieces: dict[str, Cost]
+    """What the trials cost, with pairs and upstream runs, as in `RunStatus.upstream_pieces`."""
 
     @property
     def upstream(self) -> tuple[Upstream, ...]:

@@ -156,9 +156,9 @@ class StoredRun:
         return total
 
     @property
-    def charges(self) -> dict[str, Cost]:
-        """What whoever builds on the run is charged, by what it was for; see `RunStatus.charges`."""
-        return {**self.status.charges, self.label: self.status.cost}
+    def pieces(self) -> dict[str, Cost]:
+        """What whoever builds on the run is charged; see `RunStatus.upstream_pieces`."""
+        return {f"run {self.status.run_hash}": self.status.cost, **self.status.upstream_pieces}
 
     def environment(self) -> dict[str, Any]:
         """Returns environment.json, empty where it is missing or damaged."""
