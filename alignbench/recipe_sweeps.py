@@ -31,9 +31,9 @@ _TUNABLE = ("method", "pairs", "policy.lora")
 
 
 def _directions() -> dict[str, Direction]:
-    from alignbench.evaluation.measures import DEXPERTS_DIRECTIONS, DIRECTIONS
+    from alignbench.evaluation.measures import DEXPERTS_DIRECTIONS, DIRECTIONS, NEUTRAL_DIRECTIONS
 
-    return DIRECTIONS | DEXPERTS_DIRECTIONS
+    return DIRECTIONS | DEXPERTS_DIRECTIONS | NEUTRAL_DIRECTIONS
 
 
 def _takes_scorer(metric: str) -> bool:
