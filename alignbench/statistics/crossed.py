@@ -25,22 +25,30 @@ Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946)
 
     f = m^2 / (m_a^2 / (s_a - 1) + m_b^2 / (s_b - 1)).
 
-Giving Satterthwaite's f to the whole sum, as is usual, calls up to eight times too many false alarms at a level of 0.01
-where seeds of one recipe differ and seeds of the other do not: f is large just where m came out too small by luck.
-Instead the unknown part is integrated out, as in generalized confidence intervals (Weerahandi, Journal of the American
-Statistical Association 88, 1993; Tsui and Weerahandi 1989):
+Giving Satterthwaite's f to the whole sum, as is usual, calls up to four times too many false alarms at a level of 0.01
+where three seeds of one recipe differ and those of the other do not, eight times with two: its degrees of freedom are
+many just where m came out too small by luck. Instead the unknown part is integrated out, as in generalized confidence
+intervals (Weerahandi, Journal of the American Statistical Association 88, 1993) with a weight w:
 
-    p = E_x [ 2 T_g( -|D| / sqrt(V) ) ],    V = (v - r) + m f / x,    x chi-squared with f degrees of freedom,
+    p = E_x [ w 2 T_g( -|D| / sqrt(V) ) ] / E_x [ w ],    B = m f / x,  x chi-squared with f degrees of freedom,
+    V = (v - r) + B,    w = (V / B)^c,    c = (s - 2) / (s - 1),    s the seeds of the recipe with fewer.
 
-T_g the distribution function of Student's t with g = (n - 1) V^2 / (v - r)^2 degrees of freedom, again Satterthwaite's,
+c = 0 is Weerahandi's interval, Bayes with the prior density 1 / B: with three seeds it calls half as many false alarms
+as it may where prompts weigh as much as seeds. c = 1 is the prior V / B^2, whose p is a frequency up to errors of order
+1 / f^2 (Ghosh and Kim, Canadian Journal of Statistics 29, 2001, on the Behrens-Fisher problem), yet with three seeds it
+calls twice too many at 0.01, and with two four times. The c above is Weerahandi's for two seeds and goes to 1 as fast
+as 1 / (s - 1), which leaves errors of that order. docs/calibration.md has the numbers.
+
+T_g is the distribution function of Student's t with g = (n - 1) V^2 / (v - r)^2 degrees of freedom, Satterthwaite's,
 for once x is given only the part over prompts is estimated. Without seed noise this is the t test over prompts, without
-prompt noise Welch's test on the means of seeds. docs/calibration.md holds what was measured of it.
+prompt noise Welch's test on the means of seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,6 +182,13 @@ def estimate(value: float, parts: Components, unit: str = "prompt") -> Estimate:
     return Estimate(value, value - half, value + half, parts.n_prompts, p)
 
 
+@cache
+def _quadrature() -> tuple[Matrix, Matrix]:
+    """Returns Gauss-Legendre nodes and weights between 0 and 1; finding them costs more than a comparison does."""
+    nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
+    return (nodes + 1) / 2, weights / 2
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
     """The standard errors that a difference may have, given the spread of few seeds; several cases at once."""
@@ -181,7 +196,7 @@ class Spread:
     scales: Matrix
     """Standard errors, (cases, points)."""
     weights: Matrix
-    """Of the points, (points,), summing to 1: Gauss-Legendre in the sixth root of the probability, for the tail."""
+    """w of the module times Gauss-Legendre's in the sixth root of the probability, for the tail; rows sum to 1."""
     df: Matrix
     """g of the module, (cases, points)."""
 
@@ -193,20 +208,22 @@ class Spread:
         m = np.array([parts.seeds]) if seeds is None else seeds
         if not m.any():
             df = np.full((len(m), 1), parts.n_prompts - 1.0)
-            return cls(np.full((len(m), 1), np.sqrt(parts.prompts)), np.ones(1), df)
-        nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
-        nodes = (nodes + 1) / 2
+            return cls(np.full((len(m), 1), np.sqrt(parts.prompts)), np.ones((len(m), 1)), df)
+        nodes, weights = _quadrature()
         shares = gammaincinv(parts.seeds_df / 2, nodes**_POWER) * 2 / parts.seeds_df
         variances = parts.prompts + m[:, None] / shares
         share = np.maximum(parts.prompts / variances, _LEAST_SHARE)
-        weights = weights / 2 * _POWER * nodes ** (_POWER - 1)
+        matching = 1 - 1 / max(1, parts.n_seeds - 1)
+        points = weights * nodes ** (_POWER - 1) * (m[:, None] + parts.prompts * shares) ** matching
+        weights = points / points.sum(axis=1, keepdims=True)
         return cls(np.sqrt(variances), weights, (parts.n_prompts - 1) / share**2)
 
     def p_values(self, differences: Matrix) -> Matrix:
         """Returns two-sided p (cases, k) of differences (cases, k), none negative."""
         from scipy.special import stdtr
 
-        p: Matrix = 2 * stdtr(self.df[:, None], -differences[:, :, None] / self.scales[:, None]) @ self.weights
+        tails = stdtr(self.df[:, None], -differences[:, :, None] / self.scales[:, None])
+        p: Matrix = 2 * np.einsum("ckp,cp->ck", tails, self.weights)
         return p
 
     def half_widths(self, alpha: float) -> Matrix:
@@ -229,7 +246,8 @@ class Spread:
 
         t = differences[:, None] / self.scales
         constant = np.exp(gammaln((self.df + 1) / 2) - gammaln(self.df / 2)) / np.sqrt(self.df * np.pi)
-        density: Matrix = (2 * constant * (1 + t**2 / self.df) ** (-(self.df + 1) / 2) / self.scales) @ self.weights
+        densities = 2 * constant * (1 + t**2 / self.df) ** (-(self.df + 1) / 2) / self.scales
+        density: Matrix = (densities * self.weights).sum(axis=1)
         return density
 
 

@@ -117,15 +117,53 @@ def test_without_seed_noise_it_is_the_t_test_over_prompts():
 
 
 @pytest.mark.parametrize(("difference", "df"), [(0.5, 2.0), (2.0, 2.3), (9.0, 4.0), (0.01, 1.0)])
-def test_p_against_direct_integration(difference, df):
-    parts = Components(0.04, 60, 0.05, 0.01, df, 3)
+@pytest.mark.parametrize(("n_seeds", "power"), [(2, 0.0), (3, 1 / 2), (5, 3 / 4)])
+def test_p_against_direct_integration(difference, df, n_seeds, power):
+    parts = Components(0.04, 60, 0.05, 0.01, df, n_seeds)
+
+    def weight(x):
+        return (0.04 * x / (0.05 * df) + 1) ** power * stats.chi2.pdf(x, df)
 
     def inside(x):
         variance = 0.04 + 0.05 * df / x
-        return 2 * stats.t.cdf(-difference / math.sqrt(variance), 59 * (variance / 0.04) ** 2) * stats.chi2.pdf(x, df)
+        return 2 * stats.t.cdf(-difference / math.sqrt(variance), 59 * (variance / 0.04) ** 2) * weight(x)
 
-    exact = sum(integrate.quad(inside, *ends, limit=500)[0] for ends in ((0, 0.01), (0.01, 1), (1, 60)))
-    assert estimate(difference, parts).p_value == pytest.approx(exact, rel=1e-3)
+    top, bottom = (
+        sum(integrate.quad(f, *ends, limit=500)[0] for ends in ((0, 0.01), (0.01, 1), (1, 60)))
+        for f in (inside, weight)
+    )
+    assert estimate(difference, parts).p_value == pytest.approx(top / bottom, rel=1e-3)
+
+
+def test_with_many_seeds_the_prior_mixes_two_chi_squareds():
+    # (v - r + B) / B^2 times the likelihood of m is a mixture of B = m f / x with x of f and of f + 2 degrees of
+    # freedom; worked out by hand, their weights are as m to v - r.
+    parts = Components(0.3, 1_000_000, 0.1, 0.0, 3.0, 1_000_000)
+
+    def p(df):
+        one = Components(0.3, 1_000_000, 0.1 * 3 / df, 0.0, df, 2)
+        return Spread.of(one).p_values(np.array([[1.5]]))[0, 0]
+
+    assert Spread.of(parts).p_values(np.array([[1.5]]))[0, 0] == pytest.approx(
+        (0.1 * p(3) + 0.3 * p(5)) / 0.4, rel=1e-3
+    )
+
+
+def false_alarms(n_seeds, ratio, alpha):
+    """Of a comparison with an untrained baseline, normal and with many prompts; exact but for 400 quantiles of m."""
+    df = n_seeds - 1
+    m = ratio * stats.chi2.ppf((np.arange(400) + 0.5) / 400, df) / df
+    halves = Spread.of(Components(1.0, 1_000_000, ratio, 0.0, df, n_seeds), m).half_widths(alpha)
+    return float(np.mean(2 * stats.norm.sf(halves / math.sqrt(1 + ratio))))
+
+
+@pytest.mark.parametrize("ratio", [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0])
+def test_false_alarms_with_one_side_trained_whatever_seeds_weigh_against_prompts(ratio):
+    assert 0.035 < false_alarms(3, ratio, 0.05) < 0.055
+    assert 0.045 < false_alarms(5, ratio, 0.05) < 0.053
+    assert false_alarms(2, ratio, 0.05) < 0.051
+    for n_seeds, most in ((2, 0.01), (3, 0.0138), (5, 0.0116), (10, 0.0106)):
+        assert false_alarms(n_seeds, ratio, 0.01) < most
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
