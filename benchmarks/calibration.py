@@ -1,11 +1,15 @@
 """Are the verdicts right? Comparisons without any true difference, through the function that `compare` calls.
 
-    python benchmarks/calibration.py                                  # scores from the fitted generator
+    python benchmarks/calibration.py                                  # scores from the fitted generator, minutes
     python benchmarks/calibration.py --results RESULTS --recipe base  # and from halves of real completions
     python benchmarks/calibration.py --write docs/calibration.md      # with the table of all cells
 
 Prints one JSON line: `false_alarm_rate`, `coverage`, `mde_relative_error`, `familywise_rate`, `n_comparisons`, each of
-the worst cell. A family is a baseline and three methods that are no different from it.
+its own worst cell. A family is a baseline and three methods that are no different from it.
+
+The worst false alarm rate is the one furthest from 0.05, the worst coverage the one furthest from 0.95, on either side.
+A rate below 0.05 with a coverage above 0.95 thus says that no cell errs further than this, and that this one errs by
+being too careful: below 0.03 it misses the target all the same. A rate above 0.07 would be verdicts given too easily.
 """
 
 from __future__ import annotations
@@ -165,7 +169,7 @@ def grid(sources: Sequence[str]) -> Iterator[Cell]:
 
 
 def worst(cells: Sequence[Measured]) -> dict[str, float | int]:
-    """Returns the five numbers, each of the cell where it is worst."""
+    """Returns the five numbers, each of the cell where it is worst: rates furthest from nominal on either side."""
     return {
         "false_alarm_rate": max((one.false_alarm_rate for one in cells), key=lambda rate: abs(rate - 0.05)),
         "coverage": min((one.coverage for one in cells), key=lambda rate: -abs(rate - 0.95)),
