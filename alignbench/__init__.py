@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from alignbench.reporting.store import (
         load_completions,
         load_curves,
+        load_events,
         load_metrics,
         load_results,
         load_train_completions,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "load_completions": "alignbench.reporting.store",
     "load_curves": "alignbench.reporting.store",
+    "load_events": "alignbench.reporting.store",
     "load_metrics": "alignbench.reporting.store",
     "load_results": "alignbench.reporting.store",
     "load_train_completions": "alignbench.reporting.store",
@@ -43,6 +45,7 @@ __all__ = [
     "__version__",
     "load_completions",
     "load_curves",
+    "load_events",
     "load_metrics",
     "load_results",
     "load_train_completions",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import ScorerError
 from alignbench.evaluation.protocols import comparability, get_protocol
+from alignbench.ledger import spending
 from alignbench.records import Cost, EvalReport, Policy, Prompt, Scorer
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.runtime import measured, set_aside
@@ -75,7 +76,7 @@ class AlongTraining:
     def first(self, policy: Policy) -> None:
         """Evaluates the policy before training."""
         if self._prompts:
-            with measured(self._evaluation_cost):
+            with measured(self._evaluation_cost, self._parts.device):
                 self._evaluate(0, 0, policy)
 
     def at(self, step: int, completions: int, policy: Policy) -> None:
@@ -84,7 +85,7 @@ class AlongTraining:
         spent = (self._earlier | self._done).items()
         before = max((there for other, there in spent if other < step), default=0)
         if self._prompts and step not in self._done and completions // self._every > before // self._every:
-            with set_aside(self._cost, self._evaluation_cost):
+            with set_aside(self._cost, self._evaluation_cost, self._parts.device):
                 self._evaluate(step, completions, policy)
 
     def last(self, policy: Policy) -> None:
@@ -94,7 +95,7 @@ class AlongTraining:
             steps = self._directory.logged("step")
             step, completions = int(max(steps, default=1)), self._parts.recipe.budget.completions
         if self._prompts and step not in self._done:
-            with measured(self._evaluation_cost):
+            with measured(self._evaluation_cost, self._parts.device):
                 self._evaluate(step, completions, policy)
 
     def _evaluate(self, step: int, completions: int, policy: Policy) -> None:
@@ -102,11 +103,11 @@ class AlongTraining:
 
         settings = self._parts.recipe.evaluation
         protocol = get_protocol(settings.protocol)
-        with _undisturbed(policy):
+        reference = self._parts.base_policy()  # loaded for every point: kept, it would take memory from training
+        with _undisturbed(policy), spending(policy, reference, self._reward, *self._scorers.values()) as spent:
             report = evaluate(
                 policy,
-                # Loaded for every point: kept, it would take memory from training.
-                self._parts.base_policy(),
+                reference,
                 self._prompts,
                 protocol,
                 self._scorers,
@@ -125,9 +126,17 @@ class AlongTraining:
         )
         sources = {name: sources_of(scorer) for name, scorer in self._scorers.items()}
         self._directory.write_evaluation(report, same, sources, step=step, completions=completions)
-        self._evaluation_cost.generated_tokens += int(report.completions["n_tokens"].sum()) + report.n_extra_tokens
+        n_scorers = len(self._scorers) + (self._reward is not None)
+        self._evaluation_cost.charge(cost_of_evaluation(spent, report, n_scorers))
         self._directory.record_evaluation_cost(self._evaluation_cost)
         self._done[step] = completions
+
+
+def cost_of_evaluation(spent: Cost, report: EvalReport, n_scorers: int) -> Cost:
+    """What an evaluation took: `spent` by its models, or the tokens in the report of a policy that counts nothing."""
+    n_tokens = spent.generated_tokens or int(report.completions["n_tokens"].sum()) + report.n_extra_tokens
+    n_scored = len(report.completions) * n_scorers
+    return replace(spent, generated_tokens=n_tokens, prompts_seen=len(report.prompt_values), reward_calls=n_scored)
 
 
 def with_reward(report: EvalReport, reward: Scorer) -> EvalReport:

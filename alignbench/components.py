@@ -347,7 +347,7 @@ class Components:
 
         def build() -> BuiltPairs:
             cost = Cost()
-            with measured(cost):
+            with measured(cost, self.device):
                 pairs, statistics = draw_pairs(policy, labeller, chosen, settings, draw_key, cost)
             return BuiltPairs(tuple(pairs), statistics, cost)
 
@@ -360,12 +360,14 @@ class Components:
 @cache
 def _code_of_drawing() -> str:
     """Hash of the code that decides what is drawn and how it is scored."""
-    from alignbench import generation, language_model, models
+    from alignbench import dropout, generation, language_model, models
     from alignbench.scorers import classifier, python_function, weighted_sum
     from alignbench.training import pairs
 
     scoring = (classifier, python_function, weighted_sum)
-    return fingerprint([inspect.getsource(module) for module in (generation, language_model, models, *scoring, pairs)])
+    return fingerprint(
+        [inspect.getsource(module) for module in (dropout, generation, language_model, models, *scoring, pairs)]
+    )
 
 
 def resolve(name: str) -> str:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignbench.dropout import without_dropout
 from alignbench.errors import ModelError, did_you_mean
+from alignbench.flops import sampling_flops, tokens_of, weights_of
 from alignbench.generation import (
     Sampled,
     SequenceBatch,
@@ -25,7 +27,7 @@ from alignbench.generation import (
     token_logprobs,
     uniforms,
 )
-from alignbench.records import Completion, Decoding, Prompt
+from alignbench.records import Completion, Cost, Decoding, Prompt
 from alignbench.runtime import Key
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ class LanguageModel:
         """Sequences in one forward pass without gradients."""
         self.is_as_loaded = True
         """False where the weights are those of an earlier run, which `name` does not hold."""
+        self.spent = Cost()
+        """Tokens and FLOPs of everything that it has sampled and passed forward."""
 
     @property
     def device(self) -> torch.device:
@@ -199,6 +203,9 @@ class LanguageModel:
                 ended = self._end_at_stop_string(one, encoded[i], decoding)
                 text = self.decode(ended.token_ids, encoded[i])
                 completions.append(Completion(prompts[i].id, samples[i], text, ended.token_ids, ended.finish_reason))
+        n_read, n_new = sum(map(len, encoded)), sum(len(completion.token_ids) for completion in completions)
+        flops = sampling_flops(self.model, n_read, n_new, len(completions))
+        self.spent.charge(Cost(generated_tokens=n_new, generation_flops=flops))
         return completions
 
     def _end_at_stop_string(self, drawn: Sampled, prompt_ids: Sequence[int], decoding: Decoding) -> Sampled:
@@ -250,6 +257,11 @@ class LanguageModel:
         token_ids = [completion.token_ids for completion in completions]
         return collate(encoded, token_ids, self.pad_id, self.device, for_encoder=self.is_encoder_decoder)
 
+    def _logits(self, batch: SequenceBatch) -> Tensor:
+        """Logits (b, t, V) by a full pass, which is counted."""
+        self.spent.forward_flops += weights_of(self.model).flops(tokens_of(batch))
+        return completion_forward(self.model, batch)[0]
+
     @torch.no_grad()
     def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
         """Log-probabilities in nats, one float32 CPU tensor (len(token_ids),) per completion."""
@@ -257,8 +269,7 @@ class LanguageModel:
         for start in range(0, len(completions), self.batch_size):
             rows = slice(start, start + self.batch_size)
             batch = self.batch(prompts[rows], completions[rows])
-            logits, _ = completion_forward(self.model, batch)
-            values = token_logprobs(logits, batch.completion_ids).cpu()
+            values = token_logprobs(self._logits(batch), batch.completion_ids).cpu()
             logprobs += [row[mask] for row, mask in zip(values, batch.completion_mask.cpu(), strict=True)]
         return logprobs
 
@@ -269,8 +280,7 @@ class LanguageModel:
         All completions take part in one forward pass.
         """
         batch = self.batch(prompts, completions)
-        logits, _ = completion_forward(self.model, batch)
-        rows = zip(logits, batch.completion_mask, strict=True)
+        rows = zip(self._logits(batch), batch.completion_mask, strict=True)
         return [row[mask].double().log_softmax(dim=-1).cpu() for row, mask in rows]
 
     @torch.no_grad()
@@ -290,8 +300,7 @@ class LanguageModel:
                 logprobs.append(torch.empty(0))
                 continue
             batch = collate([ids[:1]], [ids[1:]], self.pad_id, self.device)
-            logits, _ = completion_forward(self.model, batch)
-            logprobs.append(token_logprobs(logits, batch.completion_ids)[0].cpu())
+            logprobs.append(token_logprobs(self._logits(batch), batch.completion_ids)[0].cpu())
         return logprobs
 
     def add_adapter(self, lora: Lora, *, seed: int = 0) -> None:
@@ -369,31 +378,3 @@ def lora_config(lora: Lora, model: nn.Module) -> Any:
         target_modules=list(lora.target_modules) if lora.target_modules else None,
         task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
     )
-
-
-def without_dropout(model: Any) -> Any:
-    """Turns every dropout of a built model off, in place; it then computes the same in training mode.
-
-    Modules alone are not enough: many families hold probabilities as plain numbers (OPT, Llama, T5), or read them from
-    a configuration, of which parts of the model may have their own copy (T5).
-    """
-    configs = {}
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name, value in list(vars(module).items()):
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-        if hasattr(module, "config"):
-            configs[id(module.config)] = module.config
-    for config in configs.values():
-        zero_dropout(config)
-    return model
-
-
-def zero_dropout(config: Any) -> Any:
-    """Sets every dropout probability of a model configuration to 0, in place."""
-    for key, value in config.to_dict().items():
-        if "drop" in key and isinstance(value, (int, float)) and not isinstance(value, bool):
-            setattr(config, key, 0.0)
-    return config

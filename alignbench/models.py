@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignbench.dropout import zero_dropout
 from alignbench.errors import ModelError
-from alignbench.language_model import POLICY_FILE, Chat, LanguageModel, zero_dropout
+from alignbench.language_model import POLICY_FILE, Chat, LanguageModel
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from alignbench.along_training import AlongTraining
 from alignbench.components import Components
 from alignbench.errors import AlignbenchError, UsageError
+from alignbench.held_out import evaluate_policy, evaluate_trained_reward_model
+from alignbench.ledger import Ledger
 from alignbench.methods.base import RunContext, TrainData
-from alignbench.records import Cost, EvalReport, Prompt, Scorer, fingerprint
+from alignbench.records import Cost, Scorer, fingerprint
 from alignbench.reporting import store
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.schema import TuningFile, Upstream
 from alignbench.runtime import (
+    Stopwatch,
     choose_device,
     describe_environment,
-    hardware_class,
     measured,
-    progress_bar,
     quiet_libraries,
     seed_everything,
     set_threads,
@@ -216,12 +216,14 @@ def _execute(
     device: torch.device,
 ) -> None:
     seed_everything(recipe.seed)
-    cost = Cost(wall_seconds=directory.status.cost.wall_seconds)  # of earlier attempts that were cut off
-    evaluation_cost = dataclasses.replace(directory.status.evaluation_cost)
+    ledger, earlier = Ledger(directory.log_event), directory.status
+    # With those of earlier attempts that were cut off.
+    machine = Cost(wall_seconds=earlier.cost.wall_seconds, device_seconds=earlier.cost.device_seconds)
+    evaluation = dataclasses.replace(earlier.evaluation_cost)
 
     # 1. Prepare: prompts in three splits, and preference pairs where the method learns from them.
     parts.build_embedded_world()
-    with measured(cost):
+    with measured(machine, device):
         policy = parts.start_policy()
         data = parts.prepared_prompts(policy)
         heldout = parts.heldout_prompts(policy, data)
@@ -236,30 +238,39 @@ def _execute(
 
     # 2. Train, and measure on validation prompts before, along and after.
     along = AlongTraining(
-        parts, directory, data.validation, scorers, reward or labeller, cost=cost, evaluation_cost=evaluation_cost
+        parts, directory, data.validation, scorers, reward or labeller, cost=machine, evaluation_cost=evaluation
     )
     along.first(policy)
-    with measured(cost):
+    with measured(machine, device):
         pairs_paid = (pairs.pairs, pairs.cost.training_completions) if pairs else ((), 0)
         train_data = TrainData(data.train, data.validation, *pairs_paid)
-        trained = recipe.method.train(train_data, _context(parts, directory, policy, reward, along, cost))
+        log = _logger(directory, ledger, machine, device)
+        trained = recipe.method.train(train_data, _context(parts, directory, policy, reward, along, ledger, log))
         trained.save(directory.artifact)
     along.last(trained)
 
     # 3. Evaluate on held-out prompts.
-    with measured(evaluation_cost):
-        if recipe.method.produces == "policy":
-            report, comparability = _evaluate_policy(recipe, parts, trained, heldout, neutral, scorers, device)
-            evaluation_cost.generated_tokens += int(report.completions["n_tokens"].sum()) + report.n_extra_tokens
-        else:
-            assert pairs is not None
-            report, comparability = _evaluate_reward_model(parts, trained, pairs, policy, heldout)
+    if recipe.method.produces == "policy":
+        with measured(evaluation, device):
+            report, comparability = evaluate_policy(
+                recipe, parts, trained, heldout, neutral, scorers, device, evaluation
+            )
+    else:
+        assert pairs is not None
+        heldout_pairs = parts.pairs(policy, heldout, "held-out")
+        evaluation.charge(dataclasses.replace(heldout_pairs.cost, training_completions=0))  # with its seconds
+        with measured(evaluation, device):
+            report, comparability = evaluate_trained_reward_model(
+                parts, trained, pairs, heldout_pairs, policy, heldout, evaluation
+            )
 
     # 4. Store.
     directory.write_evaluation(report, comparability, {name: sources_of(scorer) for name, scorer in scorers.items()})
+    ledger.book(None, "machine", machine)
+    ledger.book(None, "evaluation", evaluation, "evaluation_cost")
     directory.complete(
-        cost=cost,
-        evaluation_cost=evaluation_cost,
+        cost=ledger.cost,
+        evaluation_cost=ledger.evaluation_cost,
         train_reward=_last_tenth(directory.logged("objective/reward")),
         trained_on=_trained_on(reward, labeller, upstream),
     )
@@ -283,7 +294,8 @@ def _context(
     policy: LanguageModel,
     reward: Scorer | None,
     along: AlongTraining,
-    cost: Cost,
+    ledger: Ledger,
+    log: Callable[[int, Mapping[str, float]], None],
 ) -> RunContext:
     from alignbench.language_model import Lora
 
@@ -298,92 +310,25 @@ def _context(
         reward=reward,
         reward_text=recipe.reward.text if recipe.reward else "completion",
         checkpoints=directory.checkpoints,
-        log=_logger(directory, cost),
+        log=log,
         log_completions=directory.log_completions,
         evaluate_at=along.at,
-        cost=cost,
+        ledger=ledger,
     )
 
 
-def _logger(directory: RunDirectory, cost: Cost) -> Callable[[int, Mapping[str, float]], None]:
+def _logger(
+    directory: RunDirectory, ledger: Ledger, machine: Cost, device: torch.device
+) -> Callable[[int, Mapping[str, float]], None]:
     """Logs a step, and the seconds spent so far, so that a killed run is charged for them when it is resumed."""
-    started = time.perf_counter()  # less what is set aside, which `cost` knows
+    watch = Stopwatch(device)  # less what is set aside, which `machine` knows
 
     def log(step: int, metrics: Mapping[str, float]) -> None:
         directory.log_step(step, metrics)
-        directory.record_cost(Cost(wall_seconds=cost.wall_seconds + time.perf_counter() - started))
+        wall, held = machine.wall_seconds + watch.wall_seconds, machine.device_seconds + watch.device_seconds
+        directory.record_cost(dataclasses.replace(ledger.cost, wall_seconds=wall, device_seconds=held))
 
     return log
-
-
-def _evaluate_policy(
-    recipe: Recipe,
-    parts: Components,
-    policy: Any,
-    prompts: Sequence[Prompt],
-    neutral: Sequence[str],
-    scorers: Mapping[str, Scorer],
-    device: torch.device,
-) -> tuple[EvalReport, dict[str, Any]]:
-    from alignbench.evaluation.evaluator import evaluate
-    from alignbench.evaluation.protocols import comparability, get_protocol
-    from alignbench.models import weights_fingerprint
-
-    protocol = get_protocol(recipe.evaluation.protocol)
-    reference = parts.base_policy()
-    with progress_bar(f"evaluating under {protocol.name}", len(prompts)) as advance:
-        report = evaluate(
-            policy,
-            reference,
-            prompts,
-            protocol,
-            scorers,
-            seed=recipe.seed,
-            batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
-            neutral=neutral,
-            progress=advance,
-        )
-    same = comparability(
-        protocol,
-        prompts,
-        scorers,
-        prompts_source=parts.prompts_source(),
-        sees_prompt=parts.scorers_that_see_prompts(),
-        neutral=neutral,
-    )
-    same |= {
-        "base_model": weights_fingerprint(reference.model),
-        "precision": recipe.policy.dtype,
-        "hardware_class": hardware_class(device),
-        "chat": recipe.chat.model_dump() if recipe.chat else None,
-    }
-    return _of_split(report, same, recipe)
-
-
-def _of_split(report: EvalReport, same: dict[str, Any], recipe: Recipe) -> tuple[EvalReport, dict[str, Any]]:
-    """Says in protocol and comparability where an evaluation was on validation prompts."""
-    if recipe.evaluation.split == "validation":
-        same |= {"protocol": f"{same['protocol'].rstrip('*')}@validation", "split": "validation"}
-    return dataclasses.replace(report, protocol=same["protocol"]), same
-
-
-def _evaluate_reward_model(
-    parts: Components, trained: Any, pairs: BuiltPairs, policy: LanguageModel, prompts: Sequence[Prompt]
-) -> tuple[EvalReport, dict[str, Any]]:
-    from alignbench.evaluation.reward_model import evaluate_reward_model
-    from alignbench.models import weights_fingerprint
-
-    heldout = parts.pairs(policy, prompts, "held-out")
-    report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout.pairs)
-    drawn_from = prompts[: int(heldout.statistics["n_prompts"])]
-    same = {
-        "protocol": report.protocol,
-        "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in drawn_from]),
-        "labeller": parts.labeller().fingerprint,
-        "pairs": parts.recipe.pairs.model_dump(mode="json"),
-        "start_policy": weights_fingerprint(policy.model),
-    }
-    return _of_split(report, same, parts.recipe)
 
 
 def _last_tenth(rewards: Sequence[float]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -249,7 +249,7 @@ class HackingDiagnosis:
 
 @dataclass(slots=True)
 class Cost:
-    """What a run, or a piece of one, has cost."""
+    """What a run, or a piece of one, has cost. FLOPs are estimates from counts, by the formulas of `flops`."""
 
     wall_seconds: float = 0.0
     peak_memory_gib: float = 0.0
@@ -259,16 +259,40 @@ class Cost:
     reward_calls: int = 0
     optimizer_steps: int = 0
     trainable_parameters: int = 0
+    prompts_seen: int = 0
+    """Prompts that completions were drawn for, counted again each time they come up; once for several completions."""
+    trained_tokens: int = 0
+    """Tokens that a loss was taken on with a gradient, counted again in every pass over them."""
+    generation_flops: float = 0.0
+    """Of sampling, the reading of the prompts included."""
+    forward_flops: float = 0.0
+    """Of every other forward pass: of training passes, reference, old log-probabilities, values, rewards, labels."""
+    backward_flops: float = 0.0
+    device_seconds: float = 0.0
+    """On a CPU the seconds of all its cores that this process used, on a GPU the wall seconds that it was held."""
 
     def charge(self, other: Cost) -> None:
         """Adds another piece of work to this one: sums, and the maximum of the peaks."""
-        self.wall_seconds += other.wall_seconds
-        self.peak_memory_gib = max(self.peak_memory_gib, other.peak_memory_gib)
-        self.training_completions += other.training_completions
-        self.generated_tokens += other.generated_tokens
-        self.reward_calls += other.reward_calls
-        self.optimizer_steps += other.optimizer_steps
-        self.trainable_parameters = max(self.trainable_parameters, other.trainable_parameters)
+        for name, amount in other.amounts().items():
+            own = getattr(self, name)
+            setattr(self, name, max(own, amount) if name in _PEAKS else own + amount)
+
+    def since(self, earlier: Cost) -> Cost:
+        """What has come to these sums since they were `earlier`; peaks as they are now."""
+        now, before = asdict(self), asdict(earlier)
+        return Cost(**{name: now[name] - (0 if name in _PEAKS else before[name]) for name in now})
+
+    def amounts(self) -> dict[str, int | float]:
+        """The fields that are not 0."""
+        return {name: amount for name, amount in asdict(self).items() if amount}
+
+    def counts(self) -> dict[str, int | float]:
+        """What depends on the work alone, not on the machine: every field but seconds and memory."""
+        return {name: amount for name, amount in asdict(self).items() if name not in _OF_THE_MACHINE}
+
+
+_PEAKS = frozenset({"peak_memory_gib", "trainable_parameters"})
+_OF_THE_MACHINE = frozenset({"wall_seconds", "device_seconds", "peak_memory_gib"})
 
 
 def total(costs: Iterable[Cost]) -> Cost:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -126,32 +127,53 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cpu = device.type == "cpu"
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def wall_seconds(self) -> float:
+        """By the clock on the wall."""
+        return time.perf_counter() - self._wall
+
+    @property
+    def device_seconds(self) -> float:
+        """Of the device: on a CPU what all threads of this process used of it, on a GPU how long it was held."""
+        return time.process_time() - self._cpu if self._on_cpu else self.wall_seconds
+
+
 @contextmanager
-def measured(cost: Cost) -> Iterator[None]:
-    """Adds the wall seconds of the block to `cost` and raises its peak memory to the block's.
+def measured(cost: Cost, device: torch.device) -> Iterator[None]:
+    """Adds the wall and device seconds of the block to `cost` and raises its peak memory to the block's.
 
     The peak is the resident set of this process, plus what torch allocated on a GPU. On Linux the kernel's
     high-water mark is reset first, so that a run is not charged for the run before it.
     """
     _reset_peaks()
-    started = time.perf_counter()
+    watch = Stopwatch(device)
     try:
         yield
     finally:
-        cost.wall_seconds += time.perf_counter() - started
+        cost.wall_seconds += watch.wall_seconds
+        cost.device_seconds += watch.device_seconds
         cost.peak_memory_gib = max(cost.peak_memory_gib, peak_memory_gib())
 
 
 @contextmanager
-def set_aside(cost: Cost, other: Cost) -> Iterator[None]:
+def set_aside(cost: Cost, other: Cost, device: torch.device) -> Iterator[None]:
     """Within a block that is `measured` for `cost`: charges this part of it to `other` instead."""
     cost.peak_memory_gib = max(cost.peak_memory_gib, peak_memory_gib())
-    before = other.wall_seconds
+    before = replace(other)
     try:
-        with measured(other):
+        with measured(other, device):
             yield
     finally:
-        cost.wall_seconds -= other.wall_seconds - before
+        spent = other.since(before)
+        cost.wall_seconds -= spent.wall_seconds
+        cost.device_seconds -= spent.device_seconds
         _reset_peaks()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from alignbench.ledger import Ledger
 from alignbench.records import Cost, Policy, PreferencePair, Prompt, Scorer
 
 if TYPE_CHECKING:
@@ -53,8 +54,13 @@ class RunContext:
     evaluate_at: Callable[[int, int, Policy], None] = lambda _step, _completions, _policy: None
     """Called after every step with its number, the completions of the budget spent so far, and the policy as it is.
     Measures the policy where a point of `evaluation.evaluate_every` was passed, and leaves training as it was."""
-    cost: Cost = field(default_factory=Cost)
-    """What training has cost; the method fills in counts, the pipeline seconds and memory."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Where the method books what its steps cost; seconds and memory are the pipeline's."""
+
+    @property
+    def cost(self) -> Cost:
+        """What has been booked for training so far."""
+        return self.ledger.cost
 
 
 class Trained(Protocol):

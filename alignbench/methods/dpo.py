@@ -43,7 +43,6 @@ class DPO(TrainerSettings):
         from trl import DPOConfig, DPOTrainer
 
         from alignbench.language_model import lora_config
-        from alignbench.models import n_trainable_parameters
         from alignbench.training.preference_collator import SampledTokensCollator, preference_rows
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
@@ -65,11 +64,9 @@ class DPO(TrainerSettings):
             peft_config=lora_config(run.lora, policy.model) if run.lora else None,
             callbacks=[StepLog("DPO", _LOG_NAMES, run.log, check_first_step, after_step)],
         )
-        train(trainer, run.checkpoints)
+        train(trainer, run.checkpoints, run.ledger, n_forward=2)  # policy and reference
         policy.model = trainer.model.eval()
         run.evaluate_at(trainer.state.global_step, data.pair_completions, policy)  # a resumed run may have had no step
-        run.cost.optimizer_steps += trainer.state.global_step
-        run.cost.trainable_parameters = n_trainable_parameters(policy.model)
         return policy
 
 

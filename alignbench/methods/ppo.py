@@ -46,7 +46,7 @@ class PPO(PPOConfig):
         policy = run.policy
         if run.lora is not None:
             policy.add_adapter(run.lora, seed=run.seed)
-        trainer = PPOTrainer(policy, run.reward.score, data.prompts, self, seed=run.seed)
+        trainer = PPOTrainer(policy, run.reward.score, data.prompts, self, seed=run.seed, ledger=run.ledger)
         with progress_bar("PPO", n_steps) as advance:
 
             def log(step: int, metrics: Mapping[str, float]) -> None:
@@ -57,5 +57,4 @@ class PPO(PPOConfig):
 
             trainer.train(n_steps, log=log, log_completions=run.log_completions, checkpoints=run.checkpoints)
         run.evaluate_at(n_steps, n_steps * self.batch_size, policy)  # a resumed run may have had no step left
-        run.cost.charge(trainer.cost)
         return policy

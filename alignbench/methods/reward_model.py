@@ -38,7 +38,6 @@ class RewardModel(TrainerSettings):
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
-        from alignbench.models import n_trainable_parameters
         from alignbench.scorers.classifier import encode, read_text
         from alignbench.scorers.reward_model import reward_scorer
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
@@ -60,9 +59,7 @@ class RewardModel(TrainerSettings):
             processing_class=tokenizer,
             callbacks=[StepLog("reward model", _LOG_NAMES, run.log)],
         )
-        train(trainer, run.checkpoints)
-        run.cost.optimizer_steps += trainer.state.global_step
-        run.cost.trainable_parameters = n_trainable_parameters(model)
+        train(trainer, run.checkpoints, run.ledger)
         return TrainedRewardModel(
             model, tokenizer, reward_scorer(model.eval(), tokenizer, name="reward_model", text=run.reward_text)
         )

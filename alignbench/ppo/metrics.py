@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +22,16 @@ Metrics = dict[str, float]
 
 N_SAMPLED = 8
 """Completions of a batch that are kept for reading."""
+
+
+@contextmanager
+def timed(seconds: Metrics, stage: str) -> Iterator[None]:
+    """Notes the wall seconds of the block under the name of a stage."""
+    started = time.perf_counter()
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # or the work of this stage is charged to a later one
+    seconds[stage] = time.perf_counter() - started
 
 
 def rollout_metrics(

@@ -24,7 +24,7 @@ class SharedLayers:
     """
 
     def __init__(self, model: Any, n: int) -> None:
-        blocks = _blocks(model)
+        blocks = layers_of(model)
         if n >= len(blocks):
             raise ModelError(
                 f"shared_layers: got {n}, expected fewer than the model's {len(blocks)} layers, or nothing is trained"
@@ -73,7 +73,8 @@ class SharedLayers:
                 del block.forward
 
 
-def _blocks(model: Any) -> nn.ModuleList:
+def layers_of(model: Any) -> nn.ModuleList:
+    """The blocks of a causal model from the bottom up; ModelError where they cannot be told."""
     inner = base_model(model)
     n_layers = inner.config.num_hidden_layers
     for module in inner.modules():

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +22,15 @@ from torch import Tensor, nn
 from alignbench.errors import TrainingError
 from alignbench.generation import token_logprobs
 from alignbench.language_model import LanguageModel
+from alignbench.ledger import Ledger, spending
 from alignbench.models import has_finite_weights
 from alignbench.ppo import checkpoint
 from alignbench.ppo.advantages import generalised_advantages
 from alignbench.ppo.config import PPOConfig
+from alignbench.ppo.costs import PassCosts
 from alignbench.ppo.kl import ESTIMATORS, KLController, exact_kl, k3
 from alignbench.ppo.losses import policy_loss, value_loss
-from alignbench.ppo.metrics import Metrics, completion_sample, rollout_metrics
+from alignbench.ppo.metrics import Metrics, completion_sample, rollout_metrics, timed
 from alignbench.ppo.networks import Networks
 from alignbench.ppo.rewards import (
     RunningMoments,
@@ -78,6 +78,7 @@ class PPOTrainer:
         config: PPOConfig,
         *,
         seed: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         """Prepares training; nothing is sampled yet.
 
@@ -87,6 +88,7 @@ class PPOTrainer:
             prompts: What completions are drawn for.
             config: Hyperparameters.
             seed: With the prompts' ids it fixes every draw.
+            ledger: Where costs are booked; None keeps their sums in `cost` alone.
         """
         _check_prompts(policy, prompts, config.completion_tokens[1])
         for caution in config.cautions():
@@ -107,7 +109,14 @@ class PPOTrainer:
             stop_strings=config.stop_strings,
         )
         self.step = 0
-        self.cost = Cost(trainable_parameters=sum(p.numel() for p in self.parameters.values()))
+        self.passes = PassCosts(self.networks)
+        self.ledger = ledger or Ledger()
+        self.ledger.restore({"trainable_parameters": self.passes.n_parameters})  # known before the first step
+
+    @property
+    def cost(self) -> Cost:
+        """What training has cost so far, without seconds and memory."""
+        return self.ledger.cost
 
     def train(
         self,
@@ -153,14 +162,14 @@ class PPOTrainer:
         config = self.config
         seconds: Metrics = {}
         # 1. Sample a completion for every prompt of the batch.
-        with _timed(seconds, "rollout"), self.networks.autocast():
+        with timed(seconds, "rollout"), self.networks.autocast(), spending(self.policy) as sampling:
             prompts, completions = self._sample()
         # 2. Score the completions; scale, cut and penalise the scores.
-        with _timed(seconds, "reward"):
+        with timed(seconds, "reward"), spending(self.reward) as scoring:
             scores = collect_rewards(self.reward, prompts, completions)
         scored, rewards = self._rewards(scores, completions)
         # 3. Log-probabilities under policy and reference, KL and values, all by the same full pass.
-        with _timed(seconds, "forward"):
+        with timed(seconds, "forward"):
             batch = self.policy.batch(prompts, completions)
             rollout = measure(self.networks, batch, scored, rewards, self.decoding, self.policy.eos_id)
         if self.step == 0:
@@ -171,17 +180,20 @@ class PPOTrainer:
         factor = learning_rate_factor(self.step, n_steps, config.schedule, config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        with _timed(seconds, "update"), self.networks.recomputing():
-            update = self._update(rollout, targets)
+        with timed(seconds, "update"), self.networks.recomputing():
+            update, training = self._update(rollout, targets)
         # 6. Adapt the weight of the KL penalty.
         metrics = rollout_metrics(rollout, targets.returns, scores, completions, self.controller.coef) | update
         self.controller.update(metrics["objective/kl"], len(completions))
         if not has_finite_weights(self.model):
             raise TrainingError(f"weights are not finite after PPO step {self.step + 1}: lower method.learning_rate")
         self.step += 1
-        self._count(completions)
-        tokens = sum(len(completion.token_ids) for completion in completions)
-        metrics["time/tokens_per_second"] = tokens / sum(seconds.values())
+        n = len(completions)
+        self.ledger.book(self.step, "sample", replace(sampling, prompts_seen=n, training_completions=n))
+        self.ledger.book(self.step, "score", replace(scoring, reward_calls=n))
+        self.ledger.book(self.step, "forward", self.passes.rollout(batch))
+        self.ledger.book(self.step, "train", training)
+        metrics["time/tokens_per_second"] = sampling.generated_tokens / sum(seconds.values())
         metrics |= {f"time/{stage}_seconds": value for stage, value in seconds.items()}
         metrics["memory/peak_gib"] = peak_memory_gib()
         return metrics, completion_sample(prompts, completions, scores, rollout)
@@ -237,8 +249,9 @@ class PPOTrainer:
             advantages = whiten(advantages, rollout.mask, center=True)
         return Targets(advantages, returns)
 
-    def _update(self, rollout: Rollout, targets: Targets) -> Metrics:
+    def _update(self, rollout: Rollout, targets: Targets) -> tuple[Metrics, Cost]:
         steps: list[Metrics] = []
+        cost = Cost()
         for rows in self._mini_batches(len(rollout.batch)):
             part = rollout.rows(rows)
             if not part.mask.any():  # its only completions are unscored
@@ -248,18 +261,19 @@ class PPOTrainer:
             else:
                 part_targets = Targets(targets.advantages[rows], targets.returns[rows])
             metrics = self._accumulate(part, part_targets)
+            cost.charge(self.passes.update(part.batch, part.mask))
             if not steps and self.step == 0:
                 self._check_ratio(metrics)
             if steps and metrics["policy/approximate_kl"] > (self.config.early_stop_kl or math.inf):
                 break  # the gradient at hand is dropped
             self.optimizer.step()
-            self.cost.optimizer_steps += 1
+            cost.optimizer_steps += 1
             steps.append(metrics)
         averages = {key: math.fsum(step[key] for step in steps) / len(steps) for key in steps[0]}
         averages["policy/ratio_max"] = max(step["policy/ratio_max"] for step in steps)
         averages["policy/learning_rate"] = self.optimizer.param_groups[0]["lr"]
         averages["policy/n_updates"] = float(len(steps))
-        return averages
+        return averages, cost
 
     def _mini_batches(self, n_rows: int) -> Iterator[Tensor]:
         for epoch in range(self.config.ppo_epochs):
@@ -334,17 +348,12 @@ class PPOTrainer:
                 f"the first probability ratio is {first['policy/ratio_mean']:.6f} on average, expected 1"
             )
 
-    def _count(self, completions: Sequence[Completion]) -> None:
-        self.cost.training_completions += len(completions)
-        self.cost.reward_calls += len(completions)
-        self.cost.generated_tokens += sum(len(completion.token_ids) for completion in completions)
-
     def _save(self, directory: Path, n_steps: int) -> None:
         state = {
             "step": self.step,
             "kl_coef": self.controller.coef,
             "moments": asdict(self.moments),
-            "cost": {key: getattr(self.cost, key) for key in _COUNTERS},
+            "cost": self.cost.counts(),
         }
         checkpoint.save(directory, self.parameters, self.optimizer, state, self._identity(n_steps))
 
@@ -354,8 +363,7 @@ class PPOTrainer:
             return
         self.step, self.controller.coef = state["step"], state["kl_coef"]
         self.moments = RunningMoments(**state["moments"])
-        for key, value in state["cost"].items():
-            setattr(self.cost, key, value)
+        self.ledger.restore(state["cost"])
 
     def _identity(self, n_steps: int) -> dict[str, object]:
         """What must be equal for a run to go on from a checkpoint: everything that decides the numbers."""
@@ -366,7 +374,6 @@ class PPOTrainer:
         return {"seed": self.seed, "start_weights": self.networks.start, "prompts": prompts, **end, **options}
 
 
-_COUNTERS = ("training_completions", "generated_tokens", "reward_calls", "optimizer_steps")
 _RECORDS = ("checkpoint_every", "log_completions_every")
 
 
@@ -383,12 +390,3 @@ def _check_prompts(policy: LanguageModel, prompts: Sequence[Prompt], n_new_token
             f"prompts: {n} have the id {twice!r}; expected different ids, because draws are keyed by them"
         )
     policy.check_context(prompts, [n_new_tokens])
-
-
-@contextmanager
-def _timed(seconds: Metrics, stage: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()  # or the work of this stage is charged to a later one
-    seconds[stage] = time.perf_counter() - started

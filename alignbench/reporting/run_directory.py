@@ -132,7 +132,14 @@ class RunDirectory:
         """Appends a sample of a step's completions, one row each, in the manner of `log_step`."""
         self._append(store.TRAIN_COMPLETIONS_FILE, step, rows)
 
-    def _append(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+    def log_event(self, step: int | None, row: Mapping[str, object]) -> None:
+        """Appends an event to the costs' record, in the manner of `log_step`.
+
+        Events without a step come after the last step. A resumed run writes them again: those of earlier attempts go.
+        """
+        self._append(store.EVENTS_FILE, step, [row])
+
+    def _append(self, name: str, step: int | None, rows: Sequence[Mapping[str, object]]) -> None:
         path = self.path / name
         if name not in self._logs:
             if path.exists():
@@ -215,6 +222,9 @@ class RunDirectory:
         try:
             if tuning is not None:
                 write_record(self.path / store.TUNING_FILE, tuning)
+            if self.status.state == "complete":  # any other run has them written down when it is complete
+                with (self.path / store.EVENTS_FILE).open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps({"step": None, **row}) + "\n" for row in _upstream_events(missing))
             together = {**self.status.upstream_pieces, **missing}
             self._set_status(
                 upstream=tuple(dict.fromkeys((*self.status.upstream, *upstream))),
@@ -235,6 +245,8 @@ class RunDirectory:
         trained_on: Sequence[str] = (),
     ) -> Path:
         """Marks the run complete and gives it its final name, which it returns."""
+        if pieces := self.status.upstream_pieces:
+            self._append(store.EVENTS_FILE, None, _upstream_events(pieces))
         self._close_logs()
         self._set_status(
             state="complete",
@@ -363,15 +375,22 @@ def _make_directory(results: Path, folder: Path) -> None:
         raise ResultsError(f"cannot write to {folder}: {error.strerror}; choose another --results") from None
 
 
-def _rows_before(path: Path, first_step: int) -> list[str]:
-    """Returns the lines of steps before `first_step`; a line that a kill has torn is dropped."""
+def _upstream_events(pieces: Mapping[str, Cost]) -> list[dict[str, object]]:
+    return [
+        {"event": "upstream", "account": "upstream_cost", "source": source, **cost.amounts()}
+        for source, cost in pieces.items()
+    ]
+
+
+def _rows_before(path: Path, first_step: int | None) -> list[str]:
+    """Returns the lines of steps before `first_step` (None: of all steps); a line that a kill has torn is dropped."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError):
             continue
-        if line.endswith("\n") and step < first_step:
+        if line.endswith("\n") and step is not None and (first_step is None or step < first_step):
             kept.append(line)
     return kept
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.errors import ResultsError
-from alignbench.records import Cost
+from alignbench.records import Cost, total
 from alignbench.reporting.schema import EvaluationFile, RunStatus, UnreadableError, read_record
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ ENVIRONMENT_FILE = "environment.json"
 STATUS_FILE = "status.json"
 TRAIN_LOG_FILE = "train_log.jsonl"
 TRAIN_COMPLETIONS_FILE = "train_completions.jsonl"
+EVENTS_FILE = "events.jsonl"
 ARTIFACT = "artifact"
 CHECKPOINTS = "checkpoints"
 EVALUATIONS = "evaluations"
@@ -151,9 +153,7 @@ class StoredRun:
     @property
     def charged_cost(self) -> Cost:
         """Own training plus what upstream runs and pairs cost."""
-        total = Cost(**asdict(self.status.cost))
-        total.charge(self.status.upstream_cost)
-        return total
+        return total((self.status.cost, self.status.upstream_cost))
 
     @property
     def pieces(self) -> dict[str, Cost]:
@@ -162,12 +162,9 @@ class StoredRun:
 
     def environment(self) -> dict[str, Any]:
         """Returns environment.json, empty where it is missing or damaged."""
-        import json
-
-        try:
+        content = None
+        with suppress(OSError, ValueError):
             content = json.loads((self.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
         return content if isinstance(content, dict) else {}
 
     def recipe_text(self) -> str:
@@ -368,17 +365,20 @@ def load_train_completions(paths: Paths) -> pd.DataFrame:
     return _load_lines(paths, TRAIN_COMPLETIONS_FILE)
 
 
-def _load_lines(paths: Paths, file_name: str) -> pd.DataFrame:
-    import json
+def load_events(paths: Paths) -> pd.DataFrame:
+    """Returns a row per piece of work that was booked: step, event, account, and what it cost."""
+    return _load_lines(paths, EVENTS_FILE)
 
+
+def _load_lines(paths: Paths, file_name: str) -> pd.DataFrame:
     import pandas as pd
 
     def frames(run: StoredRun) -> Iterator[pd.DataFrame]:
         path = run.path / file_name
         if path.exists():
             with _readable(path):
-                rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-                yield _with_keys(pd.DataFrame(rows), _keys(run))
+                lines = path.read_text(encoding="utf-8").splitlines()
+                yield _with_keys(pd.DataFrame([json.loads(line) for line in lines]), _keys(run))
 
     return _concatenated(_collect(paths, frames))
 

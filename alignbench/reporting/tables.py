@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.reporting.compare import ComparedRecipe, Comparison
+from alignbench.reporting.cost_columns import COSTS, shown
 from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, Flag, judgement
 from alignbench.reporting.lock import is_locked
 from alignbench.reporting.pooling import LOG_METRICS, Measurement, MetricKey
@@ -31,15 +32,6 @@ QUALITY = (
     *("self_bleu", "repetition_rate", "rep_4", "copy_rate", "empty_rate", "truncated_rate", "refusal_rate"),
     *("dexperts_distinct_1", "dexperts_distinct_2", "dexperts_distinct_3", "dexperts_perplexity"),
 )
-COSTS = {
-    "wall_seconds": "wall seconds",
-    "peak_memory_gib": "peak memory GiB",
-    "training_completions": "training completions",
-    "generated_tokens": "generated tokens",
-    "reward_calls": "reward calls",
-    "optimizer_steps": "optimizer steps",
-    "trainable_parameters": "trainable parameters",
-}
 WARNINGS = frozenset({"reward_hacking", "own_judge", "degenerate", "length_shift", "unscored", "mismatch"})
 """Flags that put a mark beside a verdict."""
 _HEADER_WIDTH = 10
@@ -114,10 +106,10 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
         keys = [(metric, scorer) for scorer in scorers for metric in TOXICITY]
         yield from _compact("Other toxicity metrics", rows, keys)
         yield from _compact("Quality", rows, [(metric, None) for metric in QUALITY], with_reward=True)
-        yield _costs("Cost of a run, upstream included", rows)
+        yield from _costs("Cost of a run, upstream included", rows)
     for group in comparison.reward_models:
         yield _reward_models(group)
-        yield _costs("Cost of a reward model", group)
+        yield from _costs("Cost of a reward model", group)
 
 
 def _toxicity(comparison: Comparison, scorer: str | None) -> Section:
@@ -212,6 +204,12 @@ def _compact(
         for key in present
         if key in row.metrics and row.metrics[key].value.value is None
     ]
+    yield from _in_chunks(title, rows, columns, remarks)
+
+
+def _in_chunks(
+    title: str, rows: Sequence[ComparedRecipe], columns: Sequence[tuple[str, list[str]]], remarks: Sequence[str]
+) -> Iterator[Section]:
     chunks = list(_chunks(columns, WIDTH - max(len(row.recipe) for row in rows)))
     for chunk in chunks:
         header = ["recipe", *(name for name, _ in chunk)]
@@ -246,16 +244,13 @@ def _broken(name: str) -> str:
     return "\n".join(lines)
 
 
-def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Section:
-    header = ["recipe", "method", *COSTS.values()]
-    body = [[row.recipe, row.method, *(_cost(name, row.cost[name]) for name in COSTS)] for row in rows]
-    remarks = ["Means over seeds, memory the highest."] if any(len(row.seeds) > 1 for row in rows) else []
-    return Section(title, header, body, remarks)
-
-
-def _cost(name: str, value: float) -> str:
-    digits = {"wall_seconds": 1, "peak_memory_gib": 2}.get(name, 0)
-    return f"{value:,.{digits}f}"
+def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
+    """Yields tables of costs, as many columns at a time as a terminal holds."""
+    columns = [("method", [row.method for row in rows])]
+    columns += [(shown_as, [shown(name, row.cost[name]) for row in rows]) for name, shown_as in COSTS.items()]
+    remarks = ["FLOPs are estimates from counts of tokens."]
+    remarks += ["Means over seeds, memory the highest."] if any(len(row.seeds) > 1 for row in rows) else []
+    yield from _in_chunks(title, rows, columns, remarks)
 
 
 def _reward_models(group: Sequence[ComparedRecipe]) -> Section:

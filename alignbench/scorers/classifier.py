@@ -13,8 +13,10 @@ from typing import Any, Literal
 import torch
 
 from alignbench.errors import ModelError, ScorerError, did_you_mean
+from alignbench.flops import Tokens, weights_of
+from alignbench.generation import is_encoder_decoder
 from alignbench.models import load_classifier, weights_fingerprint
-from alignbench.records import fingerprint
+from alignbench.records import Cost, fingerprint
 
 Transform = Literal["logit", "logprob", "probability", "margin"]
 TextWindow = Literal["completion", "prompt_and_completion"]
@@ -68,6 +70,8 @@ class ClassifierScorer:
         self.scale = scale
         self._label = label
         self._weights = ""
+        self.spent = Cost()
+        """FLOPs of everything scored so far."""
 
     @classmethod
     def load(
@@ -115,7 +119,12 @@ class ClassifierScorer:
 
     @torch.no_grad()
     def _score_batch(self, texts: Sequence[str]) -> list[float]:
-        inputs = pad_encoded([encode(self.tokenizer, self.model.config, text) for text in texts], self.tokenizer)
+        encoded = [encode(self.tokenizer, self.model.config, text) for text in texts]
+        n_tokens = sum(map(len, encoded))
+        # Where there is a decoder it reads the text too.
+        tokens = Tokens(n_tokens, n_tokens if is_encoder_decoder(self.model) else 0, 0)
+        self.spent.forward_flops += weights_of(self.model).flops(tokens)
+        inputs = pad_encoded(encoded, self.tokenizer)
         logits = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}).logits.float()
         values = label_score(logits, self.label_id, self.transform, multi_label=is_multi_label(self.model.config))
         if self.scale is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignbench.records import Scorer, fingerprint
+from alignbench.records import Cost, Scorer, fingerprint
 
 
 def sources_of(scorer: Scorer) -> tuple[str, ...]:
@@ -40,6 +40,14 @@ class WeightedSum:
     def sources(self) -> tuple[str, ...]:
         """What the score comes from: the sources of every term."""
         return tuple(source for term in self.terms for source in sources_of(term.scorer))
+
+    @property
+    def spent(self) -> Cost:
+        """What the terms have spent so far; a Python function or a word list counts as nothing."""
+        total = Cost()
+        for term in self.terms:
+            total.charge(getattr(term.scorer, "spent", Cost()))
+        return total
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores completions[i] given prompts[i] by every term."""

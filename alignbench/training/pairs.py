@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from alignbench.language_model import LanguageModel
+from alignbench.ledger import spending
 from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer
 from alignbench.runtime import Key, generator, progress_bar
 from datasets_prep.preference_pairs import build_pairs
@@ -24,16 +26,15 @@ def draw_pairs(
     limits = generator(*key, "limits").integers(shortest, longest + 1, size=len(prompts) * k).tolist()
     per_call = max(1, policy.batch_size // k)
     completions = []
-    with progress_bar("drawing pairs", -(-len(prompts) // per_call)) as advance:
+    texts = {prompt.id: prompt.text for prompt in prompts}
+    with spending(policy, reward) as spent, progress_bar("drawing pairs", -(-len(prompts) // per_call)) as advance:
         for start in range(0, len(prompts), per_call):
             repeated = [prompt for prompt in prompts[start : start + per_call] for _ in range(k)]
             samples = list(range(k)) * (len(repeated) // k)
             rows = slice(start * k, start * k + len(repeated))
             completions += policy.complete(repeated, samples, limits[rows], decoding, key)
             advance()
-    texts = {prompt.id: prompt.text for prompt in prompts}
-    rewards = reward.score([texts[c.prompt_id] for c in completions], [c.text for c in completions])
-    cost.training_completions += len(completions)
-    cost.generated_tokens += sum(len(c.token_ids) for c in completions)
-    cost.reward_calls += len(completions)
+        rewards = reward.score([texts[c.prompt_id] for c in completions], [c.text for c in completions])
+    n = len(completions)
+    cost.charge(replace(spent, prompts_seen=len(prompts), training_completions=n, reward_calls=n))
     return build_pairs(prompts, completions, rewards, settings)

@@ -15,9 +15,11 @@ from typing import Any
 from transformers import TrainerCallback
 
 from alignbench.errors import TrainingError
+from alignbench.ledger import Ledger
 from alignbench.models import has_finite_weights
 from alignbench.runtime import progress_bar
 from alignbench.training.settings import TrainerSettings
+from alignbench.training.step_costs import StepCosts
 
 _CHECKPOINTS_KEPT = 1
 
@@ -120,11 +122,19 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._advance()
 
 
-def train(trainer: Any, checkpoints: Path) -> None:
-    """Trains to the end, from the newest whole checkpoint that a killed run has left."""
+def train(trainer: Any, checkpoints: Path, ledger: Ledger, *, n_forward: int = 1) -> None:
+    """Trains to the end, from the newest whole checkpoint that a killed run has left.
+
+    Args:
+        trainer: A TRL trainer.
+        checkpoints: Where it keeps its state.
+        ledger: Where every step is booked.
+        n_forward: Models that read each batch, a reference included.
+    """
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(StepCosts(ledger, trainer, n_forward))
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
 
 

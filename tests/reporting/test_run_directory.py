@@ -14,7 +14,7 @@ from alignbench.errors import ResultsError, RunExistsError, UsageError
 from alignbench.records import Cost, EvalReport, MetricValue
 from alignbench.reporting import run_directory
 from alignbench.reporting.lock import is_locked
-from alignbench.reporting.store import find_runs, load_train_completions, lock_path, read_run
+from alignbench.reporting.store import find_runs, load_events, load_train_completions, lock_path, read_run
 
 
 def finish(run, **options):
@@ -67,6 +67,46 @@ def test_same_recipe_and_unfinished_is_resumed(tmp_path, begin):
         assert (again.checkpoints / "step5.pt").read_text() == "kept"
         assert again.status.cost.wall_seconds == 7.0
         assert (again.status.state, again.status.error) == ("running", None)
+
+
+def test_events_of_steps_that_are_run_again_are_replaced_and_so_are_those_of_no_step(tmp_path, begin):
+    def events(path):
+        rows = map(json.loads, (path / "events.jsonl").read_text().splitlines())
+        return [(row["step"], row["prompts_seen"]) for row in rows]
+
+    with begin(tmp_path) as run:
+        run.log_step(1, {})
+        for step, n in ((1, 10), (2, 20), (2, 21), (3, 30), (None, 99)):
+            run.log_event(step, {"prompts_seen": n})
+    with begin(tmp_path) as again:
+        again.log_event(2, {"prompts_seen": 22})
+        again.log_event(None, {"prompts_seen": 98})
+        assert events(again.path) == [(1, 10), (2, 22), (None, 98)]
+    with begin(tmp_path) as last:
+        last.log_event(None, {"prompts_seen": 97})
+        path = last.complete(cost=Cost())
+    assert events(path) == [(1, 10), (2, 22), (None, 97)]
+    assert list(load_events(path)["prompts_seen"]) == [10, 22, 97]
+
+
+def test_what_is_charged_is_an_event_also_when_the_run_was_complete_before(tmp_path, begin):
+    first, second = {"run a": Cost(reward_calls=3)}, {"run b": Cost(reward_calls=4, wall_seconds=0.5)}
+    with begin(tmp_path) as run:
+        run.charge(first)
+        run.log_step(1, {})
+        run.log_event(1, {"event": "train"})
+    with begin(tmp_path) as again:  # charged by the attempt before
+        again.charge(first)
+        again.log_event(1, {"event": "train"})
+        path = again.complete(cost=Cost())
+    begin(tmp_path).charge({**first, **second})
+    rows = list(map(json.loads, (path / "events.jsonl").read_text().splitlines()))
+    upstream = {"step": None, "event": "upstream", "account": "upstream_cost"}
+    assert rows == [
+        {"step": 1, "event": "train"},
+        upstream | {"source": "run a", "reward_calls": 3},
+        upstream | {"source": "run b", "reward_calls": 4, "wall_seconds": 0.5},
+    ]
 
 
 @pytest.mark.parametrize("is_complete", [True, False])

@@ -9,6 +9,7 @@ import pytest
 from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, MetricValue
 from alignbench.reporting.compare import compare
+from alignbench.reporting.cost_columns import COSTS, shown
 from alignbench.reporting.schema import Upstream
 from alignbench.reporting.tables import number, render, render_runs
 
@@ -40,7 +41,9 @@ def results(tmp_path, add_run):
         ]
         trained = {
             "train_reward": 1.5,
-            "cost": Cost(1234.5, 1.25, 8192, 245_760, 8192, 128, 124_439_808),
+            "cost": Cost(
+                1234.5, 1.25, 8192, 245_760, 8192, 128, 124_439_808, 8192, 983_040, 1.2345e15, 2e15, 4e15, 2469.0
+            ),
             "upstream": [Upstream(recipe="reward_model", seed=0, run_hash="x", role="reward")],
         }
         add_run(tmp_path, name, columns, whole=whole, **(trained if name != "untrained" else {}))
@@ -66,6 +69,24 @@ def test_table_fits_120_plain_columns_and_keeps_numbers_whole(results):
     assert "\x1b" not in text
     assert text.isascii()
     assert "124,439,808" in text
+    assert "983,040" in text
+    assert "1.23e15" in text
+
+
+def test_the_costs_of_a_row_are_in_every_column(results):
+    text = render(compare(results), "markdown")
+    titles = ["Cost of a run, upstream included", "Cost of a run, upstream included, continued"]
+    cells = [cell for title in titles for cell in line_of("ppo", text.split(f"### {title}\n")[1])]
+    assert cells == [
+        "ppo", "1,234.5", "2,469.0", "1.25", "8,192", "8,192", "245,760", "983,040", "8,192", "128", "1.23e15",
+        "2.00e15", "4.00e15", "124,439,808",
+    ]  # fmt: skip
+    assert shown("backward_flops", 0.0) == "0"
+
+
+def line_of(recipe, text):
+    """The cells of a recipe's first line."""
+    return next(line for line in text.splitlines() if line.startswith(f"| {recipe}")).strip("| ").split(" | ")[1:]
 
 
 def test_the_held_out_judge_comes_first_then_quality_costs_and_flags(results):
@@ -103,12 +124,12 @@ def test_the_same_numbers_in_every_format(results):
     comparison = compare(results)
     plain, markdown = render(comparison, "table"), render(comparison, "markdown")
     for record in json.loads(render(comparison, "json")):
-        if record["metric"] in ("wall_seconds", "peak_memory_gib") or record["value"] is None:
+        name, value = record["metric"], record["value"]
+        if value is None:
             continue
-        counts = ("training_completions", "generated_tokens", "reward_calls", "optimizer_steps", "trainable_parameters")
-        shown = f"{record['value']:,.0f}" if record["metric"] in counts else number(record["value"])
-        assert shown in plain, record
-        assert shown in markdown, record
+        cell = shown(name, value) if name in COSTS else number(value)
+        assert cell in plain, record
+        assert cell in markdown, record
         if record["metric"] == "toxicity_mean" and record["difference"] is not None:
             interval = f"[{number(record['difference_ci_low'])}, {number(record['difference_ci_high'])}]"
             assert interval in plain

@@ -26,6 +26,9 @@ def test_best_and_worst_of_what_was_drawn(tiny_policy):
     pairs, statistics = draw_pairs(tiny_policy(), Longer(), PROMPTS, SETTINGS, (0, "pairs"), cost)
     assert statistics["n_completions"] == cost.training_completions == cost.reward_calls == 12
     assert cost.generated_tokens > 12
+    assert cost.prompts_seen == 4  # once for the three completions
+    assert cost.generation_flops > 0
+    assert cost.forward_flops == 0  # counting words takes none
     for pair in pairs:
         assert pair.chosen_reward == len(pair.chosen.text.split()) > pair.rejected_reward
         assert len(pair.chosen.token_ids) <= 5

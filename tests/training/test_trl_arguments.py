@@ -60,7 +60,7 @@ def test_weights_that_are_not_finite_are_not_saved():
 
     log = StepLog("x", {}, lambda *_: None)
     model = torch.nn.Linear(2, 2)
-    state, control = SimpleNamespace(global_step=9), SimpleNamespace(should_save=True)
+    state, control = SimpleNamespace(global_step=9, max_steps=9), SimpleNamespace(should_save=True)
     log.on_step_end(None, state, control, model=model)
     with torch.no_grad():
         model.weight[0, 0] = float("inf")

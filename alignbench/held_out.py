@@ -1,0 +1,105 @@
+"""The evaluation of what was trained, on held-out prompts: what the evaluator is given, and what it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from alignbench.along_training import cost_of_evaluation
+from alignbench.components import Components
+from alignbench.ledger import spending
+from alignbench.records import Cost, EvalReport, Prompt, Scorer, fingerprint
+from alignbench.runtime import hardware_class, progress_bar
+
+if TYPE_CHECKING:
+    import torch
+
+    from alignbench.language_model import LanguageModel
+    from alignbench.recipe import Recipe
+    from datasets_prep.cache import BuiltPairs
+
+
+def evaluate_policy(
+    recipe: Recipe,
+    parts: Components,
+    policy: Any,
+    prompts: Sequence[Prompt],
+    neutral: Sequence[str],
+    scorers: Mapping[str, Scorer],
+    device: torch.device,
+    cost: Cost,
+) -> tuple[EvalReport, dict[str, Any]]:
+    """Measures a policy, and adds what that took to `cost`, seconds and memory apart.
+
+    Returns the report, and what must be equal in every run beside it.
+    """
+    from alignbench.evaluation.evaluator import evaluate
+    from alignbench.evaluation.protocols import comparability, get_protocol
+    from alignbench.models import weights_fingerprint
+
+    protocol = get_protocol(recipe.evaluation.protocol)
+    reference = parts.base_policy()
+    spent_on = spending(policy, reference, *scorers.values())
+    with spent_on as spent, progress_bar(f"evaluating under {protocol.name}", len(prompts)) as advance:
+        report = evaluate(
+            policy,
+            reference,
+            prompts,
+            protocol,
+            scorers,
+            seed=recipe.seed,
+            batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
+            neutral=neutral,
+            progress=advance,
+        )
+    cost.charge(cost_of_evaluation(spent, report, len(scorers)))
+    same = comparability(
+        protocol,
+        prompts,
+        scorers,
+        prompts_source=parts.prompts_source(),
+        sees_prompt=parts.scorers_that_see_prompts(),
+        neutral=neutral,
+    )
+    same |= {
+        "base_model": weights_fingerprint(reference.model),
+        "precision": recipe.policy.dtype,
+        "hardware_class": hardware_class(device),
+        "chat": recipe.chat.model_dump() if recipe.chat else None,
+    }
+    return _of_split(report, same, recipe)
+
+
+def _of_split(report: EvalReport, same: dict[str, Any], recipe: Recipe) -> tuple[EvalReport, dict[str, Any]]:
+    """Says in protocol and comparability where an evaluation was on validation prompts."""
+    if recipe.evaluation.split == "validation":
+        same |= {"protocol": f"{same['protocol'].rstrip('*')}@validation", "split": "validation"}
+    return dataclasses.replace(report, protocol=same["protocol"]), same
+
+
+def evaluate_trained_reward_model(
+    parts: Components,
+    trained: Any,
+    pairs: BuiltPairs,
+    heldout: BuiltPairs,
+    policy: LanguageModel,
+    prompts: Sequence[Prompt],
+    cost: Cost,
+) -> tuple[EvalReport, dict[str, Any]]:
+    """Does the same for a reward model, on the pairs that it was trained on and on held-out ones."""
+    from alignbench.evaluation.reward_model import evaluate_reward_model
+    from alignbench.models import weights_fingerprint
+
+    with spending(trained.scorer) as spent:
+        report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout.pairs)
+    cost.charge(dataclasses.replace(spent, reward_calls=2 * (len(pairs.pairs) + len(heldout.pairs))))
+    drawn_from = prompts[: int(heldout.statistics["n_prompts"])]
+    same = {
+        "protocol": report.protocol,
+        "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in drawn_from]),
+        "labeller": parts.labeller().fingerprint,
+        "pairs": parts.recipe.pairs.model_dump(mode="json"),
+        "start_policy": weights_fingerprint(policy.model),
+    }
+    return _of_split(report, same, parts.recipe)
