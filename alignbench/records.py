@@ -53,6 +53,8 @@ class Prompt:
     text: str
     toxicity: float | None = None
     """The toxicity that the data set states for this prompt, 0 to 1."""
+    whole_text_hash: str | None = field(default=None, compare=False, repr=False)
+    """Hash of the text before it was cut to any length; None where `text` was never cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,17 @@ class EvalReport:
     """One row per completion; columns in docs/results.md."""
     n_extra_tokens: int = 0
     """Tokens that were sampled besides these completions, for the divergence."""
+
+
+@dataclass(frozen=True, slots=True)
+class HackingDiagnosis:
+    """Whether training has learned to please its reward instead of lowering harm."""
+
+    word: Literal["none", "suspected", "evident"]
+    onset_completions: int | None
+    """Completions of the budget after which reward and held-out judges part; None where they do not."""
+    evidence: tuple[str, ...]
+    """Sentences with the numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from alignbench.records import Prompt, TextTokenizer
-from datasets_prep.splits import normalised_text, stable_hash
+from datasets_prep.splits import normalised_text, stable_hash, whole_text_hash
 
 _BROKEN_CHARACTER = "\ufffd"
 
@@ -47,7 +47,7 @@ class PromptCutter:
                 continue
             self._seen.add(normalised_text(text))
             n_used += 1
-            yield uncut, replace(uncut, text=text)
+            yield uncut, replace(uncut, text=text, whole_text_hash=whole_text_hash(uncut))
 
     def _fit(self, prompt: Prompt) -> tuple[str, str | None]:
         """Returns the text to use and None, or the name of the statistic that counts why there is none."""

@@ -26,6 +26,11 @@ def normalised_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def whole_text_hash(prompt: Prompt) -> str:
+    """Returns 16 hex digits that two prompts share exactly where they are the same text, however each was cut."""
+    return prompt.whole_text_hash or hashlib.sha256(normalised_text(prompt.text).encode()).hexdigest()[:16]
+
+
 def stable_hash(seed: int, purpose: str, value: str) -> int:
     """Returns 64 bits that depend on the three arguments alone; purposes give independent draws."""
     digest = hashlib.sha256(json.dumps([seed, purpose, value]).encode()).digest()
@@ -43,7 +48,7 @@ def split_of(text: str, seed: int, validation_fraction: float, heldout_fraction:
 
 
 def check_no_leak(splits: Mapping[str, Sequence[Prompt]]) -> None:
-    """Makes sure that no two splits share an id or a normalised text.
+    """Makes sure that no two splits share an id or a normalised text, cut or whole.
 
     Args:
         splits: The prompts of each split under the name that messages use.
@@ -54,9 +59,11 @@ def check_no_leak(splits: Mapping[str, Sequence[Prompt]]) -> None:
     for (first_name, first), (second_name, second) in combinations(splits.items(), 2):
         by_id = {prompt.id: prompt for prompt in first}
         by_text = {normalised_text(prompt.text): prompt for prompt in first}
+        by_whole = {whole_text_hash(prompt): prompt for prompt in first}
         meetings = []
         for prompt in second:
-            twin = by_text.get(normalised_text(prompt.text)) or by_id.get(prompt.id)
+            twin = by_text.get(normalised_text(prompt.text)) or by_whole.get(whole_text_hash(prompt))
+            twin = twin or by_id.get(prompt.id)
             if twin is not None:
                 meetings.append((twin, prompt))
         if meetings:
@@ -64,7 +71,10 @@ def check_no_leak(splits: Mapping[str, Sequence[Prompt]]) -> None:
 
 
 def _leak_message(first_name: str, second_name: str, meetings: Sequence[tuple[Prompt, Prompt]]) -> str:
-    same_text = sum(normalised_text(one.text) == normalised_text(other.text) for one, other in meetings)
+    same_text = sum(
+        normalised_text(one.text) == normalised_text(other.text) or whole_text_hash(one) == whole_text_hash(other)
+        for one, other in meetings
+    )
     examples = "; ".join(
         f"{other.text[:80]!r} (id {other.id!r} in {second_name}; id {one.id!r} in {first_name})"
         for one, other in meetings[:_N_EXAMPLES]

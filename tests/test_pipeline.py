@@ -346,3 +346,21 @@ def test_last_tenth():
     assert pipeline._last_tenth([]) is None
     assert pipeline._last_tenth([5.0]) == 5.0
     assert pipeline._last_tenth([*([0.0] * 18), 1.0, 3.0]) == 2.0
+
+
+def test_what_training_saw_is_kept_and_another_split_is_refused(recipe_folder):
+    """Hashes of whole texts: of the untrained none are seen; a run that splits otherwise trains on held-out prompts."""
+    from alignbench.errors import LeakError
+    from alignbench.reporting.compare import compare
+
+    run("base", "ppo")
+    base, ppo = (json.loads(Path(f"results/{name}/seed0/prompts.json").read_text()) for name in ("base", "ppo"))
+    assert base["seen"] == []
+    assert base["heldout"] == ppo["heldout"]
+    assert set(ppo["heldout"].values()) == set(alignbench.load_completions("results/ppo")["prompt_id"])
+    assert len(set(ppo["seen"])) == len(ppo["seen"]) > 0
+    assert not set(ppo["seen"]) & ppo["heldout"].keys()
+    assert not [note for note in compare("results").notes if "cannot be checked" in note]
+    run("dpo", sets=["data.split_seed=7"])
+    with pytest.raises(LeakError, match=r"could see \d+ of the prompts that"):
+        compare("results", allow_mismatch=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,12 +24,13 @@ from typing import Any, Literal, Self, TextIO
 
 from alignbench._version import __version__
 from alignbench.errors import ResultsError, RunExistsError, UsageError
-from alignbench.records import Cost, EvalReport, total
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, total
 from alignbench.reporting import store
 from alignbench.reporting.lock import RunLock
 from alignbench.reporting.schema import (
     EvaluationFile,
     Kind,
+    PromptsFile,
     RunStatus,
     TuningFile,
     UnreadableError,
@@ -166,6 +167,11 @@ class RunDirectory:
         """Returns the completions of the budget spent at each step that has been evaluated along training."""
         return {point.step: point.completions for point in store.read_points(self.path)}
 
+    def write_prompts(self, seen: Iterable[str], heldout: Mapping[str, str]) -> None:
+        """Writes the hashes of the whole texts that training could see, and of those held out with their ids."""
+        record = PromptsFile(seen=tuple(sorted(set(seen))), heldout=dict(sorted(heldout.items())))
+        write_atomically(self.path / store.PROMPTS_FILE, json.dumps(plain(record)) + "\n")
+
     def write_evaluation(
         self,
         report: EvalReport,
@@ -243,6 +249,8 @@ class RunDirectory:
         evaluation_cost: Cost | None = None,
         train_reward: float | None = None,
         trained_on: Sequence[str] = (),
+        reward_hacking: HackingDiagnosis | None = None,
+        reward_hacking_reason: str | None = None,
     ) -> Path:
         """Marks the run complete and gives it its final name, which it returns."""
         if pieces := self.status.upstream_pieces:
@@ -255,6 +263,8 @@ class RunDirectory:
             evaluation_cost=evaluation_cost or Cost(),
             train_reward=plain(train_reward),
             trained_on=tuple(trained_on),
+            reward_hacking=reward_hacking,
+            reward_hacking_reason=reward_hacking_reason,
             finished=_now(),
         )
         _publish(self.path, self._final)

@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from alignbench.errors import ResultsError
 from alignbench.records import Cost, HackingDiagnosis, MetricValue
@@ -65,7 +65,7 @@ class RunStatus(Record):
     trained_on: tuple[str, ...] = ()
     """Hashes of the weights and files that gave rewards or labels, to this run and to those it was built on."""
     reward_hacking: HackingDiagnosis | None = None
-    """None: not measured."""
+    """What the evaluations along training say; None where that was not measured."""
     reward_hacking_reason: str | None = None
     """Why it was not measured."""
     error: str | None = None
@@ -88,6 +88,26 @@ class EvaluationFile(Record):
     scorer_sources: dict[str, tuple[str, ...]] = {}
     """Hashes of the weights and files behind each scorer, whatever is read from them."""
     metrics: tuple[MetricValue, ...]
+
+    @model_validator(mode="after")
+    def _each_metric_once(self) -> Self:
+        names = [(one.metric, one.scorer) for one in self.metrics]
+        if len(set(names)) < len(names):
+            raise ValueError("a metric stands twice")
+        return self
+
+
+class PromptsFile(Record):
+    """prompts.json: which texts the run knows, as hashes of the whole text before any cutting."""
+
+    seen: tuple[str, ...]
+    """Those that training could see, validation included; ascending."""
+    heldout: dict[str, str]
+    """Those that it was evaluated on, and the id of each prompt."""
+
+
+class NewerSchemaError(ResultsError):
+    """A file that a newer release wrote."""
 
 
 class Trial(BaseModel):
@@ -142,18 +162,20 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
     """Reads a JSON file of a run.
 
     Raises:
-        ResultsError: A newer release wrote it.
+        NewerSchemaError: A newer release wrote it.
         UnreadableError: It is missing, damaged or incomplete.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        version = json.loads(text)["schema_version"]
+        version = json.loads(text, parse_constant=_refuse_number, parse_float=_finite_number)["schema_version"]
     except FileNotFoundError:
         raise UnreadableError(f"no {path.name}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnreadableError(f"{path.name} cannot be read: {error.__class__.__name__}: {error}") from None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise ResultsError(
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UnreadableError(f"{path.name}: schema_version is {version!r}, which no release has written")
+    if version > SCHEMA_VERSION:
+        raise NewerSchemaError(
             f"{path}: schema_version is {version}, this alignbench reads up to {SCHEMA_VERSION}; "
             "upgrade alignbench, or leave this run out"
         )
@@ -161,8 +183,17 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
         return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UnreadableError(f"{path.name}: {place}: {first['msg']}") from None
+        place = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
+        raise UnreadableError(f"{path.name}: {place + ': ' if place else ''}{first['msg']}") from None
+
+
+def _finite_number(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse_number(digits)
+
+
+def _refuse_number(name: str) -> float:
+    raise ValueError(f"{name} is no finite number")
 
 
 def plain(value: object) -> Any:

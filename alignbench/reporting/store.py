@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from alignbench.errors import ResultsError
 from alignbench.records import Cost, total
-from alignbench.reporting.schema import EvaluationFile, RunStatus, UnreadableError, read_record
+from alignbench.reporting.schema import (
+    EvaluationFile,
+    NewerSchemaError,
+    RunStatus,
+    UnreadableError,
+    read_record,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.resolved.yaml"
 ENVIRONMENT_FILE = "environment.json"
 STATUS_FILE = "status.json"
+PROMPTS_FILE = "prompts.json"
 TRAIN_LOG_FILE = "train_log.jsonl"
 TRAIN_COMPLETIONS_FILE = "train_completions.jsonl"
 EVENTS_FILE = "events.jsonl"
@@ -85,8 +92,9 @@ def _readable(path: Path) -> Iterator[None]:
     """Turns what a damaged file raises into an UnreadableError; pyarrow's own errors are ValueErrors and OSErrors."""
     try:
         yield
-    except (OSError, KeyError, ValueError) as error:
-        raise UnreadableError(f"{path.name} cannot be read: {error}") from error
+    except (OSError, KeyError, TypeError, ValueError, NotImplementedError) as error:
+        said = str(error) or type(error).__name__
+        raise UnreadableError(f"{path.name} cannot be read: {said}") from error
 
 
 @dataclass(frozen=True)
@@ -181,7 +189,7 @@ class SkippedRun:
 
     path: Path
     state: str
-    """`missing`, `unfinished` or `corrupt`."""
+    """`missing`, `unfinished`, `incomplete`, `corrupt` or `newer`."""
     reason: str
     status: RunStatus | None = None
 
@@ -222,9 +230,6 @@ def scan_runs(paths: Paths) -> tuple[list[StoredRun], list[SkippedRun]]:
 
     Args:
         paths: a results root, a recipe's directory, a run's directory, or several of them.
-
-    Raises:
-        ResultsError: A run was written by a newer release.
     """
     found: dict[Path, StoredRun | SkippedRun] = {}
     for root in _as_list(paths):
@@ -267,6 +272,8 @@ def _read_or_skip(path: Path) -> StoredRun | SkippedRun:
         run = _read_run(path)
     except UnreadableError as error:
         return SkippedRun(path, "unfinished" if is_partial else "corrupt", str(error))
+    except NewerSchemaError as error:
+        return SkippedRun(path, "newer", str(error).removeprefix(str(path)).lstrip("/\\"))
     if is_partial or run.status.state != "complete":
         said = {"failed": f"failed: {run.status.error}"}.get(run.status.state, "run its recipe again and it goes on")
         return SkippedRun(path, "unfinished", said, run.status)

@@ -4,7 +4,7 @@ import pytest
 
 from alignbench.errors import LeakError
 from alignbench.records import Prompt
-from datasets_prep.splits import check_no_leak, normalised_text, split_of
+from datasets_prep.splits import check_no_leak, normalised_text, split_of, whole_text_hash
 
 TEXTS = [f"This is prompt number {i}" for i in range(5000)]
 
@@ -71,3 +71,12 @@ def test_a_long_list_of_leaks_is_shortened() -> None:
     prompts = [Prompt(str(i), f"text {i}") for i in range(10)]
     with pytest.raises(LeakError, match=r"share 10 prompts.*and 7 more\. Remove them"):
         check_no_leak({"train": prompts, "heldout": prompts})
+
+
+def test_one_text_cut_twice_is_a_leak() -> None:
+    whole = whole_text_hash(Prompt("a", "the dog barks at me"))
+    train = [Prompt("a", "the dog", whole_text_hash=whole)]
+    heldout = [Prompt("b", "the dog barks", whole_text_hash=whole)]
+    with pytest.raises(LeakError, match=r"share 1 prompts \(1 by text"):
+        check_no_leak({"train": train, "heldout": heldout})
+    check_no_leak({"train": train, "heldout": [Prompt("b", "the dog barks")]})
