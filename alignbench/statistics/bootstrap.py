@@ -93,7 +93,7 @@ def _interval_and_p(
     start = 0
     while start < N_RESAMPLES:
         stop = min(N_RESAMPLES, start + max(1, _BLOCK // n_prompts))
-        counts = _draw_counts(rng, stop - start, n_prompts)
+        counts = draw_counts(rng, stop - start, n_prompts)
         n_drawn = np.full((n_columns, stop - start), float(n_prompts))
         if gaps.any():
             n_drawn[gaps] = (counts @ measured[:, gaps]).T
@@ -109,7 +109,7 @@ def _interval_and_p(
     return ranked[:, _RANK - 1], ranked[:, N_RESAMPLES - _RANK], p
 
 
-def _draw_counts(rng: np.random.Generator, n_resamples: int, n_prompts: int) -> Columns:
+def draw_counts(rng: np.random.Generator, n_resamples: int, n_prompts: int) -> Columns:
     """Returns how often each prompt is drawn in each resample, (resamples, prompts), rows summing to `n_prompts`."""
     drawn = rng.integers(0, n_prompts, size=(n_resamples, n_prompts))
     drawn += np.arange(n_resamples)[:, None] * n_prompts
