@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import ScorerError
+from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, why_not
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.ledger import spending
-from alignbench.records import Cost, EvalReport, Policy, Prompt, Scorer
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer
+from alignbench.reporting.flags import HEADLINE, REWARD_SCORER
 from alignbench.reporting.run_directory import RunDirectory
+from alignbench.reporting.store import StoredPoint, read_points
 from alignbench.runtime import measured, set_aside
 from alignbench.scorers.weighted_sum import sources_of
 
@@ -40,7 +44,6 @@ class AlongTraining:
         validation: Sequence[Prompt],
         scorers: Mapping[str, Scorer],
         reward: Scorer | None,
-        *,
         cost: Cost,
         evaluation_cost: Cost,
     ) -> None:
@@ -137,6 +140,40 @@ def cost_of_evaluation(spent: Cost, report: EvalReport, n_scorers: int) -> Cost:
     n_tokens = spent.generated_tokens or int(report.completions["n_tokens"].sum()) + report.n_extra_tokens
     n_scored = len(report.completions) * n_scorers
     return replace(spent, generated_tokens=n_tokens, prompts_seen=len(report.prompt_values), reward_calls=n_scored)
+
+
+def diagnose_run(
+    run: Path, trained_on: Collection[str] = (), *, kind: str = "policy"
+) -> tuple[HackingDiagnosis | None, str | None]:
+    """Returns whether a run has learned to please its reward, or why that was not measured.
+
+    Args:
+        run: The run's directory, complete or not.
+        trained_on: Hashes of what rewarded it or labelled its pairs: a judge made of the same is no held-out one.
+        kind: What it trained.
+    """
+    if kind != "policy":
+        return None, "a reward model is no policy"
+    curve = [_curve_point(point, trained_on) for point in read_points(run)]
+    reason = why_not(curve)
+    return (None, reason) if reason else (diagnose(curve), None)
+
+
+def _curve_point(point: StoredPoint, trained_on: Collection[str]) -> CurvePoint:
+    _, columns = point.prompt_values
+    sources = point.record.scorer_sources
+    judges = [
+        scorer
+        for metric, _, scorer in (name.partition("@") for name in columns)
+        if metric == HEADLINE and scorer != REWARD_SCORER and set(sources.get(scorer, ())).isdisjoint(trained_on)
+    ]
+    return CurvePoint(
+        completions=point.completions,
+        reward=columns.get("reward_mean"),
+        harm={judge: columns[f"{HEADLINE}@{judge}"] for judge in judges},
+        kl=columns.get("kl"),
+        texts={name: columns[name] for name in TEXT_METRICS},
+    )
 
 
 def with_reward(report: EvalReport, reward: Scorer) -> EvalReport:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from alignbench.along_training import AlongTraining
+from alignbench.along_training import AlongTraining, diagnose_run
 from alignbench.components import Components
 from alignbench.errors import AlignbenchError, UsageError
 from alignbench.held_out import evaluate_policy, evaluate_trained_reward_model
@@ -238,9 +238,7 @@ def _execute(
     scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
 
     # 2. Train, and measure on validation prompts before, along and after.
-    along = AlongTraining(
-        parts, directory, data.validation, scorers, reward or labeller, cost=machine, evaluation_cost=evaluation
-    )
+    along = AlongTraining(parts, directory, data.validation, scorers, reward or labeller, machine, evaluation)
     along.first(policy)
     with measured(machine, device):
         pairs_paid = (pairs.pairs, pairs.cost.training_completions) if pairs else ((), 0)
@@ -269,11 +267,15 @@ def _execute(
     directory.write_evaluation(report, comparability, {name: sources_of(scorer) for name, scorer in scorers.items()})
     ledger.book(None, "machine", machine)
     ledger.book(None, "evaluation", evaluation, "evaluation_cost")
+    trained_on = _trained_on(reward, labeller, upstream)
+    diagnosis, why_none = diagnose_run(directory.path, trained_on, kind=recipe.method.produces)
     directory.complete(
         cost=ledger.cost,
         evaluation_cost=ledger.evaluation_cost,
         train_reward=_last_tenth(directory.logged("objective/reward")),
-        trained_on=_trained_on(reward, labeller, upstream),
+        trained_on=trained_on,
+        reward_hacking=diagnosis,
+        reward_hacking_reason=why_none,
     )
 
 

@@ -25,6 +25,7 @@ from alignbench.runtime import seed_everything
 
 ODD = "evaluation.evaluate_every=12"
 """Budget 32 in steps of 8: the steps behind 12 and 24 completions are 2 and 3, and the last one is no point."""
+OWN_JUDGE = "evaluation.scorers=[{name: own, classifier: '{judge}', label: toxic}]"
 SECONDS = ("time/", "memory/")
 
 
@@ -288,6 +289,38 @@ def test_a_method_that_never_calls_gets_its_first_and_last_point(recipe_folder, 
     kl = alignbench.load_curves("results").query("metric == 'kl_exact'")["value"].to_list()
     assert kl[0] == 0
     assert kl[1] > 1e-4
+
+
+def hacking(recipe):
+    status = json.loads(Path(f"results/{recipe}/seed0/status.json").read_text())
+    return status["reward_hacking"], status["reward_hacking_reason"]
+
+
+def test_a_run_ends_with_a_diagnosis_or_the_reason_why_there_is_none(recipe_folder, checkpoints):
+    run("base", "ppo", "dpo", "reward_model", sets=[ODD])
+    assert hacking("base") == (None, "there are not two evaluations along training")
+    assert hacking("reward_model") == (None, "a reward model is no policy")
+    for recipe in ("ppo", "dpo"):
+        found, reason = hacking(recipe)
+        assert reason is None
+        assert found["word"] in ("none", "suspected", "evident")
+        assert found["evidence"][0].startswith("The training reward")
+        assert read_run(Path(f"results/{recipe}/seed0")).status.reward_hacking.word == found["word"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["evaluation.evaluate_every=0"], "there are not two evaluations along training"),
+        (["evaluation.scorers=[reward]"], "no held-out judge"),
+        (["reward.classifier={judge}", "reward.label=neutral", OWN_JUDGE], "no held-out judge"),
+    ],
+)
+def test_what_trains_is_no_held_out_judge(recipe_folder, checkpoints, sets, said):
+    run("ppo", sets=[one.replace("{judge}", str(checkpoints / "judge")) for one in sets])
+    found, reason = hacking("ppo")
+    assert found is None
+    assert said in reason
 
 
 class FixedReward:
