@@ -26,6 +26,7 @@ from alignbench.runtime import seed_everything
 ODD = "evaluation.evaluate_every=12"
 """Budget 32 in steps of 8: the steps behind 12 and 24 completions are 2 and 3, and the last one is no point."""
 OWN_JUDGE = "evaluation.scorers=[{name: own, classifier: '{judge}', label: toxic}]"
+LORA = "policy.lora={r: 4, target_modules: [q_proj, v_proj]}"
 SECONDS = ("time/", "memory/")
 
 
@@ -122,7 +123,7 @@ def test_training_does_not_notice(recipe_folder, name):
         "    return [(random.random() + numpy.random.rand() + torch.rand(1).item()) / 3 for _ in completions]\n"
     )
     noisy = '[reward, {name: judge, function: "noise.py:noise"}]'
-    sets = [f"evaluation.scorers={noisy}", "policy.lora={r: 4, target_modules: [q_proj, v_proj]}"]
+    sets = [f"evaluation.scorers={noisy}", LORA]
     sets += ["method.learning_rate=0.01"]
     if name == "ppo":
         sets += ["reward.also=[{name: noise, function: 'noise.py:noise'}]"]
@@ -136,6 +137,20 @@ def test_training_does_not_notice(recipe_folder, name):
     ]
     assert weights[0] == weights[1]
     assert alignbench.load_metrics("with")["metric"].equals(alignbench.load_metrics("without")["metric"])
+
+
+@pytest.mark.parametrize(("name", "sets"), [("ppo", [LORA]), ("dpo", [LORA]), ("dpo", [])])
+def test_the_policy_is_the_same_within_training_and_after_it(recipe_folder, name, sets):
+    """The last point, made by the method's last step in one run, and by the pipeline in the other."""
+    sets = [*sets, "method.learning_rate=0.01"]
+    run(name, results="dense", sets=sets)
+    run(name, results="sparse", sets=[*sets, "evaluation.evaluate_every=1000"])
+    assert len(points(name, "sparse")) == 2
+    dense, sparse = (alignbench.load_curves(root).query("step > 0") for root in ("dense", "sparse"))
+    last = dense[dense["step"] == dense["step"].max()].reset_index(drop=True)
+    assert last.equals(sparse.reset_index(drop=True))
+    kl = dense[dense["metric"] == "kl"]["value"]
+    assert (kl.abs() > 1e-4).all()  # the adapter counts at every point
 
 
 def draws():
