@@ -249,17 +249,6 @@ class HackingDiagnosis:
     """Sentences with the numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class HackingDiagnosis:
-    """Whether training has learned to please its reward instead of lowering harm."""
-
-    word: Literal["none", "suspected", "evident"]
-    onset_completions: int | None
-    """Completions of the budget after which reward and held-out judges part; None where they do not."""
-    evidence: tuple[str, ...]
-    """Sentences with the numbers."""
-
-
 @dataclass(slots=True)
 class Cost:
     """What a run, or a piece of one, has cost. FLOPs are estimates from counts, by the formulas of `flops`."""
