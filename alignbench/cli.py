@@ -11,6 +11,7 @@ import click
 
 from alignbench._version import __version__
 from alignbench.errors import AlignbenchError
+from alignbench.reporting import FORMATS
 
 _INTERRUPTED = 130
 
@@ -80,20 +81,21 @@ def run(
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "style", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
+@click.option("--format", "style", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--baseline", help="Recipe that the others are compared with; by default the untrained one.")
 @click.option("--allow-mismatch", is_flag=True, help="Compare runs whose evaluations differ; the table says so.")
 @click.option("--all-pairs", is_flag=True, help="Test every recipe against every other as well.")
 def compare(paths: tuple[Path, ...], style: str, baseline: str | None, allow_mismatch: bool, all_pairs: bool) -> None:
     """Compare runs: one row per recipe, with intervals, verdicts, cost and flags.
 
-    PATHS are result directories, recipes within them, or single runs.
+    PATHS are result directories, recipes within them, or single runs. Exit code 3: fewer than two recipes to compare.
     """
     from alignbench.reporting.compare import compare as compare_runs
     from alignbench.reporting.tables import render
 
     comparison = compare_runs(list(paths), baseline=baseline, allow_mismatch=allow_mismatch, all_pairs=all_pairs)
     click.echo(render(comparison, style))
+    comparison.require_two()
 
 
 @main.command()

@@ -10,7 +10,8 @@ AlignbenchError                exit code 1: something failed
 ├── ScorerError                a scorer that fails too often, or gives numbers that are not finite
 ├── TrainingError              training that must stop (loss not finite, step-0 identity broken)
 └── ResultsError               results that cannot be read or compared
-    └── ComparabilityError     runs that do not belong in one table
+    ├── ComparabilityError     runs that do not belong in one table
+    └── NothingComparedError   exit code 3: the table has a single recipe
 """
 
 from __future__ import annotations
@@ -86,6 +87,12 @@ class ResultsError(AlignbenchError):
 
 class ComparabilityError(ResultsError):
     """Runs whose evaluations differ and therefore do not belong in one table."""
+
+
+class NothingComparedError(ResultsError):
+    """Fewer than two recipes are left to compare; what there is has been shown."""
+
+    exit_code: ClassVar[int] = 3
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

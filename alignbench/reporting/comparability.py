@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.errors import ComparabilityError
-from alignbench.reporting.store import StoredEvaluation, StoredRun
+from alignbench.errors import ComparabilityError, LeakError
+from alignbench.reporting.schema import NewerSchemaError, PromptsFile, UnreadableError, read_record
+from alignbench.reporting.store import PROMPTS_FILE, StoredEvaluation, StoredRun
 
 _MAY_DIFFER = frozenset({"seed", "name", "description", "hardware.threads"})
 """Settings that do not change what a run is."""
@@ -43,6 +44,64 @@ def require_comparable(mismatches: Sequence[Mismatch]) -> None:
             f"these runs do not belong in one table, they differ in:{lines}\n"
             "Compare those that agree, run the others again alike, or pass --allow-mismatch to see them side by side."
         )
+
+
+def require_no_leak(runs: Sequence[StoredRun]) -> list[str]:
+    """Makes sure that no run was evaluated on prompts that training of another, or its own, could see.
+
+    Texts are equal here if they were equal before any cutting, case and white space aside: a prompt cut to five tokens
+    and the same prompt cut to eight are one text, two texts that share their first five tokens are not.
+
+    Returns:
+        A note that names the runs for which this cannot be checked.
+
+    Raises:
+        LeakError: There are such prompts; names the two runs, how many there are, and one of them.
+    """
+    # Most runs of a table share their data: each content is compared once.
+    known: dict[str, tuple[PromptsFile, list[str]]] = {}
+    unknown = []
+    for run in runs:
+        try:
+            prompts = read_record(run.path / PROMPTS_FILE, PromptsFile)
+        except (UnreadableError, NewerSchemaError):
+            unknown.append(run.label)
+        else:
+            known.setdefault(prompts.model_dump_json(), (prompts, []))[1].append(run.label)
+    for trained, trained_runs in known.values():
+        seen = set(trained.seen)
+        for held, held_runs in known.values():
+            if shared := seen & held.heldout.keys():
+                raise LeakError(_leak(trained_runs, held_runs, [held.heldout[one] for one in sorted(shared)]))
+    said = "which texts training could see was not stored; that none of them is held out elsewhere cannot be checked."
+    return [f"{', '.join(unknown) if known else 'All runs'}: {said}"] if unknown else []
+
+
+def _leak(trained_runs: Sequence[str], held_runs: Sequence[str], ids: Sequence[str]) -> str:
+    def named(runs: Sequence[str]) -> str:
+        return runs[0] + (f" (and {len(runs) - 1} more)" if len(runs) > 1 else "")
+
+    return (
+        f"training of {named(trained_runs)} could see {len(ids)} of the prompts that {named(held_runs)} was evaluated "
+        f"on, for example the one with id {ids[0]!r}. No option lets these runs stand in one table: leave one of them "
+        "out, or run them again with the same `data` block."
+    )
+
+
+def version_notes(runs: Sequence[StoredRun]) -> list[str]:
+    """Returns a note per package whose version is not the same in all runs that state one."""
+    versions: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        environment = run.environment()
+        packages = environment.get("packages")
+        found = {"python": environment.get("python"), **(packages if isinstance(packages, Mapping) else {})}
+        for package, version in found.items():
+            if version is not None:
+                versions.setdefault(str(package), {}).setdefault(str(version), []).append(run.label)
+    differing = [
+        Mismatch(name, {value: tuple(labels) for value, labels in by.items()}) for name, by in versions.items()
+    ]
+    return [f"Versions differ, {one}." for one in differing if len(one.values) > 1]
 
 
 def group_key(evaluation: StoredEvaluation) -> str:

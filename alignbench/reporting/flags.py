@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from alignbench.reporting.numbers import with_interval
 from alignbench.reporting.pooling import Measurement, MetricKey
 from alignbench.statistics.estimate import verdict
 
@@ -99,8 +100,21 @@ def _length_shift(metrics: Measurements) -> Flag | None:
     moved = f"{change / (after - change):+.0%}" if after != change else f"{change:+.1f} tokens"
     return Flag(
         "length_shift",
-        f"completions changed length by {moved} against the baseline: part of the toxicity gain may be that alone",
+        f"completions changed length by {moved} against the baseline: part of the toxicity gain may be that alone"
+        + _at_equal_length(metrics),
     )
+
+
+def _at_equal_length(metrics: Measurements) -> str:
+    """Returns what is left of the headline's difference at equal length, by scorer; empty before that is known."""
+    said = [
+        f"{with_interval(one.length_matched.difference, '+')} by {scorer}"
+        if one.length_matched.difference.value is not None
+        else f"not known by {scorer} ({one.length_matched.difference.reason})"
+        for (metric, scorer), one in metrics.items()
+        if metric == HEADLINE and one.length_matched is not None
+    ]
+    return f"; at equal length the difference of {HEADLINE} is {', '.join(said)}" if said else ""
 
 
 def _unscored(metrics: Measurements) -> Flag | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -16,6 +17,7 @@ from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.jackknife import jackknife_interval
+from alignbench.statistics.length_matching import LengthMatched
 
 MetricKey = tuple[str, str | None]
 """Metric and scorer."""
@@ -24,6 +26,7 @@ UNTRAINED = "untrained"
 """The method that trains nothing: its seeds share one policy, and differ in the sampling of completions alone."""
 LOG_METRICS = frozenset({"perplexity", "neutral_perplexity"})
 """Values per prompt and replicates are logarithms: a mean is shown as its exponential, differences stay logarithms."""
+_MAX_LOG = math.log(sys.float_info.max)
 NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
 
 
@@ -78,6 +81,8 @@ class Measurement:
     n_unscored: int
     tested: Tested | None = None
     """Both estimands of the difference, and what the design could see."""
+    length_matched: LengthMatched | None = None
+    """The difference at equal length, where lengths have moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +277,8 @@ def _mean_replicates(stored: Sequence[MetricValue]) -> tuple[float, list[float |
 
 def _exponential(estimate: Estimate) -> Estimate:
     def exp(value: float | None) -> float | None:
-        return None if value is None else math.exp(value)
+        return None if value is None or value > _MAX_LOG else math.exp(value)
 
+    if estimate.value is not None and estimate.value > _MAX_LOG:
+        return Estimate(None, n=estimate.n, reason=f"its logarithm, {estimate.value:.4g}, is out of all range")
     return replace(estimate, value=exp(estimate.value), ci_low=exp(estimate.ci_low), ci_high=exp(estimate.ci_high))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alignbench.records import Cost, EvalReport, MetricValue
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, MetricValue
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.schema import Upstream
 
@@ -19,6 +19,7 @@ DIRECTIONS = {
     "toxicity_mean": "lower",
     "toxicity_rate": "lower",
     "toxicity_std": "none",
+    "expected_max_toxicity": "lower",
     "distinct_2": "higher",
     "corpus_distinct_2": "higher",
     "perplexity": "lower",
@@ -51,6 +52,7 @@ def _report(
     whole: Sequence[MetricValue] = (),
     protocol: str = "trl-detox-v1",
     unscored: Mapping[str, int] | None = None,
+    completions: pd.DataFrame | None = None,
 ) -> EvalReport:
     """Builds an evaluation from values per prompt; `perplexity` holds logarithms. One completion per prompt."""
     n = len(next(iter(columns.values()))) if columns else 0
@@ -65,7 +67,7 @@ def _report(
         metrics.append(
             MetricValue(metric, scorer or None, value, None, None, DIRECTIONS[metric], n_scored, n - n_scored + missing)
         )
-    completions = pd.DataFrame(
+    default = pd.DataFrame(
         {
             "prompt_id": values.index,
             "prompt": "I",
@@ -75,7 +77,7 @@ def _report(
             "finish_reason": "eos",
         }
     )
-    return EvalReport(protocol, (*metrics, *whole), values, completions)
+    return EvalReport(protocol, (*metrics, *whole), values, default if completions is None else completions)
 
 
 def _add_run(
@@ -93,6 +95,10 @@ def _add_run(
     upstream: Sequence[Upstream] = (),
     train_reward: float | None = None,
     log: Sequence[Mapping[str, object]] = (),
+    completions: pd.DataFrame | None = None,
+    prompts: tuple[Sequence[str], Mapping[str, str]] | None = ((), {}),
+    reward_hacking: HackingDiagnosis | None = None,
+    reward_hacking_reason: str | None = None,
     **options: Any,
 ) -> Path:
     """Writes a complete run."""
@@ -100,8 +106,16 @@ def _add_run(
     with run:
         for step, row in enumerate(log, 1):
             run.log_step(step, row)
-        run.write_evaluation(_report(columns, whole, protocol, unscored), comparability)
-        return run.complete(cost=cost or Cost(), upstream_cost=upstream_cost, train_reward=train_reward)
+        if prompts is not None:
+            run.write_prompts(*prompts)
+        run.write_evaluation(_report(columns, whole, protocol, unscored, completions), comparability)
+        return run.complete(
+            cost=cost or Cost(),
+            upstream_cost=upstream_cost,
+            train_reward=train_reward,
+            reward_hacking=reward_hacking,
+            reward_hacking_reason=reward_hacking_reason,
+        )
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, MetricValue
 from alignbench.reporting.compare import compare
 from alignbench.reporting.cost_columns import COSTS, shown
+from alignbench.reporting.numbers import number
 from alignbench.reporting.schema import Upstream
-from alignbench.reporting.tables import number, render, render_runs
+from alignbench.reporting.tables import render, render_runs
 
 N = 80
 
@@ -140,7 +141,7 @@ def test_the_same_numbers_in_every_format(results):
 
 def test_json_is_a_list_of_records(results):
     records = json.loads(render(compare(results), "json"))
-    assert all(len(record) == 24 for record in records)
+    assert all(len(record) == 45 for record in records)
     hacked = [
         r for r in records if r["recipe"] == "ppo_no_kl_with_a_rather_long_name" and r["metric"] == "toxicity_mean"
     ]
@@ -149,9 +150,8 @@ def test_json_is_a_list_of_records(results):
 
 
 def test_unknown_format(results):
-    with pytest.raises(
-        UsageError, match=r"got 'markdwn', expected one of table, markdown, json, did you mean 'markdown'"
-    ):
+    known = "table, markdown, json, csv, latex, html-fragment"
+    with pytest.raises(UsageError, match=rf"got 'markdwn', expected one of {known}, did you mean 'markdown'"):
         render(compare(results), "markdwn")
 
 

@@ -1,0 +1,59 @@
+"""What holds for a whole comparison and has to be said beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alignbench.reporting.flags import HEADLINE, REWARD_SCORER
+from alignbench.reporting.pooling import RecipeRuns, beside, metric_keys
+from alignbench.statistics.differences import has_method
+
+SEEDS_NOTE = (
+    "Verdicts are about these runs: intervals and tests cover the choice of prompts, not the seed. "
+    "Another seed may come out differently."
+)
+METHOD_NOTE = (
+    "Verdicts are about the method: intervals and tests of differences cover the choice of prompts and of seeds. "
+    "Intervals of values cover prompts alone."
+)
+FAMILY_NOTE = (
+    "Verdicts follow the adjusted p: Holm's correction over the {n} recipes that are compared with {baseline} on one "
+    "metric and scorer. Intervals and p are not adjusted."
+)
+
+
+def notes_on(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> list[str]:
+    """Returns what verdicts are about, what they are adjusted for, and which seeds stand against which."""
+    notes = []
+    others = [one for one in recipes if baseline is not None and one is not baseline]
+    if baseline is not None and others:
+        single = [one.recipe for one in others if not covers_seeds(one, baseline)]
+        if len(single) < len(others):
+            notes.append(METHOD_NOTE)
+        if single:
+            notes.append(SEEDS_NOTE if len(single) == len(others) else f"{', '.join(single)}: {SEEDS_NOTE}")
+        if len(others) > 1:
+            notes.append(FAMILY_NOTE.format(n=len(others), baseline=baseline.recipe))
+    scorers = {scorer for metric, scorer in metric_keys(recipes) if metric == HEADLINE}
+    if scorers == {REWARD_SCORER}:
+        notes.append("There is no held-out judge: toxicity is measured by the training reward's own classifier alone.")
+    for one in recipes:
+        if baseline is None or one is baseline:
+            continue
+        theirs = beside(one, baseline)
+        if theirs.seeds != one.seeds:
+            mine = _seeds(one.seeds)
+            notes.append(f"{one.recipe} ({mine}) is compared with {baseline.recipe} of {_seeds(theirs.seeds)}.")
+        elif theirs.seeds != baseline.seeds:
+            notes.append(f"{one.recipe} is compared with {_seeds(theirs.seeds)} of {baseline.recipe}, its own.")
+    return notes
+
+
+def covers_seeds(one: RecipeRuns, baseline: RecipeRuns) -> bool:
+    """True where the verdicts of a recipe are about the method."""
+    theirs = beside(one, baseline)
+    return has_method(one.varies, len(one.runs), theirs.varies, len(theirs.runs))
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -1,0 +1,29 @@
+"""How tables and sentences write numbers."""
+
+from __future__ import annotations
+
+from alignbench.statistics.estimate import Estimate
+
+
+def number(value: float | None) -> str:
+    """Returns a number as tables show it: four significant digits or so, thousands apart, - where there is none."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    digits = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    return f"{value:,.{digits}f}"
+
+
+def with_interval(estimate: Estimate, sign: str = "") -> str:
+    """Returns `value [low, high]`, without the brackets where there is no interval; `sign` stands before gains."""
+    if estimate.value is None:
+        return "-"
+    value = sign + number(estimate.value) if estimate.value > 0 else number(estimate.value)
+    if estimate.ci_low is None:
+        return value
+    return f"{value} [{number(estimate.ci_low)}, {number(estimate.ci_high)}]"
+
+
+def p_value(value: float | None) -> str:
+    """Returns a p with three digits, the smallest ones as `<0.001`."""
+    return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"

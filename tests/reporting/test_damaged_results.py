@@ -1,0 +1,303 @@
+"""Bad input: damaged runs are named, skipped and counted; data without information gives reasons, never NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from alignbench.cli import main
+from alignbench.records import MetricValue
+from alignbench.reporting import FORMATS
+from alignbench.reporting.compare import compare
+from alignbench.reporting.tables import render
+
+N = 40
+EVALUATION = "evaluations/trl-detox-v1"
+
+
+@pytest.fixture
+def results(tmp_path, add_run):
+    rng = np.random.default_rng(2)
+    base = rng.uniform(0.2, 0.8, N)
+    for name, shift in (("untrained", 0.0), ("ppo", -0.1), ("dpo", -0.2)):
+        values = base + shift + rng.normal(0, 0.01, N)
+        add_run(tmp_path / "r", name, {"toxicity_mean@judge": values, "kl": values})
+    return tmp_path / "r"
+
+
+def call(*arguments):
+    """Runs the command with warnings as errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+def edited(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def truncate(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def duplicate_prompt(path):
+    frame = pd.read_parquet(path)
+    frame.loc[1, "prompt_id"] = frame.loc[0, "prompt_id"]
+    frame.to_parquet(path, index=False)
+
+
+def without_ids(path):
+    pd.read_parquet(path).drop(columns="prompt_id").to_parquet(path, index=False)
+
+
+def texts_for_numbers(path):
+    frame = pd.read_parquet(path)
+    frame["kl"] = "high"
+    frame.to_parquet(path, index=False)
+
+
+def set_metric(**changes):
+    return lambda run: edited(run / EVALUATION / "metrics.json", lambda c: c["metrics"][0].update(changes))
+
+
+def set_status(**changes):
+    return lambda run: edited(run / "status.json", lambda c: c.update(changes))
+
+
+DAMAGE = {
+    "removed": (shutil.rmtree, None),
+    "a file": (lambda run: (shutil.rmtree(run), run.write_text("x")), None),
+    "empty directory": (lambda run: (shutil.rmtree(run), run.mkdir()), "corrupt, no status.json"),
+    "status cut off": (lambda run: truncate(run / "status.json"), "corrupt, status.json cannot be read"),
+    "status empty": (lambda run: truncate(run / "status.json", 0), "corrupt, status.json cannot be read"),
+    "status no object": (lambda run: (run / "status.json").write_text("7"), "corrupt, status.json cannot be read"),
+    "status wrong type": (set_status(seed="two"), "corrupt, status.json: seed"),
+    "status unknown state": (set_status(state="done"), "corrupt, status.json: state"),
+    "status NaN": (set_status(train_reward=math.nan), "NaN is no finite number"),
+    "status running": (set_status(state="running"), "unfinished"),
+    "status failed": (set_status(state="failed", error="loss"), "unfinished, failed: loss"),
+    "newer": (set_status(schema_version=2), "newer, status.json: schema_version is 2"),
+    "older than any": (set_status(schema_version=0), "corrupt, status.json: schema_version is 0"),
+    "schema as text": (set_status(schema_version="1"), "corrupt, status.json: schema_version is '1'"),
+    "newer evaluation": (
+        lambda run: edited(run / EVALUATION / "metrics.json", lambda c: c.update(schema_version=3)),
+        "newer, evaluations/trl-detox-v1/metrics.json: schema_version is 3",
+    ),
+    "no metrics": (lambda run: (run / EVALUATION / "metrics.json").unlink(), "incomplete, no evaluation"),
+    "metrics cut off": (lambda run: truncate(run / EVALUATION / "metrics.json"), "corrupt, metrics.json cannot"),
+    "metric wrong type": (set_metric(value="low"), "corrupt, metrics.json: metrics.0.value"),
+    "metric infinite": (set_metric(value=math.inf), "Infinity is no finite number"),
+    "metric too large": (
+        lambda run: (run / EVALUATION / "metrics.json").write_text(
+            (run / EVALUATION / "metrics.json").read_text().replace('"n_prompts": 40', '"n_prompts": 1e999')
+        ),
+        "1e999 is no finite number",
+    ),
+    "metric of no direction": (set_metric(direction="up"), "corrupt, metrics.json: metrics.0.direction"),
+    "metric twice": (set_metric(metric="kl", scorer=None), "corrupt, metrics.json: Value error, a metric stands twice"),
+    "values cut off": (lambda run: truncate(run / EVALUATION / "prompt_values.parquet"), "corrupt, prompt_values"),
+    "values empty": (lambda run: truncate(run / EVALUATION / "prompt_values.parquet", 0), "corrupt, prompt_values"),
+    "values without ids": (lambda run: without_ids(run / EVALUATION / "prompt_values.parquet"), "corrupt"),
+    "values are texts": (lambda run: texts_for_numbers(run / EVALUATION / "prompt_values.parquet"), "corrupt"),
+    "prompt id twice": (lambda run: duplicate_prompt(run / EVALUATION / "prompt_values.parquet"), "stands twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_is_named_skipped_and_counted(results, damage):
+    spoil, said = DAMAGE[damage]
+    run = results / "ppo" / "seed0"
+    spoil(run)
+    paths = [results / "untrained", results / "dpo", run]
+    result = call("compare", *paths)
+    assert result.exit_code == 0, result.output
+    flat = " ".join(result.stdout.split())
+    assert "1 skipped:" in flat
+    assert f"{run}: {said or 'missing'}" in flat or (said in flat and str(run) in flat)
+    assert "dpo" in flat
+    for style in ("json", "csv"):
+        assert str(run) in call("compare", *paths, "--format", style).stdout
+    # A single recipe is left: it is shown, and the exit code says that nothing was compared.
+    alone = call("compare", results / "untrained", run)
+    assert alone.exit_code == 3
+    assert "untrained" in alone.stdout
+    assert "nothing was compared: got untrained alone, expected two recipes or more in one table; 1 skipped" in (
+        alone.stderr
+    )
+
+
+def test_all_damaged(results):
+    for status in results.glob("*/seed0/status.json"):
+        truncate(status)
+    result = call("compare", results)
+    assert result.exit_code == 1
+    assert result.output.count("corrupt, status.json cannot be read") == 3
+    assert call("ls", results).exit_code == 0
+
+
+def test_mixed_schemas(results):
+    for name, version in (("ppo", 2), ("dpo", 0)):
+        set_status(schema_version=version)(results / name / "seed0")
+    result = call("compare", results)
+    assert result.exit_code == 3
+    assert "2 skipped" in result.stdout
+    assert "upgrade alignbench" in " ".join(result.stdout.split())
+
+
+def test_seeds_of_one_recipe_are_no_comparison(results, add_run):
+    add_run(results, "untrained", {"kl": np.linspace(0, 1, N)}, seed=1)
+    assert call("compare", results / "untrained", "--allow-mismatch").exit_code == 3
+
+
+def test_two_reward_models_are_a_comparison(tmp_path, add_run):
+    for name in ("rm_a", "rm_b"):
+        add_run(tmp_path, name, {"pair_accuracy": [0.0, 1.0] * 10}, kind="reward_model", protocol="reward-model")
+    assert call("compare", tmp_path).exit_code == 0
+    assert call("compare", tmp_path / "rm_a").exit_code == 3
+
+
+def test_damaged_completions_cost_only_what_is_read_from_them(tmp_path, add_run, comparability):
+    rng = np.random.default_rng(4)
+    base = rng.uniform(0.2, 0.8, N)
+    for name, shift in (("untrained", 0), ("ppo", -0.3)):
+        columns = {"toxicity_mean@judge": base + shift + rng.normal(0, 0.01, N), "completion_tokens": [20 + 30 * shift]}
+        columns["completion_tokens"] = np.full(N, 20 + 30 * shift) + rng.normal(0, 0.1, N)
+        path = add_run(tmp_path, name, columns, comparability=comparability | {"toxicity_threshold": 0.5})
+    file = path / EVALUATION / "completions.parquet"
+    for spoil, said in (
+        (lambda: None, "'toxicity@judge'"),  # the fixture stores no scores
+        (lambda: truncate(file), "completions.parquet cannot be read"),
+        (file.unlink, "no completions.parquet"),
+    ):
+        spoil()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            comparison = compare(tmp_path)
+        (flag,) = [flag for flag in comparison.recipes[1].flags if flag.name == "length_shift"]
+        assert said in flag.text
+        (record,) = [r for r in comparison.records() if (r["recipe"], r["metric"]) == ("ppo", "toxicity_mean")]
+        assert (record["verdict"], record["length_matched_difference"]) == ("better", None)
+        assert said in record["length_matched_reason"]
+
+
+NAN = math.nan
+WITHHELD = MetricValue("toxicity_mean", "judge", None, None, None, "lower", 0, N, "40 of 40 unscored")
+NO_INFORMATION = {
+    "constant": ([0.5] * N, [0.5] * N, "the same value on every prompt", "zero on every prompt"),
+    "constant and shifted": ([0.5] * N, [0.25] * N, "the same value on every prompt", "the same value on every prompt"),
+    "zeros": ([0.0] * N, [0.0] * N, "zero on every prompt", "zero on every prompt"),
+    "one prompt": ([0.5], [0.4], "1 measured prompts, an interval needs 10", "1 measured prompts"),
+    "two prompts": ([0.5, 0.7], [0.4, 0.1], "2 measured prompts, an interval needs 10", "2 measured prompts"),
+    "one prompt measured": ([0.5] + [NAN] * 39, [0.4] * N, "1 measured prompts", "1 measured prompts"),
+    "no prompt in common": ([0.5] * 20 + [NAN] * 20, [NAN] * 20 + [0.4] * 20, "the same value", "no prompt was"),
+}
+
+
+@pytest.mark.parametrize("case", NO_INFORMATION)
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_without_information_there_is_a_reason(tmp_path, add_run, case, seeds):
+    before, after, value_reason, difference_reason = NO_INFORMATION[case]
+    for seed in seeds:
+        add_run(tmp_path, "untrained", {"toxicity_mean@judge": before}, seed=seed)
+        add_run(tmp_path, "ppo", {"toxicity_mean@judge": after}, seed=seed)
+    record = nan_free_records(tmp_path)["ppo"]
+    assert record["difference_ci_low"] is None
+    assert difference_reason in record["difference_reason"]
+    base = nan_free_records(tmp_path)["untrained"]
+    assert base["ci_low"] is None
+    assert value_reason in base["reason"]
+    if case == "constant and shifted":
+        assert record["verdict"] == "better"  # the sign test: forty prompts move the same way
+    else:
+        assert record["verdict"] == (None if case == "no prompt in common" else "not distinguishable")
+
+
+def nan_free_records(path):
+    """Renders every format with warnings as errors; the records of toxicity_mean by recipe."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        comparison = compare(path)
+        for style in FORMATS:
+            text = render(comparison, style)
+            assert not {"nan", "inf", "-inf", "infinity"} & set(
+                text.lower().replace(",", " ").replace("|", " ").split()
+            )
+    return {r["recipe"]: r for r in comparison.records() if r["metric"] == "toxicity_mean"}
+
+
+@pytest.mark.parametrize("where", ["untrained", "ppo", "both"])
+def test_all_scores_none(tmp_path, add_run, where):
+    values = {"toxicity_mean@judge": np.linspace(0, 1, N)}
+    for name in ("untrained", "ppo"):
+        is_bare = where in (name, "both")
+        add_run(tmp_path, name, {"kl": [0.5] * N} if is_bare else values | {"kl": [0.5] * N},
+                whole=[WITHHELD] if is_bare else [])  # fmt: skip
+    record = nan_free_records(tmp_path)["ppo"]
+    assert (record["difference"], record["verdict"]) == (None, None)
+    assert record["difference_reason"] == "seed 0: 40 of 40 unscored"
+    assert "unscored" in record["flags"] or where == "untrained"
+
+
+def test_stored_columns_without_a_single_number(tmp_path, add_run):
+    path = add_run(tmp_path, "untrained", {"toxicity_mean@judge": [0.5] * N})
+    other = add_run(tmp_path, "ppo", {"toxicity_mean@judge": [0.5] * N})
+    for run in (path, other):
+        file = run / EVALUATION / "prompt_values.parquet"
+        frame = pd.read_parquet(file).assign(**{"toxicity_mean@judge": None})
+        frame.to_parquet(file, index=False)
+    record = nan_free_records(tmp_path)["ppo"]
+    assert (record["value"], record["reason"]) == (None, "no prompt was measured")
+    assert (record["verdict"], record["difference_reason"]) == (None, "no prompt was measured")
+
+
+def test_no_prompts_at_all(tmp_path, add_run):
+    for name in ("untrained", "ppo"):
+        file = add_run(tmp_path, name, {"toxicity_mean@judge": [0.5] * N}) / EVALUATION / "prompt_values.parquet"
+        pd.read_parquet(file).head(0).to_parquet(file, index=False)
+    record = nan_free_records(tmp_path)["ppo"]
+    assert (record["value"], record["reason"], record["verdict"]) == (None, "no prompt was measured", None)
+
+
+def test_one_seed_without_the_metric(tmp_path, add_run):
+    values = np.linspace(0, 1, N)
+    add_run(tmp_path, "untrained", {"toxicity_mean@judge": values})
+    add_run(tmp_path, "ppo", {"toxicity_mean@judge": values - 0.1, "kl": values})
+    add_run(tmp_path, "ppo", {"kl": values}, seed=1)
+    record = nan_free_records(tmp_path)["ppo"]
+    assert (record["value"], record["verdict"]) == (None, None)
+    assert record["reason"] == "seed 1: not measured"
+
+
+def test_identical_runs(tmp_path, add_run):
+    values = np.random.default_rng(0).uniform(size=N)
+    for seed in (0, 1):
+        for name in ("untrained", "ppo"):
+            add_run(tmp_path, name, {"toxicity_mean@judge": values}, seed=seed)
+    record = nan_free_records(tmp_path)["ppo"]
+    assert (record["difference"], record["p_value"], record["verdict"]) == (0.0, 1.0, "not distinguishable")
+    assert record["difference_reason"].startswith("zero on every prompt")
+
+
+def test_a_perplexity_out_of_all_range(tmp_path, add_run):
+    for name, level in (("untrained", 3.0), ("ppo", 3.1)):
+        columns = {"toxicity_mean@judge": np.linspace(0, 1, N), "perplexity": level + np.linspace(0, 1, N)}
+        file = add_run(tmp_path, name, columns) / EVALUATION / "prompt_values.parquet"
+        if name == "ppo":
+            pd.read_parquet(file).assign(perplexity=2000.0 + np.linspace(0, 1, N)).to_parquet(file, index=False)
+    nan_free_records(tmp_path)
+    (record,) = [r for r in compare(tmp_path).records() if (r["recipe"], r["metric"]) == ("ppo", "perplexity")]
+    assert record["value"] is None
+    assert "out of all range" in record["reason"]
