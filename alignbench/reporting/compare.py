@@ -65,7 +65,7 @@ def compare(
     policy_runs = [run for run, _ in policies]
     unchecked = require_no_leak(policy_runs)
     recipes = _by_recipe(policies)
-    chosen = _choose_baseline(recipes, baseline) if recipes else None
+    chosen = _choose_baseline(recipes, baseline, skipped) if recipes else None
     recipes.sort(key=lambda one: one is not chosen)
     first = policies[0][1].record if policies else None
     rows = _compared(recipes, chosen, mismatched=bool(mismatches))
@@ -130,20 +130,22 @@ def _by_recipe(measured: _Measured) -> list[RecipeRuns]:
     return [RecipeRuns(name, runs[0][0].status.method, tuple(runs)) for name, runs in found.items()]
 
 
-def _choose_baseline(recipes: Sequence[RecipeRuns], wanted: str | None) -> RecipeRuns:
+def _choose_baseline(recipes: Sequence[RecipeRuns], wanted: str | None, skipped: Sequence[SkippedRun]) -> RecipeRuns:
     names = [one.recipe for one in recipes]
+    # The baseline may be among what could not be read.
+    unread = f"\n{len(skipped)} skipped:" + "".join(f"\n  {one}" for one in skipped) if skipped else ""
     if wanted is not None:
         fits = [one for one in recipes if one.recipe == wanted]
         if not fits:
             raise UsageError(
-                f"baseline: got {wanted!r}, expected one of {', '.join(names)}{did_you_mean(wanted, names)}"
+                f"baseline: got {wanted!r}, expected one of {', '.join(names)}{did_you_mean(wanted, names)}{unread}"
             )
         return fits[0]
     fits = [one for one in recipes if one.method == UNTRAINED] or (list(recipes) if len(recipes) == 1 else [])
     if len(fits) == 1:
         return fits[0]
     said = f"several untrained runs ({', '.join(one.recipe for one in fits)})" if fits else "no untrained run"
-    raise UsageError(f"{said} to compare with; name the baseline with --baseline, one of {', '.join(names)}")
+    raise UsageError(f"{said} to compare with; name the baseline with --baseline, one of {', '.join(names)}{unread}")
 
 
 def _compared(

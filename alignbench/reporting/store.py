@@ -121,6 +121,8 @@ class StoredEvaluation:
                 for name in table.column_names
                 if name != PROMPT_ID
             }
+        if any(column.ndim > 1 for column in columns.values()):
+            raise UnreadableError(f"{path.name}: lists where numbers belong")
         if len(set(ids)) != len(ids):
             raise UnreadableError(f"{path.name}: a prompt id stands twice")
         return ids, columns

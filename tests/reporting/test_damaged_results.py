@@ -63,10 +63,14 @@ def without_ids(path):
     pd.read_parquet(path).drop(columns="prompt_id").to_parquet(path, index=False)
 
 
-def texts_for_numbers(path):
-    frame = pd.read_parquet(path)
-    frame["kl"] = "high"
-    frame.to_parquet(path, index=False)
+def instead_of_numbers(value):
+    def spoil(run):
+        path = run / EVALUATION / "prompt_values.parquet"
+        frame = pd.read_parquet(path)
+        frame["kl"] = [value] * len(frame)
+        frame.to_parquet(path, index=False)
+
+    return spoil
 
 
 def set_metric(**changes):
@@ -111,7 +115,9 @@ DAMAGE = {
     "values cut off": (lambda run: truncate(run / EVALUATION / "prompt_values.parquet"), "corrupt, prompt_values"),
     "values empty": (lambda run: truncate(run / EVALUATION / "prompt_values.parquet", 0), "corrupt, prompt_values"),
     "values without ids": (lambda run: without_ids(run / EVALUATION / "prompt_values.parquet"), "corrupt"),
-    "values are texts": (lambda run: texts_for_numbers(run / EVALUATION / "prompt_values.parquet"), "corrupt"),
+    "values are texts": (instead_of_numbers("high"), "corrupt, prompt_values.parquet"),
+    "values are lists": (instead_of_numbers([0.1, 0.2]), "corrupt, prompt_values.parquet"),
+    "values are structs": (instead_of_numbers({"a": 0.1}), "corrupt, prompt_values.parquet"),
     "prompt id twice": (lambda run: duplicate_prompt(run / EVALUATION / "prompt_values.parquet"), "stands twice"),
 }  # fmt: skip
 
@@ -146,6 +152,16 @@ def test_all_damaged(results):
     assert result.exit_code == 1
     assert result.output.count("corrupt, status.json cannot be read") == 3
     assert call("ls", results).exit_code == 0
+
+
+def test_a_damaged_baseline_is_named(results):
+    truncate(results / "untrained" / "seed0" / "status.json")
+    for more in ((), ("--baseline", "untrained")):
+        result = call("compare", results, *more)
+        assert result.exit_code == 2
+        assert "1 skipped:" in result.stderr
+        assert "untrained/seed0: corrupt, status.json cannot be read" in result.stderr
+    assert call("compare", results, "--baseline", "dpo").exit_code == 0
 
 
 def test_mixed_schemas(results):

@@ -303,4 +303,5 @@ def test_html_is_a_fragment(comparison):
     assert text.count("<caption>") == len(html.tables)
     assert set(html.scopes) == {"col", "row"}
     assert "<i>" not in text
+    assert "<td>&lt;0.001</td>" in text
     assert "&lt;i&gt;" in text
