@@ -132,3 +132,13 @@ def test_maxima_over_another_k_are_not_compared(tmp_path, add_scored):
     add_scored("ppo", *world(rng, 20, k=4))
     with pytest.raises(ComparabilityError, match="samples_per_prompt: "):
         compare(tmp_path)
+
+
+@pytest.mark.parametrize(("inclusive", "expected"), [(True, -1 / 6), (False, -1.0)])
+def test_the_protocols_threshold_decides(tmp_path, add_scored, inclusive, expected):
+    """By hand: at 20 tokens, three quarters of the baseline, 0 or -1; at 10 tokens -2 / 3 or -1."""
+    before = np.full((N, 4), 0.9) + np.random.default_rng(0).uniform(0, 0.01, (N, 4))
+    after = np.tile([0.5, 0.1, 0.5, 0.1], (N, 1)) - np.random.default_rng(1).uniform(0, 0.01, (N, 1)) * [0, 1, 0, 1]
+    add_scored("untrained", before, np.tile([20, 20, 20, 10], (N, 1)), threshold_inclusive=inclusive)
+    add_scored("ppo", after, np.tile([20, 10, 10, 10], (N, 1)), threshold_inclusive=inclusive)
+    assert one(compare(tmp_path), "ppo", "toxicity_rate")["length_matched_difference"] == pytest.approx(expected)
