@@ -21,7 +21,7 @@ from alignbench._version import __version__
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from alignbench.reporting.store import (
+    from alignbench.reporting.frames import (
         load_completions,
         load_curves,
         load_events,
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     )
 
 _EXPORTS = {
-    "load_completions": "alignbench.reporting.store",
-    "load_curves": "alignbench.reporting.store",
-    "load_events": "alignbench.reporting.store",
-    "load_metrics": "alignbench.reporting.store",
-    "load_results": "alignbench.reporting.store",
-    "load_train_completions": "alignbench.reporting.store",
-    "load_train_log": "alignbench.reporting.store",
+    "load_completions": "alignbench.reporting.frames",
+    "load_curves": "alignbench.reporting.frames",
+    "load_events": "alignbench.reporting.frames",
+    "load_metrics": "alignbench.reporting.frames",
+    "load_results": "alignbench.reporting.frames",
+    "load_train_completions": "alignbench.reporting.frames",
+    "load_train_log": "alignbench.reporting.frames",
 }
 
 __all__ = [

@@ -291,6 +291,13 @@ class Components:
         check_unseen(texts, (*data.train, *data.validation))
         return texts
 
+    def known_texts(self, data: PreparedData, heldout: Sequence[Prompt]) -> tuple[set[str], dict[str, str]]:
+        """Hashes of the texts that training could see, and of the held-out ones with their ids."""
+        from datasets_prep.splits import known_texts
+
+        trains = self.recipe.method_name != "untrained" or bool(self.recipe.upstream())
+        return known_texts(data, heldout, trains=trains)
+
     def prompts_source(self) -> str | None:
         """The name of the protocol's own prompts, where the evaluation takes these; None for any other choice."""
         evaluation = self.recipe.evaluation

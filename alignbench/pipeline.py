@@ -20,7 +20,7 @@ from alignbench.errors import AlignbenchError, UsageError
 from alignbench.held_out import evaluate_policy, evaluate_trained_reward_model
 from alignbench.ledger import Ledger
 from alignbench.methods.base import RunContext, TrainData
-from alignbench.records import Cost, PreparedData, Prompt, Scorer, fingerprint
+from alignbench.records import Cost, Prompt, Scorer, fingerprint
 from alignbench.reporting import store
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.schema import TuningFile, Upstream
@@ -229,7 +229,7 @@ def _execute(
         heldout = parts.heldout_prompts(policy, data)
         reward = parts.training_reward() if recipe.method.needs_reward else None
         neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
-    _write_prompts(directory, recipe, data, heldout)
+    directory.write_prompts(*parts.known_texts(data, heldout))
     pairs = parts.pairs(policy, data.train, "training") if "preference_pairs" in recipe.method.needs else None
     if pairs is not None:
         directory.charge({_name_of(pairs): pairs.cost})
@@ -277,17 +277,6 @@ def _execute(
         reward_hacking=diagnosis,
         reward_hacking_reason=why_none,
     )
-
-
-def _write_prompts(directory: RunDirectory, recipe: Recipe, data: PreparedData, heldout: Sequence[Prompt]) -> None:
-    """Keeps which texts training could see and which are held out, so that `compare` can tell other runs apart."""
-    from datasets_prep.splits import whole_text_hash
-
-    held = {whole_text_hash(prompt): prompt.id for prompt in heldout}
-    trains = recipe.method_name != "untrained" or bool(recipe.upstream())
-    train, validation = ({whole_text_hash(prompt) for prompt in split} for split in (data.train, data.validation))
-    # A trial that is selected on validation prompts is evaluated on them: to itself they are then held out.
-    directory.write_prompts(train | (validation - held.keys()) if trains else (), held)
 
 
 def _name_of(pairs: BuiltPairs) -> str:

@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Literal
 
 from alignbench.errors import LeakError
-from alignbench.records import Prompt
+from alignbench.records import PreparedData, Prompt
 
 Split = Literal["train", "validation", "heldout"]
 _N_EXAMPLES = 3
@@ -29,6 +29,22 @@ def normalised_text(text: str) -> str:
 def whole_text_hash(prompt: Prompt) -> str:
     """Returns 16 hex digits that two prompts share exactly where they are the same text, however each was cut."""
     return prompt.whole_text_hash or hashlib.sha256(normalised_text(prompt.text).encode()).hexdigest()[:16]
+
+
+def known_texts(data: PreparedData, heldout: Sequence[Prompt], *, trains: bool) -> tuple[set[str], dict[str, str]]:
+    """Returns hashes of the whole texts that training could see, and of those it is evaluated on with their ids.
+
+    Validation counts as seen, but for what the run is evaluated on: a trial is selected on validation prompts, and to
+    itself these are held out.
+
+    Args:
+        data: The splits of the recipe.
+        heldout: The prompts of the evaluation.
+        trains: False where nothing is trained, and nothing was trained upstream.
+    """
+    held = {whole_text_hash(prompt): prompt.id for prompt in heldout}
+    train, validation = ({whole_text_hash(prompt) for prompt in split} for split in (data.train, data.validation))
+    return train | (validation - held.keys()) if trains else set(), held
 
 
 def stable_hash(seed: int, purpose: str, value: str) -> int:

@@ -3,7 +3,6 @@
 import itertools
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +11,7 @@ import alignbench
 from alignbench import pipeline
 from alignbench.errors import RunExistsError, TrainingError, UsageError
 from alignbench.recipe import load
-from alignbench.records import PreparedData, Prompt
 from alignbench.scorers.reward_model import load_reward_scorer
-from datasets_prep.splits import whole_text_hash
 
 
 def run(*names, **options):
@@ -367,24 +364,3 @@ def test_what_training_saw_is_kept_and_another_split_is_refused(recipe_folder):
     run("dpo", sets=["data.split_seed=7"])
     with pytest.raises(LeakError, match=r"could see \d+ of the prompts that"):
         compare("results", allow_mismatch=True)
-
-
-def test_which_prompts_count_as_seen():
-    """Validation counts, but for a trial that is evaluated on it; nothing where nothing is or was trained."""
-    train, validation, heldout = ((Prompt(name, f"text {name}"),) for name in ("t", "v", "h"))
-    data = PreparedData(train, validation, heldout, "f")
-    text_hash = {name: whole_text_hash(Prompt(name, f"text {name}")) for name in "tvh"}
-
-    def kept(method, evaluated, upstream=()):
-        found = []
-        directory = SimpleNamespace(write_prompts=lambda seen, held: found.append((set(seen), held)))
-        recipe = SimpleNamespace(method_name=method, upstream=lambda: dict.fromkeys(upstream))
-        pipeline._write_prompts(directory, recipe, data, evaluated)
-        ((seen, held),) = found
-        return {name for name, one in text_hash.items() if one in seen}, set(held.values())
-
-    assert kept("ppo", heldout) == ({"t", "v"}, {"h"})
-    assert kept("ppo", validation) == ({"t"}, {"v"})
-    assert kept("untrained", heldout) == (set(), {"h"})
-    assert kept("untrained", heldout, upstream=["policy"]) == ({"t", "v"}, {"h"})
-    assert kept("ppo", train) == ({"t", "v"}, {"t"})  # a leak is stored as one

@@ -1,19 +1,18 @@
 """Reading results. The names of files in results/ stand here and nowhere else; docs/results.md explains them.
 
-`find_runs` is the low level, without pandas; the `load_...` functions give frames.
+Without pandas; `frames` has the functions that give frames.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ from alignbench.reporting.schema import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 RECIPE_FILE = "recipe.resolved.yaml"
 ENVIRONMENT_FILE = "environment.json"
@@ -49,11 +48,7 @@ PROMPT_VALUES_FILE = "prompt_values.parquet"
 COMPLETIONS_FILE = "completions.parquet"
 PROMPT_ID = "prompt_id"
 
-_METRIC_COLUMNS = ("metric", "scorer", "value", "ci_low", "ci_high", "direction", "n_scored", "n_unscored", "reason")
-_NUMBERS = {"value": "float64", "ci_low": "float64", "ci_high": "float64"}
-
 Paths = str | Path | Sequence[str | Path]
-_Part = TypeVar("_Part")
 _RUN = re.compile(r"seed\d+|\.seed\d+\.partial")
 
 
@@ -88,7 +83,7 @@ def evaluation_path(run: Path, protocol: str, step: int | None = None) -> Path:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turns what a damaged file raises into an UnreadableError; pyarrow's own errors are ValueErrors and OSErrors."""
     try:
         yield
@@ -112,7 +107,7 @@ class StoredEvaluation:
         path = self.path / PROMPT_VALUES_FILE
         if not path.exists():
             return [], {}
-        with _readable(path):
+        with readable(path):
             # Not read_table nor to_numpy: both load pandas, which takes longer than all the rest of a comparison.
             table = pq.ParquetFile(path).read()
             ids = [str(value) for value in table.column(PROMPT_ID).to_pylist()]
@@ -280,130 +275,3 @@ def _read_or_skip(path: Path) -> StoredRun | SkippedRun:
         said = {"failed": f"failed: {run.status.error}"}.get(run.status.state, "run its recipe again and it goes on")
         return SkippedRun(path, "unfinished", said, run.status)
     return run
-
-
-def _collect(paths: Paths, read: Callable[[StoredRun], Iterable[_Part]]) -> list[_Part]:
-    """Returns what `read` finds in every run; a warning names the directories that had to be skipped."""
-    runs, skipped = find_runs(paths)
-    parts: list[_Part] = []
-    for run in runs:
-        try:
-            parts.extend(read(run))
-        except UnreadableError as error:
-            skipped.append(SkippedRun(run.path, "corrupt", str(error)))
-    if skipped:
-        lines = "".join(f"\n  {run}" for run in skipped)
-        warnings.warn(f"{len(skipped)} skipped:{lines}", UserWarning, stacklevel=3)
-    return parts
-
-
-def load_results(paths: Paths) -> pd.DataFrame:
-    """Returns a row per run: identity, state, protocol, train_reward and costs.
-
-    Costs: `wall_seconds` and so on are what the run is charged, its own work plus what it was built on; the parts
-    stand in `own_...` and `upstream_...`, and what measuring it took in `evaluation_...`.
-    """
-    import pandas as pd
-
-    return pd.DataFrame(_collect(paths, lambda run: [_result_row(run)]))
-
-
-def _result_row(run: StoredRun) -> dict[str, object]:
-    status = run.status
-    parts = {"": run.charged_cost, "own_": status.cost, "upstream_": status.upstream_cost}
-    parts["evaluation_"] = status.evaluation_cost
-    row: dict[str, object] = {key: getattr(status, key) for key in ("recipe", "method", "seed", "kind", "state")}
-    row["protocol"] = ", ".join(evaluation.record.protocol for evaluation in run.evaluations) or None
-    row["train_reward"] = status.train_reward
-    for prefix, cost in parts.items():
-        row |= {f"{prefix}{field.name}": getattr(cost, field.name) for field in fields(Cost)}
-    row["upstream"] = ", ".join(f"{one.recipe}/seed{one.seed} ({one.role})" for one in status.upstream) or None
-    row["hardware_class"] = run.environment().get("hardware_class")
-    row |= {key: getattr(status, key) for key in ("run_hash", "alignbench", "started", "finished")}
-    return row | {"path": str(run.path)}
-
-
-def load_metrics(paths: Paths) -> pd.DataFrame:
-    """Returns a row per run, protocol and metric, with its 95 % interval."""
-    import pandas as pd
-
-    def rows(run: StoredRun) -> Iterator[dict[str, object]]:
-        for evaluation in run.evaluations:
-            for metric in evaluation.record.metrics:
-                yield {**_keys(run), "protocol": evaluation.record.protocol, **asdict(metric)}
-
-    names = ["recipe", "method", "seed", "protocol", *_METRIC_COLUMNS]
-    return pd.DataFrame(_collect(paths, rows), columns=names).astype(_NUMBERS)
-
-
-def load_curves(paths: Paths) -> pd.DataFrame:
-    """Returns a row per run, point along training and metric: `step`, `completions` of the budget spent, the value."""
-    import pandas as pd
-
-    def rows(run: StoredRun) -> Iterator[dict[str, object]]:
-        for point in run.points:
-            at = {"protocol": point.record.protocol, "step": point.step, "completions": point.completions}
-            for metric in point.record.metrics:
-                yield {**_keys(run), **at, **asdict(metric)}
-
-    names = ["recipe", "method", "seed", "protocol", "step", "completions", *_METRIC_COLUMNS]
-    return pd.DataFrame(_collect(paths, rows), columns=names).astype(_NUMBERS)
-
-
-def load_completions(paths: Paths) -> pd.DataFrame:
-    """Returns a row per evaluated completion."""
-    import pandas as pd
-
-    def frames(run: StoredRun) -> Iterator[pd.DataFrame]:
-        for evaluation in run.evaluations:
-            path = evaluation.path / COMPLETIONS_FILE
-            if path.exists():
-                with _readable(path):
-                    yield _with_keys(pd.read_parquet(path), _keys(run) | {"protocol": evaluation.record.protocol})
-
-    return _concatenated(_collect(paths, frames))
-
-
-def load_train_log(paths: Paths) -> pd.DataFrame:
-    """Returns a row per logged training step; methods log different columns."""
-    return _load_lines(paths, TRAIN_LOG_FILE)
-
-
-def load_train_completions(paths: Paths) -> pd.DataFrame:
-    """Returns a row per completion that training has kept for reading: step, prompt, completion, reward, KL in nats."""
-    return _load_lines(paths, TRAIN_COMPLETIONS_FILE)
-
-
-def load_events(paths: Paths) -> pd.DataFrame:
-    """Returns a row per piece of work that was booked: step, event, account, and what it cost."""
-    return _load_lines(paths, EVENTS_FILE)
-
-
-def _load_lines(paths: Paths, file_name: str) -> pd.DataFrame:
-    import pandas as pd
-
-    def frames(run: StoredRun) -> Iterator[pd.DataFrame]:
-        path = run.path / file_name
-        if path.exists():
-            with _readable(path):
-                lines = path.read_text(encoding="utf-8").splitlines()
-                yield _with_keys(pd.DataFrame([json.loads(line) for line in lines]), _keys(run))
-
-    return _concatenated(_collect(paths, frames))
-
-
-def _keys(run: StoredRun) -> dict[str, str | int]:
-    return {"recipe": run.status.recipe, "method": run.status.method, "seed": run.status.seed}
-
-
-def _with_keys(frame: pd.DataFrame, keys: dict[str, str | int]) -> pd.DataFrame:
-    for place, (name, value) in enumerate(keys.items()):
-        frame.insert(place, name, value)
-    return frame
-
-
-def _concatenated(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    import pandas as pd
-
-    filled = [frame for frame in frames if len(frame)]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()

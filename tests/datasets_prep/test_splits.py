@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from alignbench.errors import LeakError
-from alignbench.records import Prompt
-from datasets_prep.splits import check_no_leak, normalised_text, split_of, whole_text_hash
+from alignbench.records import PreparedData, Prompt
+from datasets_prep.splits import check_no_leak, known_texts, normalised_text, split_of, whole_text_hash
 
 TEXTS = [f"This is prompt number {i}" for i in range(5000)]
 
@@ -80,3 +80,19 @@ def test_one_text_cut_twice_is_a_leak() -> None:
     with pytest.raises(LeakError, match=r"share 1 prompts \(1 by text"):
         check_no_leak({"train": train, "heldout": heldout})
     check_no_leak({"train": train, "heldout": [Prompt("b", "the dog barks")]})
+
+
+def test_which_texts_count_as_seen() -> None:
+    """Validation counts, but for a trial that is evaluated on it; nothing where nothing is or was trained."""
+    train, validation, heldout = ((Prompt(name, f"text {name}"),) for name in "tvh")
+    data = PreparedData(train, validation, heldout, "f")
+    text_hash = {name: whole_text_hash(Prompt(name, f"text {name}")) for name in "tvh"}
+
+    def known(evaluated: tuple[Prompt, ...], trains: bool = True) -> tuple[set[str], set[str]]:
+        seen, held = known_texts(data, evaluated, trains=trains)
+        return {name for name, one in text_hash.items() if one in seen}, set(held.values())
+
+    assert known(heldout) == ({"t", "v"}, {"h"})
+    assert known(validation) == ({"t"}, {"v"})
+    assert known(heldout, trains=False) == (set(), {"h"})
+    assert known(train) == ({"t", "v"}, {"t"})  # a leak is stored as one

@@ -13,8 +13,9 @@ import pytest
 from alignbench.errors import ResultsError, RunExistsError, UsageError
 from alignbench.records import Cost, EvalReport, MetricValue
 from alignbench.reporting import run_directory
+from alignbench.reporting.frames import load_events, load_train_completions
 from alignbench.reporting.lock import is_locked
-from alignbench.reporting.store import find_runs, load_events, load_train_completions, lock_path, read_run
+from alignbench.reporting.store import find_runs, lock_path, read_run
 
 
 def finish(run, **options):
