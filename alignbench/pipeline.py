@@ -20,7 +20,7 @@ from alignbench.errors import AlignbenchError, UsageError
 from alignbench.held_out import evaluate_policy, evaluate_trained_reward_model
 from alignbench.ledger import Ledger
 from alignbench.methods.base import RunContext, TrainData
-from alignbench.records import Cost, Prompt, Scorer, fingerprint
+from alignbench.records import Cost, Scorer, fingerprint
 from alignbench.reporting import store
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.schema import TuningFile, Upstream

@@ -38,7 +38,7 @@ from alignbench.reporting.schema import (
     plain,
     read_record,
 )
-from alignbench.reporting.writing import finite, write_atomically, write_frame, write_record
+from alignbench.reporting.writing import finite, rows_before, write_atomically, write_frame, write_record
 
 Action = Literal["start", "resume", "skip"]
 
@@ -144,7 +144,7 @@ class RunDirectory:
         path = self.path / name
         if name not in self._logs:
             if path.exists():
-                write_atomically(path, "".join(_rows_before(path, step)))
+                write_atomically(path, "".join(rows_before(path, step)))
             self._logs[name] = path.open("a", encoding="utf-8")
         self._logs[name].writelines(json.dumps({"step": step, **plain(row)}) + "\n" for row in rows)
         self._logs[name].flush()
@@ -390,19 +390,6 @@ def _upstream_events(pieces: Mapping[str, Cost]) -> list[dict[str, object]]:
         {"event": "upstream", "account": "upstream_cost", "source": source, **cost.amounts()}
         for source, cost in pieces.items()
     ]
-
-
-def _rows_before(path: Path, first_step: int | None) -> list[str]:
-    """Returns the lines of steps before `first_step` (None: of all steps); a line that a kill has torn is dropped."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
-            continue
-        if line.endswith("\n") and step is not None and (first_step is None or step < first_step):
-            kept.append(line)
-    return kept
 
 
 def _now() -> str:

@@ -45,3 +45,16 @@ def finite(metric: MetricValue) -> MetricValue:
         values["reason"] = "the value was not a finite number"
     values |= {name: tuple(values[name]) for name in ("replicates", "group_sizes") if values[name] is not None}
     return MetricValue(**values)
+
+
+def rows_before(path: Path, first_step: int | None) -> list[str]:
+    """Returns the lines of steps before `first_step` (None: of all steps); a line that a kill has torn is dropped."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if line.endswith("\n") and step is not None and (first_step is None or step < first_step):
+            kept.append(line)
+    return kept
