@@ -30,10 +30,10 @@ from alignbench.statistics.estimate import ALPHA
 Scores = NDArray[np.float64]
 METHODS = 3
 SEED_SD = 0.012
-"""Between seeds of PPO with a KL penalty on the lab, toxicity by the judge (docs/calibration.md says how measured)."""
+"""Between seeds of PPO with a KL penalty on real text, toxicity by the judge (docs/calibration.md says how measured)."""
 SPREADS = {"none": 0.0, "measured": SEED_SD, "three times the variance": 3**0.5 * SEED_SD}
 FITTED = {"mean": 0.246, "prompt_count": 14.0, "completion_count": 0.52}
-"""What `fit` found in the judge's scores of the lab's untrained policy."""
+"""What `fit` found in the judge's scores of an untrained policy on real text."""
 STATED = 1000
 """Comparisons of a cell whose minimum detectable effect is averaged."""
 _BLOCK = 100
