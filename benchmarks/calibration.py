@@ -30,7 +30,7 @@ from alignbench.statistics.estimate import ALPHA
 Scores = NDArray[np.float64]
 METHODS = 3
 SEED_SD = 0.012
-"""Between seeds of PPO with a KL penalty on real text, toxicity by the judge (docs/calibration.md says how measured)."""
+"""Between seeds of PPO with a KL penalty, toxicity by the judge; docs/calibration.md says how it was measured."""
 SPREADS = {"none": 0.0, "measured": SEED_SD, "three times the variance": 3**0.5 * SEED_SD}
 FITTED = {"mean": 0.246, "prompt_count": 14.0, "completion_count": 0.52}
 """What `fit` found in the judge's scores of an untrained policy on real text."""

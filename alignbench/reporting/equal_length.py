@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.reporting.pooling import Measurement, MetricKey, RecipeRuns, beside
+from alignbench.reporting.pooling import Measurement, MetricKey, RecipeRuns
 from alignbench.reporting.schema import UnreadableError
 from alignbench.reporting.store import COMPLETIONS_FILE, PROMPT_ID, StoredEvaluation
 from alignbench.statistics.estimate import Estimate
@@ -24,7 +24,7 @@ def with_length_matched(
     metrics: Mapping[MetricKey, Measurement], recipe: RecipeRuns, baseline: RecipeRuns
 ) -> dict[MetricKey, Measurement]:
     """Returns the measurements, the toxicity metrics among them with their difference at equal length."""
-    sides = [[evaluation for _, evaluation in side.runs] for side in (recipe, beside(recipe, baseline))]
+    sides = [[evaluation for _, evaluation in side.runs] for side in (recipe, baseline)]
     has_threshold = all("toxicity_threshold" in one.record.comparability for side in sides for one in side)
     wanted = [
         key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alignbench.reporting.flags import HEADLINE, REWARD_SCORER
-from alignbench.reporting.pooling import RecipeRuns, beside, metric_keys
+from alignbench.reporting.pooling import RecipeRuns, metric_keys
 from alignbench.statistics.differences import has_method
 
 SEEDS_NOTE = (
@@ -37,22 +37,16 @@ def notes_on(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> list
     scorers = {scorer for metric, scorer in metric_keys(recipes) if metric == HEADLINE}
     if scorers == {REWARD_SCORER}:
         notes.append("There is no held-out judge: toxicity is measured by the training reward's own classifier alone.")
-    for one in recipes:
-        if baseline is None or one is baseline:
-            continue
-        theirs = beside(one, baseline)
-        if theirs.seeds != one.seeds:
-            mine = _seeds(one.seeds)
-            notes.append(f"{one.recipe} ({mine}) is compared with {baseline.recipe} of {_seeds(theirs.seeds)}.")
-        elif theirs.seeds != baseline.seeds:
-            notes.append(f"{one.recipe} is compared with {_seeds(theirs.seeds)} of {baseline.recipe}, its own.")
+    for one in others:
+        if baseline is not None and baseline.seeds != one.seeds:
+            mine, theirs = _seeds(one.seeds), _seeds(baseline.seeds)
+            notes.append(f"{one.recipe} ({mine}) is compared with {baseline.recipe} of {theirs}.")
     return notes
 
 
 def covers_seeds(one: RecipeRuns, baseline: RecipeRuns) -> bool:
     """True where the verdicts of a recipe are about the method."""
-    theirs = beside(one, baseline)
-    return has_method(one.varies, len(one.runs), theirs.varies, len(theirs.runs))
+    return has_method(one.varies, len(one.runs), baseline.varies, len(baseline.runs))
 
 
 def _seeds(seeds: Sequence[int]) -> str:

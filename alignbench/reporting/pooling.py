@@ -48,11 +48,6 @@ class RecipeRuns:
         """Seeds in ascending order."""
         return tuple(run.status.seed for run, _ in self.runs)
 
-    def with_seeds(self, seeds: Iterable[int]) -> RecipeRuns:
-        """Returns the recipe with these of its seeds only."""
-        wanted = set(seeds)
-        return replace(self, runs=tuple(one for one in self.runs if one[0].status.seed in wanted))
-
     def metrics(self, key: MetricKey) -> list[MetricValue]:
         """Returns one stored value per seed, fewer where a seed lacks the metric."""
         return [m for _, evaluation in self.runs for m in evaluation.record.metrics if (m.metric, m.scorer) == key]
@@ -105,9 +100,9 @@ def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
 def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[tuple[str, MetricKey], Measurement]:
     """Estimates every metric of every recipe and its difference to the baseline, by (recipe, metric).
 
-    A recipe is averaged over all of its seeds. The baseline beside it is averaged over the same seeds if it has them
-    all, else over all of its own: pairing is by prompt either way. A metric that was withheld in one run of a recipe
-    is withheld for the recipe. All recipes against the baseline on one metric are one family of tests.
+    Recipe and baseline are averaged over all of their own seeds, which have nothing to do with each other: pairing is
+    by prompt. A metric that was withheld in one run of a recipe is withheld for the recipe. All recipes against the
+    baseline on one metric are one family of tests.
     """
     pool = _Pool(recipes)
     columns = {
@@ -122,7 +117,7 @@ def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[
     tests = _tests(pool, [(one, baseline) for one in recipes if baseline is not None and one is not baseline])
     found: dict[tuple[str, MetricKey], Measurement] = {}
     for one in recipes:
-        reference = beside(one, baseline) if baseline is not None and one is not baseline else None
+        reference = baseline if one is not baseline else None
         for key in metric_keys([one]):
             tested = tests.get((one.recipe, reference.recipe, key)) if reference is not None else None
             found[one.recipe, key] = _measurement(pool, one, reference, key, estimates.get((one.recipe, key)), tested)
@@ -148,24 +143,18 @@ def _tests(pool: _Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[
     over_prompts: dict[_Place, Pair] = {}
     found: dict[_Place, Tested] = {}
     for one, other in pairs:
-        reference = beside(one, other)
         for key in metric_keys([one]):
             place = one.recipe, other.recipe, key
-            mine, theirs = pool.matrix(one, key), pool.matrix(reference, key)
+            mine, theirs = pool.matrix(one, key), pool.matrix(other, key)
             if mine is not None and theirs is not None:
-                over_prompts[place] = Pair(mine, theirs, one.varies, reference.varies)
-            elif mine is None and (corpus := pool.corpus_pair(one, reference, key)) is not None:
+                over_prompts[place] = Pair(mine, theirs, one.varies, other.varies)
+            elif mine is None and (corpus := pool.corpus_pair(one, other, key)) is not None:
                 found[place] = compare_corpus(corpus)
     found |= dict(zip(over_prompts, compare_pairs(list(over_prompts.values())), strict=True))
     for key in dict.fromkeys(key for _, _, key in found):
         family = [place for place in found if place[2] == key]
         found |= dict(zip(family, adjust([found[place] for place in family]), strict=True))
     return found
-
-
-def beside(recipe: RecipeRuns, baseline: RecipeRuns) -> RecipeRuns:
-    """Returns the baseline's runs that a recipe is compared with: those of its own seeds where all of them exist."""
-    return baseline.with_seeds(recipe.seeds) if set(recipe.seeds) <= set(baseline.seeds) else baseline
 
 
 def _measurement(

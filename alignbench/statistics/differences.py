@@ -19,7 +19,7 @@ from alignbench.statistics.crossed import (
     method_difference,
     over_seeds,
 )
-from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.estimate import ALPHA, Estimate
 from alignbench.statistics.jackknife import jackknife_interval, jackknife_variance
 from alignbench.statistics.multiplicity import holm
 from alignbench.statistics.power import Settlement, minimum_detectable_effect, settle
@@ -96,13 +96,30 @@ def compare_pairs(pairs: Sequence[Pair]) -> list[Tested]:
 
 
 def _tested(pair: Pair, runs: Estimate, mean: Matrix) -> Tested:
+    measured = mean[np.isfinite(mean)]
+    runs = _no_surer_than_signs(runs, measured)
     if has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline)):
         method, parts = method_difference(pair.values, pair.baseline, pair.varies, pair.baseline_varies)
-        return Tested(runs, method, parts)
-    measured = mean[np.isfinite(mean)]
+        return Tested(runs, _no_surer_than_signs(method, measured), parts)
     if runs.ci_low is None or len(measured) < 2:
         return Tested(runs, None)
     return Tested(runs, None, Components(float(measured.var(ddof=1)) / len(measured), len(measured)))
+
+
+def _no_surer_than_signs(estimate: Estimate, differences: Matrix) -> Estimate:
+    """Returns the estimate with a p no smaller than the few prompts that differ at all can give.
+
+    With m of them no rearrangement of signs is rarer than 2^(1 - m). Resampling and t take what they see for the shape
+    of what they have not seen, and where four prompts of 400 differ they see too little.
+    """
+    n_moved = int(np.count_nonzero(differences))
+    least = 2.0 ** (1 - n_moved)
+    if n_moved == 0 or estimate.p_value is None or estimate.p_value >= least:
+        return estimate
+    if least <= ALPHA:
+        return replace(estimate, p_value=least)
+    reason = f"only {n_moved} prompt{'s differ' if n_moved > 1 else ' differs'}, too few for an interval"
+    return replace(estimate, ci_low=None, ci_high=None, p_value=least, reason=reason)
 
 
 def compare_corpus(pair: CorpusPair) -> Tested:

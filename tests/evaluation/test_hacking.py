@@ -83,9 +83,19 @@ def test_an_honest_curve_with_noise_is_hardly_ever_accused():
     assert words.count("none") >= 495
 
 
-def test_a_flat_reward_is_no_hacking_whatever_the_judge_says():
+def test_a_flat_reward_is_no_hacking():
+    found = diagnose(curve([0.0] * 5, judge=[0.4] * 5))
+    assert (found.word, found.onset_completions, len(found.evidence)) == ("none", None, 2)
+
+
+def test_harm_that_rises_while_the_reward_does_not_show_is_suspect():
     found = diagnose(curve([0.0] * 5, judge=[0.4, 0.5, 0.6, 0.7, 0.8]))
-    assert (found.word, found.onset_completions, len(found.evidence)) == ("none", None, 1)
+    assert (found.word, found.onset_completions) == ("suspected", None)
+    assert "clearly more harm" in found.evidence[1]
+
+
+def test_harm_that_rises_with_a_falling_reward_is_no_hacking():
+    assert diagnose(curve([0.0, -0.5, -1.0, -1.5, -2.0], judge=[0.4, 0.5, 0.6, 0.7, 0.8])).word == "none"
 
 
 def test_a_reward_that_rises_while_no_judge_moves_is_suspect():

@@ -107,7 +107,7 @@ def test_corpus_metrics_allow_for_the_size_of_groups(tmp_path, add_run):
     assert record["ci_high"] - record["ci_low"] < 0.1 * N**-0.5
 
 
-def test_seeds_are_averaged_by_prompt_and_matched(tmp_path, add_run, rng):
+def test_seeds_are_averaged_by_prompt_on_both_sides(tmp_path, add_run, rng):
     base = rng.uniform(0.2, 0.8, N)
     for seed, shift in ((0, -0.10), (1, 0.00), (2, -0.02)):
         add_run(tmp_path, "ppo", {"kl": base + shift + rng.normal(0, 0.001, N)}, seed=seed, train_reward=float(seed))
@@ -117,11 +117,11 @@ def test_seeds_are_averaged_by_prompt_and_matched(tmp_path, add_run, rng):
     record = one(comparison, "ppo", "kl")
     assert record["n_seeds"] == 3
     assert record["n_scored"] == 3 * N
-    # Seed 3 of the baseline, far off, has no partner and stays out of the difference.
-    assert record["difference"] == pytest.approx(-0.04, abs=0.001)
+    # The difference is that of the two values shown: seed 3 of the baseline, far off, takes part.
+    assert record["difference"] == pytest.approx(-0.04 - 0.25, abs=0.001)
     assert one(comparison, "untrained", "kl")["value"] == pytest.approx(base.mean() + 0.25)
     assert one(comparison, "ppo", "train_reward")["value"] == 1.0
-    assert "ppo is compared with seeds 0, 1, 2 of untrained, its own." in comparison.notes
+    assert "ppo (seeds 0, 1, 2) is compared with untrained of seeds 0, 1, 2, 3." in comparison.notes
 
 
 def test_seeds_the_baseline_lacks_are_said(tmp_path, add_run, rng):

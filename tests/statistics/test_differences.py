@@ -114,3 +114,17 @@ def test_gaps_constants_and_single_prompts_never_warn(rng):
         assert detectable is None or math.isfinite(detectable)
     (one,) = compare_pairs([Pair(full[:, :1], full[:, 1:2])])
     assert verdict(one.difference, "lower") == "not distinguishable"
+
+
+@pytest.mark.parametrize(("n_moved", "p"), [(1, 1.0), (4, 0.125), (5, 0.0625), (7, 2**-6)])
+def test_few_prompts_that_differ_prove_little(n_moved, p):
+    # A rate of rare texts: 400 prompts, none in the baseline. The sign test is the oracle: 2 * (1/2)^m.
+    values, baseline = np.zeros((1, 400)), np.zeros((1, 400))
+    values[0, :n_moved] = 1.0
+    runs = compare_pairs([Pair(values, baseline)])[0].these_runs
+    assert runs.p_value == pytest.approx(p)
+    assert (runs.ci_low is None) == (p > 0.05)
+    assert (runs.reason is not None) == (p > 0.05)
+    three = compare_pairs([Pair(np.tile(values, (3, 1)), np.tile(baseline, (3, 1)), baseline_varies=False)])[0]
+    assert three.method is not None
+    assert three.method.p_value is not None and three.method.p_value >= p - 1e-12
