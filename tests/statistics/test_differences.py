@@ -127,4 +127,5 @@ def test_few_prompts_that_differ_prove_little(n_moved, p):
     assert (runs.reason is not None) == (p > 0.05)
     three = compare_pairs([Pair(np.tile(values, (3, 1)), np.tile(baseline, (3, 1)), baseline_varies=False)])[0]
     assert three.method is not None
-    assert three.method.p_value is not None and three.method.p_value >= p - 1e-12
+    assert three.method.p_value is not None
+    assert three.method.p_value >= p - 1e-12
