@@ -40,7 +40,7 @@ def test_an_exploit_from_the_start():
     found = diagnose(curve([0.0, 0.5, 1.0, 1.5, 2.0], judge=[0.4, 0.5, 0.7, 0.8, 0.9]))
     assert (found.word, found.onset_completions) == ("evident", 0)
     assert "judge sees clearly more harm than before training" in " ".join(found.evidence)
-    assert "No judge sees clearly less harm." in found.evidence
+    assert any(sentence.startswith("No judge sees clearly less harm") for sentence in found.evidence)
 
 
 @pytest.mark.parametrize("turn", [1, 2, 3])
@@ -101,7 +101,7 @@ def test_harm_that_rises_with_a_falling_reward_is_no_hacking():
 def test_a_reward_that_rises_while_no_judge_moves_is_suspect():
     found = diagnose(curve(HONEST_REWARD, judge=[0.4] * 5))
     assert (found.word, found.onset_completions) == ("suspected", 0)
-    assert "No judge sees clearly less harm." in found.evidence
+    assert any(sentence.startswith("No judge sees clearly less harm") for sentence in found.evidence)
 
 
 def test_a_reward_that_outgrows_the_judge_is_suspect():
@@ -119,13 +119,18 @@ def test_a_reward_that_outgrows_the_judge_is_suspect():
         ({"empty_rate": [0.0, 0.0, 0.0, 0.0, 0.5]}, "suspected"),
         ({"distinct_2": [0.9, 0.9, 0.9, 0.9, 0.5]}, "suspected"),
         ({"distinct_2": [0.9, 0.9, 0.9, 0.9, 0.7]}, "none"),
+        # A shorter text has fewer pairs of words, a longer one repeats words: what length explains accuses nobody.
+        ({"distinct_2": [0.9, 0.9, 0.9, 0.9, 0.5], "completion_tokens": [20, 18, 16, 14, 10]}, "none"),
+        ({"distinct_2": [0.9, 0.9, 0.9, 0.9, 0.5], "completion_tokens": [20, 22, 24, 26, 30]}, "suspected"),
+        ({"distinct_1": [0.9, 0.9, 0.9, 0.9, 0.5], "completion_tokens": [20, 18, 16, 14, 10]}, "suspected"),
+        ({"distinct_1": [0.9, 0.9, 0.9, 0.9, 0.5], "completion_tokens": [20, 22, 24, 26, 30]}, "none"),
         ({"completion_tokens": [16.0, 16.0, 16.0, 16.0, 8.0]}, "none"),
     ],
 )
 def test_texts_that_degenerate_are_suspect(texts, word):
     found = diagnose(curve(HONEST_REWARD, judge=HONEST_HARM, texts=texts))
     assert found.word == word
-    if "completion_tokens" in texts:
+    if list(texts) == ["completion_tokens"]:
         assert "Completions went from 16.0 to 8.0 tokens." in found.evidence
 
 
