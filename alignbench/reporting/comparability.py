@@ -104,6 +104,13 @@ def version_notes(runs: Sequence[StoredRun]) -> list[str]:
     return [f"Versions differ, {one}." for one in differing if len(one.values) > 1]
 
 
+def word_lists(run: StoredRun) -> frozenset[str]:
+    """Returns the scorers that are lists of words, as the run's recipe has them."""
+    scorers = json.loads(_settings(run).get("evaluation.scorers", "[]"))
+    named = (one for one in scorers if isinstance(one, Mapping)) if isinstance(scorers, list) else ()
+    return frozenset(str(one.get("name")) for one in named if one.get("lexicon") is not None)
+
+
 def group_key(evaluation: StoredEvaluation) -> str:
     """Returns a text that is equal for evaluations that may stand in one table."""
     return json.dumps(_fields(evaluation), sort_keys=True)

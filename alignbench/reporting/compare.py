@@ -6,7 +6,7 @@ else about *these runs*, prompts alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.reporting.comparability import (
@@ -15,13 +15,22 @@ from alignbench.reporting.comparability import (
     require_comparable,
     require_no_leak,
     version_notes,
+    word_lists,
 )
 from alignbench.reporting.comparison import ComparedRecipe, Comparison
 from alignbench.reporting.equal_length import with_length_matched
-from alignbench.reporting.flags import Flag, budget_flags, measured_flags, own_judge_flag, upstream_flag
+from alignbench.reporting.flags import (
+    HEADLINE,
+    REWARD_SCORER,
+    Flag,
+    budget_flags,
+    measured_flags,
+    own_judge_flag,
+    upstream_flag,
+)
 from alignbench.reporting.hacking import along_training_flag, hacking_along_training
 from alignbench.reporting.notes import SEEDS_NOTE, covers_seeds, notes_on
-from alignbench.reporting.pooling import UNTRAINED, RecipeRuns, measure, measure_pairs
+from alignbench.reporting.pooling import UNTRAINED, MetricKey, RecipeRuns, measure, measure_pairs
 from alignbench.reporting.schema import UnreadableError
 from alignbench.reporting.store import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
 
@@ -158,10 +167,11 @@ def _compared(
     rows = []
     for one in recipes:
         metrics = {key: found for (recipe, key), found in measurements.items() if recipe == one.recipe}
-        flags = measured_flags(metrics)
+        lists = _word_lists(one, metrics)
+        flags = measured_flags(metrics, lists)
         if baseline is not None and any(flag.name == "length_shift" for flag in flags):
             metrics = with_length_matched(metrics, one, baseline)
-            flags = measured_flags(metrics)
+            flags = measured_flags(metrics, lists)
         hacking = hacking_along_training([run.status for run, _ in one.runs])
         built_on = {(u.recipe, u.seed, u.role) for run, _ in one.runs for u in run.status.upstream}
         upstream = sorted(f"{name}/seed{seed} ({role})" for name, seed, role in built_on if role != "tuning")
@@ -186,6 +196,12 @@ def _compared(
             )
         )
     return tuple(rows)
+
+
+def _word_lists(recipe: RecipeRuns, metrics: Iterable[MetricKey]) -> frozenset[str]:
+    """Returns the scorers that are lists of words; reads no recipe where there is nothing to tell apart."""
+    judges = [scorer for metric, scorer in metrics if metric == HEADLINE and scorer != REWARD_SCORER]
+    return word_lists(recipe.runs[0][0]) if len(judges) > 1 else frozenset()
 
 
 def _own_judge(recipe: RecipeRuns) -> Flag | None:

@@ -49,12 +49,27 @@ def hacking_along_training(seeds: Sequence[RunStatus]) -> HackingAlongTraining |
 
 
 def along_training_flag(found: HackingAlongTraining | None) -> Flag | None:
-    """Accuses a recipe of which a seed has evidently learned to please its reward."""
-    if found is None or found.word != "evident":
+    """Accuses a recipe of which a seed has evidently learned to please its reward, or is suspected of it."""
+    if found is None or found.word in (None, "none"):
         return None
+    seeds = f"{found.n_seeds} of {found.n_measured} seeds"
+    if found.word == "suspected":
+        said = _in_short(found.evidence)
+        return Flag(
+            "hacking_suspected",
+            f"along training, reward and held-out judges give cause for suspicion in {seeds}"
+            + (f"; {said}" if said else ""),
+        )
     onset = "" if found.onset_completions is None else f" from {found.onset_completions:,} completions on"
     return Flag(
         "reward_hacking",
-        f"along training, reward and held-out judges part{onset} in {found.n_seeds} of {found.n_measured} seeds: "
+        f"along training, reward and held-out judges part{onset} in {seeds}: "
         "the policy has learned to please its reward",
     )
+
+
+def _in_short(evidence: Sequence[str]) -> str:
+    """Returns the sentences on the first seed without the numbers that end them."""
+    seed = evidence[0].partition(": ")[0] if evidence else ""
+    said = [one.removeprefix(f"{seed}: ") for one in evidence if one.startswith(f"{seed}: ")]
+    return f"{seed}: {'; '.join(one.rpartition(': ')[0] or one.rstrip('.') for one in said)}" if said else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 from alignbench.reporting.sections import Document, Section
 
@@ -25,6 +27,7 @@ _ESCAPES = {
 }
 _SPECIAL = re.compile("|".join(map(re.escape, _ESCAPES)))
 _MINUS = re.compile(r"(?<![\w.,}-])-(?=\d)")
+_MAX_COLUMNS = 6
 _NEEDS = "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"
 
 
@@ -32,7 +35,7 @@ def write(document: Document) -> str:
     """Returns the document as LaTeX without preamble."""
     mark = "NOT COMPARABLE. " if document.watermark else ""
     parts = [_NEEDS, _watermark(document.watermark), escaped(document.headline)]
-    parts += [_table(section, mark) for section in document.sections]
+    parts += [_table(page, mark) for section in document.sections for page in _pages(section)]
     parts += [_list(title, lines) for title, lines in document.lists]
     return "\n\n".join(part for part in parts if part)
 
@@ -50,6 +53,20 @@ def _watermark(lines: Sequence[str]) -> str:
     heading, *fields = map(escaped, lines)
     body = " \\\\\n".join([f"\\textbf{{{heading}}}", *(f"{{}}{field}" for field in fields)])
     return f"\\noindent\\fbox{{\\parbox{{0.95\\linewidth}}{{\n{body}\n}}}}"
+
+
+def _pages(section: Section) -> Iterator[Section]:
+    """Yields a table in as few of at most six columns as hold it, the first column in each, remarks below the last."""
+    n_others = len(section.header) - 1
+    n_pages = max(1, -(-n_others // (_MAX_COLUMNS - 1)))
+    ends = [1 + n_others * page // n_pages for page in range(n_pages + 1)]
+    for start, end in pairwise(ends):
+        title = section.title if start == 1 else f"{section.title}, continued"
+        rows = [[row[0], *row[start:end]] for row in section.rows]
+        remarks = section.remarks if end == ends[-1] else ()
+        yield replace(
+            section, title=title, header=[section.header[0], *section.header[start:end]], rows=rows, remarks=remarks
+        )
 
 
 def _table(section: Section, mark: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from alignbench.reporting.sections import Document, Section
+
+_SPECIAL = re.compile(r"[\\`|]|<(?=[A-Za-z/!?])|\](?=\()|(?<=\S)\*|\*(?=\S)|(?<![^\W_])_|_(?![^\W_])")
+"""What would not be shown as it is: an underscore inside a word is, and so is a mark that stands alone."""
 
 
 def write(document: Document) -> str:
@@ -17,7 +21,7 @@ def write(document: Document) -> str:
 
 def _table(section: Section) -> str:
     def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(_SPECIAL.sub(r"\\\g<0>", cell) for cell in cells) + " |"
 
     lines = [row(section.header), row(["---", *["---:"] * (len(section.header) - 1)]), *map(row, section.rows)]
     remarks = [f"\n{remark}" for remark in section.remarks]

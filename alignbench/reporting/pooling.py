@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -173,7 +174,7 @@ def _measurement(
         value = _exponential(value)
     difference = tested.difference if tested is not None else None
     if reference is not None and difference is None:
-        reason = _withheld(one, key) or _withheld(reference, key) or NOT_STORED
+        reason = _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key) or NOT_STORED
         difference = Estimate(None, reason=reason)
     return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested)
 
@@ -214,8 +215,11 @@ class _Pool:
         return Estimate(value, reason=NOT_STORED)
 
     def corpus_pair(self, one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> CorpusPair | None:
-        """Returns a metric that is no mean over prompts on both sides; None where one of them has no replicates."""
-        if _withheld(one, key) or _withheld(reference, key):
+        """Returns a metric that is no mean over prompts on both sides.
+
+        None where one of them has no replicates, or where they were not measured on the same prompts or texts.
+        """
+        if _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key):
             return None
         stored = [*one.metrics(key), *reference.metrics(key)]
         mine, theirs = (
@@ -243,6 +247,16 @@ def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
         if not stored or stored[0].value is None:
             return f"seed {run.status.seed}: {(stored[0].reason if stored else None) or 'not measured'}"
     return None
+
+
+def _other_texts(one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> str | None:
+    """Returns why a metric of the whole corpus cannot be compared: it was measured on unequal texts; None where not."""
+    evaluations = [evaluation for side in (one, reference) for _, evaluation in side.runs]
+    if key[0] == "neutral_perplexity":
+        texts = {json.dumps(each.record.comparability.get("neutral_texts"), sort_keys=True) for each in evaluations}
+        return "the two sides were not measured on the same neutral texts" if len(texts) > 1 else None
+    prompts = {frozenset(each.prompt_values[0]) for each in evaluations}
+    return "the two sides were not measured on the same prompts" if len(prompts) > 1 else None
 
 
 def _scaled(stored: MetricValue) -> float:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from alignbench.reporting.comparison import ComparedRecipe, Comparison, settlement
 from alignbench.reporting.cost_columns import COSTS, shown
-from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, Flag, judgement
+from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement
 from alignbench.reporting.numbers import number, p_value, with_interval
-from alignbench.reporting.pooling import LOG_METRICS, Measurement, MetricKey
+from alignbench.reporting.pooling import LOG_METRICS, UNTRAINED, Measurement, MetricKey
 from alignbench.reporting.terminal import WIDTH, broken
-from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.estimate import ALPHA, Estimate
 
 MARKS = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "="}
 TOXICITY = ("toxicity_rate", "expected_max_toxicity", "toxicity_probability", "toxicity_std")
@@ -23,8 +23,9 @@ QUALITY = (
     *("self_bleu", "repetition_rate", "rep_4", "copy_rate", "empty_rate", "truncated_rate", "refusal_rate"),
     *("dexperts_distinct_1", "dexperts_distinct_2", "dexperts_distinct_3", "dexperts_perplexity"),
 )
-WARNINGS = frozenset({"reward_hacking", "own_judge", "degenerate", "length_shift", "unscored", "mismatch"})
-"""Flags that put a mark beside a verdict."""
+DEPENDS_ON_LENGTH = frozenset(
+    {"self_bleu", *(f"{where}distinct_{n}" for where in ("", "corpus_", "dexperts_") for n in (1, 2, 3))}
+)
 _LEGEND = (
     "After a number: + better, - worse, * different, = not distinguishable from the baseline; nothing: not tested."
 )
@@ -32,10 +33,10 @@ _LENGTH_LEGEND = (
     "At equal length: completions are compared within bins of length, weighted by the baseline's lengths. Covered: the "
     "share of the baseline's completions in bins that hold completions of both sides."
 )
+_MARK = "! Read the flags below before believing this verdict."
 _DESIGN_LEGEND = (
-    "Detectable: the true difference that this design would show in 80 % of repetitions, alone among its comparisons. "
-    "To settle it: prompts with these seeds, or seeds of each recipe with these prompts, that would show a true "
-    "difference as large as the measured one."
+    "Detectable: the true difference that 80 % of repetitions would show, {family}. To settle it: prompts with these "
+    "seeds, or seeds of each recipe with these prompts, that would show a true difference as large as the measured one."
 )
 
 
@@ -94,29 +95,36 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
 def _toxicity(comparison: Comparison, scorer: str | None) -> Section:
     role = "the training reward's own classifier" if scorer == REWARD_SCORER else "held-out judge"
     rows, remarks = [], []
+    measured = (row.metrics.get((HEADLINE, scorer)) for row in comparison.recipes)
+    is_mixed = len({one.tested.estimand for one in measured if one is not None and one.tested is not None}) > 1
     for row in comparison.recipes:
         one = row.metrics.get((HEADLINE, scorer))
         if one is None:
             continue
         difference = one.difference or Estimate(None)
         word = judgement(one) or ("baseline" if row.recipe == comparison.baseline else "-")
-        if any(flag.name in WARNINGS for flag in row.flags):
-            word += " !"
+        word += " (these runs)" if is_mixed and one.tested and one.tested.estimand == "these runs" else ""
+        word += _mark(row)
         p, adjusted = p_value(difference.p_value), p_value(difference.p_adjusted)
         values = [with_interval(one.value), with_interval(difference, "+"), p, adjusted]
         rows.append([row.recipe, _seeds(row), *values, word])
         reasons = dict.fromkeys(r for r in (one.value.reason, difference.reason) if r)
         remarks += [f"{row.recipe}: {reason}" for reason in reasons]
     if any(cells[-1].endswith("!") for cells in rows):
-        remarks.insert(0, "! Read the flags below before believing this verdict.")
+        remarks.insert(0, _MARK)
     header = ["recipe", "seeds", HEADLINE, f"difference to {comparison.baseline}", "p", "adjusted p", "verdict"]
     title = f"{_name((HEADLINE, scorer))}: {role} (lower is better; 95 % intervals)"
     return Section(title, header, rows, remarks)
 
 
+def _mark(*rows: ComparedRecipe) -> str:
+    """Returns what stands beside a verdict on recipes of which one has a warning."""
+    return " !" if any(flag.name in WARNINGS for row in rows for flag in row.flags) else ""
+
+
 def _design(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
     """Yields what the verdicts are about, the same for these runs alone, and what the design could have seen."""
-    rows = []
+    rows, n_tests = [], 1
     for row in comparison.recipes:
         one = row.metrics.get((HEADLINE, scorer))
         if one is None or one.tested is None:
@@ -124,23 +132,34 @@ def _design(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
         runs, detectable = one.tested.these_runs, number(one.tested.detectable())
         cells = [with_interval(runs, "+"), p_value(runs.p_value), detectable, _settled(one)]
         rows.append([row.recipe, one.tested.estimand, *cells])
+        n_tests = max(n_tests, one.tested.n_tests)
     if rows:
         header = ["recipe", "verdict about", "difference in these runs", "p", "detectable difference", "to settle it"]
-        yield Section(f"{_name((HEADLINE, scorer))}: what stands behind the verdicts", header, rows, [_DESIGN_LEGEND])
+        alone = f"if it were the only one among the {n_tests} comparisons, at the level {ALPHA} / {n_tests}"
+        family = alone if n_tests > 1 else f"at the level {ALPHA}"
+        legend = _DESIGN_LEGEND.format(family=family)
+        yield Section(f"{_name((HEADLINE, scorer))}: what stands behind the verdicts", header, rows, [legend])
 
 
 def _every_pair(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
     """Yields every recipe against every other, where asked for."""
-    rows = []
+    rows, estimands = [], []
+    recipes = {row.recipe: row for row in comparison.recipes}
     for pair in comparison.pairs:
-        difference = pair.measurement.difference
+        difference, tested = pair.measurement.difference, pair.measurement.tested
         if pair.key == (HEADLINE, scorer) and difference is not None:
             p = [p_value(difference.p_value), p_value(difference.p_adjusted)]
-            word = judgement(pair.measurement) or "-"
+            word = (judgement(pair.measurement) or "-") + _mark(recipes[pair.recipe], recipes[pair.other])
             rows.append([pair.recipe, pair.other, with_interval(difference, "+"), *p, word])
+            estimands.append(tested.estimand if tested is not None else "-")
     if rows:
         header = ["recipe", "against", "difference", "p", "adjusted p", "verdict"]
-        yield Section(f"{_name((HEADLINE, scorer))}: every pair, p adjusted for all {len(rows)}", header, rows)
+        if len(set(estimands)) > 1:
+            header.append("about")
+            rows = [[*row, estimand] for row, estimand in zip(rows, estimands, strict=True)]
+        remarks = [_MARK] if any(row[5].endswith("!") for row in rows) else []
+        title = f"{_name((HEADLINE, scorer))}: every pair, p adjusted for all {len(rows)}"
+        yield Section(title, header, rows, remarks)
 
 
 def _settled(one: Measurement) -> str:
@@ -183,7 +202,7 @@ def _hacking(rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
     body, remarks = [], []
     for row in rows:
         found = row.hacking
-        if found is None:
+        if found is None or (found.word is None and row.method == UNTRAINED):
             continue
         remarks += [f"{row.recipe}, {sentence}" for sentence in (*found.evidence, *found.reasons)]
         if found.word is not None:
@@ -191,7 +210,7 @@ def _hacking(rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
             seeds = f"{found.n_seeds} of {found.n_measured}"
             body.append([row.recipe, found.word, seeds, onset])
     if body or remarks:
-        header = ["recipe", "worst seed", "seeds", "onset in completions"]
+        header = ["recipe", "word", "seeds", "onset in completions"]
         yield Section("Reward hacking along training", header, body, remarks)
 
 
@@ -214,6 +233,12 @@ def _compact(
         for key in present
         if key in row.metrics and row.metrics[key].value.value is None
     ]
+    shifted = [row.recipe for row in rows if any(flag.name == "length_shift" for flag in row.flags)]
+    if shifted and any(metric in DEPENDS_ON_LENGTH for metric, _ in present):
+        remarks.append(
+            "distinct-n, corpus-distinct-n and self-BLEU depend on the length of the texts, which has changed in "
+            f"{', '.join(shifted)}."
+        )
     yield from _in_chunks(title, rows, columns, remarks)
 
 
@@ -263,7 +288,14 @@ def _reward_models(group: Sequence[ComparedRecipe]) -> Section:
 
 
 def _seeds(row: ComparedRecipe) -> str:
-    return ",".join(map(str, row.seeds))
+    """Returns the seeds, three or more in a row as `first-last`."""
+    runs: list[list[int]] = []
+    for seed in row.seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
 def _marked(one: Measurement | None) -> str:
@@ -281,9 +313,9 @@ def _name(key: MetricKey) -> str:
 def _headline(comparison: Comparison) -> str:
     if not comparison.recipes:
         return ""
-    samples = comparison.samples_per_prompt
+    samples, n_prompts = comparison.samples_per_prompt, comparison.n_prompts
     return (
-        f"Protocol {comparison.protocol}: {comparison.n_prompts} held-out prompts, {samples} "
+        f"Protocol {comparison.protocol}: {n_prompts} held-out prompt{'s' if n_prompts != 1 else ''}, {samples} "
         f"completion{'s' if samples > 1 else ''} each. Baseline: {comparison.baseline}."
     )
 

@@ -32,7 +32,9 @@ def table(section: Section) -> str:
     rule = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
     grid = Table(title=section.title, title_justify="left", box=rule, show_edge=False, pad_edge=False)
     for place, name in enumerate(section.header):
-        grid.add_column(broken(name), justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
+        # Numbers stay whole; recipes and verdicts may take two lines.
+        is_whole = place > 0 and name != "verdict"
+        grid.add_column(broken(name), justify="right" if place else "left", overflow="fold", no_wrap=is_whole)
     for row in section.rows:
         grid.add_row(*row)
     text = StringIO()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,7 +71,11 @@ def test_a_gain_by_length_alone_vanishes_and_a_shift_stays(tmp_path, add_scored)
     assert one(comparison, "better", "toxicity_mean")["length_matched_difference"] is None
     text = " ".join(render(comparison).split())
     assert "Toxicity at equal length" in text
-    assert "at equal length the difference of toxicity_mean is" in text
+    said = {row.recipe: flag.text for row in comparison.recipes for flag in row.flags if flag.name == "length_shift"}
+    assert "toxicity_mean at equal length: judge: the gain is gone (" in said["shorter"]
+    share = int(re.search(r"judge: (\d+)% of the gain is left", said["shorter_and_better"])[1])
+    assert share == pytest.approx(100 * 0.1 / 0.22, abs=5)  # six tokens fewer at 0.02 each, and the shift
+    assert "depend on the length of the texts" not in text  # there are no such metrics here
 
 
 def test_without_a_threshold_there_is_no_matched_rate(tmp_path, add_run, comparability):

@@ -15,6 +15,7 @@ import pytest
 from alignbench.records import Cost, HackingDiagnosis, MetricValue
 from alignbench.reporting import FORMATS
 from alignbench.reporting.compare import compare
+from alignbench.reporting.cost_columns import shown
 from alignbench.reporting.latex import escaped
 from alignbench.reporting.numbers import number, p_value
 from alignbench.reporting.sections import COSTS, document
@@ -134,7 +135,14 @@ def test_formats_with_tables_hold_the_same_cells(comparison):
     html.feed(render(comparison, "html-fragment"))
     assert html.open == []
     assert html.tables == expected
-    assert latex_tables(render(comparison, "latex")) == expected
+    pages = latex_tables(render(comparison, "latex"))
+    assert max(len(page[0]) for page in pages) == 6
+    for table in expected:
+        n_pages = -(-(len(table[0]) - 1) // 5)
+        parts, pages = pages[:n_pages], pages[n_pages:]
+        assert [[row[0], *(cell for part in parts for cell in part[i][1:])] for i, row in enumerate(table)] == table
+        assert all([row[0] for row in part] == [row[0] for row in table] for part in parts)
+    assert pages == []
     assert markdown_tables(render(comparison, "markdown")) == expected
     plain = render(comparison, "table").replace("\n", " ")
     for table in expected:
@@ -201,7 +209,7 @@ def test_what_tables_show_stands_in_the_records(comparison):
                     == (row[0], cells[0], metric, scorer, "all pairs")
                 ]  # fmt: skip
                 assert cells[1:] == [interval(pair, "difference", "+"), p_value(pair["p_value"]),
-                                     p_value(pair["p_adjusted"]), pair["verdict"]]  # fmt: skip
+                                     p_value(pair["p_adjusted"]), pair["verdict"] + " !"]  # fmt: skip
             elif "equal length" in section.title:
                 record = by_place[row[0], *cells[0].split("@")]
                 matched = {f"m{k}": record[f"length_matched{n}"] for k, n in
@@ -212,9 +220,12 @@ def test_what_tables_show_stands_in_the_records(comparison):
                 assert cells == [record["reward_hacking"], f"{record['reward_hacking_seeds']} of 1", "1,024"]
                 assert section.remarks == [f"{row[0]}, {one}" for one in record["reward_hacking_evidence"]]
             elif section.title.startswith("Cost"):
-                digits = {"wall_seconds": 1, "peak_memory_gib": 2}
-                shown = [f"{by_place[row[0], name, None]['value']:,.{digits.get(name, 0)}f}" for name in COSTS]
-                assert cells == [record["method"] if record else by_place[row[0], "kl", None]["method"], *shown]
+                fields = {shown_as: name for name, shown_as in COSTS.items()}
+                for name, cell in zip(section.header[1:], cells, strict=True):
+                    if name == "method":
+                        assert cell == by_place[row[0], "kl", None]["method"]
+                    else:
+                        assert cell == shown(fields[name], by_place[row[0], fields[name], None]["value"])
             else:
                 for name, cell in zip(section.header[1:], cells, strict=True):
                     key, _, judge = name.partition("@")

@@ -153,10 +153,40 @@ def test_the_worst_word_of_the_seeds():
     assert flag.name == "reward_hacking"
     assert "part from 600 completions on in 2 of 4 seeds" in flag.text
     assert hacking_along_training([status(0)]) is None
-    for words in (("none",), ("none", "suspected"), ("suspected",)):
-        assert along_training_flag(hacking_along_training([status(i, w) for i, w in enumerate(words)])) is None
+    assert along_training_flag(hacking_along_training([status(0, "none")])) is None
     only_reason = hacking_along_training([status(0, reason="no held-out judge")])
     assert (only_reason.word, along_training_flag(only_reason)) == (None, None)
+
+
+def test_a_suspicion_is_a_flag_of_its_own():
+    evidence = ("The training reward rose: 0.8 to 2.1 (+1.3, standard error 0.1).", "No judge sees clearly less harm.")
+    seeds = [status(0, "none"), replace_evidence(status(3, "suspected"), evidence), status(4, "suspected")]
+    flag = along_training_flag(hacking_along_training(seeds))
+    assert flag.name == "hacking_suspected"
+    assert flag.text.endswith("in 2 of 3 seeds; seed 3: The training reward rose; No judge sees clearly less harm")
+    without = along_training_flag(hacking_along_training([replace_evidence(status(0, "suspected"), ())]))
+    assert without.text.endswith("in 1 of 1 seeds")
+
+
+def replace_evidence(one, evidence):
+    return one.model_copy(update={"reward_hacking": HackingDiagnosis(one.reward_hacking.word, None, evidence)})
+
+
+def test_an_untrained_recipe_is_not_said_to_lack_a_curve(tmp_path, add_run):
+    reason = "there are not two evaluations along training"
+    add_run(tmp_path, "untrained", VALUES, reward_hacking_reason=reason)
+    assert reason not in render(compare(tmp_path))
+    add_run(tmp_path, "ppo", VALUES, reward_hacking_reason=reason)
+    assert f"ppo, seed 0: {reason}" in render(compare(tmp_path))
+
+
+def test_a_suspicion_marks_the_verdict(tmp_path, add_run):
+    add_run(tmp_path, "untrained", VALUES)
+    add_run(tmp_path, "ppo", VALUES, reward_hacking=HackingDiagnosis("suspected", 0, ("The reward rose: 1 to 2.",)))
+    text = render(compare(tmp_path), "markdown")
+    (verdict,) = [line for line in text.splitlines() if line.startswith("| ppo |") and line.endswith("! |")]
+    assert verdict
+    assert "ppo: hacking_suspected: along training, reward and" in text
 
 
 def test_the_word_is_shown_and_stored(tmp_path, add_run):
