@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignbench.errors import ComparabilityError, LeakError
-from alignbench.reporting.schema import NewerSchemaError, PromptsFile, UnreadableError, read_record
-from alignbench.reporting.store import PROMPTS_FILE, StoredEvaluation, StoredRun
+from alignbench.reporting.schema import PromptsFile
+from alignbench.reporting.store import StoredEvaluation, StoredRun
 
 _MAY_DIFFER = frozenset({"seed", "name", "description", "hardware.threads"})
 """Settings that do not change what a run is."""
@@ -62,12 +62,10 @@ def require_no_leak(runs: Sequence[StoredRun]) -> list[str]:
     known: dict[str, tuple[PromptsFile, list[str]]] = {}
     unknown = []
     for run in runs:
-        try:
-            prompts = read_record(run.path / PROMPTS_FILE, PromptsFile)
-        except (UnreadableError, NewerSchemaError):
+        if run.prompts is None:
             unknown.append(run.label)
         else:
-            known.setdefault(prompts.model_dump_json(), (prompts, []))[1].append(run.label)
+            known.setdefault(run.prompts.model_dump_json(), (run.prompts, []))[1].append(run.label)
     for trained, trained_runs in known.values():
         seen = set(trained.seen)
         for held, held_runs in known.values():
@@ -92,9 +90,8 @@ def version_notes(runs: Sequence[StoredRun]) -> list[str]:
     """Returns a note per package whose version is not the same in all runs that state one."""
     versions: dict[str, dict[str, list[str]]] = {}
     for run in runs:
-        environment = run.environment()
-        packages = environment.get("packages")
-        found = {"python": environment.get("python"), **(packages if isinstance(packages, Mapping) else {})}
+        packages = run.environment.get("packages")
+        found = {"python": run.environment.get("python"), **(packages if isinstance(packages, Mapping) else {})}
         for package, version in found.items():
             if version is not None:
                 versions.setdefault(str(package), {}).setdefault(str(version), []).append(run.label)
@@ -154,12 +151,4 @@ def _settings_mismatches(runs: Sequence[StoredRun]) -> Iterator[Mismatch]:
 
 def _settings(run: StoredRun) -> dict[str, str]:
     """Returns the resolved recipe, flat, without what may differ between seeds."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        recipe = YAML(typ="safe", pure=True).load(run.recipe_text())
-    except YAMLError:
-        recipe = None
-    flat = dict(_flatten("", recipe)) if isinstance(recipe, Mapping) else {}
-    return {name: value for name, value in flat.items() if name not in _MAY_DIFFER}
+    return {name: value for name, value in _flatten("", run.recipe) if name not in _MAY_DIFFER}

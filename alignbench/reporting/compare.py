@@ -31,7 +31,6 @@ from alignbench.reporting.flags import (
 from alignbench.reporting.hacking import along_training_flag, hacking_along_training
 from alignbench.reporting.notes import SEEDS_NOTE, covers_seeds, notes_on
 from alignbench.reporting.pooling import UNTRAINED, MetricKey, RecipeRuns, measure, measure_pairs
-from alignbench.reporting.schema import UnreadableError
 from alignbench.reporting.store import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
 
 _Measured = list[tuple[StoredRun, StoredEvaluation]]
@@ -62,7 +61,7 @@ def compare(
     runs, skipped = find_runs(paths)
     _refuse_duplicates(runs)
     measured = [(run, _evaluation(run, protocol)) for run in runs]
-    usable, unusable = _readable(measured)
+    usable, unusable = _with_evaluation(measured)
     skipped += unusable
     policies = [one for one in usable if one[0].status.kind == "policy"]
     reward_models = [one for one in usable if one[0].status.kind == "reward_model"]
@@ -114,21 +113,13 @@ def _evaluation(run: StoredRun, protocol: str | None) -> StoredEvaluation | None
     return fits[0] if fits else None
 
 
-def _readable(measured: Sequence[tuple[StoredRun, StoredEvaluation | None]]) -> tuple[_Measured, list[SkippedRun]]:
-    """Splits off the runs without an evaluation, and those whose values cannot be read."""
-    usable: _Measured = []
-    skipped = []
-    for run, evaluation in measured:
-        if evaluation is None:
-            skipped.append(SkippedRun(run.path, "incomplete", "no evaluation to compare", run.status))
-            continue
-        try:
-            _ = evaluation.prompt_values
-        except UnreadableError as error:
-            skipped.append(SkippedRun(run.path, "corrupt", str(error), run.status))
-        else:
-            usable.append((run, evaluation))
-    return usable, skipped
+def _with_evaluation(
+    measured: Sequence[tuple[StoredRun, StoredEvaluation | None]],
+) -> tuple[_Measured, list[SkippedRun]]:
+    """Splits off the runs without an evaluation."""
+    usable = [(run, evaluation) for run, evaluation in measured if evaluation is not None]
+    bare = [run for run, evaluation in measured if evaluation is None]
+    return usable, [SkippedRun(run.path, "incomplete", "no evaluation to compare", run.status) for run in bare]
 
 
 def _by_recipe(measured: _Measured) -> list[RecipeRuns]:

@@ -65,7 +65,7 @@ def _result_row(run: StoredRun) -> dict[str, object]:
     for prefix, cost in parts.items():
         row |= {f"{prefix}{field.name}": getattr(cost, field.name) for field in fields(Cost)}
     row["upstream"] = ", ".join(f"{one.recipe}/seed{one.seed} ({one.role})" for one in status.upstream) or None
-    row["hardware_class"] = run.environment().get("hardware_class")
+    row["hardware_class"] = run.environment.get("hardware_class")
     row |= {key: getattr(status, key) for key in ("run_hash", "alignbench", "started", "finished")}
     return row | {"path": str(run.path)}
 
@@ -89,6 +89,7 @@ def load_curves(paths: Paths) -> pd.DataFrame:
 
     def rows(run: StoredRun) -> Iterator[dict[str, object]]:
         for point in run.points:
+            _ = point.prompt_values  # damaged values are found
             at = {"protocol": point.record.protocol, "step": point.step, "completions": point.completions}
             for metric in point.record.metrics:
                 yield {**_keys(run), **at, **asdict(metric)}

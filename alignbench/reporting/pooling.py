@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.records import N_JACKKNIFE_GROUPS, Cost, Direction, MetricValue, jackknife_group
-from alignbench.reporting.store import StoredEvaluation, StoredRun
+from alignbench.reporting.store import LOG_METRICS, StoredEvaluation, StoredRun
 from alignbench.statistics.bootstrap import resample_means
 from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
@@ -25,8 +25,6 @@ MetricKey = tuple[str, str | None]
 Matrix = NDArray[np.float64]
 UNTRAINED = "untrained"
 """The method that trains nothing: its seeds share one policy, and differ in the sampling of completions alone."""
-LOG_METRICS = frozenset({"perplexity", "neutral_perplexity"})
-"""Values per prompt and replicates are logarithms: a mean is shown as its exponential, differences stay logarithms."""
 _MAX_LOG = math.log(sys.float_info.max)
 NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
 
@@ -198,7 +196,6 @@ class _Pool:
         for row, (_, evaluation) in zip(values, one.runs, strict=True):
             ids, columns = evaluation.prompt_values
             row[[self._place[prompt] for prompt in ids]] = columns[name]
-        values[~np.isfinite(values)] = np.nan
         return values
 
     def whole(self, one: RecipeRuns, key: MetricKey) -> Estimate:

@@ -90,7 +90,9 @@ class EvaluationFile(Record):
     metrics: tuple[MetricValue, ...]
 
     @model_validator(mode="after")
-    def _each_metric_once(self) -> Self:
+    def _metrics_and_each_once(self) -> Self:
+        if not self.metrics:
+            raise ValueError("no metric at all")
         names = [(one.metric, one.scorer) for one in self.metrics]
         if len(set(names)) < len(names):
             raise ValueError("a metric stands twice")

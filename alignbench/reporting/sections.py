@@ -9,7 +9,8 @@ from alignbench.reporting.comparison import ComparedRecipe, Comparison, settleme
 from alignbench.reporting.cost_columns import COSTS, shown
 from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement
 from alignbench.reporting.numbers import number, p_value, with_interval
-from alignbench.reporting.pooling import LOG_METRICS, UNTRAINED, Measurement, MetricKey
+from alignbench.reporting.pooling import UNTRAINED, Measurement, MetricKey
+from alignbench.reporting.store import LOG_METRICS
 from alignbench.reporting.terminal import WIDTH, broken
 from alignbench.statistics.estimate import ALPHA, Estimate
 

@@ -6,13 +6,14 @@ Without pandas; `frames` has the functions that give frames.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +23,11 @@ from alignbench.records import Cost, total
 from alignbench.reporting.schema import (
     EvaluationFile,
     NewerSchemaError,
+    PromptsFile,
     RunStatus,
     UnreadableError,
     read_record,
 )
-
-if TYPE_CHECKING:
-    pass
 
 RECIPE_FILE = "recipe.resolved.yaml"
 ENVIRONMENT_FILE = "environment.json"
@@ -47,6 +46,10 @@ METRICS_FILE = "metrics.json"
 PROMPT_VALUES_FILE = "prompt_values.parquet"
 COMPLETIONS_FILE = "completions.parquet"
 PROMPT_ID = "prompt_id"
+LOG_METRICS = frozenset({"perplexity", "neutral_perplexity"})
+"""Values per prompt and replicates are logarithms: a mean is shown as its exponential, differences stay logarithms."""
+_TOLERANCE = 1e-6
+"""Relative, between a metric and the mean of its column: far above rounding, far below any interval."""
 
 Paths = str | Path | Sequence[str | Path]
 _RUN = re.compile(r"seed\d+|\.seed\d+\.partial")
@@ -101,11 +104,16 @@ class StoredEvaluation:
 
     @cached_property
     def prompt_values(self) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
-        """Prompt ids, and per column (`metric` or `metric@scorer`) a value per prompt, NaN where unmeasured."""
+        """Prompt ids, and per column (`metric` or `metric@scorer`) a value per prompt, NaN where unmeasured.
+
+        UnreadableError where they are missing, damaged, or not what the metrics are the means of.
+        """
         import pyarrow.parquet as pq
 
         path = self.path / PROMPT_VALUES_FILE
         if not path.exists():
+            if self.record.n_prompts:
+                raise UnreadableError(f"no {path.name}")
             return [], {}
         with readable(path):
             # Not read_table nor to_numpy: both load pandas, which takes longer than all the rest of a comparison.
@@ -120,7 +128,34 @@ class StoredEvaluation:
             raise UnreadableError(f"{path.name}: lists where numbers belong")
         if len(set(ids)) != len(ids):
             raise UnreadableError(f"{path.name}: a prompt id stands twice")
+        if len(ids) != self.record.n_prompts:
+            raise UnreadableError(f"{path.name}: rows: got {len(ids)}, expected {self.record.n_prompts}, the n_prompts")
+        for name, column in columns.items():
+            if np.isinf(column).any():
+                raise UnreadableError(f"{path.name}: {name}: an infinite value")
+        self._require_means(columns)
         return ids, columns
+
+    def _require_means(self, columns: Mapping[str, NDArray[np.float64]]) -> None:
+        """UnreadableError where a stored metric is not the mean of its column."""
+        for metric in self.record.metrics:
+            name = metric.metric if metric.scorer is None else f"{metric.metric}@{metric.scorer}"
+            column = columns.get(name)
+            if column is None or metric.value is None:
+                continue
+            measured = column[~np.isnan(column)]
+            mean = float(measured.mean()) if len(measured) else math.nan
+            if metric.metric in LOG_METRICS:
+                # A difference of logarithms is a relative one, and the exponential may be out of all range.
+                is_mean = metric.value > 0 and abs(math.log(metric.value) - mean) <= _TOLERANCE
+            else:
+                is_mean = math.isclose(metric.value, mean, rel_tol=_TOLERANCE, abs_tol=1e-12)
+            if not is_mean:
+                kind = "exponential of the mean" if metric.metric in LOG_METRICS else "mean"
+                raise UnreadableError(
+                    f"{METRICS_FILE}: {name}: {metric.value:.6g} is not the {kind} of its column in "
+                    f"{PROMPT_VALUES_FILE}"
+                )
 
 
 @dataclass(frozen=True)
@@ -165,19 +200,29 @@ class StoredRun:
         """What whoever builds on the run is charged; see `RunStatus.upstream_pieces`."""
         return {f"run {self.status.run_hash}": self.status.cost, **self.status.upstream_pieces}
 
-    def environment(self) -> dict[str, Any]:
-        """Returns environment.json, empty where it is missing or damaged."""
-        content = None
-        with suppress(OSError, ValueError):
-            content = json.loads((self.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
+    @cached_property
+    def environment(self) -> Mapping[str, Any]:
+        """environment.json."""
+        return _mapping(self.path / ENVIRONMENT_FILE, json.loads)
 
-    def recipe_text(self) -> str:
-        """Returns the resolved recipe, empty where it is missing."""
-        try:
-            return (self.path / RECIPE_FILE).read_text(encoding="utf-8")
-        except OSError:
-            return ""
+    @cached_property
+    def recipe(self) -> Mapping[str, Any]:
+        """The resolved recipe."""
+        from ruamel.yaml import YAML
+
+        return _mapping(self.path / RECIPE_FILE, YAML(typ="safe", pure=True).load)
+
+    @cached_property
+    def prompts(self) -> PromptsFile | None:
+        """prompts.json; None in runs from before it was written."""
+        path = self.path / PROMPTS_FILE
+        return read_record(path, PromptsFile) if path.exists() else None
+
+    def verify(self) -> None:
+        """Reads every file that tables are made from; UnreadableError or NewerSchemaError where one is not sound."""
+        _ = self.environment, self.recipe, self.prompts
+        for evaluation in self.evaluations:
+            _ = evaluation.prompt_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +239,22 @@ class SkippedRun:
         return f"{self.path}: {self.state}, {self.reason}"
 
 
+def _mapping(path: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
+    """Reads a file that holds a mapping; UnreadableError where it is missing or holds none."""
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnreadableError(f"no {path.name}") from None
+    except (OSError, ValueError, RecursionError, YAMLError) as error:
+        first = str(error).partition("\n")[0]
+        raise UnreadableError(f"{path.name} cannot be read: {type(error).__name__}: {first}") from None
+    if not isinstance(content, Mapping) or not content:
+        raise UnreadableError(f"{path.name}: got {'nothing' if not content else type(content).__name__}, expected keys")
+    return content
+
+
 def read_run(path: Path) -> StoredRun:
     """Reads a complete run; ResultsError where it is damaged or a newer release wrote it."""
     try:
@@ -208,7 +269,10 @@ def _read_run(path: Path) -> StoredRun:
         StoredEvaluation(file.parent, read_record(file, EvaluationFile))
         for file in sorted((path / EVALUATIONS).glob(f"*/{METRICS_FILE}"))
     )
-    return StoredRun(path, status, evaluations)
+    run = StoredRun(path, status, evaluations)
+    if status.state == "complete":
+        run.verify()
+    return run
 
 
 def read_points(run: Path) -> tuple[StoredPoint, ...]:
@@ -272,6 +336,11 @@ def _read_or_skip(path: Path) -> StoredRun | SkippedRun:
     except NewerSchemaError as error:
         return SkippedRun(path, "newer", str(error).removeprefix(str(path)).lstrip("/\\"))
     if is_partial or run.status.state != "complete":
-        said = {"failed": f"failed: {run.status.error}"}.get(run.status.state, "run its recipe again and it goes on")
-        return SkippedRun(path, "unfinished", said, run.status)
+        return SkippedRun(path, "unfinished", _why_unfinished(run.status), run.status)
     return run
+
+
+def _why_unfinished(status: RunStatus) -> str:
+    if status.state == "failed":
+        return f"failed: {status.error}" if status.error else "failed, and did not say why"
+    return "run its recipe again and it goes on"

@@ -96,9 +96,13 @@ def compare_pairs(pairs: Sequence[Pair]) -> list[Tested]:
 
 
 def _tested(pair: Pair, runs: Estimate, mean: Matrix) -> Tested:
+    is_method = has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline))
     measured = mean[np.isfinite(mean)]
+    if not len(measured) and all(np.isfinite(over_seeds(side)).any() for side in (pair.values, pair.baseline)):
+        nothing = Estimate(None, reason="of the prompts that were measured on either side, none in common")
+        return Tested(nothing, nothing if is_method else None)
     runs = _no_surer_than_signs(runs, measured)
-    if has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline)):
+    if is_method:
         method, parts = method_difference(pair.values, pair.baseline, pair.varies, pair.baseline_varies)
         return Tested(runs, _no_surer_than_signs(method, measured), parts)
     if runs.ci_low is None or len(measured) < 2:

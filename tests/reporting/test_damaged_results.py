@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import warnings
 
 import numpy as np
@@ -12,14 +13,16 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import alignbench
 from alignbench.cli import main
-from alignbench.records import MetricValue
+from alignbench.records import Cost, MetricValue
 from alignbench.reporting import FORMATS
 from alignbench.reporting.compare import compare
 from alignbench.reporting.tables import render
 
 N = 40
 EVALUATION = "evaluations/trl-detox-v1"
+RECIPE = "recipe.resolved.yaml"
 
 
 @pytest.fixture
@@ -73,6 +76,29 @@ def instead_of_numbers(value):
     return spoil
 
 
+def changed_values(change):
+    def spoil(run):
+        path = run / EVALUATION / "prompt_values.parquet"
+        change(pd.read_parquet(path)).to_parquet(path, index=False)
+
+    return spoil
+
+
+def one_value(value):
+    return changed_values(lambda frame: frame.assign(kl=frame["kl"].where(frame.index != 3, value)))
+
+
+def set_perplexity(value):
+    """Column of 2000, whose exponential is out of all range, beside a stored value."""
+
+    def spoil(run):
+        changed_values(lambda frame: frame.assign(perplexity=2000.0))(run)
+        add = {"metric": "perplexity", "scorer": None, "value": value, "direction": "lower"}
+        edited(run / EVALUATION / "metrics.json", lambda c: c["metrics"].append(c["metrics"][1] | add))
+
+    return spoil
+
+
 def set_metric(**changes):
     return lambda run: edited(run / EVALUATION / "metrics.json", lambda c: c["metrics"][0].update(changes))
 
@@ -93,6 +119,7 @@ DAMAGE = {
     "status NaN": (set_status(train_reward=math.nan), "NaN is no finite number"),
     "status running": (set_status(state="running"), "unfinished"),
     "status failed": (set_status(state="failed", error="loss"), "unfinished, failed: loss"),
+    "status failed, no error": (set_status(state="failed"), "unfinished, failed, and did not say why"),
     "newer": (set_status(schema_version=2), "newer, status.json: schema_version is 2"),
     "older than any": (set_status(schema_version=0), "corrupt, status.json: schema_version is 0"),
     "schema as text": (set_status(schema_version="1"), "corrupt, status.json: schema_version is '1'"),
@@ -118,6 +145,43 @@ DAMAGE = {
     "values are texts": (instead_of_numbers("high"), "corrupt, prompt_values.parquet"),
     "values are lists": (instead_of_numbers([0.1, 0.2]), "corrupt, prompt_values.parquet"),
     "values are structs": (instead_of_numbers({"a": 0.1}), "corrupt, prompt_values.parquet"),
+    "values missing": (lambda run: (run / EVALUATION / "prompt_values.parquet").unlink(), "no prompt_values.parquet"),
+    "values missing, other kind": (
+        lambda run: (set_status(kind="reward_model")(run), (run / EVALUATION / "prompt_values.parquet").unlink()),
+        "no prompt_values.parquet",
+    ),
+    "too few rows": (changed_values(lambda frame: frame.head(39)), "rows: got 39, expected 40"),
+    "no rows": (changed_values(lambda frame: frame.head(0)), "rows: got 0, expected 40"),
+    "other n_prompts": (
+        lambda run: edited(run / EVALUATION / "metrics.json", lambda c: c.update(n_prompts=41)),
+        "rows: got 40, expected 41",
+    ),
+    "infinite value": (one_value(math.inf), "corrupt, prompt_values.parquet: kl: an infinite value"),
+    "minus infinite value": (one_value(-math.inf), "corrupt, prompt_values.parquet: kl: an infinite value"),
+    "another value": (one_value(0.9999), "corrupt, metrics.json: kl: "),
+    "another metric": (set_metric(value=0.25), "metrics.json: toxicity_mean@judge: 0.25 is not the mean of its column"),
+    "column without a number": (changed_values(lambda frame: frame.assign(kl=math.nan)), "is not the mean of its"),
+    "another perplexity": (set_perplexity(7.4), "7.4 is not the exponential of the mean of its column"),
+    "negative perplexity": (set_perplexity(-1.0), "-1 is not the exponential of the mean of its column"),
+    "metrics empty": (
+        lambda run: edited(run / EVALUATION / "metrics.json", lambda c: c.update(metrics=[])),
+        "corrupt, metrics.json: Value error, no metric at all",
+    ),
+    "prompts cut off": (lambda run: truncate(run / "prompts.json"), "corrupt, prompts.json cannot be read"),
+    "prompts empty": (lambda run: truncate(run / "prompts.json", 0), "corrupt, prompts.json cannot be read"),
+    "prompts wrong type": (lambda run: edited(run / "prompts.json", lambda c: c.update(seen=3)), "prompts.json: seen"),
+    "prompts newer": (
+        lambda run: edited(run / "prompts.json", lambda c: c.update(schema_version=2)),
+        "newer, prompts.json: schema_version is 2",
+    ),
+    "recipe missing": (lambda run: (run / RECIPE).unlink(), "corrupt, no recipe.resolved.yaml"),
+    "recipe empty": (lambda run: truncate(run / RECIPE, 0), "corrupt, recipe.resolved.yaml: got nothing"),
+    "recipe no mapping": (lambda run: (run / RECIPE).write_text("- 1\n"), "recipe.resolved.yaml: got list"),
+    "recipe no YAML": (lambda run: (run / RECIPE).write_text("a: [1\n"), "recipe.resolved.yaml cannot be read"),
+    "recipe no text": (lambda run: (run / RECIPE).write_bytes(b"\xff\x00"), "recipe.resolved.yaml cannot be read"),
+    "environment missing": (lambda run: (run / "environment.json").unlink(), "corrupt, no environment.json"),
+    "environment cut off": (lambda run: truncate(run / "environment.json"), "corrupt, environment.json cannot be read"),
+    "environment no object": (lambda run: (run / "environment.json").write_text("[1]"), "environment.json: got list"),
     "prompt id twice": (lambda run: duplicate_prompt(run / EVALUATION / "prompt_values.parquet"), "stands twice"),
 }  # fmt: skip
 
@@ -143,6 +207,49 @@ def test_a_damaged_run_is_named_skipped_and_counted(results, damage):
     assert "nothing was compared: got untrained alone, expected two recipes or more in one table; 1 skipped" in (
         alone.stderr
     )
+
+
+# What `compare` alone decides.
+NOT_FOR_FRAMES = {"no metrics"}
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGE.keys() - NOT_FOR_FRAMES))
+def test_frames_and_the_listing_skip_it_too(results, damage):
+    run = results / "ppo" / "seed0"
+    DAMAGE[damage][0](run)
+    paths = [results / "untrained", run]
+    for load in (alignbench.load_results, alignbench.load_metrics):
+        with pytest.warns(UserWarning, match="1 skipped") as caught:
+            assert set(load(paths)["recipe"]) == {"untrained"}
+        assert str(run) in str(caught[0].message)
+    assert "1 complete, 1 not" in call("ls", *paths).stdout
+
+
+def test_rounding_is_no_damage(results):
+    path = results / "ppo" / "seed0" / EVALUATION / "metrics.json"
+    edited(path, lambda c: c["metrics"][0].update(value=c["metrics"][0]["value"] * (1 + 5e-7)))
+    edited(path, lambda c: c["metrics"][1].update(value=None, reason="withheld"))
+    assert compare(results).skipped == ()
+    edited(path, lambda c: c["metrics"][0].update(value=c["metrics"][0]["value"] * (1 + 5e-6)))
+    assert len(compare(results).skipped) == 1
+
+
+def test_damaged_values_of_a_point_along_training(results, begin, report, comparability):
+    with begin(results, "kto") as run:
+        run.write_evaluation(report({"kl": [0.1] * N}), comparability)
+        run.write_evaluation(report({"kl": [0.1] * N}), {}, step=0, completions=0)
+        path = run.complete(cost=Cost())
+    assert len(alignbench.load_curves(path)) == 1
+    point = path / EVALUATION / "step0" / "prompt_values.parquet"
+    pd.read_parquet(point).assign(kl=0.2).to_parquet(point, index=False)
+    with pytest.warns(UserWarning, match="seed0: corrupt, metrics.json: kl: 0.1 is not the mean"):
+        assert alignbench.load_curves(path).empty
+    assert compare(results).skipped == ()
+
+
+def test_one_prompt_is_one_prompt(tmp_path, add_run):
+    add_run(tmp_path, "untrained", {"kl": [0.5]})
+    assert "1 held-out prompt, 1 completion each" in render(compare(tmp_path))
 
 
 def test_all_damaged(results):
@@ -218,7 +325,7 @@ NO_INFORMATION = {
     "one prompt": ([0.5], [0.4], "1 measured prompts, an interval needs 10", "1 measured prompts"),
     "two prompts": ([0.5, 0.7], [0.4, 0.1], "2 measured prompts, an interval needs 10", "2 measured prompts"),
     "one prompt measured": ([0.5] + [NAN] * 39, [0.4] * N, "1 measured prompts", "1 measured prompts"),
-    "no prompt in common": ([0.5] * 20 + [NAN] * 20, [NAN] * 20 + [0.4] * 20, "the same value", "no prompt was"),
+    "no prompt in common": ([0.5] * 20 + [NAN] * 20, [NAN] * 20 + [0.4] * 20, "the same value", "none in common"),
 }
 
 
@@ -267,24 +374,25 @@ def test_all_scores_none(tmp_path, add_run, where):
     assert "unscored" in record["flags"] or where == "untrained"
 
 
-def test_stored_columns_without_a_single_number(tmp_path, add_run):
-    path = add_run(tmp_path, "untrained", {"toxicity_mean@judge": [0.5] * N})
-    other = add_run(tmp_path, "ppo", {"toxicity_mean@judge": [0.5] * N})
-    for run in (path, other):
-        file = run / EVALUATION / "prompt_values.parquet"
-        frame = pd.read_parquet(file).assign(**{"toxicity_mean@judge": None})
-        frame.to_parquet(file, index=False)
-    record = nan_free_records(tmp_path)["ppo"]
-    assert (record["value"], record["reason"]) == (None, "no prompt was measured")
-    assert (record["verdict"], record["difference_reason"]) == (None, "no prompt was measured")
-
-
-def test_no_prompts_at_all(tmp_path, add_run):
+@pytest.mark.parametrize("n_rows", [N, 0])
+def test_withheld_beside_columns_without_a_single_number(tmp_path, add_run, n_rows):
     for name in ("untrained", "ppo"):
-        file = add_run(tmp_path, name, {"toxicity_mean@judge": [0.5] * N}) / EVALUATION / "prompt_values.parquet"
-        pd.read_parquet(file).head(0).to_parquet(file, index=False)
+        run = add_run(tmp_path, name, {"toxicity_mean@judge": [0.5] * N})
+        changed_values(lambda frame: frame.head(n_rows).assign(**{"toxicity_mean@judge": None}))(run)
+        set_metric(value=None, reason="no prompt was measured")(run)
+        edited(run / EVALUATION / "metrics.json", lambda c: c.update(n_prompts=n_rows))
     record = nan_free_records(tmp_path)["ppo"]
-    assert (record["value"], record["reason"], record["verdict"]) == (None, "no prompt was measured", None)
+    assert (record["value"], record["reason"]) == (None, "seed 0: no prompt was measured")
+    assert (record["verdict"], record["difference_reason"]) == (None, "seed 0: no prompt was measured")
+
+
+def test_evaluated_on_other_prompts(tmp_path, add_run):
+    for name in ("untrained", "ppo"):
+        run = add_run(tmp_path, name, {"toxicity_mean@judge": np.linspace(0, 1, N)})
+    changed_values(lambda frame: frame.assign(prompt_id="other-" + frame["prompt_id"]))(run)
+    record = nan_free_records(tmp_path)["ppo"]
+    assert record["verdict"] is None
+    assert record["difference_reason"] == "of the prompts that were measured on either side, none in common"
 
 
 def test_one_seed_without_the_metric(tmp_path, add_run):
@@ -311,8 +419,9 @@ def test_a_perplexity_out_of_all_range(tmp_path, add_run):
     for name, level in (("untrained", 3.0), ("ppo", 3.1)):
         columns = {"toxicity_mean@judge": np.linspace(0, 1, N), "perplexity": level + np.linspace(0, 1, N)}
         file = add_run(tmp_path, name, columns) / EVALUATION / "prompt_values.parquet"
-        if name == "ppo":
-            pd.read_parquet(file).assign(perplexity=2000.0 + np.linspace(0, 1, N)).to_parquet(file, index=False)
+        if name == "ppo":  # the largest number there is, and what rounds to its logarithm
+            pd.read_parquet(file).assign(perplexity=math.log(sys.float_info.max) + 5e-7).to_parquet(file, index=False)
+            edited(file.parent / "metrics.json", lambda c: c["metrics"][1].update(value=sys.float_info.max))
     nan_free_records(tmp_path)
     (record,) = [r for r in compare(tmp_path).records() if (r["recipe"], r["metric"]) == ("ppo", "perplexity")]
     assert record["value"] is None

@@ -95,7 +95,10 @@ def test_runs_that_do_not_say_are_named(tmp_path, add_run):
     (note,) = [note for note in compare(tmp_path).notes if "cannot be checked" in note]
     assert note.startswith("ppo/seed0: which texts training could see was not stored")
     (path / "prompts.json").write_text('{"schema_version": 1, "seen": 3}')
-    assert [note for note in compare(tmp_path).notes if note.startswith("ppo/seed0: which texts")]
+    damaged = compare(tmp_path)
+    assert [(one.path, one.state) for one in damaged.skipped] == [(path, "corrupt")]
+    assert not [note for note in damaged.notes if "cannot be checked" in note]
+    (path / "prompts.json").unlink()
     for name in ("untrained", "dpo"):
         (tmp_path / name / "seed0" / "prompts.json").unlink()
     assert [note for note in compare(tmp_path).notes if note.startswith("All runs: which texts")]

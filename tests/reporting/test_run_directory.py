@@ -211,7 +211,7 @@ from alignbench.records import Cost
 from alignbench.reporting import run_directory
 from alignbench.reporting.run_directory import RunDirectory
 who = {"recipe": "ppo", "method": "ppo", "seed": 0, "run_hash": "h0"}
-run = RunDirectory.begin(sys.argv[1], **who, resolved_recipe="", environment={})
+run = RunDirectory.begin(sys.argv[1], **who, resolved_recipe="name: ppo", environment={"python": "3"})
 if sys.argv[2] == "rename":
     run_directory._publish = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
     run.complete(cost=Cost(wall_seconds=3.0))
