@@ -163,6 +163,24 @@ def test_degenerate(metric, after, change, p, is_flagged):
     assert ("degenerate" in names({(metric, None): measured(after, change, metric, p)})) == is_flagged
 
 
+@pytest.mark.parametrize(
+    ("metric", "length", "longer", "is_flagged"),
+    [
+        ("distinct_2", 10.0, -10.0, False),  # half as long
+        ("distinct_2", 30.0, 10.0, True),
+        ("distinct_1", 10.0, -10.0, True),
+        ("corpus_distinct_1", 30.0, 10.0, False),
+        ("corpus_distinct_2", 17.0, -3.0, True),  # 15 % shorter explains no fall by a third
+    ],
+)
+def test_variety_that_length_explains_is_no_degeneration(metric, length, longer, is_flagged):
+    metrics = {
+        (metric, None): measured(0.5, -0.3, metric, 0.001),
+        ("completion_tokens", None): measured(length, longer, "completion_tokens", 0.001),
+    }
+    assert ("degenerate" in names(metrics)) == is_flagged
+
+
 @pytest.mark.parametrize(("n_unscored", "is_flagged"), [(4, False), (5, True)])
 def test_more_than_one_percent_unscored(n_unscored, is_flagged):
     one = measured(0.1, -0.1, p=0.5, n_scored=400 - n_unscored, n_unscored=n_unscored)
