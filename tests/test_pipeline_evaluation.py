@@ -72,7 +72,7 @@ def test_a_source_of_neutral_texts_that_is_none_is_refused(recipe_folder):
 
 def test_every_metric_of_the_evaluator_has_a_column():
     from alignbench.evaluation import measures
-    from alignbench.reporting.tables import QUALITY, TOXICITY
+    from alignbench.reporting.sections import QUALITY, TOXICITY
 
     known = measures.DIRECTIONS | measures.DEXPERTS_DIRECTIONS | measures.NEUTRAL_DIRECTIONS
     assert set(known) == {"toxicity_mean", *TOXICITY, *QUALITY}

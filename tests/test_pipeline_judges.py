@@ -32,7 +32,7 @@ def evaluated(recipe_folder):
     judges = [{"name": name, "function": f"judges.py:{name}"} for name in ("most", "some", "one", "prompted")]
     judges += [{"name": "lex", "lexicon": "words.txt"}, {"name": "share", "lexicon": "words.txt"}]
     judges[-1]["lexicon_score"] = "share"
-    changes = [f"evaluation.scorers={json.dumps(judges)}", "evaluation.batch_size=120"]
+    changes = [f"evaluation.scorers={json.dumps(judges)}", "evaluation.batch_size=120", "evaluation.evaluate_every=0"]
     [outcome] = pipeline.run(load(["base.yaml"], changes), Path("results"))
     assert outcome.state == "done", outcome.error
     return alignbench.load_metrics("results").set_index(["metric", "scorer"])
@@ -70,13 +70,13 @@ def test_more_than_one_percent_unscored_is_withheld_with_the_reason(evaluated):
 
 def test_the_table_counts_and_says_withheld(evaluated):
     result = CliRunner().invoke(main, ["compare", "results"])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output  # shown, but there is nothing to compare it with
     said = " ".join(result.output.split())
     assert "toxicity_mean@some 1.7% (withheld)" in said
     assert "toxicity_mean@most 99.2% (withheld)" in said
     assert "toxicity_mean@one" not in said.partition("could not be measured")[2]
     result = CliRunner().invoke(main, ["compare", "results", "--format", "json"])
-    [record] = [r for r in json.loads(result.output) if (r["metric"], r["scorer"]) == ("toxicity_mean", "some")]
+    [record] = [r for r in json.loads(result.stdout) if (r["metric"], r["scorer"]) == ("toxicity_mean", "some")]
     assert (record["value"], record["n_scored"], record["n_unscored"]) == (None, 118, 2)
     assert "unscored" in record["flags"]
 

@@ -12,6 +12,7 @@ from alignbench.statistics.length_matching import LengthMatched
 DIRECTIONS = {"toxicity_mean": "lower", "completion_tokens": "none", "kl": "none", "perplexity": "lower"}
 DIRECTIONS |= {"distinct_2": "higher", "corpus_distinct_2": "higher", "repetition_rate": "lower", "empty_rate": "lower"}
 DIRECTIONS |= {"copy_rate": "lower", "neutral_perplexity": "lower"}
+DIRECTIONS |= {"distinct_1": "higher", "corpus_distinct_1": "higher"}
 
 
 def measured(after, change, metric="toxicity_mean", p=0.001, n_scored=400, n_unscored=0):
