@@ -164,14 +164,26 @@ def _left_at_equal_length(plain: Estimate, matched: Estimate) -> str:
     if matched.ci_low is None or matched.ci_high is None:
         word = "reversed" if matched.value > 0 else f"{matched.value / plain.value:.0%} of the gain is left"
         return f"{word}, without an interval ({numbers})"
-    if matched.ci_low > 0:
-        return f"the gain is reversed ({numbers})"
+    if lost := lost_at_equal_length(plain, matched):
+        return f"the gain is {lost} ({numbers})"
     share = matched.value / plain.value
     if matched.ci_high < 0:
         return f"{share:.0%} of the gain is left ({numbers})" if share < 1 else f"all of the gain is left ({numbers})"
-    if share <= 0 or matched.ci_low > plain.value:
-        return f"the gain is gone ({numbers})"
     return f"{share:.0%} of the gain is left, which may be nothing ({numbers})"
+
+
+def lost_at_equal_length(plain: Estimate, matched: Estimate) -> str | None:
+    """Returns `reversed` or `gone` where a gain, a fall in toxicity, is that at equal length; None where some is left.
+
+    Gone: the interval at equal length holds zero, and not the gain; or nothing of it is measured.
+    """
+    if plain.value is None or plain.value >= 0 or matched.value is None:
+        return None
+    if matched.ci_low is None or matched.ci_high is None or matched.ci_high < 0:
+        return None
+    if matched.ci_low > 0:
+        return "reversed"
+    return "gone" if matched.value >= 0 or matched.ci_low > plain.value else None
 
 
 def _unscored(metrics: Measurements) -> Flag | None:

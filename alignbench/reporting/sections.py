@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from alignbench.reporting.comparison import ComparedRecipe, Comparison, settlement
 from alignbench.reporting.cost_columns import COSTS, shown
-from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement
+from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
 from alignbench.reporting.numbers import number, p_value, with_interval
 from alignbench.reporting.pooling import UNTRAINED, Measurement, MetricKey
 from alignbench.reporting.store import LOG_METRICS
@@ -104,6 +104,8 @@ def _toxicity(comparison: Comparison, scorer: str | None) -> Section:
             continue
         difference = one.difference or Estimate(None)
         word = judgement(one) or ("baseline" if row.recipe == comparison.baseline else "-")
+        lost = lost_at_equal_length(difference, one.length_matched.difference) if one.length_matched else None
+        word += f", {lost} at equal length" if lost and word == "better" else ""
         word += " (these runs)" if is_mixed and one.tested and one.tested.estimand == "these runs" else ""
         word += _mark(row)
         p, adjusted = p_value(difference.p_value), p_value(difference.p_adjusted)

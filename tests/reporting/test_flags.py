@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from alignbench.reporting.flags import budget_flags, measured_flags, own_judge_flag
+from alignbench.reporting.flags import budget_flags, lost_at_equal_length, measured_flags, own_judge_flag
 from alignbench.reporting.pooling import Measurement
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched
@@ -218,3 +218,19 @@ def test_a_judge_that_training_knew_is_named(trained_on, named):
     sources = {"reward": ("w1",), "lex": ("w3", "w4"), "judge": ("w2",)}
     flag = own_judge_flag(trained_on, sources)
     assert (flag is None) if named is None else (f"judges it here: {named};" in flag.text)
+
+
+@pytest.mark.parametrize(
+    ("plain", "matched", "word"),
+    [
+        (-0.1, (0.2, 0.1, 0.3), "reversed"),
+        (-0.1, (-0.01, -0.03, 0.01), "gone"),
+        (-0.1, (0.01, -0.20, 0.22), "gone"),
+        (-0.1, (-0.06, -0.13, 0.01), None),  # more than half of it may be left
+        (-0.1, (-0.05, -0.07, -0.03), None),
+        (0.1, (0.2, 0.1, 0.3), None),  # there was nothing to lose
+        (-0.1, (0.2, None, None), None),
+    ],
+)
+def test_what_is_lost_at_equal_length(plain, matched, word):
+    assert lost_at_equal_length(Estimate(plain), Estimate(*matched)) == word
