@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version as installed_version
@@ -21,6 +22,8 @@ from alignbench.embedded import grammar, measurements, models
 from alignbench.errors import ModelError, did_you_mean
 from alignbench.records import Prompt, fingerprint
 from alignbench.runtime import Advance, cache_directory, progress_bar
+
+logger = logging.getLogger(__name__)
 
 PARTS = {
     "embedded/policy": "policy",
@@ -65,11 +68,48 @@ def version() -> str:
 
 
 def ensure() -> Path:
-    """Returns the directory of an intact world and builds one where it is absent or damaged."""
+    """Returns the directory of an intact world and builds one where it is absent or damaged.
+
+    Of several processes that ask at once one builds, and the others wait for its world.
+
+    Raises:
+        ModelError: the cache cannot be written.
+    """
     directory = world_directory()
     if not is_intact(directory):
-        build(directory)
+        with _explained(directory), _alone(directory):
+            if not is_intact(directory):
+                build(directory)
     return directory
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Within the block no other process has this world's lock, which ends with its process, however that ends."""
+    from filelock import FileLock, Timeout
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory.parent / f".{directory.name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.info("another process is building the embedded world: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{directory}: the embedded world cannot be written ({error}); "
+            "set ALIGNBENCH_CACHE to a directory that can be written"
+        ) from error
 
 
 def is_intact(directory: Path) -> bool:
@@ -90,7 +130,7 @@ def build(directory: Path, progress: bool = True) -> None:
     Raises:
         ModelError: the directory cannot be written.
     """
-    try:
+    with _explained(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as workplace:
             made = Path(workplace) / "made"
@@ -101,11 +141,6 @@ def build(directory: Path, progress: bool = True) -> None:
             if directory.exists():
                 directory.rename(Path(workplace) / "damaged")
             _move(made, directory)
-    except OSError as error:
-        raise ModelError(
-            f"{directory}: the embedded world cannot be written ({error}); "
-            "set ALIGNBENCH_CACHE to a directory that can be written"
-        ) from error
 
 
 def _move(made: Path, directory: Path) -> None:

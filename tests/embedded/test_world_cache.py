@@ -36,13 +36,17 @@ def content(directory):
     return (directory / "policy" / "weights").read_text()
 
 
+def lock_of(directory):
+    return directory.with_name(f".{directory.name}.lock")
+
+
 def test_built_once(made, tmp_path, monkeypatch):
     monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path / "cache"))
     directory = world.ensure()
     assert directory == world.world_directory() == tmp_path / "cache" / f"embedded-{world.version()}"
     assert world.resolve("embedded/policy") == directory / "policy"
     assert len(made) == 1
-    assert list(directory.parent.iterdir()) == [directory]
+    assert sorted(directory.parent.iterdir()) == [lock_of(directory), directory]
 
 
 @pytest.mark.parametrize("damage", ["file changed", "file gone", "no description", "description cut short"])
@@ -59,7 +63,7 @@ def test_a_damaged_world_is_replaced(made, tmp_path, monkeypatch, damage):
         (directory / "world.json").write_text('{"files": {"pol')
     assert not world.is_intact(directory)
     assert content(world.ensure()) == "build 2"
-    assert list(tmp_path.iterdir()) == [directory]
+    assert sorted(tmp_path.iterdir()) == [lock_of(directory), directory]
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
@@ -98,6 +102,41 @@ def test_two_builds_at_once(tmp_path, monkeypatch):
     assert world.is_intact(tmp_path / "world")
     assert content(tmp_path / "world").startswith("builder ")
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+ASKS = """
+import logging, sys
+from alignbench.embedded import world
+def make(directory, progress):
+    print("builds", flush=True)
+    sys.stdin.readline()
+    (directory / "weights").write_text("w")
+    (directory / "world.json").write_text('{"files": {"weights": "%s"}}' % world._hash(directory / "weights"))
+world._make = make
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+print(world.ensure().name, flush=True)
+"""
+
+
+def test_of_two_processes_one_builds_and_the_other_waits(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", ASKS], **pipes) as builds:
+        assert builds.stdout.readline() == "builds\n"
+        with subprocess.Popen([sys.executable, "-c", ASKS], **pipes) as waits:
+            assert "waiting for it" in waits.stdout.readline()
+            builds.stdin.write("done\n")
+            builds.stdin.flush()
+            assert builds.stdout.read() == waits.stdout.read() == f"{world.world_directory().name}\n"
+    assert builds.returncode == waits.returncode == 0
+
+
+def test_a_builder_that_was_killed_holds_nobody_up(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", ASKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as builds:
+        assert builds.stdout.readline() == b"builds\n"
+        builds.kill()
+    assert content(world.ensure()) == "build 1"
 
 
 def test_the_slower_build_keeps_the_world_that_is_there(tmp_path, monkeypatch):
