@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: small random models made on the spot, the embedded world, one torch thread."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +19,13 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries_are_no_garbage():
+    """What is imported by now is left out of garbage collections, which TRL's trainers ask for in every run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +132,9 @@ def recipe_folder(checkpoints, prompt_file, tmp_path, monkeypatch):
         "evaluation": {
             "protocol": "quickstart-v1",
             "n_prompts": 30,
+            "batch_size": 128,  # all prompts at once: what takes the time here is the number of batches
             "scorers": ["reward", {"name": "judge", "classifier": str(checkpoints / "judge"), "label": "toxic"}],
+            "evaluate_every": 16,
         },
         "hardware": {"device": "cpu"},
     }
