@@ -13,7 +13,7 @@ quickstart: $(STAMP)
 	$(BIN)/alignbench compare results/
 
 test: $(STAMP)
-	$(ONE_THREAD) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+	$(ONE_THREAD) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 check: lint types imports test
 
