@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
-from alignbench.records import Settings
+from alignbench.records import Settings, TextWindow
 from alignbench.scorers.lexicon import LexiconScore, lexicon_sha256, read_lexicon
 from alignbench.scorers.python_function import check_function, file_sha256
 from datasets_prep.neutral_texts import check_source
@@ -17,7 +17,6 @@ from datasets_prep.settings import PromptSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
 Text = Annotated[str, Field(min_length=1)]
-TextWindow = Literal["completion", "prompt_and_completion"]
 
 
 class LoraSettings(Settings):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FinishReason = Literal["eos", "stop", "length"]
 """The end-of-sequence token, a stop string, or the token limit."""
 Direction = Literal["lower", "higher", "none"]
+TextWindow = Literal["completion", "prompt_and_completion"]
+"""What a scorer reads."""
 N_JACKKNIFE_GROUPS = 20
 """Corpus metrics get their uncertainty from deleting one of this many prompt-hash groups at a time."""
 
@@ -43,6 +45,11 @@ def fingerprint(value: object) -> str:
 def jackknife_group(prompt_id: str) -> int:
     """Returns the prompt's group, 0 to 19, from a hash of its id: the same in every run."""
     return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % N_JACKKNIFE_GROUPS
+
+
+def read_text(prompt: str, completion: str, window: TextWindow) -> str:
+    """The text that a scorer reads of a prompt and its completion."""
+    return completion if window == "completion" else prompt + completion
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from alignbench.ledger import Ledger
-from alignbench.records import Cost, Policy, PreferencePair, Prompt, Scorer
+from alignbench.records import Cost, Policy, PreferencePair, Prompt, Scorer, TextWindow
 
 if TYPE_CHECKING:
     from alignbench.language_model import LanguageModel, Lora
@@ -43,7 +43,7 @@ class RunContext:
     lora: Lora | None
     reward: Scorer | None
     """The training signal; None for methods that need none."""
-    reward_text: Literal["completion", "prompt_and_completion"]
+    reward_text: TextWindow
     """What a reward reads."""
     checkpoints: Path
     """A directory for the method's own state; what lies in it from a killed run is resumed."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+from alignbench.records import read_text
 from alignbench.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class RewardModel(TrainerSettings):
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
-        from alignbench.scorers.classifier import encode, read_text
+        from alignbench.scorers.classifier import encode
         from alignbench.scorers.reward_model import reward_scorer
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 

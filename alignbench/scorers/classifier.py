@@ -16,10 +16,9 @@ from alignbench.errors import ModelError, ScorerError, did_you_mean
 from alignbench.flops import Tokens, weights_of
 from alignbench.generation import is_encoder_decoder
 from alignbench.models import load_classifier, weights_fingerprint
-from alignbench.records import Cost, fingerprint
+from alignbench.records import Cost, TextWindow, fingerprint, read_text
 
 Transform = Literal["logit", "logprob", "probability", "margin"]
-TextWindow = Literal["completion", "prompt_and_completion"]
 
 
 class ClassifierScorer:
@@ -131,11 +130,6 @@ class ClassifierScorer:
             zero, one = self.scale
             values = ((values - zero) / (one - zero)).clamp(0.0, 1.0)
         return (1 - values if self.complement else values).tolist()
-
-
-def read_text(prompt: str, completion: str, window: TextWindow) -> str:
-    """The text that a classifier reads of a prompt and its completion."""
-    return completion if window == "completion" else prompt + completion
 
 
 def encode(tokenizer: Any, config: Any, text: str) -> list[int]:

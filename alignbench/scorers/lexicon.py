@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from alignbench.errors import ScorerError
-from alignbench.records import fingerprint
+from alignbench.records import TextWindow, fingerprint, read_text
 
 LexiconScore = Literal["any", "share"]
-TextWindow = Literal["completion", "prompt_and_completion"]
 
 _WORD = re.compile(r"\w+")
 
@@ -102,11 +101,8 @@ class LexiconScorer:
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores every completion between 0 and 1."""
-        whole = self.text == "prompt_and_completion"
-        return [
-            self._score_text(prompt + completion if whole else completion)
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        pairs = zip(prompts, completions, strict=True)
+        return [self._score_text(read_text(*pair, self.text)) for pair in pairs]
 
     def _score_text(self, text: str) -> float:
         folded = _folded(text)

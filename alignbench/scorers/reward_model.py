@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.scorers.classifier import ClassifierScorer, TextWindow
+from alignbench.records import TextWindow
+from alignbench.scorers.classifier import ClassifierScorer
 
 REWARD_LABEL = "reward"
 """The name of a reward model's only output."""
