@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignbench.records import Cost, Scorer, fingerprint
+from alignbench.records import Cost, Scorer, fingerprint, total
 
 
 def sources_of(scorer: Scorer) -> tuple[str, ...]:
@@ -44,10 +44,7 @@ class WeightedSum:
     @property
     def spent(self) -> Cost:
         """What the terms have spent so far; a Python function or a word list counts as nothing."""
-        total = Cost()
-        for term in self.terms:
-            total.charge(getattr(term.scorer, "spent", Cost()))
-        return total
+        return total(getattr(term.scorer, "spent", Cost()) for term in self.terms)
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores completions[i] given prompts[i] by every term."""
@@ -59,9 +56,9 @@ class WeightedSum:
         return [self._sum(row) for row in zip(*columns, strict=True)]
 
     def _sum(self, scores: Sequence[float | None]) -> float | None:
-        total = 0.0
+        whole = 0.0
         for term, score in zip(self.terms, scores, strict=True):
             if score is None:
                 return None
-            total += term.weight * score
-        return total
+            whole += term.weight * score
+        return whole
