@@ -9,9 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
-from alignbench.records import Settings, TextWindow
-from alignbench.scorers.lexicon import LexiconScore, lexicon_sha256, read_lexicon
-from alignbench.scorers.python_function import check_function, file_sha256
+from alignbench.records import Settings, TextWindow, file_sha256
+from alignbench.scorers.lexicon import LexiconScore, read_lexicon
+from alignbench.scorers.python_function import check_function, function_sha256
 from datasets_prep.neutral_texts import check_source
 from datasets_prep.settings import PromptSettings
 
@@ -58,11 +58,11 @@ def _checked_lexicon(value: str | None) -> str | None:
 
 
 def _hash_of_function(value: str | None, info: ValidationInfo) -> str | None:
-    return _hash_of(info.data.get("function"), file_sha256, value)
+    return _hash_of(info.data.get("function"), function_sha256, value)
 
 
 def _hash_of_lexicon(value: str | None, info: ValidationInfo) -> str | None:
-    return _hash_of(info.data.get("lexicon"), lexicon_sha256, value)
+    return _hash_of(info.data.get("lexicon"), file_sha256, value)
 
 
 def _hash_of(file: str | None, sha256: Callable[[str], str], value: str | None) -> str | None:

@@ -42,6 +42,12 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def file_sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def jackknife_group(prompt_id: str) -> int:
     """Returns the prompt's group, 0 to 19, from a hash of its id: the same in every run."""
     return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % N_JACKKNIFE_GROUPS

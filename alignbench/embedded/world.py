@@ -8,7 +8,6 @@ seeds, measured facts, and a hash of every other file).
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from alignbench.embedded import grammar, measurements, models
 from alignbench.errors import ModelError, did_you_mean
-from alignbench.records import Prompt, fingerprint
+from alignbench.records import Prompt, file_sha256, fingerprint
 from alignbench.runtime import Advance, cache_directory, progress_bar
 
 logger = logging.getLogger(__name__)
@@ -116,7 +115,7 @@ def is_intact(directory: Path) -> bool:
     """True if every file that `world.json` lists is there with the content it was written with."""
     try:
         hashes = json.loads((directory / "world.json").read_text(encoding="utf-8"))["files"]
-        return bool(hashes) and all(_hash(directory / name) == value for name, value in hashes.items())
+        return bool(hashes) and all(file_sha256(directory / name) == value for name, value in hashes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -177,7 +176,7 @@ def _make(directory: Path, progress: bool) -> None:
         "seeds": _SEEDS,
         "parameters": {"policy": policy.model.num_parameters()},
         "measured": facts,
-        "files": {path.relative_to(directory).as_posix(): _hash(path) for path in files},
+        "files": {path.relative_to(directory).as_posix(): file_sha256(path) for path in files},
     }
     (directory / "world.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -220,7 +219,3 @@ def _quiet_and_reproducible() -> Iterator[None]:
         torch.set_num_threads(n_threads)
         if had_bars:
             logging.enable_progress_bar()
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

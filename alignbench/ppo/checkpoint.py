@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import TrainingError
+from alignbench.records import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +42,7 @@ def save(
     record = {
         "format": _FORMAT,
         "tensors": tensor_file.name,
-        "sha256": _sha256(tensor_file),
+        "sha256": file_sha256(tensor_file),
         "identity": dict(identity),
         "state": dict(state),
         "random": _plain_states(),
@@ -79,7 +79,7 @@ def load(
         if record.get("format") != _FORMAT:
             raise TrainingError(f"{directory}: the checkpoint is of another version; use --force to start anew")
         tensor_file = directory / record["tensors"]
-        is_whole = _sha256(tensor_file) == record["sha256"]
+        is_whole = file_sha256(tensor_file) == record["sha256"]
     except (OSError, ValueError, KeyError):
         is_whole = False
     if not is_whole:
@@ -152,8 +152,3 @@ def _set_plain_states(states: Mapping[str, Any]) -> None:
     state = states["numpy"]
     state["state"]["key"] = np.array(state["state"]["key"], dtype=np.uint32)
     np.random.set_state(state)  # noqa: NPY002
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

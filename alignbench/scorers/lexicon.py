@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignbench.errors import ScorerError
-from alignbench.records import TextWindow, fingerprint, read_text
+from alignbench.records import TextWindow, file_sha256, fingerprint, read_text
 
 LexiconScore = Literal["any", "share"]
 
@@ -43,11 +42,6 @@ def read_lexicon(file: str) -> tuple[str, ...]:
     if not entries:
         raise ValueError(f"a file with at least one word, {file} has none")
     return tuple(entries)
-
-
-def lexicon_sha256(file: str) -> str:
-    """SHA-256 of a word list."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 class LexiconScorer:
@@ -85,7 +79,7 @@ class LexiconScorer:
             entries = read_lexicon(file)
         except ValueError as error:
             raise ScorerError(f"{where}.lexicon: got {file!r}, expected {error}") from error
-        found = lexicon_sha256(file)
+        found = file_sha256(file)
         if sha256 not in (None, found):
             raise ScorerError(
                 f"{where}.lexicon: {file}: the file has changed since the recipe was read; start the run again"

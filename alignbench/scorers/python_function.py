@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from alignbench.errors import ScorerError, did_you_mean
-from alignbench.records import fingerprint
+from alignbench.records import file_sha256, fingerprint
 
 _SHOWN = "file.py:function, such as rewards.py:politeness"
 
@@ -50,9 +50,9 @@ def check_function(function: str) -> None:
         raise ValueError(known + did_you_mean(name, functions))
 
 
-def file_sha256(function: str) -> str:
+def function_sha256(function: str) -> str:
     """SHA-256 of the file of `file.py:name`."""
-    return hashlib.sha256(_read(_parts(function)[0])).hexdigest()
+    return file_sha256(_parts(function)[0])
 
 
 class PythonFunction:

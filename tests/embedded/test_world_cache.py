@@ -10,12 +10,13 @@ import torch
 
 from alignbench.embedded import world
 from alignbench.errors import ModelError
+from alignbench.records import file_sha256
 
 
 def write_world(directory, content):
     (directory / "policy").mkdir()
     (directory / "policy" / "weights").write_text(content)
-    hashes = {"policy/weights": world._hash(directory / "policy" / "weights")}
+    hashes = {"policy/weights": file_sha256(directory / "policy" / "weights")}
     (directory / "world.json").write_text(json.dumps({"files": hashes}))
 
 
@@ -107,11 +108,12 @@ def test_two_builds_at_once(tmp_path, monkeypatch):
 ASKS = """
 import logging, sys
 from alignbench.embedded import world
+from alignbench.records import file_sha256
 def make(directory, progress):
     print("builds", flush=True)
     sys.stdin.readline()
     (directory / "weights").write_text("w")
-    (directory / "world.json").write_text('{"files": {"weights": "%s"}}' % world._hash(directory / "weights"))
+    (directory / "world.json").write_text('{"files": {"weights": "%s"}}' % file_sha256(directory / "weights"))
 world._make = make
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 print(world.ensure().name, flush=True)

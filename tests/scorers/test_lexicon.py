@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from alignbench.errors import ScorerError
-from alignbench.scorers.lexicon import LexiconScorer, lexicon_sha256, read_lexicon
+from alignbench.records import file_sha256
+from alignbench.scorers.lexicon import LexiconScorer, read_lexicon
 
 WORDS = "# rude words\nass\n\nStupid\nson of a gun\nson\nf**k\nStraße\ncafé\n"
 
@@ -83,7 +84,7 @@ def test_problems_of_the_file(tmp_path, monkeypatch, content, expected):
 
 def test_a_file_that_changed_under_way_is_refused(lexicon, tmp_path):
     lexicon()
-    sha256 = lexicon_sha256(str(tmp_path / "words.txt"))
+    sha256 = file_sha256(tmp_path / "words.txt")
     assert lexicon(sha256=sha256).score(["p"], ["ass"]) == [1]
     with pytest.raises(ScorerError, match="the file has changed since the recipe was read"):
         lexicon(WORDS + "more\n", sha256=sha256)

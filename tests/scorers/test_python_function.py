@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignbench.errors import ScorerError
-from alignbench.scorers.python_function import PythonFunction, check_function, file_sha256
+from alignbench.scorers.python_function import PythonFunction, check_function, function_sha256
 
 PROMPTS, COMPLETIONS = ["you are", "the dog"], [" nice", " is good now"]
 
@@ -172,7 +172,7 @@ def test_fingerprint_is_of_content_and_name(scorer):
 
 def test_a_file_that_changed_under_way_is_refused(scorer):
     scorer("def f(p, c): return [1.0]")
-    sha256 = file_sha256("rewards.py:f")
+    sha256 = function_sha256("rewards.py:f")
     assert PythonFunction("rewards.py:f", where="reward", name="x", sha256=sha256).score(["p"], ["c"]) == [1.0]
     with pytest.raises(ScorerError, match="the file has changed since the recipe was read"):
         scorer("def f(p, c): return [2.0]", sha256=sha256)
