@@ -19,7 +19,7 @@ from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, wh
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.ledger import spending
 from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer
-from alignbench.reporting.flags import HEADLINE, REWARD_SCORER
+from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, own_judges
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.store import StoredPoint, read_points
 from alignbench.runtime import measured, set_aside
@@ -161,16 +161,12 @@ def diagnose_run(
 
 def _curve_point(point: StoredPoint, trained_on: Collection[str]) -> CurvePoint:
     _, columns = point.prompt_values
-    sources = point.record.scorer_sources
-    judges = [
-        scorer
-        for metric, _, scorer in (name.partition("@") for name in columns)
-        if metric == HEADLINE and scorer != REWARD_SCORER and set(sources.get(scorer, ())).isdisjoint(trained_on)
-    ]
+    no_judges = {REWARD_SCORER, *own_judges(trained_on, point.record.scorer_sources)}
+    scorers = [scorer for metric, _, scorer in (name.partition("@") for name in columns) if metric == HEADLINE]
     return CurvePoint(
         completions=point.completions,
         reward=columns.get("reward_mean"),
-        harm={judge: columns[f"{HEADLINE}@{judge}"] for judge in judges},
+        harm={scorer: columns[f"{HEADLINE}@{scorer}"] for scorer in scorers if scorer not in no_judges},
         kl=columns.get("kl"),
         texts={name: columns[name] for name in TEXT_METRICS},
     )

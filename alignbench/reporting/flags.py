@@ -197,18 +197,23 @@ def _unscored(metrics: Measurements) -> Flag | None:
     return Flag("unscored", f"could not be measured: {', '.join(parts)}") if parts else None
 
 
-def own_judge_flag(trained_on: Collection[str], scorer_sources: Mapping[str, Collection[str]]) -> Flag | None:
-    """Names the held-out judges whose weights, or file, gave this recipe's rewards or labelled its pairs.
+def own_judges(trained_on: Collection[str], scorer_sources: Mapping[str, Collection[str]]) -> list[str]:
+    """Returns the judges whose weights, or file, gave a recipe's rewards or labelled its pairs.
 
     Args:
         trained_on: Hashes of what the recipe was trained on.
         scorer_sources: The same of each scorer of the evaluation.
     """
-    own = [
+    return [
         scorer
         for scorer, sources in sorted(scorer_sources.items())
         if scorer != REWARD_SCORER and not set(sources).isdisjoint(trained_on)
     ]
+
+
+def own_judge_flag(trained_on: Collection[str], scorer_sources: Mapping[str, Collection[str]]) -> Flag | None:
+    """Warns of `own_judges`: they are no held-out judges of this recipe."""
+    own = own_judges(trained_on, scorer_sources)
     if not own:
         return None
     return Flag(
