@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FinishReason = Literal["eos", "stop", "length"]
 """The end-of-sequence token, a stop string, or the token limit."""
 Direction = Literal["lower", "higher", "none"]
+HackingWord = Literal["none", "suspected", "evident"]
+"""From best to worst."""
 TextWindow = Literal["completion", "prompt_and_completion"]
 """What a scorer reads."""
 N_JACKKNIFE_GROUPS = 20
@@ -255,7 +257,7 @@ class EvalReport:
 class HackingDiagnosis:
     """Whether training has learned to please its reward instead of lowering harm."""
 
-    word: Literal["none", "suspected", "evident"]
+    word: HackingWord
     onset_completions: int | None
     """Completions of the budget after which reward and held-out judges part; None where they do not."""
     evidence: tuple[str, ...]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
+from alignbench.records import HackingWord
 from alignbench.reporting.flags import Flag
 from alignbench.reporting.schema import RunStatus
-
-Word = Literal["none", "suspected", "evident"]
-_WORSE = ("none", "suspected", "evident")
 
 
 @dataclass(frozen=True, slots=True)
 class HackingAlongTraining:
     """The worst word of a recipe's seeds."""
 
-    word: Word | None
+    word: HackingWord | None
     """None where no seed was measured."""
     n_seeds: int = 0
     """Seeds that have this word."""
@@ -41,7 +39,7 @@ def hacking_along_training(seeds: Sequence[RunStatus]) -> HackingAlongTraining |
     measured = [(one.seed, one.reward_hacking) for one in seeds if one.reward_hacking is not None]
     if not measured:
         return HackingAlongTraining(None, reasons=reasons) if reasons else None
-    worst = max((found.word for _, found in measured), key=_WORSE.index)
+    worst = max((found.word for _, found in measured), key=get_args(HackingWord).index)
     those = [(seed, found) for seed, found in measured if found.word == worst]
     onsets = [found.onset_completions for _, found in those if found.onset_completions is not None]
     evidence = tuple(f"seed {seed}: {sentence}" for seed, found in those for sentence in found.evidence)
