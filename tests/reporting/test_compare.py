@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from alignbench.errors import ComparabilityError, ResultsError, UsageError
+from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, MetricValue, jackknife_group
 from alignbench.reporting.compare import compare
 from alignbench.reporting.pooling import NOT_STORED
@@ -274,49 +274,6 @@ def test_constant_single_and_unmeasured_prompts(tmp_path, add_run, recwarn):
     assert (few["difference"], few["p_value"], few["verdict"]) == (-0.25, None, "not distinguishable")
     assert "NaN" not in render(comparison, "json")
     assert not recwarn.list
-
-
-def test_runs_that_differ_do_not_share_a_table(tmp_path, add_run, comparability):
-    values = {"toxicity_mean@judge": list(np.linspace(0, 1, N))}
-    add_run(tmp_path, "untrained", values)
-    add_run(tmp_path, "dpo", values)
-    other = comparability | {"decoding": {"temperature": 1.0, "top_p": 0.9}, "chat": {"system": "be kind"}}
-    add_run(tmp_path, "ppo", values, comparability=other)
-    with pytest.raises(ComparabilityError) as caught:
-        compare(tmp_path)
-    message = str(caught.value)
-    assert "decoding.top_p: 1.0 in dpo/seed0, untrained/seed0; 0.9 in ppo/seed0" in message
-    assert "chat.system: (absent) in dpo/seed0, untrained/seed0; be kind in ppo/seed0" in message
-    assert "temperature" not in message
-    assert "--allow-mismatch" in message
-    comparison = compare(tmp_path, allow_mismatch=True)
-    assert all("mismatch" in record["flags"] for record in comparison.records())
-    for style in ("table", "markdown"):
-        assert render(comparison, style).startswith("NOT COMPARABLE")
-        assert "decoding.top_p" in render(comparison, style)
-
-
-def test_other_prompts_are_a_mismatch_and_pair_where_they_meet(tmp_path, add_run, rng):
-    values = rng.uniform(size=N)
-    add_run(tmp_path, "untrained", {"kl": values})
-    add_run(tmp_path, "ppo", {"kl": values[:40] + 1 + rng.normal(0, 0.01, 40)})
-    with pytest.raises(ComparabilityError, match="n_prompts: 40 in ppo/seed0; 60 in untrained/seed0"):
-        compare(tmp_path)
-    record = one(compare(tmp_path, allow_mismatch=True), "ppo", "kl")
-    assert record["difference"] == pytest.approx(1.0, abs=0.01)
-
-
-def test_seeds_run_with_other_settings_are_not_averaged(tmp_path, add_run):
-    values = {"kl": list(np.linspace(0, 1, N))}
-    add_run(tmp_path, "untrained", values)
-    add_run(tmp_path, "ppo", values)
-    same = "name: ppo\ndescription: on a slow day\nmethod: {kl_coef: 0.2}\nhardware: {threads: 3}\nseed: 2\n"
-    add_run(tmp_path, "ppo", values, seed=2, resolved_recipe=same)
-    assert one(compare(tmp_path), "ppo", "kl")["n_seeds"] == 2
-    add_run(tmp_path, "ppo", values, seed=1, resolved_recipe="name: ppo\nmethod: {kl_coef: 0.0}\nseed: 1\n")
-    with pytest.raises(ComparabilityError) as caught:
-        compare(tmp_path)
-    assert "settings of ppo, method.kl_coef: 0.2 in ppo/seed0, ppo/seed2; 0.0 in ppo/seed1" in str(caught.value)
 
 
 def test_baseline_choice(tmp_path, add_run):

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from alignbench.cli import main
-from alignbench.errors import LeakError
+from alignbench.errors import ComparabilityError, LeakError
 from alignbench.records import HackingDiagnosis, Prompt
 from alignbench.reporting.compare import compare
 from alignbench.reporting.hacking import along_training_flag, hacking_along_training
@@ -20,6 +20,7 @@ from datasets_prep.splits import whole_text_hash
 
 N = 40
 VALUES = {"toxicity_mean@judge": list(np.linspace(0, 1, N))}
+KL_OF_PPO = ("ppo", "kl")
 
 
 def call(*arguments):
@@ -54,6 +55,51 @@ def test_each_differing_field_is_named_and_the_exit_code_says_so(tmp_path, add_r
         shown = call(tmp_path, "--allow-mismatch", "--format", style)
         assert shown.exit_code == 0
         assert field in shown.stdout.replace("\\", "")
+
+
+def test_runs_that_differ_do_not_share_a_table(tmp_path, add_run, comparability):
+    values = {"toxicity_mean@judge": list(np.linspace(0, 1, N))}
+    add_run(tmp_path, "untrained", values)
+    add_run(tmp_path, "dpo", values)
+    other = comparability | {"decoding": {"temperature": 1.0, "top_p": 0.9}, "chat": {"system": "be kind"}}
+    add_run(tmp_path, "ppo", values, comparability=other)
+    with pytest.raises(ComparabilityError) as caught:
+        compare(tmp_path)
+    message = str(caught.value)
+    assert "decoding.top_p: 1.0 in dpo/seed0, untrained/seed0; 0.9 in ppo/seed0" in message
+    assert "chat.system: (absent) in dpo/seed0, untrained/seed0; be kind in ppo/seed0" in message
+    assert "temperature" not in message
+    assert "--allow-mismatch" in message
+    comparison = compare(tmp_path, allow_mismatch=True)
+    assert all("mismatch" in record["flags"] for record in comparison.records())
+    for style in ("table", "markdown"):
+        assert render(comparison, style).startswith("NOT COMPARABLE")
+        assert "decoding.top_p" in render(comparison, style)
+
+
+def test_other_prompts_are_a_mismatch_and_pair_where_they_meet(tmp_path, add_run):
+    rng = np.random.default_rng(7)
+    values = rng.uniform(size=N)
+    add_run(tmp_path, "untrained", {"kl": values})
+    add_run(tmp_path, "ppo", {"kl": values[:30] + 1 + rng.normal(0, 0.01, 30)})
+    with pytest.raises(ComparabilityError, match="n_prompts: 30 in ppo/seed0; 40 in untrained/seed0"):
+        compare(tmp_path)
+    (record,) = [r for r in compare(tmp_path, allow_mismatch=True).records() if (r["recipe"], r["metric"]) == KL_OF_PPO]
+    assert record["difference"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_seeds_run_with_other_settings_are_not_averaged(tmp_path, add_run):
+    values = {"kl": list(np.linspace(0, 1, N))}
+    add_run(tmp_path, "untrained", values)
+    add_run(tmp_path, "ppo", values)
+    same = "name: ppo\ndescription: on a slow day\nmethod: {kl_coef: 0.2}\nhardware: {threads: 3}\nseed: 2\n"
+    add_run(tmp_path, "ppo", values, seed=2, resolved_recipe=same)
+    (record,) = [r for r in compare(tmp_path).records() if (r["recipe"], r["metric"]) == KL_OF_PPO]
+    assert record["n_seeds"] == 2
+    add_run(tmp_path, "ppo", values, seed=1, resolved_recipe="name: ppo\nmethod: {kl_coef: 0.0}\nseed: 1\n")
+    with pytest.raises(ComparabilityError) as caught:
+        compare(tmp_path)
+    assert "settings of ppo, method.kl_coef: 0.2 in ppo/seed0, ppo/seed2; 0.0 in ppo/seed1" in str(caught.value)
 
 
 def test_a_comparable_table_has_no_mark(tmp_path, add_run):
