@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from alignbench.generation import base_model, is_encoder_decoder
+from alignbench.passes import base_model, is_encoder_decoder
 
 if TYPE_CHECKING:
-    from alignbench.generation import SequenceBatch
+    from alignbench.passes import SequenceBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,53 +1,71 @@
-"""The one sampler, and the one way of laying prompts and completions into a batch.
+"""The one sampler.
 
 Rollouts, pair drawing and evaluation all sample here. Every draw is keyed by (key, prompt id, sample, position),
 so what is sampled does not depend on batch size, on the order of prompts, or on the method that asks.
 
-Shapes: b sequences, p prompt positions, t completion positions (padded on the right), V words of the vocabulary.
-A causal model reads prompt and completion as one sequence; of an encoder-decoder model (T5) the encoder reads the
-prompt, and the decoder writes the completion.
+Shapes: b sequences, t completion positions, V words of the vocabulary.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from alignbench.errors import ModelError
+from alignbench.passes import collate, decoder_start, forward, is_encoder_decoder, position_ids
 from alignbench.records import Decoding, FinishReason
 from alignbench.runtime import Key, generator
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+_BLOCK = 256
+"""Tokens of the vocabulary whose weights are summed at once."""
+_NEVER = -1e9
+"""The logit of what cannot be drawn: its probability is 0, and products with it are finite."""
+_CHECK_EVERY = 4
+"""Steps between looks at how many completions have ended: a look waits for the device."""
+_WORTH_LEAVING = 0.75
+"""Ended rows leave the batch once at most this share of its rows goes on: leaving copies the key-value cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceBatch:
-    """Prompts and completions side by side: the completion of every row starts in the same column."""
+@dataclass(slots=True)
+class Capture:
+    """What sampling sees of each token, for those who would otherwise run the model over it once more.
 
-    input_ids: Tensor
-    """(b, p + t): the prompt, padded on the left, or on the right for an encoder; then the completion."""
-    attention_mask: Tensor
-    """(b, p + t), 1 on real tokens."""
-    completion_mask: Tensor
-    """(b, t), True on real completion tokens, a sampled end-of-sequence token included."""
+    Every list gets a tensor (b, t) for each batch that is sampled, 0 behind a completion.
+    """
 
-    @property
-    def completion_ids(self) -> Tensor:
-        """(b, t)."""
-        return self.input_ids[:, -self.completion_mask.shape[1] :]
+    values_of: Callable[[Tensor], Tensor] | None = None
+    """Last hidden states (b, h) to values (b,); None where values are not wanted."""
+    logprobs: list[Tensor] = field(default_factory=list)
+    """Of the tokens in nats, at the sampling temperature, without top-k and top-p."""
+    values: list[Tensor] = field(default_factory=list)
+    """Of the states before the tokens."""
+    entropy: list[Tensor] = field(default_factory=list)
+    """In nats, of the distributions that `logprobs` are of."""
 
-    def __len__(self) -> int:
-        return self.input_ids.shape[0]
+    def begin(self, n: int, longest: int, device: torch.device) -> Capture:
+        """Makes room for a batch of n completions."""
+        for kept in (self.logprobs, self.values, self.entropy):
+            kept.append(torch.zeros((n, longest), device=device))
+        return self
 
-    def rows(self, index: Tensor | slice) -> SequenceBatch:
-        """Returns some of the rows, padded as before."""
-        return SequenceBatch(self.input_ids[index], self.attention_mask[index], self.completion_mask[index])
+    def see(
+        self, rows: Tensor, step: int, token: Tensor, scaled: Tensor, probabilities: Tensor, hidden: Tensor
+    ) -> None:
+        """Keeps one step of the rows that are still being sampled."""
+        chosen = token.unsqueeze(-1)
+        logprob = probabilities.gather(-1, chosen).squeeze(-1).log()
+        self.logprobs[-1][rows, step] = logprob
+        log_total = scaled.gather(-1, chosen).squeeze(-1) - logprob
+        self.entropy[-1][rows, step] = log_total - torch.linalg.vecdot(probabilities, scaled)
+        if self.values_of is not None:
+            self.values[-1][rows, step] = self.values_of(hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,123 +75,6 @@ class Sampled:
     token_ids: tuple[int, ...]
     """The end-of-sequence token included where `finish_reason` is `eos`."""
     finish_reason: FinishReason
-
-
-def collate(
-    prompt_ids: Sequence[Sequence[int]],
-    completion_ids: Sequence[Sequence[int]],
-    pad_id: int,
-    device: torch.device,
-    *,
-    for_encoder: bool = False,
-) -> SequenceBatch:
-    """Lays prompts and completions into one batch.
-
-    Completions are padded on the right, and prompts on the left; but on the right where an encoder reads them, because
-    it may count positions from the first column (BART) and takes no others.
-    """
-    p = max(len(ids) for ids in prompt_ids)
-    t = max(1, *(len(ids) for ids in completion_ids))
-    rows, masks = [], []
-    for prompt, completion in zip(prompt_ids, completion_ids, strict=True):
-        n_left, n_right = p - len(prompt), t - len(completion)
-        left, prompt_mask = [pad_id] * n_left + list(prompt), [0] * n_left + [1] * len(prompt)
-        if for_encoder:
-            left, prompt_mask = list(prompt) + [pad_id] * n_left, prompt_mask[::-1]
-        rows.append(left + list(completion) + [pad_id] * n_right)
-        masks.append(prompt_mask + [1] * len(completion) + [0] * n_right)
-    attention_mask = torch.tensor(masks, device=device)
-    return SequenceBatch(torch.tensor(rows, device=device), attention_mask, attention_mask[:, p:].bool())
-
-
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions counted over real tokens only, (b, s); padding gets 0."""
-    return (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
-
-
-def base_model(model: Any) -> Any:
-    """The model that an adapter is attached to; the model itself where there is none."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-@cache
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
-
-
-def forward(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, last: int, **kwargs: Any
-) -> Any:
-    """Runs a causal model with explicit positions; logits come for the last `last` positions only.
-
-    Families that derive positions from the mask (Bloom) are not given any.
-    """
-    accepted = _parameters(type(base_model(model)).forward)
-    if "position_ids" in accepted:
-        kwargs["position_ids"] = positions
-    if "logits_to_keep" in accepted:
-        kwargs["logits_to_keep"] = last
-    output = model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-    if output.logits.shape[1] > last:
-        output.logits = output.logits[:, -last:]
-    return output
-
-
-def is_encoder_decoder(model: nn.Module) -> bool:
-    """True where an encoder reads the prompt and a decoder writes the completion."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-
-
-def decoder_start(model: Any) -> int:
-    """The token that the decoder of an encoder-decoder model reads first; ModelError where the model names none."""
-    for place in (getattr(model, "generation_config", None), model.config):
-        token_id = getattr(place, "decoder_start_token_id", None)
-        if token_id is not None:
-            return int(token_id)
-    raise ModelError("the model does not say what its decoder starts with: set decoder_start_token_id in its config")
-
-
-def completion_forward(model: nn.Module, batch: SequenceBatch, *, hidden: bool = False) -> tuple[Tensor, Tensor | None]:
-    """One full pass over prompts and completions.
-
-    Returns the logits (b, t, V) that predict each completion token, and with `hidden` the last hidden states
-    (b, t, hidden size) that these logits come from.
-    """
-    t = batch.completion_mask.shape[1]
-    if is_encoder_decoder(model):
-        completions = batch.completion_ids
-        start = completions.new_full((len(batch), 1), decoder_start(model))
-        output = model(
-            input_ids=batch.input_ids[:, :-t],
-            attention_mask=batch.attention_mask[:, :-t],
-            decoder_input_ids=torch.cat((start, completions[:, :-1]), dim=1),
-            use_cache=False,
-            output_hidden_states=hidden,
-            return_dict=True,
-        )
-        return output.logits, output.decoder_hidden_states[-1] if hidden else None
-    positions = position_ids(batch.attention_mask)
-    output = forward(
-        model, batch.input_ids, batch.attention_mask, positions, t + 1, use_cache=False, output_hidden_states=hidden
-    )
-    states = output.hidden_states[-1][:, -t - 1 : -1] if hidden else None
-    return output.logits[:, :-1], states
-
-
-def token_logprobs(
-    logits: Tensor, token_ids: Tensor, temperature: float = 1.0, support: Tensor | None = None
-) -> Tensor:
-    """Log-probabilities in nats of `token_ids` (b, t) under `logits` (b, t, V) / temperature, in float32: (b, t).
-
-    With `support`, from `sampling_support`, the probabilities are those among its tokens. The given token always counts
-    as one of them: sampling decodes step by step, where rounding can let it pass a border that it misses here.
-    """
-    scaled = logits.float() / temperature
-    token_ids = token_ids.unsqueeze(-1)
-    if support is None:
-        return scaled.gather(-1, token_ids).squeeze(-1) - scaled.logsumexp(dim=-1)
-    support = support.expand(scaled.shape).scatter(-1, token_ids, True)
-    return scaled.gather(-1, token_ids).squeeze(-1) - scaled.masked_fill(~support, -torch.inf).logsumexp(dim=-1)
 
 
 def uniforms(key: Key, rows: Sequence[tuple[str, int]], n: int) -> Tensor:
@@ -231,10 +132,42 @@ def _support(scaled: Tensor, decoding: Decoding, banned: int | None) -> Tensor |
     return support
 
 
-def inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
-    """The token at which the cumulative probability passes u: (b, V), (b,) -> (b,). Never one of probability 0."""
-    cumulative = probabilities.cumsum(dim=-1)
-    return torch.searchsorted(cumulative, (u * cumulative[:, -1]).unsqueeze(-1), right=True).squeeze(-1)
+def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """The token at which the cumulative weight passes the share u of the whole: (b, V), (b,) -> (b,).
+
+    Never one of weight 0. Sums are in float64, first over blocks of tokens and then within one block, so that it takes
+    one pass over the vocabulary.
+    """
+    n_words = weights.shape[-1]
+    n_whole = n_words // _BLOCK
+    sums = weights[:, : n_whole * _BLOCK].reshape(len(weights), n_whole, _BLOCK).sum(dim=-1, dtype=torch.float64)
+    rest = weights[:, n_whole * _BLOCK :].sum(dim=-1, keepdim=True, dtype=torch.float64)
+    cumulative = torch.cat((sums, rest), dim=-1).cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    target = torch.minimum(u.unsqueeze(-1) * total, total.nextafter(torch.zeros_like(total)))
+    block = torch.searchsorted(cumulative, target, right=True).clamp(max=n_whole)
+    before = torch.where(block > 0, cumulative.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    places = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    within = torch.where(places < n_words, weights.gather(-1, places.clamp(max=n_words - 1)), 0.0).double()
+    last = (within > 0).int().cumsum(dim=-1).argmax(dim=-1, keepdim=True)  # where rounding passes the block's end
+    inside = torch.searchsorted(within.cumsum(dim=-1), target - before, right=True)
+    return (block * _BLOCK + torch.minimum(inside, last)).squeeze(-1)
+
+
+def _draw(logits: Tensor, u: Tensor, decoding: Decoding, banned: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (b,) drawn with uniforms u (b,) from logits (b, V), with scaled logits and probabilities (b, V).
+
+    These two are in float32, at the sampling temperature and without the banned token, before top-k and top-p.
+    """
+    scaled = logits.float()
+    if decoding.temperature != 1.0:
+        scaled = scaled / decoding.temperature
+    if banned is not None:
+        scaled = scaled.index_fill(-1, torch.tensor(banned, device=logits.device), _NEVER)
+    probabilities = scaled.softmax(dim=-1)
+    support = None if decoding.keeps_all(logits.shape[-1]) else _support(scaled.double(), decoding, banned)
+    token = inverse_cdf(probabilities if support is None else probabilities * support, u)
+    return token, scaled, probabilities
 
 
 @torch.no_grad()
@@ -247,8 +180,11 @@ def sample(
     *,
     eos_id: int | None,
     pad_id: int,
+    capture: Capture | None = None,
 ) -> list[Sampled]:
     """Samples one completion for every prompt, of at most `lengths[i]` tokens, from the uniforms `u` (b, >= t).
+
+    Rows that have ended leave the batch from time to time.
 
     Raises:
         ModelError: The model's logits are not finite.
@@ -258,48 +194,80 @@ def sample(
     batch = collate(prompt_ids, [()] * len(prompt_ids), pad_id, device, for_encoder=two_parts)
     prompts, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]  # without the column for no completion
     steps = _encoder_decoder_steps(model, prompts, mask) if two_parts else _causal_steps(model, prompts, mask)
-    logits = next(steps)
+    n, longest = len(lengths), max(lengths)
     u, limits = u.to(device), torch.tensor(lengths, device=device)
-    finished = torch.zeros(len(lengths), dtype=torch.bool, device=device)
+    drawn = torch.full((n, longest), pad_id, device=device)
+    kept = capture.begin(n, longest, device) if capture is not None else None
+    rows = torch.arange(n, device=device)
+    finished = torch.zeros(n, dtype=torch.bool, device=device)
     is_finite = torch.ones((), dtype=torch.bool, device=device)  # read once, at the end: no waiting for the device
-    drawn: list[Tensor] = []
-    for step in range(max(lengths)):
-        is_finite &= torch.isfinite(logits).all()
-        probabilities = sampling_probabilities(logits, decoding, eos_id, step)
-        token = inverse_cdf(probabilities, u[:, step]).clamp(max=logits.shape[-1] - 1)
-        drawn.append(token)
-        finished |= limits == step + 1
+    logits, hidden = next(steps)
+    for step in range(longest):
+        banned = eos_id if step < decoding.min_new_tokens else None
+        token, scaled, probabilities = _draw(logits, u[rows, step], decoding, banned)
+        is_finite &= probabilities.sum().isfinite()
+        drawn[rows, step] = token
+        if kept is not None:
+            kept.see(rows, step, token, scaled, probabilities, hidden)
+        finished |= limits[rows] == step + 1
         if eos_id is not None:
             finished |= token == eos_id
-        if bool(finished.all()):
-            break
-        logits = steps.send(token)
+        staying = None
+        if step % _CHECK_EVERY == _CHECK_EVERY - 1 or step + 1 == longest:
+            n_left = len(rows) - int(finished.sum())
+            if n_left == 0:
+                break
+            if n_left <= _WORTH_LEAVING * len(rows):
+                staying = (~finished).nonzero().squeeze(-1)
+                rows, finished, token = rows[staying], finished[staying], token[staying]
+        logits, hidden = steps.send((token, staying))
     if not bool(is_finite):
         raise ModelError("the policy's logits are not finite; if it is being trained, lower method.learning_rate")
-    return [_cut(row, length, eos_id) for row, length in zip(torch.stack(drawn, dim=1).tolist(), lengths, strict=True)]
+    return [_cut(row, length, eos_id) for row, length in zip(drawn.tolist(), lengths, strict=True)]
 
 
-def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor) -> Generator[Tensor, Tensor]:
-    """Yields the logits (b, V) of the next token and is sent the token (b,), over and over."""
+_Steps = Generator[tuple[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+
+def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor) -> _Steps:
+    """Yields logits (b, V) of the next token and their hidden states (b, h), over and over.
+
+    It is sent the token (b,), and where rows leave the places of those that stay.
+    """
     positions, past = position_ids(mask), None
     while True:
-        output = forward(model, tokens, mask, positions, 1, past_key_values=past, use_cache=True)
-        token = yield output.logits[:, -1]
-        past, tokens = output.past_key_values, token.unsqueeze(-1)
-        mask = torch.cat((mask, torch.ones_like(tokens)), dim=1)
+        output = forward(
+            model, tokens, mask, positions, 1, past_key_values=past, use_cache=True, output_hidden_states=True
+        )
+        past = output.past_key_values
+        token, staying = yield output.logits[:, -1], output.hidden_states[-1][:, -1]
         positions = positions[:, -1:] + 1
+        if staying is not None:
+            past.batch_select_indices(staying)
+            mask, positions = mask[staying], positions[staying]
+        tokens = token.unsqueeze(-1)
+        mask = torch.cat((mask, torch.ones_like(tokens)), dim=1)
 
 
-def _encoder_decoder_steps(model: nn.Module, prompts: Tensor, mask: Tensor) -> Generator[Tensor, Tensor]:
+def _encoder_decoder_steps(model: nn.Module, prompts: Tensor, mask: Tensor) -> _Steps:
     """`_causal_steps` for a decoder; the encoder runs once."""
     tokens = prompts.new_full((len(prompts), 1), decoder_start(model))
-    options: dict[str, Any] = {"attention_mask": mask, "use_cache": True, "return_dict": True}
-    output = model(input_ids=prompts, decoder_input_ids=tokens, **options)
-    encoded = (output.encoder_last_hidden_state,)
+    options: dict[str, Any] = {"use_cache": True, "return_dict": True, "output_hidden_states": True}
+    output = model(input_ids=prompts, attention_mask=mask, decoder_input_ids=tokens, **options)
+    encoded = output.encoder_last_hidden_state
     while True:
-        token = yield output.logits[:, -1]
-        past, tokens = output.past_key_values, token.unsqueeze(-1)
-        output = model(encoder_outputs=encoded, decoder_input_ids=tokens, past_key_values=past, **options)
+        past = output.past_key_values
+        token, staying = yield output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
+        if staying is not None:
+            past.batch_select_indices(staying)
+            mask, encoded = mask[staying], encoded[staying]
+        output = model(
+            encoder_outputs=(encoded,),
+            attention_mask=mask,
+            decoder_input_ids=token.unsqueeze(-1),
+            past_key_values=past,
+            **options,
+        )
 
 
 def _cut(tokens: list[int], length: int, eos_id: int | None) -> Sampled:

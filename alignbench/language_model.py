@@ -16,17 +16,10 @@ import torch
 
 from alignbench.dropout import without_dropout
 from alignbench.errors import ModelError, did_you_mean
+from alignbench.fast_layers import with_fast_layers
 from alignbench.flops import sampling_flops, tokens_of, weights_of
-from alignbench.generation import (
-    Sampled,
-    SequenceBatch,
-    collate,
-    completion_forward,
-    is_encoder_decoder,
-    sample,
-    token_logprobs,
-    uniforms,
-)
+from alignbench.generation import Capture, Sampled, sample, uniforms
+from alignbench.passes import SequenceBatch, collate, completion_forward, is_encoder_decoder, token_logprobs
 from alignbench.records import Completion, Cost, Decoding, Prompt
 from alignbench.runtime import Key
 
@@ -75,8 +68,8 @@ class LanguageModel:
     """A causal or encoder-decoder language model with its tokenizer and chat format. Implements `records.Policy`."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, chat: Chat | None = None, batch_size: int = 64) -> None:
-        """Wraps a loaded model, and turns its dropout off for good."""
-        self.model = without_dropout(model)
+        """Wraps a loaded model, turns its dropout off for good, and gives it faster layers."""
+        self.model = with_fast_layers(without_dropout(model))
         self.tokenizer = tokenizer
         self.name = name
         """The hub id or path that it was loaded from."""
@@ -179,11 +172,17 @@ class LanguageModel:
         return self.complete(repeated, samples, [decoding.max_new_tokens] * len(repeated), decoding, key)
 
     def complete(
-        self, prompts: Sequence[Prompt], samples: Sequence[int], limits: Sequence[int], decoding: Decoding, key: Key
+        self,
+        prompts: Sequence[Prompt],
+        samples: Sequence[int],
+        limits: Sequence[int],
+        decoding: Decoding,
+        key: Key,
+        capture: Capture | None = None,
     ) -> list[Completion]:
         """Samples one completion per row: sample number `samples[i]` of `prompts[i]`, of at most `limits[i]` tokens.
 
-        Every draw is keyed by (key, prompt id, sample number, position).
+        Every draw is keyed by (key, prompt id, sample number, position). `capture` takes in what sampling sees.
         """
         encoded = [self.encode_prompt(prompt.text) for prompt in prompts]
         self._check_lengths(prompts, [len(ids) for ids in encoded], limits)
@@ -198,6 +197,7 @@ class LanguageModel:
                 decoding,
                 eos_id=self.eos_id,
                 pad_id=self.pad_id,
+                capture=capture,
             )
             for i, one in zip(rows, drawn, strict=True):
                 ended = self._end_at_stop_string(one, encoded[i], decoding)

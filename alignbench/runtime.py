@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -242,3 +243,30 @@ def progress_bar(description: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """Within the block, glibc keeps freed memory for what is allocated next; behind it, it gives it back.
+
+    By default every large tensor is a mapping of its own, and each of its pages faults anew in every iteration of a
+    training loop. Elsewhere than on glibc nothing is done, nor where the environment has settings of its own.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
+        yield
+        return
+    for option, value in _KEEP.items():
+        mallopt(option, value)
+    try:
+        yield
+    finally:
+        for option, value in _GIVE_BACK.items():
+            mallopt(option, value)
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEEP = {_TRIM_THRESHOLD: 2**31 - 1, _MMAP_THRESHOLD: 2**30}
+_GIVE_BACK = {_TRIM_THRESHOLD: 2**26, _MMAP_THRESHOLD: 2**25}
+"""The largest values that glibc's own adjustment comes to."""

@@ -5,10 +5,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from alignbench.flops import Tokens, Weights, sampling_flops, tokens_of, weights_of
-from alignbench.generation import collate, completion_forward, is_encoder_decoder
 from alignbench.language_model import LanguageModel, Lora
 from alignbench.methods.base import RunContext, TrainData
 from alignbench.methods.dpo import DPO
+from alignbench.passes import collate, completion_forward, is_encoder_decoder
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer
 from alignbench.records import Completion, Decoding, PreferencePair, Prompt

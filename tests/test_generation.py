@@ -5,17 +5,8 @@ import math
 import pytest
 import torch
 
-from alignbench.generation import (
-    Sampled,
-    collate,
-    completion_forward,
-    inverse_cdf,
-    position_ids,
-    sampling_probabilities,
-    sampling_support,
-    token_logprobs,
-    uniforms,
-)
+from alignbench.generation import Sampled, inverse_cdf, sampling_probabilities, sampling_support, uniforms
+from alignbench.passes import collate, completion_forward, position_ids, token_logprobs
 from alignbench.records import Decoding, Prompt
 
 PROMPTS = [Prompt("a", "the dog"), Prompt("b", "a red bird sings"), Prompt("c", "two")]
@@ -203,7 +194,7 @@ def scripted(tiny_policy, monkeypatch):
         policy = tiny_policy()
         ids = tuple(policy.tokenizer.convert_tokens_to_ids([*text.split(), *["dog"] * 9]))
 
-        def drawn(model, prompt_ids, lengths, u, decoding, *, eos_id, pad_id):
+        def drawn(model, prompt_ids, lengths, u, decoding, *, eos_id, pad_id, capture):
             if eos_id in ids:
                 return [Sampled(ids[: ids.index(eos_id) + 1], "eos") for _ in lengths]
             return [Sampled(ids[:n], "length") for n in lengths]

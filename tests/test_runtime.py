@@ -1,5 +1,9 @@
 """Clocks: of the wall and of the device."""
 
+import os
+import subprocess
+import sys
+import textwrap
 import time
 
 import pytest
@@ -39,3 +43,32 @@ def test_what_ends_in_an_error_is_paid_for_too():
     with pytest.raises(RuntimeError), measured(cost, torch.device("cpu")):
         fails()
     assert cost.device_seconds >= 0.05
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps freed memory")
+@pytest.mark.parametrize("keeps", [True, False])
+def test_freed_memory_is_kept_within_the_block_and_given_back_behind_it(keeps):
+    """Page faults of the second of two large tensors, and resident memory behind the block."""
+    program = """
+        import os, resource, torch
+        from contextlib import nullcontext
+        from alignbench.runtime import keeping_freed_memory
+        def resident(): return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(10)
+        before = resident()
+        with (keeping_freed_memory() if KEEPS else nullcontext()):
+            torch.ones(2**25)
+            start = faults()
+            torch.ones(2**25)
+            print(faults() - start)
+        print(round(resident() - before))
+    """
+    program = textwrap.dedent(program).replace("KEEPS", str(keeps))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    n_faults, mebibytes = map(int, done.stdout.split())
+    assert (n_faults < 1000) is keeps  # 128 MiB are 32,768 pages
+    assert mebibytes < 64

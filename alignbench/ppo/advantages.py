@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Targets(NamedTuple):
+    """What the update works towards, both (b, t), 0 behind the completion."""
+
+    advantages: Tensor
+    returns: Tensor
 
 
 def generalised_advantages(

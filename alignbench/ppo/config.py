@@ -116,6 +116,10 @@ class PPOConfig:
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
+    execution: Literal["fast", "plain"] = "fast"
+    """`fast` takes log-probabilities and values down while sampling and fuses passes over the vocabulary, where other
+    options allow it; `plain` computes each by a full pass. The same numbers to float rounding."""
+
     # Records
     checkpoint_every: Count = 10
     """PPO steps between checkpoints."""
@@ -137,6 +141,18 @@ class PPOConfig:
                 "kl_estimator k3 in the loss has the gradient of KL(ref || pi): take k2 or exact for KL(pi || ref)"
             )
         return found
+
+    @property
+    def fuses(self) -> bool:
+        """True where log-probabilities of the sampled tokens are all that is needed of the distributions."""
+        needs_whole = self.kl_placement == "loss" and self.kl_estimator == "exact"
+        return self.execution == "fast" and self.top_k == 0 and self.top_p == 1.0 and not needs_whole
+
+    @property
+    def captures(self) -> bool:
+        """True where what sampling sees is what a full pass would give: float32, and nothing else asked of the pass."""
+        is_exact = self.kl_estimator == "exact" or self.mixed_precision
+        return self.fuses and self.value_model == "head" and not is_exact and not self.shared_layers
 
     @property
     def rows_at_once(self) -> int:

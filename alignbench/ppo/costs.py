@@ -11,7 +11,7 @@ from alignbench.records import Cost
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignbench.generation import SequenceBatch
+    from alignbench.passes import SequenceBatch
     from alignbench.ppo.networks import Networks
 
 

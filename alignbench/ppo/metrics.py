@@ -50,7 +50,8 @@ def rollout_metrics(
         f"objective/kl_{name}": _per_completion(estimate(rollout.policy_logprobs, rollout.reference_logprobs), mask)
         for name, estimate in ESTIMATORS.items()
     }
-    estimates["objective/kl_exact"] = _per_completion(rollout.exact_kl, mask)
+    if rollout.exact_kl is not None:
+        estimates["objective/kl_exact"] = _per_completion(rollout.exact_kl, mask)
     mean_return = masked_mean(returns, mask)
     variance = masked_mean((returns - mean_return) ** 2, mask).item()
     residual = masked_mean((returns - rollout.values) ** 2, mask).item()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from alignbench.errors import ModelError
-from alignbench.generation import SequenceBatch, base_model, completion_forward
+from alignbench.passes import SequenceBatch, base_model, completion_forward
 from alignbench.ppo.shared_layers import SharedLayers
 from alignbench.runtime import generator
 
@@ -89,7 +89,12 @@ class Networks:
             with self.autocast():
                 _, hidden = completion_forward(self.value_model, batch, hidden=True)
         assert hidden is not None
-        return logits, self.value_head(hidden.float()).squeeze(-1)
+        return logits, self.values_of(hidden)
+
+    def values_of(self, hidden: Tensor) -> Tensor:
+        """Values (...,) of last hidden states (..., h), where they have a head on the policy."""
+        values: Tensor = self.value_head(hidden.float()).squeeze(-1)
+        return values
 
     @torch.no_grad()
     def reference_logits(self, batch: SequenceBatch, shared: Tensor | None) -> Tensor:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignbench.errors import TrainingError
-from alignbench.generation import SequenceBatch, sampling_support, token_logprobs
+from alignbench.generation import Capture, sampling_support
+from alignbench.passes import SequenceBatch, token_logprobs
+from alignbench.ppo.fused import sampled_logprobs
 from alignbench.ppo.kl import ESTIMATORS, exact_kl
 from alignbench.ppo.losses import entropy
 from alignbench.records import Completion, Decoding, Prompt
@@ -43,8 +45,8 @@ class Rollout:
     """Of the sampled tokens under the reference without top-k and top-p, (b, t)."""
     kl: Tensor
     """KL to the reference by the configured estimator in nats, (b, t)."""
-    exact_kl: Tensor
-    """The same by the sum over the vocabulary, (b, t)."""
+    exact_kl: Tensor | None
+    """The same by the sum over the vocabulary, (b, t); None where no pass had both distributions at hand."""
     values: Tensor
     """(b, t)."""
     entropy: Tensor
@@ -56,9 +58,19 @@ class Rollout:
 
     def rows(self, index: Tensor) -> Rollout:
         """Returns some of the rows, padded as before."""
+        return replace(self, batch=self.batch.rows(index), **{k: v[index] for k, v in self._tensors().items()})
+
+    def trimmed(self) -> Rollout:
+        """Returns the same rows without columns of padding alone."""
+        prompt, completion = self.batch.columns
+        cut = {name: value[:, completion] if value.dim() > 1 else value for name, value in self._tensors().items()}
+        if self.shared is not None:  # of prompts that are padded on the left, and all but the last token
+            cut["shared"] = self.shared[:, prompt.start : prompt.stop + completion.stop - 1]
+        return replace(self, batch=self.batch.trimmed(), **cut)
+
+    def _tensors(self) -> dict[str, Tensor]:
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: value[index] for name, value in parts.items() if isinstance(value, Tensor)}
-        return replace(self, batch=self.batch.rows(index), **tensors)
+        return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
 
 
 def collect_rewards(
@@ -105,6 +117,16 @@ def policy_distribution(logits: Tensor, decoding: Decoding, eos_id: int | None) 
     return scaled if allowed is None else scaled.masked_fill(~allowed, -1e9)
 
 
+def whole_logprobs(
+    logits: Tensor, batch: SequenceBatch, decoding: Decoding, eos_id: int | None, *, fused: bool
+) -> Tensor:
+    """Log-probabilities in nats of a batch's tokens by `policy_distribution` of logits (b, t, V): (b, t)."""
+    if not fused:
+        return token_logprobs(policy_distribution(logits, decoding, eos_id), batch.completion_ids)
+    n_banned = min(decoding.min_new_tokens, logits.shape[1])
+    return sampled_logprobs(logits, batch.completion_ids, decoding.temperature, eos_id, n_banned)
+
+
 def truncation(logits: Tensor, decoding: Decoding) -> Tensor | None:
     """What top-k and top-p leave of `policy_distribution`'s logits (b, t, V): True there; None where neither is set."""
     return sampling_support(logits, replace(decoding, temperature=1.0, min_new_tokens=0), None)
@@ -112,9 +134,15 @@ def truncation(logits: Tensor, decoding: Decoding) -> Tensor | None:
 
 @torch.no_grad()
 def measure(
-    networks: Networks, batch: SequenceBatch, scored: Tensor, rewards: Tensor, decoding: Decoding, eos_id: int | None
+    networks: Networks,
+    batch: SequenceBatch,
+    scored: Tensor,
+    rewards: Tensor,
+    decoding: Decoding,
+    eos_id: int | None,
+    capture: Capture | None = None,
 ) -> Rollout:
-    """One full pass each of policy, values and reference over sampled completions, a micro-batch at a time.
+    """What the update needs of sampled completions, a micro-batch at a time.
 
     Args:
         networks: What runs.
@@ -123,43 +151,78 @@ def measure(
         rewards: The rewards to train on, (b,).
         decoding: How the completions were sampled.
         eos_id: The end-of-sequence token.
+        capture: What sampling saw of them; None: the policy and its values are run over them once more.
     """
+    everywhere = batch.completion_mask & scored.unsqueeze(1)
+    if capture is None:
+        columns = _full_passes(networks, batch, decoding, eos_id)
+    else:
+        columns = _captured(networks, batch, decoding, eos_id, capture)
+    return Rollout(batch=batch, mask=everywhere, rewards=rewards, **columns)
+
+
+def _full_passes(networks: Networks, batch: SequenceBatch, decoding: Decoding, eos_id: int | None) -> dict[str, Any]:
+    """Columns of a rollout by one full pass each of policy, values and reference."""
     config = networks.config
-    parts = []
-    for rows in torch.split(torch.arange(len(batch), device=rewards.device), config.rows_at_once):
-        part = batch.rows(rows)
+    parts: list[dict[str, Any]] = []
+    for part in batch.split(config.rows_at_once):
         shared = networks.shared_activations(part)
-        logits, values = networks.policy_and_values(part, shared)
-        logits = policy_distribution(logits, decoding, eos_id)
-        reference = policy_distribution(networks.reference_logits(part, shared), decoding, eos_id)
-        policy_logprobs = token_logprobs(logits, part.completion_ids)
-        reference_logprobs = token_logprobs(reference, part.completion_ids)
+        raw, values = networks.policy_and_values(part, shared)
+        raw_reference = networks.reference_logits(part, shared)
+        logprobs, reference_logprobs = (
+            whole_logprobs(one, part, decoding, eos_id, fused=config.fuses) for one in (raw, raw_reference)
+        )
+        logits, reference = (policy_distribution(one, decoding, eos_id) for one in (raw, raw_reference))
         exact = exact_kl(logits, reference)
         support = truncation(logits, decoding)
+        sampled = logprobs if support is None else token_logprobs(logits, part.completion_ids, support=support)
+        is_exact = config.kl_estimator == "exact"
         parts.append(
-            Rollout(
-                batch=part,
-                mask=part.completion_mask & scored[rows].unsqueeze(1),
-                rewards=rewards[rows],
-                logprobs=policy_logprobs
-                if support is None
-                else token_logprobs(logits, part.completion_ids, support=support),
-                policy_logprobs=policy_logprobs,
-                reference_logprobs=reference_logprobs,
-                kl=exact
-                if config.kl_estimator == "exact"
-                else ESTIMATORS[config.kl_estimator](policy_logprobs, reference_logprobs),
-                exact_kl=exact,
-                values=values,
-                entropy=entropy(logits),
-                support=support,
-                shared=shared,
-            )
+            {
+                "logprobs": sampled,
+                "policy_logprobs": logprobs,
+                "reference_logprobs": reference_logprobs,
+                "kl": exact if is_exact else ESTIMATORS[config.kl_estimator](logprobs, reference_logprobs),
+                "exact_kl": exact,
+                "values": values,
+                "entropy": entropy(logits),
+                "support": support,
+                "shared": shared,
+            }
         )
-    return _joined(batch, parts)
+    return _joined(parts)
 
 
-def _joined(batch: SequenceBatch, parts: Sequence[Rollout]) -> Rollout:
-    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Rollout)}
-    tensors = {name: torch.cat(column) for name, column in columns.items() if isinstance(column[0], Tensor)}
-    return replace(parts[0], batch=batch, **tensors)
+def _captured(
+    networks: Networks, batch: SequenceBatch, decoding: Decoding, eos_id: int | None, capture: Capture
+) -> dict[str, Any]:
+    """Columns of a rollout from what sampling saw and one full pass of the reference."""
+    logprobs, values, entropies = (as_wide(batch, kept) for kept in (capture.logprobs, capture.values, capture.entropy))
+    reference = torch.cat(
+        [
+            whole_logprobs(networks.reference_logits(part, None), part, decoding, eos_id, fused=True)
+            for part in batch.split(networks.config.rows_at_once)
+        ]
+    )
+    return {
+        "logprobs": logprobs,
+        "policy_logprobs": logprobs,
+        "reference_logprobs": reference,
+        "kl": ESTIMATORS[networks.config.kl_estimator](logprobs, reference),
+        "exact_kl": None,
+        "values": values,
+        "entropy": entropies,
+        "support": None,
+        "shared": None,
+    }
+
+
+def as_wide(batch: SequenceBatch, parts: Sequence[Tensor]) -> Tensor:
+    """Joins what was captured of several batches, cut or filled up with 0 to the width of one: (b, t)."""
+    t = batch.completion_mask.shape[1]
+    return torch.cat([nn.functional.pad(part, (0, t - part.shape[1])) for part in parts])
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    columns = {name: [part[name] for part in parts] for name in parts[0]}
+    return {name: None if column[0] is None else torch.cat(column) for name, column in columns.items()}

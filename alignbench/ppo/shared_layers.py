@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from alignbench.errors import ModelError
-from alignbench.generation import base_model
+from alignbench.passes import base_model
 
 if TYPE_CHECKING:
     from torch import Tensor

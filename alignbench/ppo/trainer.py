@@ -9,27 +9,25 @@ every implementation detail with its option and its source.
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignbench.errors import TrainingError
-from alignbench.generation import token_logprobs
+from alignbench.generation import Capture
 from alignbench.language_model import LanguageModel
 from alignbench.ledger import Ledger, spending
 from alignbench.models import has_finite_weights
+from alignbench.passes import SequenceBatch
 from alignbench.ppo import checkpoint
-from alignbench.ppo.advantages import generalised_advantages
+from alignbench.ppo.advantages import Targets, generalised_advantages
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.costs import PassCosts
-from alignbench.ppo.kl import ESTIMATORS, KLController, exact_kl, k3
-from alignbench.ppo.losses import policy_loss, value_loss
+from alignbench.ppo.kl import KLController
 from alignbench.ppo.metrics import Metrics, completion_sample, rollout_metrics, timed
 from alignbench.ppo.networks import Networks
 from alignbench.ppo.rewards import (
@@ -43,25 +41,22 @@ from alignbench.ppo.rewards import (
 from alignbench.ppo.rollout import (
     RewardFunction,
     Rollout,
+    as_wide,
     collect_rewards,
     measure,
-    policy_distribution,
 )
 from alignbench.ppo.schedule import adamw, learning_rate_factor
+from alignbench.ppo.update import Updater
 from alignbench.records import Completion, Cost, Decoding, Prompt, fingerprint
-from alignbench.runtime import generator, peak_memory_gib
+from alignbench.runtime import generator, keeping_freed_memory, peak_memory_gib
 
 logger = logging.getLogger(__name__)
 
+MAX_DRIFT = 1e-4
+"""Nats per token that sampling and a full pass may differ by on average, in float32."""
+
 Log = Callable[[int, Mapping[str, float]], None]
 CompletionLog = Callable[[int, Sequence[Mapping[str, object]]], None]
-
-
-class Targets(NamedTuple):
-    """What the update works towards, both (b, t), 0 behind the completion."""
-
-    advantages: Tensor
-    returns: Tensor
 
 
 class PPOTrainer:
@@ -108,6 +103,8 @@ class PPOTrainer:
             top_p=config.top_p,
             stop_strings=config.stop_strings,
         )
+        self.updater = Updater(self.networks, self.optimizer, self.decoding, policy.eos_id, seed)
+        self.captures = config.captures and all(p.dtype == torch.float32 for p in self.model.parameters())
         self.step = 0
         self.passes = PassCosts(self.networks)
         self.ledger = ledger or Ledger()
@@ -140,14 +137,15 @@ class PPOTrainer:
         """
         if checkpoints is not None:
             self._resume(checkpoints, n_steps)
-        while self.step < n_steps:
-            metrics, samples = self._train_step(n_steps)
-            if log is not None:
-                log(self.step, metrics)
-            if log_completions is not None and (self.step - 1) % self.config.log_completions_every == 0:
-                log_completions(self.step, samples)
-            if checkpoints is not None and (self.step % self.config.checkpoint_every == 0 or self.step == n_steps):
-                self._save(checkpoints, n_steps)
+        with keeping_freed_memory():
+            while self.step < n_steps:
+                metrics, samples = self._train_step(n_steps)
+                if log is not None:
+                    log(self.step, metrics)
+                if log_completions is not None and self._is_noted(self.step):
+                    log_completions(self.step, samples)
+                if checkpoints is not None and (self.step % self.config.checkpoint_every == 0 or self.step == n_steps):
+                    self._save(checkpoints, n_steps)
 
     def train_step(self) -> Metrics:
         """One PPO step on one batch of fresh completions; returns its metrics, defined in docs/metrics.md.
@@ -163,7 +161,8 @@ class PPOTrainer:
         seconds: Metrics = {}
         # 1. Sample a completion for every prompt of the batch.
         with timed(seconds, "rollout"), self.networks.autocast(), spending(self.policy) as sampling:
-            prompts, completions = self._sample()
+            capture = Capture(self.networks.values_of) if self.captures else None
+            prompts, completions = self._sample(capture)
         # 2. Score the completions; scale, cut and penalise the scores.
         with timed(seconds, "reward"), spending(self.reward) as scoring:
             scores = collect_rewards(self.reward, prompts, completions)
@@ -171,7 +170,7 @@ class PPOTrainer:
         # 3. Log-probabilities under policy and reference, KL and values, all by the same full pass.
         with timed(seconds, "forward"):
             batch = self.policy.batch(prompts, completions)
-            rollout = measure(self.networks, batch, scored, rewards, self.decoding, self.policy.eos_id)
+            rollout = self._measure(batch, scored, rewards, capture)
         if self.step == 0:
             self._check_reference(rollout)
         # 4. Token rewards, advantages and returns.
@@ -181,7 +180,9 @@ class PPOTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         with timed(seconds, "update"), self.networks.recomputing():
-            update, training = self._update(rollout, targets)
+            update, training = self.updater.run(
+                rollout, targets, self._targets, self.passes, step=self.step, kl_coef=self.controller.coef
+            )
         # 6. Adapt the weight of the KL penalty.
         metrics = rollout_metrics(rollout, targets.returns, scores, completions, self.controller.coef) | update
         self.controller.update(metrics["objective/kl"], len(completions))
@@ -198,7 +199,7 @@ class PPOTrainer:
         metrics["memory/peak_gib"] = peak_memory_gib()
         return metrics, completion_sample(prompts, completions, scores, rollout)
 
-    def _sample(self) -> tuple[list[Prompt], list[Completion]]:
+    def _sample(self, capture: Capture | None = None) -> tuple[list[Prompt], list[Completion]]:
         """The step's prompts, a function of seed and step alone, and one completion of each."""
         size = self.config.batch_size
         places = [divmod(i, len(self.prompts)) for i in range(self.step * size, (self.step + 1) * size)]
@@ -207,7 +208,28 @@ class PPOTrainer:
         shortest, longest = self.config.completion_tokens
         limits = generator(self.seed, "limits", self.step).integers(shortest, longest + 1, size=size).tolist()
         epochs = [epoch for epoch, _ in places]
-        return prompts, self.policy.complete(prompts, epochs, limits, self.decoding, (self.seed, "rollout"))
+        return prompts, self.policy.complete(prompts, epochs, limits, self.decoding, (self.seed, "rollout"), capture)
+
+    def _measure(self, batch: SequenceBatch, scored: Tensor, rewards: Tensor, capture: Capture | None) -> Rollout:
+        """The rollout; from what sampling saw, but now and then by full passes, which that is then checked against."""
+        arguments = (self.networks, batch, scored, rewards, self.decoding, self.policy.eos_id)
+        if capture is not None and not self._is_noted(self.step + 1):
+            return measure(*arguments, capture)
+        rollout = measure(*arguments)
+        if capture is not None:
+            seen = as_wide(batch, capture.logprobs)
+            difference = masked_mean((seen - rollout.logprobs).abs(), batch.completion_mask).item()
+            if not difference <= MAX_DRIFT:
+                self.captures = False
+                logger.warning(
+                    "log-probabilities differ by %.1e nats between sampling and a full pass: full passes from now on",
+                    difference,
+                )
+        return rollout
+
+    def _is_noted(self, step: int) -> bool:
+        """True for the steps whose completions are kept for reading, the first one among them."""
+        return (step - 1) % self.config.log_completions_every == 0
 
     def _order(self, epoch: int) -> list[int]:
         return generator(self.seed, "order", epoch).permutation(len(self.prompts)).tolist()  # type: ignore[no-any-return]
@@ -248,105 +270,6 @@ class PPOTrainer:
         if config.whiten_advantages:
             advantages = whiten(advantages, rollout.mask, center=True)
         return Targets(advantages, returns)
-
-    def _update(self, rollout: Rollout, targets: Targets) -> tuple[Metrics, Cost]:
-        steps: list[Metrics] = []
-        cost = Cost()
-        for rows in self._mini_batches(len(rollout.batch)):
-            part = rollout.rows(rows)
-            if not part.mask.any():  # its only completions are unscored
-                continue
-            if self.config.whiten_over == "mini_batch":
-                part_targets = self._targets(part)
-            else:
-                part_targets = Targets(targets.advantages[rows], targets.returns[rows])
-            metrics = self._accumulate(part, part_targets)
-            cost.charge(self.passes.update(part.batch, part.mask))
-            if not steps and self.step == 0:
-                self._check_ratio(metrics)
-            if steps and metrics["policy/approximate_kl"] > (self.config.early_stop_kl or math.inf):
-                break  # the gradient at hand is dropped
-            self.optimizer.step()
-            cost.optimizer_steps += 1
-            steps.append(metrics)
-        averages = {key: math.fsum(step[key] for step in steps) / len(steps) for key in steps[0]}
-        averages["policy/ratio_max"] = max(step["policy/ratio_max"] for step in steps)
-        averages["policy/learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        averages["policy/n_updates"] = float(len(steps))
-        return averages, cost
-
-    def _mini_batches(self, n_rows: int) -> Iterator[Tensor]:
-        for epoch in range(self.config.ppo_epochs):
-            order = generator(self.seed, "mini-batches", self.step, epoch).permutation(n_rows)
-            yield from torch.split(torch.from_numpy(order).to(self.policy.device), self.config.mini_batch_size)
-
-    def _accumulate(self, rollout: Rollout, targets: Targets) -> Metrics:
-        """The gradient of one mini-batch, clipped: of a mean over its tokens, however it is cut into passes."""
-        n_tokens = rollout.mask.sum().clamp(min=1)
-        totals: Metrics = {}
-        self.optimizer.zero_grad()
-        for rows in torch.split(torch.arange(len(rollout.batch), device=n_tokens.device), self.config.rows_at_once):
-            part = Targets(targets.advantages[rows], targets.returns[rows])
-            loss, sums, largest_ratio = self._losses(rollout.rows(rows), part)
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss.item()} at PPO step {self.step + 1}: lower method.learning_rate"
-                )
-            (loss / n_tokens).backward()  # type: ignore[no-untyped-call]
-            for key, value in sums.items():
-                totals[key] = totals.get(key, 0.0) + value.item() / n_tokens.item()
-            totals["policy/ratio_max"] = max(totals.get("policy/ratio_max", 0.0), largest_ratio.item())
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm or math.inf).item()
-        if not math.isfinite(norm):
-            raise TrainingError(f"the gradient norm is {norm} at PPO step {self.step + 1}: lower method.learning_rate")
-        return totals | {"policy/gradient_norm": norm}
-
-    def _losses(self, rollout: Rollout, targets: Targets) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The loss summed over the tokens of some rows, sums over the same tokens for the log, the largest ratio."""
-        batch, mask, config = rollout.batch, rollout.mask, self.config
-        reference = self._reference_of_the_loss(rollout)
-        raw, values = self.networks.policy_and_values(batch, rollout.shared)
-        logits = policy_distribution(raw, self.decoding, self.policy.eos_id)
-        logprobs = token_logprobs(logits, batch.completion_ids, support=rollout.support)
-        policy, policy_clipped = policy_loss(logprobs, rollout.logprobs, targets.advantages, config.clip_range)
-        value, value_clipped = value_loss(values, rollout.values, targets.returns, config.value_clip_range)
-        policy_sum, value_sum = (policy * mask).sum(), (value * mask).sum()
-        loss = policy_sum + config.value_coef * value_sum
-        with torch.no_grad():
-            ratio = torch.exp(logprobs - rollout.logprobs)
-            sums = {
-                "policy/loss": policy_sum.detach(),
-                "policy/ratio_mean": (ratio * mask).sum(),
-                "policy/clip_fraction": (policy_clipped & mask).sum(),
-                "policy/approximate_kl": (k3(rollout.logprobs, logprobs) * mask).sum(),
-                "value/loss": value_sum.detach(),
-                "value/clip_fraction": (value_clipped & mask).sum(),
-            }
-        if config.kl_placement == "loss":
-            if reference is not None:
-                kl = exact_kl(logits, reference)
-            else:
-                whole = logprobs if rollout.support is None else token_logprobs(logits, batch.completion_ids)
-                kl = ESTIMATORS[config.kl_estimator](whole, rollout.reference_logprobs)
-            kl_sum = (kl * mask).sum()
-            loss = loss + self.controller.coef * kl_sum
-            sums["policy/kl_loss"] = kl_sum.detach()
-        return loss, sums, ratio.masked_fill(~mask, 0.0).max()
-
-    def _reference_of_the_loss(self, rollout: Rollout) -> Tensor | None:
-        """Logits of the reference, (b, t, V), where the loss has the exact KL to it; computed again to save memory."""
-        if self.config.kl_placement != "loss" or self.config.kl_estimator != "exact":
-            return None
-        raw = self.networks.reference_logits(rollout.batch, rollout.shared)
-        return policy_distribution(raw, self.decoding, self.policy.eos_id)
-
-    def _check_ratio(self, first: Metrics) -> None:
-        """At the first mini-batch nothing has moved, so the probability ratio must be 1."""
-        is_exact = next(self.model.parameters()).dtype == torch.float32 and not self.config.mixed_precision
-        if abs(first["policy/ratio_mean"] - 1) > (1e-3 if is_exact else 5e-2):
-            raise TrainingError(
-                f"the first probability ratio is {first['policy/ratio_mean']:.6f} on average, expected 1"
-            )
 
     def _save(self, directory: Path, n_steps: int) -> None:
         state = {

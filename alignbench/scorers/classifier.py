@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 
 from alignbench.errors import ModelError, ScorerError, did_you_mean
+from alignbench.fast_layers import with_fast_layers
 from alignbench.flops import Tokens, weights_of
-from alignbench.generation import is_encoder_decoder
 from alignbench.models import load_classifier, weights_fingerprint
+from alignbench.passes import is_encoder_decoder
 from alignbench.records import Cost, TextWindow, fingerprint, read_text
 
 Transform = Literal["logit", "logprob", "probability", "margin"]
@@ -63,7 +64,7 @@ class ClassifierScorer:
                 f"{where}: the model is a regression head, its outputs are no log-odds and have no probability; a "
                 "judge needs `scale:`, the outputs that mean 0 and 1, and a reward `transform: logit`"
             )
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.model, self.tokenizer, self.name = with_fast_layers(model), tokenizer, name
         self.label_id = label_index(model.config, label, where)
         self.transform, self.text, self.complement, self.batch_size = transform, text, complement, batch_size
         self.scale = scale

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignbench.errors import TrainingError
-from alignbench.generation import token_logprobs
+from alignbench.passes import token_logprobs
 from alignbench.ppo import rollout
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.networks import value_head

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from alignbench.generation import SequenceBatch
+from alignbench.passes import SequenceBatch
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer
 
@@ -46,15 +46,15 @@ def test_gradient_checkpointing_computes_layers_again(sure_policy, reward, promp
     counts = {}
     for wanted in (False, True):
         trainer = build(sure_policy("llama", adapter), reward, prompts, gradient_checkpointing=wanted)
-        calls, update = [], trainer._update
+        calls, update = [], trainer.updater.run
         inner = trainer.model.get_base_model() if adapter else trainer.model
         inner.model.layers[1].post_attention_layernorm.register_forward_hook(lambda *_, calls=calls: calls.append(1))
 
-        def counted(*arguments, calls=calls, update=update):
+        def counted(*arguments, calls=calls, update=update, **named):
             calls.clear()
-            return update(*arguments)
+            return update(*arguments, **named)
 
-        monkeypatch.setattr(trainer, "_update", counted)
+        monkeypatch.setattr(trainer.updater, "run", counted)
         trainer.train_step()
         counts[wanted] = len(calls)
     assert counts == {False: 8, True: 16}
@@ -88,9 +88,10 @@ def test_mixed_precision_stays_near_full_precision(sure_policy, reward, prompts)
     """The same rollout: the first gradient differs by rounding, and does differ."""
     gradients = []
     for mixed_precision in (False, True):
-        trainer = build(sure_policy("llama"), reward, prompts, mixed_precision=mixed_precision, ppo_epochs=1)
+        changes = {"mixed_precision": mixed_precision, "ppo_epochs": 1, "execution": "plain"}
+        trainer = build(sure_policy("llama"), reward, prompts, **changes)
         drawn = build(sure_policy("llama"), reward, prompts)._sample()
-        trainer._sample = lambda drawn=drawn: drawn
+        trainer._sample = lambda _capture=None, drawn=drawn: drawn
         kept, step = [], trainer.optimizer.step
 
         def spied(trainer=trainer, kept=kept, step=step):

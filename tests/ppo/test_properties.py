@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignbench.generation import token_logprobs
+from alignbench.passes import token_logprobs
 from alignbench.ppo.advantages import generalised_advantages
 from alignbench.ppo.kl import KLController, exact_kl, k2, k3
 from alignbench.ppo.losses import policy_loss, value_loss

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError, TrainingError
-from alignbench.generation import completion_forward
 from alignbench.language_model import Lora
+from alignbench.passes import completion_forward
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer
 from alignbench.records import Completion, Prompt

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench.generation import completion_forward, token_logprobs
 from alignbench.language_model import LanguageModel
+from alignbench.passes import completion_forward, token_logprobs
 from alignbench.ppo import trainer as trainer_module
+from alignbench.ppo import update as update_module
 from alignbench.ppo.advantages import generalised_advantages
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.kl import KLController, exact_kl, k1, k2
@@ -126,7 +127,8 @@ def our_step(recorded, monkeypatch):
         def fixed(seed, purpose, *key):
             return FixedOrder(recorded.orders[key[-1]] if purpose == "mini-batches" else range(8))
 
-        monkeypatch.setattr(trainer_module, "generator", fixed)
+        for module in (trainer_module, update_module):
+            monkeypatch.setattr(module, "generator", fixed)
         monkeypatch.setattr(trainer_module, "whiten", whiten if own_whitening else trl_whiten)
         policy = recorded.policy("reference")
         scores = dict(zip((p.text for p in recorded.prompts), recorded[f"{recording}/scores"].tolist(), strict=True))
@@ -171,6 +173,7 @@ def our_config(theirs, **changed):
         **{"gae_lambda": theirs.get("lam", 0.95), "clip_range": theirs.get("cliprange", 0.2)},
         **{"value_clip_range": theirs.get("cliprange_value", 0.2), "value_coef": theirs.get("vf_coef", 0.1)},
         **{"max_grad_norm": theirs.get("max_grad_norm", NO_LIMIT), "completion_tokens": (7, 7)},
+        "execution": "plain",  # a recorded rollout was not sampled here, so nothing was captured
     }
     return PPOConfig(**(options | changed))
 

@@ -1,0 +1,173 @@
+"""Several epochs of clipped steps of policy and values on one rollout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from alignbench.errors import TrainingError
+from alignbench.passes import token_logprobs
+from alignbench.ppo.advantages import Targets
+from alignbench.ppo.kl import ESTIMATORS, exact_kl, k3
+from alignbench.ppo.losses import policy_loss, value_loss
+from alignbench.ppo.rollout import Rollout, policy_distribution, whole_logprobs
+from alignbench.records import Cost, Decoding
+from alignbench.runtime import generator
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from alignbench.ppo.costs import PassCosts
+    from alignbench.ppo.metrics import Metrics
+    from alignbench.ppo.networks import Networks
+
+
+class Updater:
+    """Moves the weights of some networks."""
+
+    def __init__(
+        self, networks: Networks, optimizer: Optimizer, decoding: Decoding, eos_id: int | None, seed: int
+    ) -> None:
+        """Prepares; `decoding` and `eos_id` say what rollouts are sampled by, `seed` orders the mini-batches."""
+        self.networks, self.optimizer, self.decoding, self.eos_id, self.seed = (
+            networks,
+            optimizer,
+            decoding,
+            eos_id,
+            seed,
+        )
+        self.config = networks.config
+
+    def run(
+        self,
+        rollout: Rollout,
+        targets: Targets,
+        targets_of: Callable[[Rollout], Targets],
+        costs: PassCosts,
+        *,
+        step: int,
+        kl_coef: float,
+    ) -> tuple[Metrics, Cost]:
+        """All updates of PPO step `step` (from 0).
+
+        Args:
+            rollout: What is learned from.
+            targets: Advantages and returns of the whole rollout.
+            targets_of: The same of some of its rows, where they are whitened by mini-batch.
+            costs: Counts what is computed.
+            step: Orders the mini-batches, with the seed.
+            kl_coef: Weight of the KL penalty, where it is in the loss.
+
+        Returns:
+            Averages of the updates' metrics, and their cost.
+
+        Raises:
+            TrainingError: A loss or a gradient is not finite, or the first ratio of all is not 1.
+        """
+        updates: list[Metrics] = []
+        cost = Cost()
+        for rows in self._mini_batches(len(rollout.batch), step):
+            part = rollout.rows(rows)
+            if not part.mask.any():  # its only completions are unscored
+                continue
+            if self.config.whiten_over == "mini_batch":
+                part_targets = targets_of(part)
+            else:
+                part_targets = Targets(targets.advantages[rows], targets.returns[rows])
+            metrics = self._accumulate(part, part_targets, step, kl_coef)
+            cost.charge(costs.update(part.batch, part.mask))
+            if not updates and step == 0:
+                self._check_ratio(metrics)
+            if updates and metrics["policy/approximate_kl"] > (self.config.early_stop_kl or math.inf):
+                break  # the gradient at hand is dropped
+            self.optimizer.step()
+            cost.optimizer_steps += 1
+            updates.append(metrics)
+        self.optimizer.zero_grad()  # the next rollout has the memory of the gradients
+        averages = {key: math.fsum(one[key] for one in updates) / len(updates) for key in updates[0]}
+        averages["policy/ratio_max"] = max(one["policy/ratio_max"] for one in updates)
+        averages["policy/learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        averages["policy/n_updates"] = float(len(updates))
+        return averages, cost
+
+    def _mini_batches(self, n_rows: int, step: int) -> Iterator[Tensor]:
+        for epoch in range(self.config.ppo_epochs):
+            order = generator(self.seed, "mini-batches", step, epoch).permutation(n_rows)
+            yield from torch.split(torch.from_numpy(order), self.config.mini_batch_size)
+
+    def _accumulate(self, rollout: Rollout, targets: Targets, step: int, kl_coef: float) -> Metrics:
+        """The gradient of one mini-batch, clipped: of a mean over its tokens, however it is cut into passes."""
+        n_tokens = rollout.mask.sum().clamp(min=1)
+        totals: Metrics = {}
+        self.optimizer.zero_grad()
+        # Rows of like length share a pass, which then has little padding.
+        by_length = rollout.batch.lengths.sum(dim=1).argsort(stable=True)
+        for rows in torch.split(by_length, self.config.rows_at_once):
+            part = rollout.rows(rows).trimmed()
+            t = part.mask.shape[1]
+            part_targets = Targets(targets.advantages[rows, :t], targets.returns[rows, :t])
+            loss, sums, largest_ratio = self._losses(part, part_targets, kl_coef)
+            if not torch.isfinite(loss):
+                raise TrainingError(f"the loss is {loss.item()} at PPO step {step + 1}: lower method.learning_rate")
+            (loss / n_tokens).backward()  # type: ignore[no-untyped-call]
+            for key, value in sums.items():
+                totals[key] = totals.get(key, 0.0) + value.item() / n_tokens.item()
+            totals["policy/ratio_max"] = max(totals.get("policy/ratio_max", 0.0), largest_ratio.item())
+        norm = nn.utils.clip_grad_norm_(self.networks.parameters.values(), self.config.max_grad_norm or math.inf).item()
+        if not math.isfinite(norm):
+            raise TrainingError(f"the gradient norm is {norm} at PPO step {step + 1}: lower method.learning_rate")
+        return totals | {"policy/gradient_norm": norm}
+
+    def _losses(self, rollout: Rollout, targets: Targets, kl_coef: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss summed over the tokens of some rows, sums over the same tokens for the log, the largest ratio."""
+        batch, mask, config = rollout.batch, rollout.mask, self.config
+        reference = self._reference_of_the_loss(rollout)
+        raw, values = self.networks.policy_and_values(batch, rollout.shared)
+        if config.fuses:
+            logprobs = whole_logprobs(raw, batch, self.decoding, self.eos_id, fused=True)
+        else:
+            logits = policy_distribution(raw, self.decoding, self.eos_id)
+            logprobs = token_logprobs(logits, batch.completion_ids, support=rollout.support)
+        policy, policy_clipped = policy_loss(logprobs, rollout.logprobs, targets.advantages, config.clip_range)
+        value, value_clipped = value_loss(values, rollout.values, targets.returns, config.value_clip_range)
+        policy_sum, value_sum = (policy * mask).sum(), (value * mask).sum()
+        loss = policy_sum + config.value_coef * value_sum
+        with torch.no_grad():
+            ratio = torch.exp(logprobs - rollout.logprobs)
+            sums = {
+                "policy/loss": policy_sum.detach(),
+                "policy/ratio_mean": (ratio * mask).sum(),
+                "policy/clip_fraction": (policy_clipped & mask).sum(),
+                "policy/approximate_kl": (k3(rollout.logprobs, logprobs) * mask).sum(),
+                "value/loss": value_sum.detach(),
+                "value/clip_fraction": (value_clipped & mask).sum(),
+            }
+        if config.kl_placement == "loss":
+            if reference is not None:
+                kl = exact_kl(logits, reference)
+            else:
+                whole = logprobs if rollout.support is None else token_logprobs(logits, batch.completion_ids)
+                kl = ESTIMATORS[config.kl_estimator](whole, rollout.reference_logprobs)
+            kl_sum = (kl * mask).sum()
+            loss = loss + kl_coef * kl_sum
+            sums["policy/kl_loss"] = kl_sum.detach()
+        return loss, sums, ratio.masked_fill(~mask, 0.0).max()
+
+    def _reference_of_the_loss(self, rollout: Rollout) -> Tensor | None:
+        """Logits of the reference, (b, t, V), where the loss has the exact KL to it; computed again to save memory."""
+        if self.config.kl_placement != "loss" or self.config.kl_estimator != "exact":
+            return None
+        raw = self.networks.reference_logits(rollout.batch, rollout.shared)
+        return policy_distribution(raw, self.decoding, self.eos_id)
+
+    def _check_ratio(self, first: Metrics) -> None:
+        """At the first mini-batch nothing has moved, so the probability ratio must be 1."""
+        is_exact = next(self.networks.model.parameters()).dtype == torch.float32 and not self.config.mixed_precision
+        if abs(first["policy/ratio_mean"] - 1) > (1e-3 if is_exact else 5e-2):
+            raise TrainingError(
+                f"the first probability ratio is {first['policy/ratio_mean']:.6f} on average, expected 1"
+            )
