@@ -79,9 +79,9 @@ def weights_of(model: Any, *, trained: bool = False, without: Iterable[nn.Module
 
 
 def tokens_of(batch: SequenceBatch) -> Tokens:
-    """What one full pass reads and predicts."""
-    n_completion = int(batch.completion_mask.sum())
-    return Tokens(int(batch.attention_mask.sum()) - n_completion, n_completion, n_completion)
+    """What one full pass reads and predicts; a causal model does not read the last token of a sequence."""
+    n_prompt, n_completion = batch.lengths.sum(dim=0).tolist()
+    return Tokens(n_prompt, n_completion - (0 if batch.for_encoder else len(batch)), n_completion)
 
 
 def sampling_flops(model: Any, prompt_tokens: int, new_tokens: int, n_completions: int) -> float:

@@ -152,7 +152,7 @@ class PPOConfig:
     def captures(self) -> bool:
         """True where what sampling sees is what a full pass would give: float32, and nothing else asked of the pass."""
         is_exact = self.kl_estimator == "exact" or self.mixed_precision
-        return self.fuses and self.value_model == "head" and not is_exact and not self.shared_layers
+        return self.fuses and self.value_model == "head" and not is_exact
 
     @property
     def rows_at_once(self) -> int:

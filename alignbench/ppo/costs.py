@@ -25,7 +25,6 @@ class PassCosts:
         self._above = weights_of(networks.model, without=shared)
         """What a pass computes that is given the output of the shared layers, and what its gradient goes through."""
         self._trained = weights_of(networks.model, trained=True)
-        self._has_shared = bool(n_shared)
         self._value = networks.value_model
         if self._value is not None:
             frozen = layers_of(self._value)[:n_shared] if n_shared else ()
@@ -38,9 +37,7 @@ class PassCosts:
     def rollout(self, batch: SequenceBatch) -> Cost:
         """Policy, values and reference over the completions of a step, without gradient."""
         tokens = tokens_of(batch)
-        flops = 2 * self._above.flops(tokens)
-        if self._has_shared:
-            flops += self._whole.flops(tokens)  # the pass that records what they share
+        flops = self._whole.flops(tokens) + self._above.flops(tokens)  # what they share is computed once
         if self._value is not None:
             flops += self._value_whole.flops(tokens)
         return Cost(forward_flops=flops)

@@ -73,14 +73,6 @@ class Networks:
         """Mixed precision where it is asked for."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision)
 
-    def shared_activations(self, batch: SequenceBatch) -> Tensor | None:
-        """The output of the shared layers, (b, p + t, h); None where policy and reference share none."""
-        if self.shared is None:
-            return None
-        with torch.no_grad(), self.autocast(), self.shared.recorded() as outputs:
-            completion_forward(self.model, batch)
-        return outputs[0]
-
     def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits (b, t, V) that predict each completion token, and the values (b, t) of the states before them."""
         with self.autocast(), self._replayed(shared):
@@ -101,6 +93,17 @@ class Networks:
         """Logits of the reference, (b, t, V)."""
         with self.as_reference(), self.autocast(), self._replayed(shared):
             return completion_forward(self.model, batch)[0]
+
+    @torch.no_grad()
+    def reference_and_shared(self, batch: SequenceBatch) -> tuple[Tensor, Tensor | None]:
+        """Logits of the reference (b, t, V), and what the layers that it shares with the policy give.
+
+        The latter is (b, p + t - 1, h); None where they share none.
+        """
+        if self.shared is None:
+            return self.reference_logits(batch, None), None
+        with self.shared.recorded() as outputs:
+            return self.reference_logits(batch, None), outputs[0]
 
     def _replayed(self, shared: Tensor | None) -> AbstractContextManager[None]:
         return nullcontext() if self.shared is None or shared is None else self.shared.replayed(shared)

@@ -166,9 +166,8 @@ def _full_passes(networks: Networks, batch: SequenceBatch, decoding: Decoding, e
     config = networks.config
     parts: list[dict[str, Any]] = []
     for part in batch.split(config.rows_at_once):
-        shared = networks.shared_activations(part)
+        raw_reference, shared = networks.reference_and_shared(part)
         raw, values = networks.policy_and_values(part, shared)
-        raw_reference = networks.reference_logits(part, shared)
         logprobs, reference_logprobs = (
             whole_logprobs(one, part, decoding, eos_id, fused=config.fuses) for one in (raw, raw_reference)
         )
@@ -198,22 +197,20 @@ def _captured(
 ) -> dict[str, Any]:
     """Columns of a rollout from what sampling saw and one full pass of the reference."""
     logprobs, values, entropies = (as_wide(batch, kept) for kept in (capture.logprobs, capture.values, capture.entropy))
-    reference = torch.cat(
-        [
-            whole_logprobs(networks.reference_logits(part, None), part, decoding, eos_id, fused=True)
-            for part in batch.split(networks.config.rows_at_once)
-        ]
-    )
-    return {
+    parts: list[dict[str, Any]] = []
+    for part in batch.split(networks.config.rows_at_once):
+        raw, shared = networks.reference_and_shared(part)
+        reference_logprobs = whole_logprobs(raw, part, decoding, eos_id, fused=True)
+        parts.append({"reference_logprobs": reference_logprobs, "shared": shared})
+    measured = _joined(parts)
+    return measured | {
         "logprobs": logprobs,
         "policy_logprobs": logprobs,
-        "reference_logprobs": reference,
-        "kl": ESTIMATORS[networks.config.kl_estimator](logprobs, reference),
+        "kl": ESTIMATORS[networks.config.kl_estimator](logprobs, measured["reference_logprobs"]),
         "exact_kl": None,
         "values": values,
         "entropy": entropies,
         "support": None,
-        "shared": None,
     }
 
 

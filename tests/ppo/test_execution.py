@@ -108,7 +108,7 @@ def test_a_policy_that_decodes_otherwise_is_measured_by_full_passes(sure_policy,
         ({"top_p": 0.9}, False),
         ({"kl_estimator": "exact", "kl_placement": "loss"}, False),
         ({"value_model": "separate"}, False),
-        ({"shared_layers": 1}, False),
+        ({"shared_layers": 1}, True),
         ({"mixed_precision": True}, False),
     ],
 )

@@ -58,6 +58,10 @@ def test_training_leaves_the_shared_layers_alone(sure_policy, reward, prompts):
     assert moved == trained_names(trainer)
 
 
+def without_sharing(networks, batch):
+    return networks.reference_logits(batch, None), None
+
+
 @pytest.mark.parametrize("family", ["gpt_neo", "llama"])
 def test_a_replay_changes_no_number(sure_policy, reward, prompts, family):
     """Log-probabilities, values, reference and gradients, on prompts of different lengths."""
@@ -66,7 +70,7 @@ def test_a_replay_changes_no_number(sure_policy, reward, prompts, family):
     lengths = (3, 6, 1, 5, 2, 4)
     completions = [Completion(p.id, 0, "", (7, 4, 9, 8, 5, 3)[:n], "length") for p, n in zip(prompts, lengths)]  # noqa: B905
     batch = policy.batch(prompts, completions)
-    shared = networks.shared_activations(batch)
+    _, shared = networks.reference_and_shared(batch)
     assert shared.shape == (len(batch), batch.input_ids.shape[1] - 1, 32)  # nothing follows the last token
     assert not shared.requires_grad
     found = []
@@ -95,7 +99,7 @@ def test_a_run_is_the_same_without_replay(sure_policy, reward, prompts, monkeypa
     monkeypatch.setattr(Rollout, "trimmed", lambda self: self)  # another width rounds otherwise
     replayed = build(sure_policy("llama", adapter), reward, prompts, **changes)
     replayed.train(2)
-    monkeypatch.setattr(Networks, "shared_activations", lambda *_: None)
+    monkeypatch.setattr(Networks, "reference_and_shared", without_sharing)
     plain = build(sure_policy("llama", adapter), reward, prompts, **changes)
     plain.train(2)
     for name, parameter in plain.parameters.items():
@@ -107,7 +111,7 @@ def test_shared_layers_are_computed_once_per_rollout(sure_policy, reward, prompt
     counts = {}
     for label in ("replayed", "plain"):
         if label == "plain":
-            monkeypatch.setattr(Networks, "shared_activations", lambda *_: None)
+            monkeypatch.setattr(Networks, "reference_and_shared", without_sharing)
         trainer = build(sure_policy("llama"), reward, prompts)
         drawn, calls = trainer._sample(), []
         monkeypatch.setattr(trainer, "_sample", lambda _capture, drawn=drawn: drawn)
