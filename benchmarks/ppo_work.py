@@ -9,10 +9,21 @@ policy and value losses in mini-batches, float32.
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import random
-from collections.abc import Sequence
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count, islice, product
+from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 SHAPES = {
     "tiny": {"layers": 4, "hidden": 128, "heads": 4, "vocab": 2048, "rlayers": 2, "rhidden": 128, "rheads": 4,
@@ -104,6 +115,15 @@ def policy(work: argparse.Namespace) -> tuple[Any, Any]:
     return GPTNeoForCausalLM(config), own
 
 
+def lora_config(work: argparse.Namespace) -> Any:
+    """The adapter of `--lora-rank`, for trainers that take peft's configuration."""
+    from peft import LoraConfig
+
+    rank = work.lora_rank
+    modules = ["q_proj", "v_proj"]
+    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=modules, task_type="CAUSAL_LM")
+
+
 def reward_model(work: argparse.Namespace) -> tuple[Any, Any]:
     """A random RoBERTa with two labels and a tokenizer with other ids than the policy's."""
     from tokenizers.processors import TemplateProcessing
@@ -131,3 +151,65 @@ def prompts(work: argparse.Namespace, n: int) -> list[list[str]]:
     """N prompts as words, their lengths uniform between the bounds."""
     rng, known = random.Random(work.seed + 1), words(work.vocab - 3)
     return [rng.choices(known, k=rng.randint(work.prompt_min, work.prompt_max)) for _ in range(n)]
+
+
+def clock(work: argparse.Namespace) -> Callable[[], float]:
+    """What `--clock` names."""
+    return time.process_time if work.clock == "cpu" else time.perf_counter
+
+
+class Iterations:
+    """Seconds, page faults and memory of the iterations of one trainer."""
+
+    def __init__(self, work: argparse.Namespace) -> None:
+        """The first iteration begins."""
+        self.work, self.now = work, clock(work)
+        self.rows: list[dict[str, float]] = []
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.rss_before_mb = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        self._begin()
+
+    def _begin(self) -> None:
+        self._usage, self._started = resource.getrusage(resource.RUSAGE_SELF), self.now()
+
+    def end(self, **stages: float) -> None:
+        """An iteration has ended; `stages` are seconds within it."""
+        total, used = self.now() - self._started, resource.getrusage(resource.RUSAGE_SELF)
+        usage = {name: getattr(used, f"ru_{key}") - getattr(self._usage, f"ru_{key}") for name, key in USAGE.items()}
+        self.rows.append({"iter_s": total, **usage, **stages, "other": total - sum(stages.values())})
+        self._begin()
+
+    def report(self, peer: str, n_trainable: int, kl: float, **more: Any) -> None:
+        """Prints medians over the iterations behind the warm-up: one JSON line."""
+        import torch
+        import transformers
+
+        work, rows = self.work, self.rows[self.work.warmup :]
+        middle = {key: round(statistics.median(row[key] for row in rows), 5) for key in rows[0]}
+        seconds = [row["iter_s"] for row in rows]
+        sizes = ("shape", "layers", "hidden", "vocab", "batch", "mini_batch", "new_tokens", "ppo_epochs", "lora_rank")
+        line: Mapping[str, Any] = {
+            "peer": peer,
+            **{key: getattr(work, key) for key in (*sizes, "threads", "clock")},
+            "iters": len(rows),
+            "iter_s": middle.pop("iter_s"),
+            "iter_s_min": round(min(seconds), 5),
+            "iter_s_max": round(max(seconds), 5),
+            "samples_per_s": round(work.batch / statistics.median(seconds), 3),
+            **{name: middle.pop(name) for name in USAGE},
+            "split_s": middle,
+            "parts": [name for name in middle if name != "other"],
+            "rss_before_mb": round(self.rss_before_mb, 1),
+            "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "trainable_params": n_trainable,
+            "kl": round(kl, 5),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "loadavg": round(os.getloadavg()[0], 2),
+            **more,
+        }
+        print(json.dumps(line), flush=True)
+
+
+USAGE = {"user_s": "utime", "sys_s": "stime", "minor_faults": "minflt"}
