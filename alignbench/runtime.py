@@ -52,6 +52,7 @@ def seed_everything(seed: int) -> None:
     import random
 
     import numpy as np
+    import rich.style  # noqa: F401 - draws a number when it is imported, which must not happen behind the seed
     import torch
 
     random.seed(seed)

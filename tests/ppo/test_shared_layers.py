@@ -112,7 +112,7 @@ def test_shared_layers_are_computed_once_per_rollout(sure_policy, reward, prompt
     for label in ("replayed", "plain"):
         if label == "plain":
             monkeypatch.setattr(Networks, "reference_and_shared", without_sharing)
-        trainer = build(sure_policy("llama"), reward, prompts)
+        trainer = build(sure_policy("llama"), reward, prompts, execution="plain")
         drawn, calls = trainer._sample(), []
         monkeypatch.setattr(trainer, "_sample", lambda _capture, drawn=drawn: drawn)
         norm = trainer.model.model.layers[0].input_layernorm
