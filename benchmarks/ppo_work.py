@@ -1,6 +1,6 @@
-"""The work of one PPO iteration that trainers are measured on: shapes, arguments, random models, prompts.
+"""The work that is measured: shapes, arguments, random models, prompts.
 
-Every model is random from a config and every tokenizer a list of words, so nothing is downloaded. One iteration:
+Every model is random from a config and every tokenizer a list of words, so nothing is downloaded. One PPO iteration:
 `--batch` prompts of 10 to 15 tokens; exactly 30 sampled tokens each, at temperature 1, no end of sequence; one reward
 per completion from a RoBERTa with a tokenizer of its own; a KL penalty on every token; `--ppo-epochs` epochs of clipped
 policy and value losses in mini-batches, float32.
@@ -34,8 +34,8 @@ SHAPES = {
 """Of the policy (GPT-Neo), the reward model (`r...`) and the batch."""
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Arguments that every trainer under test takes."""
+def common_parser(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of every benchmark: shapes, prompts, and how to measure."""
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
     for name in SHAPES["tiny"]:
@@ -43,10 +43,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     arguments.add_argument("--prompt-min", type=int, default=10)
     arguments.add_argument("--prompt-max", type=int, default=15)
     arguments.add_argument("--new-tokens", type=int, default=30)
-    arguments.add_argument("--ppo-epochs", type=int, default=4)
-    arguments.add_argument(
-        "--lora-rank", type=int, default=0, help="0 trains every weight; else LoRA on q_proj, v_proj"
-    )
     arguments.add_argument("--iters", type=int, default=5)
     arguments.add_argument("--warmup", type=int, default=1)
     arguments.add_argument("--threads", type=int, default=0, help="of torch; 0 is its own choice")
@@ -56,8 +52,18 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         default="wall",
         help="cpu: CPU seconds of the process; with --threads 1 what a busy machine disturbs least",
     )
-    arguments.add_argument("--lr", type=float, default=1e-5)
     arguments.add_argument("--seed", type=int, default=0)
+    return arguments
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Arguments that every trainer under test takes."""
+    arguments = common_parser(description)
+    arguments.add_argument("--ppo-epochs", type=int, default=4)
+    arguments.add_argument(
+        "--lora-rank", type=int, default=0, help="0 trains every weight; else LoRA on q_proj, v_proj"
+    )
+    arguments.add_argument("--lr", type=float, default=1e-5)
     return arguments
 
 
