@@ -214,7 +214,9 @@ def sample(
     """
     device = next(model.parameters()).device
     two_parts = is_encoder_decoder(model)
-    batch = collate(prompt_ids, [()] * len(prompt_ids), pad_id, device, for_encoder=two_parts)
+    distinct = {ids: i for i, ids in enumerate(dict.fromkeys(map(tuple, prompt_ids)))}
+    owners = torch.tensor([distinct[tuple(ids)] for ids in prompt_ids], device=device)
+    batch = collate(list(distinct), [()] * len(distinct), pad_id, device, for_encoder=two_parts)
     prompts, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]  # without the column for no completion
     steps = _encoder_decoder_steps(model, prompts, mask) if two_parts else _causal_steps(model, prompts, mask)
     n, longest = len(lengths), max(lengths)
@@ -224,7 +226,8 @@ def sample(
     rows = torch.arange(n, device=device)
     finished = torch.zeros(n, dtype=torch.bool, device=device)
     is_finite = torch.ones((), dtype=torch.bool, device=device)  # read once, at the end: no waiting for the device
-    logits, hidden = next(steps)
+    logits, hidden = (states[owners] for states in next(steps))
+    staying = owners if len(distinct) < n else None  # equal prompts are read once; then each row goes its own way
     for step in range(longest):
         banned = eos_id if step < decoding.min_new_tokens else None
         token, scaled, probabilities = _draw(logits, u[rows, step], decoding, banned)
@@ -235,7 +238,6 @@ def sample(
         finished |= limits[rows] == step + 1
         if eos_id is not None:
             finished |= token == eos_id
-        staying = None
         if step % _CHECK_EVERY == _CHECK_EVERY - 1 or step + 1 == longest:
             n_left = len(rows) - int(finished.sum())
             if n_left == 0:
@@ -244,6 +246,7 @@ def sample(
                 staying = (~finished).nonzero().squeeze(-1)
                 rows, finished, token = rows[staying], finished[staying], token[staying]
         logits, hidden = steps.send((token, staying))
+        staying = None
     if not bool(is_finite):
         raise ModelError("the policy's logits are not finite; if it is being trained, lower method.learning_rate")
     return [_cut(row, length, eos_id) for row, length in zip(drawn.tolist(), lengths, strict=True)]
