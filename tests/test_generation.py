@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from alignbench.errors import ModelError
 from alignbench.generation import Sampled, inverse_cdf, sampling_probabilities, sampling_support, uniforms
-from alignbench.passes import collate, completion_forward, position_ids, token_logprobs
+from alignbench.passes import collate, completion_forward, forward, position_ids, token_logprobs
 from alignbench.records import Decoding, Prompt
 
 PROMPTS = [Prompt("a", "the dog"), Prompt("b", "a red bird sings"), Prompt("c", "two")]
@@ -151,6 +152,39 @@ def test_support_by_hand():
     # Top-p looks at what top-k left: 0.4 is 0.4 / 0.7 = 0.57 of the two best, and enough for 0.55.
     both = sampling_support(logits, Decoding(2, top_p=0.55, top_k=2), 0)[1, 0].tolist()
     assert both == [False, False, False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # many words of bfloat16 logits tie
+@pytest.mark.parametrize("p", [1e-9, 0.3, 0.9, 0.9999])
+def test_top_p_against_counting_one_by_one(dtype, p):
+    torch.manual_seed(0)
+    logits = torch.randn(3, 700).mul(torch.tensor([[0.1], [1.0], [8.0]])).to(dtype).float()
+    for row, kept in zip(logits, sampling_support(logits.unsqueeze(1), Decoding(1, top_p=p), None), strict=True):
+        probabilities = row.double().softmax(dim=-1).tolist()
+        expected, mass = set(), 0.0
+        for word in sorted(range(700), key=lambda word: (-probabilities[word], word)):
+            if mass < p:
+                expected.add(word)
+            mass += probabilities[word]
+        assert set(kept[0].nonzero().squeeze(-1).tolist()) == expected
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_logits_that_are_not_finite_are_an_error(tiny_policy, top_p):
+    policy = tiny_policy()
+    policy.model.resize_token_embeddings(512)  # two whole blocks: the last word is the last of a block
+    policy.model.get_output_embeddings().weight.data.fill_(torch.nan)
+    with pytest.raises(ModelError, match="logits are not finite"):
+        policy.generate(PROMPTS, Decoding(3, top_p=top_p), 2, (0, "x"))
+
+
+def test_equal_prompts_are_read_once(tiny_policy, monkeypatch):
+    policy, read = tiny_policy(), []
+    monkeypatch.setattr("alignbench.generation.forward", lambda *args, **kw: read.append(args[1]) or forward(*args, **kw))
+    together = policy.generate(PROMPTS, Decoding(5), 4, (0, "x"))
+    assert [len(tokens) for tokens in read[:2]] == [3, 12]
+    alone = tiny_policy(batch_size=1).generate(PROMPTS, Decoding(5), 4, (0, "x"))
+    assert together == alone
 
 
 def test_logprobs_are_renormalised_over_the_support():

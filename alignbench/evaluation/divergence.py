@@ -60,10 +60,11 @@ def measure_divergence(
     return Divergence(k1, k3, exact, n_tokens)
 
 
-def concatenate(parts: Sequence[Divergence]) -> Divergence:
-    """Joins consecutive batches of prompts."""
+def concatenate(parts: Sequence[Divergence], order: Sequence[int]) -> Divergence:
+    """Joins batches of prompts; `order` has the places of these prompts, one batch behind another."""
+    rows = np.argsort(order)
     return Divergence(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("k1", "k3", "exact", "n_tokens"))
+        *(np.concatenate([getattr(part, name) for part in parts])[rows] for name in ("k1", "k3", "exact", "n_tokens"))
     )
 
 

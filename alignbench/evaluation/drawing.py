@@ -64,14 +64,17 @@ def stream_of(seed: int, purpose: str | None) -> tuple[int | str, ...]:
     return (seed,) if purpose is None else (seed, purpose)
 
 
-def concatenate(parts: Sequence[Drawn]) -> Drawn:
-    """Joins what was drawn for consecutive batches of prompts."""
+def concatenate(parts: Sequence[Drawn], order: Sequence[int]) -> Drawn:
+    """Joins what was drawn for batches of prompts; `order` has the places of these prompts, one batch behind another."""
+    n_samples = sum(len(part.completions) for part in parts) // len(order)
+    rows = (np.argsort(order)[:, None] * n_samples + np.arange(n_samples)).ravel()
+    completions = [completion for part in parts for completion in part.completions]
     return Drawn(
-        completions=[completion for part in parts for completion in part.completions],
-        toxicity={name: np.concatenate([part.toxicity[name] for part in parts]) for name in parts[0].toxicity},
-        logprob=np.concatenate([part.logprob for part in parts]),
-        reference_logprob=np.concatenate([part.reference_logprob for part in parts]),
-        log_perplexity=np.concatenate([part.log_perplexity for part in parts]),
+        completions=[completions[row] for row in rows],
+        toxicity={name: np.concatenate([part.toxicity[name] for part in parts])[rows] for name in parts[0].toxicity},
+        logprob=np.concatenate([part.logprob for part in parts])[rows],
+        reference_logprob=np.concatenate([part.reference_logprob for part in parts])[rows],
+        log_perplexity=np.concatenate([part.log_perplexity for part in parts])[rows],
     )
 
 

@@ -54,15 +54,20 @@ def evaluate(
     cut = protocol.cut(prompts)
     parts: list[Drawn] = []
     divergences: list[Divergence] = []
-    for start in range(0, len(cut), batch_prompts):
-        batch = cut[start : start + batch_prompts]
+    # Prompts of about the same length go together, the longest first: little padding, and a batch that does not fit in
+    # memory fails at once.
+    order = sorted(range(len(cut)), key=lambda i: -len(cut[i].text))
+    for start in range(0, len(order), batch_prompts):
+        places = sorted(order[start : start + batch_prompts])
+        order[start : start + batch_prompts] = places
+        batch = [cut[i] for i in places]
         parts.append(draw(policy, reference, batch, protocol, scorers, seed, purpose))
-        n_exact = max(0, EXACT_PROMPTS - start)
+        n_exact = sum(i < EXACT_PROMPTS for i in places)
         divergences.append(measure_divergence(policy, reference, batch, seed, n_exact, purpose))
         if progress is not None:
             for _ in batch:
                 progress()
-    drawn, kl = concatenate(parts), divergence.concatenate(divergences)
+    drawn, kl = concatenate(parts, order), divergence.concatenate(divergences, order)
     columns = prompt_columns(drawn, kl, cut, protocol)
     metrics = [*mean_metrics(columns), *set_metrics(drawn, kl, cut, protocol)]
     if neutral:

@@ -212,6 +212,25 @@ def test_draws_do_not_depend_on_batch_size_or_on_the_other_prompts(report, categ
     assert (merged["completion_x"] == merged["completion_y"]).all()
 
 
+def test_prompts_of_one_length_share_batches_and_the_report_keeps_their_order(categorical, share_rude, monkeypatch):
+    n_words = [7, 1, 9, 3, 2, 8, 1, 9, 4, 6, 5, 5]
+    prompts = [Prompt(f"p{i}", "word " * n) for i, n in enumerate(n_words)]
+    monkeypatch.setattr("alignbench.evaluation.evaluator.EXACT_PROMPTS", 5)
+    policy, batches = categorical(POLICY), []
+    generate = policy.generate
+    policy.generate = lambda asked, *rest: batches.append([len(one.text) // 5 for one in asked]) or generate(asked, *rest)
+
+    def report(n):
+        return run(policy, categorical(REFERENCE), prompts, DOUBLE, {"judge": share_rude}, batch_prompts=n)
+
+    in_parts = report(4)
+    assert [sorted(batch) for batch in batches[::2]] == [[7, 8, 9, 9], [4, 5, 5, 6], [1, 1, 2, 3]]
+    assert in_parts.completions["prompt_id"].tolist() == [f"p{i}" for i in range(12) for _ in range(2)]
+    pd.testing.assert_frame_equal(in_parts.completions, report(12).completions)
+    pd.testing.assert_frame_equal(in_parts.prompt_values, report(1).prompt_values)
+    assert in_parts.prompt_values["kl_exact"].notna().tolist() == [True] * 5 + [False] * 7
+
+
 def test_draws_depend_on_the_seed(report, categorical, make_prompts):
     other = run(categorical(POLICY), categorical(REFERENCE), make_prompts(200), QUICKSTART, {}, seed=1)
     assert (other.completions["completion"] != report.completions["completion"]).mean() > 0.5
