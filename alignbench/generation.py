@@ -158,8 +158,8 @@ def _descending(values: Tensor) -> Tensor:
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """The token at which the cumulative weight passes the share u of the whole: (b, V), (b,) -> (b,).
 
-    Never one of weight 0; any token where the weights are not finite. Sums are in float64, first over blocks of tokens and then within one block, so that it takes
-    one pass over the vocabulary.
+    Never one of weight 0, but any token where weights are not finite. Sums are in float64, first over blocks of tokens
+    and then within one block, so that it takes one pass over the vocabulary.
     """
     n_words = weights.shape[-1]
     n_whole = n_words // _BLOCK

@@ -16,6 +16,7 @@ with a probability of about P. benchmarks/README.md has the figures.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import os
@@ -176,10 +177,8 @@ def measure(found: dict[str, Way], prompts: Sequence[str], work: argparse.Namesp
 
 def forget_peak() -> None:
     """Starts the peak of resident memory anew, where the system can."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_mib() -> float:
@@ -200,8 +199,8 @@ def lines(found: dict[str, Way], work: argparse.Namespace) -> Iterator[dict[str,
         split = [statistics.median(part) for part in zip(*way.rounds, strict=True)]
         yield {
             "peer": peer,
-            **{key: getattr(work, key) for key in ("shape", "layers", "hidden", "vocab", "prompts", "samples", "batch")},
-            **{key: getattr(work, key) for key in ("new_tokens", "top_p", "end", "threads", "clock")},
+            **{key: getattr(work, key) for key in ("shape", "layers", "hidden", "vocab", "prompts", "samples")},
+            **{key: getattr(work, key) for key in ("batch", "new_tokens", "top_p", "end", "threads", "clock")},
             "completions": way.n,
             "completion_tokens": round(statistics.mean(way.n_tokens), 2),
             "iters": len(way.rounds),

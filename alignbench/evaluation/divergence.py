@@ -61,7 +61,7 @@ def measure_divergence(
 
 
 def concatenate(parts: Sequence[Divergence], order: Sequence[int]) -> Divergence:
-    """Joins batches of prompts; `order` has the places of these prompts, one batch behind another."""
+    """Joins batches of prompts; `order` has the places of their prompts, batch behind batch."""
     rows = np.argsort(order)
     return Divergence(
         *(np.concatenate([getattr(part, name) for part in parts])[rows] for name in ("k1", "k3", "exact", "n_tokens"))

@@ -65,7 +65,7 @@ def stream_of(seed: int, purpose: str | None) -> tuple[int | str, ...]:
 
 
 def concatenate(parts: Sequence[Drawn], order: Sequence[int]) -> Drawn:
-    """Joins what was drawn for batches of prompts; `order` has the places of these prompts, one batch behind another."""
+    """Joins what was drawn for batches of prompts; `order` has the places of their prompts, batch behind batch."""
     n_samples = sum(len(part.completions) for part in parts) // len(order)
     rows = (np.argsort(order)[:, None] * n_samples + np.arange(n_samples)).ravel()
     completions = [completion for part in parts for completion in part.completions]

@@ -218,7 +218,12 @@ def test_prompts_of_one_length_share_batches_and_the_report_keeps_their_order(ca
     monkeypatch.setattr("alignbench.evaluation.evaluator.EXACT_PROMPTS", 5)
     policy, batches = categorical(POLICY), []
     generate = policy.generate
-    policy.generate = lambda asked, *rest: batches.append([len(one.text) // 5 for one in asked]) or generate(asked, *rest)
+
+    def spied(asked, *rest):
+        batches.append([len(prompt.text) // 5 for prompt in asked])
+        return generate(asked, *rest)
+
+    policy.generate = spied
 
     def report(n):
         return run(policy, categorical(REFERENCE), prompts, DOUBLE, {"judge": share_rude}, batch_prompts=n)
