@@ -154,11 +154,11 @@ def test_support_by_hand():
     assert both == [False, False, False, True]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # many words of bfloat16 logits tie
+@pytest.mark.parametrize("decimals", [6, 1])  # with one decimal many words tie
 @pytest.mark.parametrize("p", [1e-9, 0.3, 0.9, 0.9999])
-def test_top_p_against_counting_one_by_one(dtype, p):
+def test_top_p_against_counting_one_by_one(decimals, p):
     torch.manual_seed(0)
-    logits = torch.randn(3, 700).mul(torch.tensor([[0.1], [1.0], [8.0]])).to(dtype).float()
+    logits = torch.randn(3, 700).mul(torch.tensor([[0.1], [1.0], [8.0]])).round(decimals=decimals)
     for row, kept in zip(logits, sampling_support(logits.unsqueeze(1), Decoding(1, top_p=p), None), strict=True):
         probabilities = row.double().softmax(dim=-1).tolist()
         expected, mass = set(), 0.0
