@@ -50,8 +50,7 @@ class PPO(PPOConfig):
         with progress_bar("PPO", n_steps) as advance:
 
             def log(step: int, metrics: Mapping[str, float]) -> None:
-                terms: Mapping[str, float] = getattr(run.reward, "term_means", {})  # of a sum of several rewards
-                run.log(step, {**metrics, **{f"objective/reward/{name}": mean for name, mean in terms.items()}})
+                run.log(step, metrics)
                 run.evaluate_at(step, step * self.batch_size, policy)
                 advance()
 

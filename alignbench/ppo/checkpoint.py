@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench import distributed
 from alignbench.errors import TrainingError
+from alignbench.ppo.placement import placed_like, whole
 from alignbench.records import file_sha256
 
 if TYPE_CHECKING:
@@ -27,13 +29,20 @@ def save(
     state: Mapping[str, Any],
     identity: Mapping[str, object],
 ) -> None:
-    """Writes parameters, optimizer moments, random states and `state`; a kill leaves the old or the new state whole."""
+    """Writes parameters, optimizer moments, random states and `state`; a kill leaves the old or the new state whole.
+
+    Of several processes all call it, and the first one writes.
+    """
     from safetensors.torch import save_file
 
-    tensors = {f"parameter/{name}": p.detach().contiguous() for name, p in parameters.items()}
+    tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = value.detach().contiguous()
+        for key, value in {"parameter": parameter, **optimizer.state.get(parameter, {})}.items():
+            tensor = whole(value.detach())
+            if distributed.rank() == 0:
+                tensors[f"{key}/{name}"] = tensor.cpu().contiguous()
+    if distributed.rank() > 0:
+        return
     tensors |= _torch_states()
     directory.mkdir(parents=True, exist_ok=True)
     # The step is part of the tensors' file name: the JSON file, replaced last, always names a whole file.
@@ -91,15 +100,17 @@ def load(
         raise TrainingError(f"{tensor_file}: the checkpoint belongs to another model; use --force to start anew")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors.pop(f"parameter/{name}"))
+            parameter.copy_(placed_like(tensors.pop(f"parameter/{name}"), parameter))
     random_states = {name: tensors.pop(name) for name in list(tensors) if name.startswith("random/")}
     for key_and_name, value in tensors.items():
         key, name = key_and_name.split("/", 1)
         parameter = parameters[name]
         # AdamW counts its steps on the CPU, or beside the parameter where it is fused on a GPU.
-        optimizer.state[parameter][key] = value.to(parameter.device)
-    _set_torch_states(random_states)
-    _set_plain_states(record["random"])
+        is_moment = value.shape == parameter.shape
+        optimizer.state[parameter][key] = placed_like(value, parameter) if is_moment else value.to(parameter.device)
+    if distributed.rank() == 0:  # whose they are; the others stay different from it
+        _set_torch_states(random_states)
+        _set_plain_states(record["random"])
     return dict(record["state"])
 
 

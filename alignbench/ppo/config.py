@@ -116,6 +116,8 @@ class PPOConfig:
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
+    sharding: Literal["none", "full"] = "none"
+    """Of several processes each holds all weights, or a part of every weight, gradient and moment of the optimizer."""
     execution: Literal["fast", "plain"] = "fast"
     """`fast` takes log-probabilities and values down while sampling and fuses passes over the vocabulary, where other
     options allow it; `plain` computes each by a full pass. The same numbers to float rounding."""

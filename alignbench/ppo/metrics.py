@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,12 @@ def _lengths(completions: Sequence[Completion]) -> Metrics:
         "tokens/eos_rate": endings.count("eos") / len(endings),
         "tokens/truncation_rate": endings.count("length") / len(endings),
     }
+
+
+def mean_by_name(parts: Sequence[Mapping[str, float]]) -> Metrics:
+    """The mean of what several parts of a batch say, by name, over the parts that say anything."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: statistics.fmean(part[name] for part in parts if name in part) for name in names}
 
 
 def completion_sample(

@@ -15,6 +15,7 @@ from torch import nn
 
 from alignbench.errors import ModelError
 from alignbench.passes import SequenceBatch, base_model, completion_forward
+from alignbench.ppo.placement import placement_of
 from alignbench.ppo.shared_layers import SharedLayers
 from alignbench.runtime import generator
 
@@ -50,13 +51,14 @@ class Networks:
         if config.gradient_checkpointing:
             for module in filter(None, (self.model, self.value_model)):
                 base_model(module).activation_checkpointing_enable()
-        modules = {"policy": self.model, "value_head": self.value_head, "value_model": self.value_model}
-        self.parameters = trainable({name: module for name, module in modules.items() if module is not None})
         is_fresh = has_fresh_adapter(self.model)
         self.start = self._sample_of_weights(is_fresh)
         """Tells one starting policy from another."""
+        self.placement = placement_of(self, config)
+        modules = {"policy": self.model, "value_head": self.value_head, "value_model": self.value_model}
+        self.parameters = trainable({name: module for name, module in modules.items() if module is not None})
         self.as_reference: Callable[[], AbstractContextManager[None]] = (
-            policy.adapter_off if is_fresh else _snapshot(self.model)
+            policy.adapter_off if is_fresh else self.placement.snapshot()
         )
 
     def _sample_of_weights(self, is_fresh: bool) -> str:
@@ -72,6 +74,12 @@ class Networks:
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision where it is asked for."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision)
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Surrounds sampling, which takes processes different numbers of passes."""
+        with self.autocast(), self.placement.serving():
+            yield
 
     def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits (b, t, V) that predict each completion token, and the values (b, t) of the states before them."""
@@ -152,25 +160,6 @@ def has_fresh_adapter(model: nn.Module) -> bool:
     is_lora = all("lora_A" in name or "lora_B" in name for name, p in model.named_parameters() if p.requires_grad)
     is_idle = all(not bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)
     return hasattr(model, "disable_adapter") and is_lora and is_idle
-
-
-def _snapshot(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
-    """Keeps the trainable weights of this moment; within the returned context they stand in the model."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    kept = [p.detach().clone() for p in parameters]
-
-    @contextmanager
-    def swapped() -> Iterator[None]:
-        present = [p.data for p in parameters]
-        for parameter, value in zip(parameters, kept, strict=True):
-            parameter.data = value
-        try:
-            yield
-        finally:
-            for parameter, value in zip(parameters, present, strict=True):
-                parameter.data = value
-
-    return swapped
 
 
 def _headless_copy(model: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from alignbench import distributed
 from alignbench.errors import TrainingError
 from alignbench.generation import Capture, sampling_support
 from alignbench.passes import SequenceBatch, token_logprobs
@@ -76,7 +77,7 @@ class Rollout:
 def collect_rewards(
     reward: RewardFunction, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> list[float | None]:
-    """Scores completions; stops on rewards that are not finite, or when more than 1 % are missing."""
+    """Scores completions; stops on rewards that are not finite."""
     given = reward([prompt.text for prompt in prompts], [completion.text for completion in completions])
     try:
         rewards = [None if value is None else _number(value) for value in given]
@@ -91,13 +92,17 @@ def collect_rewards(
             raise TrainingError(
                 f"the reward is {value} for the completion {completion.text!r} of prompt {completion.prompt_id}"
             )
+    return rewards
+
+
+def check_scored(rewards: Sequence[float | None]) -> None:
+    """Stops when more than 1 % of a batch are unscored."""
     n_missing = sum(value is None for value in rewards)
     if n_missing > MAX_UNSCORED * len(rewards):
         raise TrainingError(
             f"the reward left {n_missing} of {len(rewards)} completions unscored; at most 1 % are tolerated, "
             "because training on the rest would be training on a selection"
         )
-    return rewards
 
 
 def _number(value: Any) -> float:
@@ -142,22 +147,25 @@ def measure(
     eos_id: int | None,
     capture: Capture | None = None,
 ) -> Rollout:
-    """What the update needs of sampled completions, a micro-batch at a time.
+    """What the update needs of sampled completions, a micro-batch at a time; of several processes each does its share.
 
     Args:
         networks: What runs.
-        batch: The completions.
+        batch: The completions, those of all processes.
         scored: True where a completion has a reward, (b,).
         rewards: The rewards to train on, (b,).
         decoding: How the completions were sampled.
         eos_id: The end-of-sequence token.
-        capture: What sampling saw of them; None: the policy and its values are run over them once more.
+        capture: What sampling saw of this process's; None: the policy and its values are run over them once more.
     """
     everywhere = batch.completion_mask & scored.unsqueeze(1)
+    own = batch.rows(distributed.share())
     if capture is None:
-        columns = _full_passes(networks, batch, decoding, eos_id)
+        columns = _full_passes(networks, own, decoding, eos_id)
     else:
-        columns = _captured(networks, batch, decoding, eos_id, capture)
+        columns = _captured(networks, own, decoding, eos_id, capture)
+    for name, column in columns.items():
+        columns[name] = None if column is None else distributed.gather_rows(column)
     return Rollout(batch=batch, mask=everywhere, rewards=rewards, **columns)
 
 

@@ -17,18 +17,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alignbench import distributed
 from alignbench.errors import TrainingError
 from alignbench.generation import Capture
 from alignbench.language_model import LanguageModel
 from alignbench.ledger import Ledger, spending
-from alignbench.models import has_finite_weights
 from alignbench.passes import SequenceBatch
 from alignbench.ppo import checkpoint
 from alignbench.ppo.advantages import Targets, generalised_advantages
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.costs import PassCosts
 from alignbench.ppo.kl import KLController
-from alignbench.ppo.metrics import Metrics, completion_sample, rollout_metrics, timed
+from alignbench.ppo.metrics import Metrics, completion_sample, mean_by_name, rollout_metrics, timed
 from alignbench.ppo.networks import Networks
 from alignbench.ppo.rewards import (
     RunningMoments,
@@ -42,12 +42,13 @@ from alignbench.ppo.rollout import (
     RewardFunction,
     Rollout,
     as_wide,
+    check_scored,
     collect_rewards,
     measure,
 )
 from alignbench.ppo.schedule import adamw, learning_rate_factor
 from alignbench.ppo.update import Updater
-from alignbench.records import Completion, Cost, Decoding, Prompt, fingerprint
+from alignbench.records import Completion, Cost, Decoding, Prompt, fingerprint, total
 from alignbench.runtime import generator, keeping_freed_memory, peak_memory_gib
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class PPOTrainer:
             seed: With the prompts' ids it fixes every draw.
             ledger: Where costs are booked; None keeps their sums in `cost` alone.
         """
+        distributed.join()
         _check_prompts(policy, prompts, config.completion_tokens[1])
         for caution in config.cautions():
             logger.warning(caution)
@@ -109,6 +111,7 @@ class PPOTrainer:
         self.passes = PassCosts(self.networks)
         self.ledger = ledger or Ledger()
         self.ledger.restore({"trainable_parameters": self.passes.n_parameters})  # known before the first step
+        _check_equal(self._identity(0))
 
     @property
     def cost(self) -> Cost:
@@ -137,15 +140,26 @@ class PPOTrainer:
         """
         if checkpoints is not None:
             self._resume(checkpoints, n_steps)
-        with keeping_freed_memory():
+        with keeping_freed_memory(), self.networks.placement.training(self.policy):
             while self.step < n_steps:
                 metrics, samples = self._train_step(n_steps)
-                if log is not None:
-                    log(self.step, metrics)
-                if log_completions is not None and self._is_noted(self.step):
-                    log_completions(self.step, samples)
+                with self.networks.placement.serving():  # `log` may evaluate the policy
+                    if distributed.rank() == 0:
+                        self._log(metrics, samples, log, log_completions)
                 if checkpoints is not None and (self.step % self.config.checkpoint_every == 0 or self.step == n_steps):
                     self._save(checkpoints, n_steps)
+
+    def _log(
+        self,
+        metrics: Metrics,
+        samples: list[dict[str, object]],
+        log: Log | None,
+        log_completions: CompletionLog | None,
+    ) -> None:
+        if log is not None:
+            log(self.step, metrics)
+        if log_completions is not None and self._is_noted(self.step):
+            log_completions(self.step, samples)
 
     def train_step(self) -> Metrics:
         """One PPO step on one batch of fresh completions; returns its metrics, defined in docs/metrics.md.
@@ -159,13 +173,16 @@ class PPOTrainer:
     def _train_step(self, n_steps: int) -> tuple[Metrics, list[dict[str, object]]]:
         config = self.config
         seconds: Metrics = {}
-        # 1. Sample a completion for every prompt of the batch.
-        with timed(seconds, "rollout"), self.networks.autocast(), spending(self.policy) as sampling:
-            capture = Capture(self.networks.values_of) if self.captures else None
-            prompts, completions = self._sample(capture)
-        # 2. Score the completions; scale, cut and penalise the scores.
-        with timed(seconds, "reward"), spending(self.reward) as scoring:
-            scores = collect_rewards(self.reward, prompts, completions)
+        with distributed.agreed():
+            # 1. Sample a completion for every prompt of the batch, each process for its share of them.
+            with timed(seconds, "rollout"), self.networks.sampling(), spending(self.policy) as sampling:
+                capture = Capture(self.networks.values_of) if self.captures else None
+                prompts, completions = self._sample(capture)
+            # 2. Score the completions; scale, cut and penalise the scores.
+            with timed(seconds, "reward"), spending(self.reward) as scoring:
+                scores = collect_rewards(self.reward, prompts[distributed.share()], completions)
+        completions, scores = distributed.gather_list(completions), distributed.gather_list(scores)
+        check_scored(scores)
         scored, rewards = self._rewards(scores, completions)
         # 3. Log-probabilities under policy and reference, KL and values, all by the same full pass.
         with timed(seconds, "forward"):
@@ -186,21 +203,25 @@ class PPOTrainer:
         # 6. Adapt the weight of the KL penalty.
         metrics = rollout_metrics(rollout, targets.returns, scores, completions, self.controller.coef) | update
         self.controller.update(metrics["objective/kl"], len(completions))
-        if not has_finite_weights(self.model):
+        if not self.networks.placement.has_finite_weights():
             raise TrainingError(f"weights are not finite after PPO step {self.step + 1}: lower method.learning_rate")
         self.step += 1
-        n = len(completions)
+        n, terms = len(completions), getattr(getattr(self.reward, "__self__", None), "term_means", {})
+        used = distributed.gather((sampling, scoring, peak_memory_gib(), terms))
+        samplings, scorings, peaks, terms_of_all = zip(*used, strict=True)
+        sampling, scoring = total(samplings), total(scorings)
         self.ledger.book(self.step, "sample", replace(sampling, prompts_seen=n, training_completions=n))
         self.ledger.book(self.step, "score", replace(scoring, reward_calls=n))
         self.ledger.book(self.step, "forward", self.passes.rollout(batch))
         self.ledger.book(self.step, "train", training)
         metrics["time/tokens_per_second"] = sampling.generated_tokens / sum(seconds.values())
         metrics |= {f"time/{stage}_seconds": value for stage, value in seconds.items()}
-        metrics["memory/peak_gib"] = peak_memory_gib()
+        metrics |= {f"objective/reward/{name}": mean for name, mean in mean_by_name(terms_of_all).items()}
+        metrics["memory/peak_gib"] = max(peaks)
         return metrics, completion_sample(prompts, completions, scores, rollout)
 
     def _sample(self, capture: Capture | None = None) -> tuple[list[Prompt], list[Completion]]:
-        """The step's prompts, a function of seed and step alone, and one completion of each."""
+        """The step's prompts, a function of seed and step alone, and a completion of each of this process's share."""
         size = self.config.batch_size
         places = [divmod(i, len(self.prompts)) for i in range(self.step * size, (self.step + 1) * size)]
         orders = {epoch: self._order(epoch) for epoch, _ in places}
@@ -208,7 +229,8 @@ class PPOTrainer:
         shortest, longest = self.config.completion_tokens
         limits = generator(self.seed, "limits", self.step).integers(shortest, longest + 1, size=size).tolist()
         epochs = [epoch for epoch, _ in places]
-        return prompts, self.policy.complete(prompts, epochs, limits, self.decoding, (self.seed, "rollout"), capture)
+        own, key = distributed.share(), (self.seed, "rollout")
+        return prompts, self.policy.complete(prompts[own], epochs[own], limits[own], self.decoding, key, capture)
 
     def _measure(self, batch: SequenceBatch, scored: Tensor, rewards: Tensor, capture: Capture | None) -> Rollout:
         """The rollout; from what sampling saw, but now and then by full passes, which that is then checked against."""
@@ -217,7 +239,7 @@ class PPOTrainer:
             return measure(*arguments, capture)
         rollout = measure(*arguments)
         if capture is not None:
-            seen = as_wide(batch, capture.logprobs)
+            seen = distributed.gather_rows(as_wide(batch, capture.logprobs))
             difference = masked_mean((seen - rollout.logprobs).abs(), batch.completion_mask).item()
             if not difference <= MAX_DRIFT:
                 self.captures = False
@@ -281,7 +303,13 @@ class PPOTrainer:
         checkpoint.save(directory, self.parameters, self.optimizer, state, self._identity(n_steps))
 
     def _resume(self, directory: Path, n_steps: int) -> None:
-        state = checkpoint.load(directory, self.parameters, self.optimizer, self._identity(n_steps))
+        with distributed.agreed():
+            state = checkpoint.load(directory, self.parameters, self.optimizer, self._identity(n_steps))
+        steps = distributed.gather(None if state is None else state["step"])
+        if len(set(steps)) > 1:
+            raise TrainingError(
+                f"{directory}: processes found checkpoints of steps {steps}; expected one folder for all"
+            )
         if state is None:
             return
         self.step, self.controller.coef = state["step"], state["kl_coef"]
@@ -297,7 +325,16 @@ class PPOTrainer:
         return {"seed": self.seed, "start_weights": self.networks.start, "prompts": prompts, **end, **options}
 
 
-_RECORDS = ("checkpoint_every", "log_completions_every")
+_RECORDS = ("checkpoint_every", "log_completions_every", "sharding")
+
+
+def _check_equal(identity: Mapping[str, object]) -> None:
+    """TrainingError where processes were given different work."""
+    first, *others = distributed.gather(identity)
+    for number, other in enumerate(others, start=1):
+        differing = [key for key in first if first[key] != other[key]]
+        if differing:
+            raise TrainingError(f"process {number} has other {', '.join(differing)} than process 0: give all the same")
 
 
 def _check_prompts(policy: LanguageModel, prompts: Sequence[Prompt], n_new_tokens: int) -> None:

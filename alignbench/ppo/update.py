@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from alignbench import distributed
 from alignbench.errors import TrainingError
 from alignbench.passes import token_logprobs
 from alignbench.ppo.advantages import Targets
@@ -100,24 +101,31 @@ class Updater:
             yield from torch.split(torch.from_numpy(order), self.config.mini_batch_size)
 
     def _accumulate(self, rollout: Rollout, targets: Targets, step: int, kl_coef: float) -> Metrics:
-        """The gradient of one mini-batch, clipped: of a mean over its tokens, however it is cut into passes."""
+        """The gradient of one mini-batch, clipped: of a mean over its tokens, however it is cut into passes.
+
+        Every process passes its share of the rows; gradients are averaged over processes, hence the factor.
+        """
+        placement, n_processes = self.networks.placement, distributed.world_size()
         n_tokens = rollout.mask.sum().clamp(min=1)
         totals: Metrics = {}
         self.optimizer.zero_grad()
         # Rows of like length share a pass, which then has little padding.
-        by_length = rollout.batch.lengths.sum(dim=1).argsort(stable=True)
-        for rows in torch.split(by_length, self.config.rows_at_once):
+        by_length = rollout.batch.lengths.sum(dim=1).argsort(stable=True)[distributed.share()]
+        passes = torch.split(by_length, self.config.rows_at_once)
+        for number, rows in enumerate(passes, start=1):
             part = rollout.rows(rows).trimmed()
             t = part.mask.shape[1]
             part_targets = Targets(targets.advantages[rows, :t], targets.returns[rows, :t])
-            loss, sums, largest_ratio = self._losses(part, part_targets, kl_coef)
-            if not torch.isfinite(loss):
-                raise TrainingError(f"the loss is {loss.item()} at PPO step {step + 1}: lower method.learning_rate")
-            (loss / n_tokens).backward()  # type: ignore[no-untyped-call]
-            for key, value in sums.items():
+            with placement.accumulating(is_last=number == len(passes)):
+                loss, sums, largest_ratio = self._losses(part, part_targets, kl_coef)
+                (loss * n_processes / n_tokens).backward()  # type: ignore[no-untyped-call]
+            for key, value in {"loss": loss, **sums}.items():
                 totals[key] = totals.get(key, 0.0) + value.item() / n_tokens.item()
             totals["policy/ratio_max"] = max(totals.get("policy/ratio_max", 0.0), largest_ratio.item())
-        norm = nn.utils.clip_grad_norm_(self.networks.parameters.values(), self.config.max_grad_norm or math.inf).item()
+        totals = _together(distributed.gather(totals))
+        if not math.isfinite(loss_of_all := totals.pop("loss")):
+            raise TrainingError(f"the loss is {loss_of_all} at PPO step {step + 1}: lower method.learning_rate")
+        norm = placement.clip(self.config.max_grad_norm or math.inf)
         if not math.isfinite(norm):
             raise TrainingError(f"the gradient norm is {norm} at PPO step {step + 1}: lower method.learning_rate")
         return totals | {"policy/gradient_norm": norm}
@@ -126,7 +134,7 @@ class Updater:
         """The loss summed over the tokens of some rows, sums over the same tokens for the log, the largest ratio."""
         batch, mask, config = rollout.batch, rollout.mask, self.config
         reference = self._reference_of_the_loss(rollout)
-        raw, values = self.networks.policy_and_values(batch, rollout.shared)
+        raw, values = self.networks.placement.policy_and_values(batch, rollout.shared)
         if config.fuses:
             logprobs = whole_logprobs(raw, batch, self.decoding, self.eos_id, fused=True)
         else:
@@ -171,3 +179,11 @@ class Updater:
             raise TrainingError(
                 f"the first probability ratio is {first['policy/ratio_mean']:.6f} on average, expected 1"
             )
+
+
+def _together(parts: Sequence[Metrics]) -> Metrics:
+    """The metrics of one mini-batch from its shares: sums, and the largest ratio."""
+    first, *others = parts
+    for other in others:
+        first = {key: max(n, other[key]) if key == "policy/ratio_max" else n + other[key] for key, n in first.items()}
+    return first

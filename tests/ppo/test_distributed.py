@@ -1,0 +1,181 @@
+"""Two processes on the loopback device against one, with the same global batch."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignbench import distributed
+from alignbench.errors import UsageError
+
+PROGRAM = Path(__file__).with_name("several_processes.py")
+_spec = importlib.util.spec_from_file_location("several_processes", PROGRAM)
+work = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(work)
+
+TOLERANCE = {"rtol": 2e-4, "atol": 2e-6}
+"""Of metrics and weights after 3 steps of 4 updates in float32: sums in another order, and Adam after them."""
+
+
+def in_two_processes(program, *arguments, timeout=300):
+    """Runs a program as a launcher would; returns exit codes and what was written to standard error."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, *map(str, (program, *arguments))]
+    processes = [
+        subprocess.Popen(command, env=common | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    try:
+        said = [process.communicate(timeout=timeout)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], said
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoints, tmp_path_factory):
+    """What one process gives for each case, and the folder in which it leaves checkpoints after 2 steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work.rollout, "MAX_UNSCORED", 0.5)
+        found = {name: work.trained(checkpoints / "policy", **changes) for name, changes in work.CASES.items()}
+    for name in ("begun by one", "begun by one too"):
+        work.trained(checkpoints / "policy", 2, checkpoints=folder / name)
+    return found, folder
+
+
+@pytest.fixture(scope="module")
+def both(alone, checkpoints):
+    """What each of two processes gives."""
+    _, folder = alone
+    codes, said = in_two_processes(PROGRAM, checkpoints / "policy", folder)
+    assert codes == [0, 0], "\n".join(said)
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def assert_same(found, expected):
+    assert found["log"].keys() == expected["log"].keys()
+    for step, metrics in expected["log"].items():
+        for key in metrics.keys() - found["log"][step].keys():
+            raise AssertionError(key)
+        for key, value in metrics.items():
+            if not key.startswith(("time/", "memory/")):
+                assert found["log"][step][key] == pytest.approx(value, rel=2e-4, abs=2e-5), (step, key)
+    assert found["weights"].keys() == expected["weights"].keys()
+    for name, weight in expected["weights"].items():
+        torch.testing.assert_close(found["weights"][name], weight, **TOLERANCE)
+
+
+@pytest.mark.parametrize("how", ["copies", "parts"])
+@pytest.mark.parametrize("case", work.CASES)
+def test_two_processes_give_the_update_of_one(alone, both, case, how):
+    """Weights, losses, KL and every other metric; completions are the same text by text."""
+    name = case if how == "copies" else f"sharded, {case}"
+    expected, (first, second) = alone[0][case], (found[name] for found in both)
+    assert_same(first, expected)
+    assert first["texts"].keys() == expected["texts"].keys()
+    for step, rows in expected["texts"].items():
+        assert [row["completion"] for row in first["texts"][step]] == [row["completion"] for row in rows]
+    assert first["cost"] == pytest.approx(expected["cost"])
+    assert second["log"] == {}  # the first process alone writes
+    for weight, other in zip(first["weights"].values(), second["weights"].values(), strict=True):
+        assert torch.equal(weight, other)
+
+
+def test_the_cases_are_what_their_names_say(alone):
+    """Early stops happen, completions have different lengths and are unscored: or the comparison would not show it."""
+    logs = {name: found["log"] for name, found in alone[0].items()}
+    n_updates = {row["policy/n_updates"] for row in logs["mini-batches of their own"].values()}
+    assert min(n_updates) < 4
+    assert all(row["objective/n_unscored"] > 0 for row in logs["unscored completions"].values())
+    assert all(row["tokens/completion_min"] < row["tokens/completion_max"] for row in logs["full weights"].values())
+    assert all(row["policy/gradient_norm"] > work.CONFIG.max_grad_norm for row in logs["full weights"].values())
+
+
+def test_no_prompt_is_drawn_twice(alone, both, checkpoints):
+    """The processes together score the prompts that one would, and each half of them."""
+    seen = work.prompts_seen(checkpoints / "policy")
+    first, second = (found["prompts_seen"] for found in both)
+    assert first == seen[::2]
+    assert second == seen[1::2]
+
+
+@pytest.mark.parametrize("name", ["resumed", "resumed, sharded"])
+def test_two_processes_go_on_from_a_checkpoint_of_one(alone, both, name):
+    expected = alone[0]["full weights"]
+    assert set(both[0][name]["log"]) == {3}
+    assert_same(both[0][name], {**expected, "log": {3: expected["log"][3]}})
+
+
+@pytest.mark.parametrize("name", ["begun by two", "begun by two, sharded"])
+def test_one_process_goes_on_from_a_checkpoint_of_two(alone, both, checkpoints, name):
+    expected, folder = alone[0]["full weights"], alone[1]
+    found = work.trained(checkpoints / "policy", checkpoints=folder / name)
+    assert_same(found, {**expected, "log": {3: expected["log"][3]}})
+
+
+def test_an_error_of_one_process_ends_both(both):
+    first, second = (found["failing_reward"] for found in both)
+    assert first == ("TrainingError", "process 1: no such word")
+    assert second == ("ValueError", "no such word")
+
+
+def test_unscored_completions_are_counted_over_all_processes(both):
+    """A quarter is above the fifth that is let pass here, in both processes alike."""
+    for found in both:
+        assert found["many_unscored"].startswith("the reward left 2 of 8 completions unscored")
+
+
+def test_processes_with_different_work_are_refused(both):
+    for found in both:
+        assert found["other_prompts"] == "process 1 has other prompts than process 0: give all the same"
+
+
+def test_mini_batches_that_cannot_be_cut_evenly_are_refused(both):
+    for found in both:
+        assert found["uneven"].startswith("method.mini_batch_size: got 3 with 2 processes, expected a multiple of 2")
+
+
+def test_the_first_process_can_evaluate_a_sharded_policy(both, checkpoints):
+    trainer = work.build(checkpoints / "policy")
+    first, second = (found["evaluated_while_sharded"] for found in both)
+    expected = {}
+
+    def log(step, _metrics):
+        completions = trainer.policy.generate(work.PROMPTS[:2], work.Decoding(max_new_tokens=5), 1, (0, "evaluation"))
+        expected[step] = [completion.text for completion in completions]
+
+    trainer.train(2, log=log)
+    assert first == expected
+    assert second == {}
+
+
+def test_a_process_that_dies_ends_the_other(tmp_path):
+    """Here the other sees the lost connection; under a launcher it is ended by that."""
+    program = tmp_path / "dies.py"
+    program.write_text(
+        "import os, alignbench.distributed as d\n"
+        "d.join()\n"
+        "if os.environ['RANK'] == '1': raise SystemExit(3)\n"
+        "d.gather('anybody there?')\n"
+    )
+    codes, said = in_two_processes(program, timeout=60)
+    assert codes[1] == 3
+    assert codes[0] != 0
+    assert "RuntimeError" in said[0]
+
+
+def test_a_launcher_that_does_not_say_who_is_who(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UsageError, match="RANK"):
+        distributed.join()
