@@ -59,7 +59,7 @@ def run(
     dry_run: bool,
 ) -> None:
     """Train and evaluate recipes, given as files, shipped names or suites."""
-    from alignbench import tuning
+    from alignbench import distributed, tuning
     from alignbench.recipe import load
 
     loaded = load(recipes, sets, seeds, name)
@@ -68,15 +68,18 @@ def run(
             click.echo(line)
         return
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("alignbench").setLevel(logging.INFO)
+    distributed.join()
+    logging.getLogger("alignbench").setLevel(logging.INFO if distributed.rank() == 0 else logging.ERROR)
     outcomes = tuning.run(loaded, results, force=force)
     for outcome in outcomes:
-        click.echo(str(outcome), err=outcome.error is not None)
+        if distributed.rank() == 0 or outcome.error is not None:
+            click.echo(str(outcome), err=outcome.error is not None)
     failures = [outcome.error for outcome in outcomes if outcome.error is not None and outcome.state == "failed"]
     if failures:
         n = len(outcomes)
         click.echo(f"{len(failures)} of {n} runs failed", err=True)
         sys.exit(failures[0].exit_code if n == 1 else 1)
+    distributed.leave()
 
 
 @main.command()

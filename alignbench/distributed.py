@@ -92,7 +92,7 @@ def gather(value: T) -> list[T]:
 
 
 def from_first(value: T) -> T:
-    """What the first process has; pickled."""
+    """What the first process has, whatever the others give; pickled."""
     if world_size() == 1:
         return value
     from torch import distributed

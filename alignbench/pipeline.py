@@ -12,8 +12,9 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from alignbench import distributed
 from alignbench.along_training import AlongTraining, diagnose_run
 from alignbench.components import Components
 from alignbench.errors import AlignbenchError, UsageError
@@ -147,6 +148,8 @@ def run(
         force: Run again what is complete, and replace runs of other recipes under the same names.
         tuning: By recipe name, the sweep that selected its settings, to be charged.
         fresh: Runs that are not to be forced, because the same command ran them before.
+
+    Of several processes all call it. There the first failure ends it, because the others may be waiting for this one.
     """
     tuning = tuning or {}
     outcomes: dict[Key, Outcome] = {}
@@ -164,7 +167,11 @@ def run(
             partial = store.partial_path(folder(planned.recipe, results), *planned.key)
             kept = partial if partial.exists() and not isinstance(error, UsageError) else None
             outcomes[planned.key] = Outcome(*planned.key, "failed", kept, error)
+            if distributed.world_size() > 1:
+                break
         except Exception as error:  # a defect, ours or a library's: shown in full, and the other runs go on
+            if distributed.world_size() > 1:
+                raise
             logger.exception("%s, seed %d: unexpected error", *planned.key)
             unexpected = AlignbenchError(f"unexpected {type(error).__name__}: {error}")
             outcomes[planned.key] = Outcome(*planned.key, "failed", error=unexpected)
@@ -174,9 +181,12 @@ def run(
 def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, force: bool) -> Outcome:
     """Prepare, train, evaluate, store."""
     recipe = planned.recipe
+    _check_processes(recipe)
     quiet_libraries()
     set_threads(recipe.hardware.threads)
     device = choose_device(recipe.hardware.device)
+    if distributed.rank() > 0:
+        return _assist(planned, device)
     built_on = [
         Upstream(recipe=other.recipe.name, seed=other.recipe.seed, run_hash=other.run_hash, role=role)
         for role, other in planned.upstream.items()
@@ -201,11 +211,42 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
             pieces |= run.pieces
         directory.charge(pieces, built_on, tuning)
         if directory.action == "skip":
-            return Outcome(*planned.key, "kept", directory.path)
+            return distributed.from_first(Outcome(*planned.key, "kept", directory.path))
         logger.info("%s, seed %d: %s", recipe.name, recipe.seed, directory.action)
         parts = Components(recipe, {role: run.artifact for role, run in stored.items()}, device)
         _execute(recipe, parts, directory, list(stored.values()), device)
-    return Outcome(*planned.key, "done", directory.path)
+    return distributed.from_first(Outcome(*planned.key, "done", directory.path))
+
+
+def _check_processes(recipe: Recipe) -> None:
+    """UsageError where the method would train once in each of several processes."""
+    n = distributed.world_size()
+    if n > 1 and not getattr(recipe.method, "takes_several_processes", False):
+        raise UsageError(
+            f"{recipe.name}: {recipe.method_name} trains in one process, and {n} were started; run this recipe without "
+            "torchrun or accelerate launch"
+        )
+
+
+def _assist(planned: Planned, device: torch.device) -> Outcome:
+    """What the processes behind the first do for a run: prepare and train along with it, and write nothing."""
+    begun: Any = distributed.from_first(None)
+    if isinstance(begun, Outcome):
+        return begun
+    recipe = planned.recipe
+    artifacts, checkpoints = begun
+    seed_everything(recipe.seed + distributed.rank())  # for rewards that draw from the global generators
+    parts, machine = Components(recipe, artifacts, device), Cost()
+    with measured(machine, device):
+        with distributed.first_process_first():
+            policy = parts.start_policy()
+            data = parts.prepared_prompts(policy)
+            reward = parts.training_reward() if recipe.method.needs_reward else None
+        context = _context(parts, policy, reward, checkpoints=checkpoints, log=lambda _step, _metrics: None)
+        recipe.method.train(TrainData(data.train, data.validation), context)
+    distributed.gather(machine.peak_memory_gib)
+    outcome: Any = distributed.from_first(None)
+    return outcome  # type: ignore[no-any-return]
 
 
 def _execute(
@@ -217,13 +258,15 @@ def _execute(
 ) -> None:
     seed_everything(recipe.seed)
     ledger, earlier = Ledger(directory.log_event), directory.status
-    # With those of earlier attempts that were cut off.
-    machine = Cost(wall_seconds=earlier.cost.wall_seconds, device_seconds=earlier.cost.device_seconds)
+    # With those of earlier attempts that were cut off; of the device for one process, as all have equal shares.
+    n_processes = distributed.world_size()
+    machine = Cost(wall_seconds=earlier.cost.wall_seconds, device_seconds=earlier.cost.device_seconds / n_processes)
     evaluation = dataclasses.replace(earlier.evaluation_cost)
 
     # 1. Prepare: prompts in three splits, and preference pairs where the method learns from them.
     parts.build_embedded_world()
-    with measured(machine, device):
+    distributed.from_first((parts.artifacts, directory.checkpoints))
+    with measured(machine, device), distributed.first_process_first():
         policy = parts.start_policy()
         data = parts.prepared_prompts(policy)
         heldout = parts.heldout_prompts(policy, data)
@@ -244,8 +287,19 @@ def _execute(
         pairs_paid = (pairs.pairs, pairs.cost.training_completions) if pairs else ((), 0)
         train_data = TrainData(data.train, data.validation, *pairs_paid)
         log = _logger(directory, ledger, machine, device)
-        trained = recipe.method.train(train_data, _context(parts, directory, policy, reward, along, ledger, log))
+        context = _context(
+            parts,
+            policy,
+            reward,
+            checkpoints=directory.checkpoints,
+            log=log,
+            log_completions=directory.log_completions,
+            evaluate_at=along.at,
+            ledger=ledger,
+        )
+        trained = recipe.method.train(train_data, context)
         trained.save(directory.artifact)
+    machine.peak_memory_gib = max(distributed.gather(machine.peak_memory_gib))
     along.last(trained)
 
     # 3. Evaluate on held-out prompts.
@@ -265,6 +319,7 @@ def _execute(
 
     # 4. Store.
     directory.write_evaluation(report, comparability, {name: sources_of(scorer) for name, scorer in scorers.items()})
+    machine.device_seconds *= n_processes
     ledger.book(None, "machine", machine)
     ledger.book(None, "evaluation", evaluation, "evaluation_cost")
     trained_on = _trained_on(reward, labeller, upstream)
@@ -291,15 +346,7 @@ def _trained_on(reward: Scorer | None, labeller: Scorer | None, upstream: Sequen
     return sorted(own.union(*(run.status.trained_on for run in upstream)))
 
 
-def _context(
-    parts: Components,
-    directory: RunDirectory,
-    policy: LanguageModel,
-    reward: Scorer | None,
-    along: AlongTraining,
-    ledger: Ledger,
-    log: Callable[[int, Mapping[str, float]], None],
-) -> RunContext:
+def _context(parts: Components, policy: LanguageModel, reward: Scorer | None, **records: Any) -> RunContext:
     from alignbench.language_model import Lora
 
     recipe = parts.recipe
@@ -312,11 +359,7 @@ def _context(
         lora=Lora(**lora.model_dump()) if lora else None,
         reward=reward,
         reward_text=recipe.reward.text if recipe.reward else "completion",
-        checkpoints=directory.checkpoints,
-        log=log,
-        log_completions=directory.log_completions,
-        evaluate_at=along.at,
-        ledger=ledger,
+        **records,
     )
 
 
@@ -328,7 +371,8 @@ def _logger(
 
     def log(step: int, metrics: Mapping[str, float]) -> None:
         directory.log_step(step, metrics)
-        wall, held = machine.wall_seconds + watch.wall_seconds, machine.device_seconds + watch.device_seconds
+        wall = machine.wall_seconds + watch.wall_seconds
+        held = (machine.device_seconds + watch.device_seconds) * distributed.world_size()
         directory.record_cost(dataclasses.replace(ledger.cost, wall_seconds=wall, device_seconds=held))
 
     return log

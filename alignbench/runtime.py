@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench import distributed
 from alignbench.errors import UsageError
 from alignbench.records import Cost
 
@@ -90,13 +91,18 @@ def quiet_libraries() -> None:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Returns the device for `auto`, `cpu` or `cuda`; UsageError where CUDA is asked for and absent."""
+    """Returns the device for `auto`, `cpu` or `cuda`; UsageError where CUDA is asked for and absent.
+
+    Of several processes each has a GPU of its own, chosen by `distributed.join`.
+    """
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UsageError("hardware.device: got 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu'")
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and distributed.world_size() > 1:
+        return torch.device("cuda", torch.cuda.current_device())
     return torch.device(wanted)
 
 
@@ -126,6 +132,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "hardware_class": hardware_class(device),
         "n_cpus": os.cpu_count(),
         "n_threads": torch.get_num_threads(),
+        "n_processes": distributed.world_size(),
     }
 
 
@@ -215,8 +222,12 @@ def _peak_resident_bytes() -> int:
 def progress_bar(description: str, total: int) -> Iterator[Advance]:
     """Shows a progress bar on standard error; yields a function that moves it on by one.
 
-    Where standard error is no terminal, one line says what has begun and how long it took.
+    Where standard error is no terminal, one line says what has begun and how long it took. Of several processes the
+    first one shows it.
     """
+    if distributed.rank() > 0:
+        yield lambda: None
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from alignbench import pipeline
+from alignbench import distributed, pipeline
 from alignbench.errors import AlignbenchError, DataError, ModelError, ResultsError, UsageError
 from alignbench.pipeline import Key, Outcome, Planned
 from alignbench.recipe import Recipe
@@ -35,7 +35,13 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> lis
     """Runs recipes as `pipeline.run` does, after tuning those that have a sweep.
 
     A recipe that cannot be tuned fails, with what builds on it; the others go on.
+
+    Raises:
+        UsageError: Several processes were started, and there is something to tune: trials run in one.
     """
+    distributed.join()
+    if distributed.world_size() > 1 and any(recipe.sweep for recipe in recipes):
+        raise UsageError("a suite with a sweep is tuned in one process: run it without torchrun or accelerate launch")
     session = _Session(results, force)
     for recipe in _swept(recipes):
         session.tune(recipe)

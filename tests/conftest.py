@@ -153,6 +153,31 @@ def recipe_folder(checkpoints, prompt_file, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def in_two_processes():
+    """Runs `python ARGUMENTS` twice, as a launcher would: returns exit codes and what went to standard error."""
+    import socket
+    import subprocess
+    import sys
+
+    def run(*arguments, timeout=300):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        places = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+        command = [sys.executable, *map(str, arguments)]
+        processes = [subprocess.Popen(command, env=place, stderr=subprocess.PIPE, text=True) for place in places]
+        try:
+            said = [process.communicate(timeout=timeout)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        return [process.returncode for process in processes], said
+
+    return run
+
+
 @pytest.fixture
 def tiny_policy(checkpoints):
     """Makes a fresh small random GPT-Neo policy over 30 words, without a pad token."""

@@ -72,7 +72,10 @@ class Trained(Protocol):
 
 
 class Method(Protocol):
-    """A way of aligning a policy: a frozen dataclass whose fields are its hyperparameters."""
+    """A way of aligning a policy: a frozen dataclass whose fields are its hyperparameters.
+
+    A class with `takes_several_processes = True` can be started by torchrun: `train` is then called in each process.
+    """
 
     needs: ClassVar[frozenset[DataKind]]
     """The data it learns from; prepared before it is called."""

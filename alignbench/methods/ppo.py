@@ -31,6 +31,7 @@ class PPO(PPOConfig):
     needs_reward: ClassVar[bool] = True
     architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal", "seq2seq"})
     produces: ClassVar[Literal["policy"]] = "policy"
+    takes_several_processes: ClassVar[bool] = True
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Spends the budget in steps of `batch_size` completions."""

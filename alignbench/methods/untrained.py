@@ -22,6 +22,7 @@ class Untrained:
     needs_reward: ClassVar[bool] = False
     architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal", "seq2seq"})
     produces: ClassVar[Literal["policy"]] = "policy"
+    takes_several_processes: ClassVar[bool] = True
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Returns the policy unchanged."""

@@ -1,10 +1,6 @@
 """Two processes on the loopback device against one, with the same global batch."""
 
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,25 +18,6 @@ TOLERANCE = {"rtol": 2e-4, "atol": 2e-6}
 """Of metrics and weights after 3 steps of 4 updates in float32: sums in another order, and Adam after them."""
 
 
-def in_two_processes(program, *arguments, timeout=300):
-    """Runs a program as a launcher would; returns exit codes and what was written to standard error."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, *map(str, (program, *arguments))]
-    processes = [
-        subprocess.Popen(command, env=common | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
-    try:
-        said = [process.communicate(timeout=timeout)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], said
-
-
 @pytest.fixture(scope="module")
 def alone(checkpoints, tmp_path_factory):
     """What one process gives for each case, and the folder in which it leaves checkpoints after 2 steps."""
@@ -54,7 +31,7 @@ def alone(checkpoints, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def both(alone, checkpoints):
+def both(alone, checkpoints, in_two_processes):
     """What each of two processes gives."""
     _, folder = alone
     codes, said = in_two_processes(PROGRAM, checkpoints / "policy", folder)
@@ -159,7 +136,7 @@ def test_the_first_process_can_evaluate_a_sharded_policy(both, checkpoints):
     assert second == {}
 
 
-def test_a_process_that_dies_ends_the_other(tmp_path):
+def test_a_process_that_dies_ends_the_other(in_two_processes, tmp_path):
     """Here the other sees the lost connection; under a launcher it is ended by that."""
     program = tmp_path / "dies.py"
     program.write_text(
