@@ -7,6 +7,7 @@ tokens of the whole mini-batch; the gradient is the sum over the processes.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -80,10 +81,10 @@ class Replicated(OneProcess):
 
     def __init__(self, networks: Networks) -> None:
         super().__init__(networks)
-        trained = _Trained(networks)
-        self._wrapped = nn.parallel.DistributedDataParallel(
-            trained, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        wrap: Any = nn.parallel.DistributedDataParallel
+        known = inspect.signature(wrap).parameters
+        of_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
+        self._wrapped = wrap(_Trained(networks), gradient_as_bucket_view=True, **{of_buffers: False})
 
     def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
         """Through the wrapper, which then waits for gradients."""
@@ -92,7 +93,8 @@ class Replicated(OneProcess):
 
     def accumulating(self, is_last: bool) -> AbstractContextManager[Any]:
         """Gradients are exchanged once, in the last backward pass."""
-        return nullcontext() if is_last else self._wrapped.no_sync()
+        exchanging: AbstractContextManager[Any] = nullcontext() if is_last else self._wrapped.no_sync()
+        return exchanging
 
 
 class _Trained(nn.Module):
