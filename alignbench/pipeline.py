@@ -149,8 +149,10 @@ def run(
         tuning: By recipe name, the sweep that selected its settings, to be charged.
         fresh: Runs that are not to be forced, because the same command ran them before.
 
-    Of several processes all call it. There the first failure ends it, because the others may be waiting for this one.
+    Of several processes all call this, and the first one writes. There the first failed run is the last: the others
+    might wait for ever for a process that has gone on.
     """
+    distributed.join()
     tuning = tuning or {}
     outcomes: dict[Key, Outcome] = {}
     for planned in plan(recipes):

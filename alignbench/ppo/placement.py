@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from alignbench import distributed
 from alignbench.errors import ModelError, TrainingError
+from alignbench.models import has_finite_weights
 from alignbench.passes import is_encoder_decoder
 from alignbench.ppo.shared_layers import layers_of
 
@@ -65,7 +66,7 @@ class OneProcess:
 
     def has_finite_weights(self) -> bool:
         """True where every trained weight of the policy is a finite number."""
-        return all(bool(torch.isfinite(_here(p)).all()) for p in self.networks.model.parameters() if p.requires_grad)
+        return has_finite_weights(self.networks.model)
 
     def serving(self) -> AbstractContextManager[None]:
         """Within the block processes may run different numbers of passes of the policy without gradients."""
@@ -168,7 +169,8 @@ class Sharded(OneProcess):
 
     def has_finite_weights(self) -> bool:
         """Looks at all parts."""
-        return all(distributed.gather(super().has_finite_weights()))
+        trained = [p for p in self.networks.model.parameters() if p.requires_grad]
+        return all(distributed.gather(all(bool(_here(p).isfinite().all()) for p in trained)))
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -217,8 +219,12 @@ def placement_of(networks: Networks, config: PPOConfig) -> OneProcess:
         )
     if config.sharding == "none":
         return Replicated(networks)
-    if is_encoder_decoder(networks.model):
-        raise ModelError("method.sharding: got 'full', expected 'none' for an encoder-decoder policy")
+    for is_true, what in (
+        (is_encoder_decoder(networks.model), "an encoder-decoder policy"),
+        (not all(p.is_floating_point() for p in networks.model.parameters()), "a quantised policy"),
+    ):
+        if is_true:
+            raise ModelError(f"method.sharding: got 'full' for {what}, expected 'none'")
     return Sharded(networks)
 
 

@@ -207,9 +207,10 @@ class PPOTrainer:
             raise TrainingError(f"weights are not finite after PPO step {self.step + 1}: lower method.learning_rate")
         self.step += 1
         n, terms = len(completions), getattr(getattr(self.reward, "__self__", None), "term_means", {})
-        used = distributed.gather((sampling, scoring, peak_memory_gib(), terms))
-        samplings, scorings, peaks, terms_of_all = zip(*used, strict=True)
+        used = distributed.gather((sampling, scoring, seconds, peak_memory_gib(), terms))
+        samplings, scorings, clocks, peaks, terms_of_all = zip(*used, strict=True)
         sampling, scoring = total(samplings), total(scorings)
+        seconds = {stage: max(clock[stage] for clock in clocks) for stage in seconds}
         self.ledger.book(self.step, "sample", replace(sampling, prompts_seen=n, training_completions=n))
         self.ledger.book(self.step, "score", replace(scoring, reward_calls=n))
         self.ledger.book(self.step, "forward", self.passes.rollout(batch))

@@ -15,6 +15,7 @@ from alignbench.ppo import rollout
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer
 from alignbench.records import Decoding, Prompt
+from alignbench.runtime import peak_memory_gib
 
 N_STEPS = 3
 PROMPTS = [
@@ -140,6 +141,23 @@ def many_unscored(checkpoint):
     return message_of(lambda: trainer.train(1))
 
 
+class Terms:
+    """A reward of several terms, which says the mean of each in its last call."""
+
+    def score(self, prompts, completions):
+        found = score(prompts, completions)
+        self.term_means = {"words": sum(found) / len(found)}
+        return found
+
+
+def metrics_of_each(checkpoint):
+    """What a step returns here, and the peak of this process before and behind it."""
+    trainer = build(checkpoint)
+    trainer.reward = Terms().score
+    before = peak_memory_gib()
+    return trainer.train_step(), before, peak_memory_gib()
+
+
 def evaluated_while_sharded(checkpoint):
     """Completions that the first process draws by itself between two steps."""
     trainer = build(checkpoint, sharding="full")
@@ -161,7 +179,8 @@ def everything(checkpoint, folder):
     found["resumed, sharded"] = trained(checkpoint, checkpoints=folder / "begun by one too", sharding="full")
     for name, sharding in (("begun by two", "none"), ("begun by two, sharded", "full")):
         trained(checkpoint, 2, checkpoints=folder / name, sharding=sharding)
-    for check in (prompts_seen, failing_reward, other_prompts, uneven, evaluated_while_sharded, many_unscored):
+    checks = (prompts_seen, failing_reward, other_prompts, uneven, metrics_of_each, evaluated_while_sharded)
+    for check in (*checks, many_unscored):
         found[check.__name__] = check(checkpoint)
     return found
 

@@ -1,5 +1,6 @@
 """Two processes on the loopback device against one, with the same global batch."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from alignbench import distributed
-from alignbench.errors import UsageError
+from alignbench.errors import ModelError, UsageError
+from alignbench.language_model import LanguageModel
+from alignbench.ppo import placement
 
 PROGRAM = Path(__file__).with_name("several_processes.py")
 _spec = importlib.util.spec_from_file_location("several_processes", PROGRAM)
@@ -112,6 +115,16 @@ def test_unscored_completions_are_counted_over_all_processes(both):
         assert found["many_unscored"].startswith("the reward left 2 of 8 completions unscored")
 
 
+def test_metrics_are_those_of_all_processes(both, checkpoints):
+    """In each of them; the peak is the largest, and what a reward says of its terms is the mean."""
+    (first, *peak), (second, *other_peak) = (found["metrics_of_each"] for found in both)
+    assert {k: v for k, v in first.items() if "time/" not in k} == {k: v for k, v in second.items() if "time/" not in k}
+    assert max(peak[0], other_peak[0]) <= first["memory/peak_gib"] <= max(peak[1], other_peak[1])
+    alone = work.metrics_of_each(checkpoints / "policy")[0]
+    assert first["objective/reward/words"] == pytest.approx(alone["objective/reward/words"])
+    assert first["objective/reward/words"] == pytest.approx(first["objective/reward"])
+
+
 def test_processes_with_different_work_are_refused(both):
     for found in both:
         assert found["other_prompts"] == "process 1 has other prompts than process 0: give all the same"
@@ -134,6 +147,14 @@ def test_the_first_process_can_evaluate_a_sharded_policy(both, checkpoints):
     trainer.train(2, log=log)
     assert first == expected
     assert second == {}
+
+
+def test_sharding_takes_several_processes_and_a_causal_policy(checkpoints, family, monkeypatch):
+    assert type(work.build(checkpoints / "policy", sharding="full").networks.placement) is placement.OneProcess
+    policy = LanguageModel(*family("t5"), "t5")
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ModelError, match=r"method\.sharding: got 'full' for an encoder-decoder policy"):
+        work.PPOTrainer(policy, work.score, work.PROMPTS, dataclasses.replace(work.CONFIG, sharding="full"))
 
 
 def test_a_process_that_dies_ends_the_other(in_two_processes, tmp_path):
