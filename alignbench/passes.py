@@ -46,12 +46,13 @@ class SequenceBatch:
         return self.input_ids.shape[0]
 
     def rows(self, index: Tensor | slice) -> SequenceBatch:
-        """Returns some of the rows, padded as before."""
+        """Returns some of the rows, padded as before; a tensor of indices may be on the CPU or beside the rows."""
         on_cpu = index.cpu() if isinstance(index, Tensor) else index
+        beside = to_device(index, self.input_ids.device) if isinstance(index, Tensor) else index
         return SequenceBatch(
-            self.input_ids[index],
-            self.attention_mask[index],
-            self.completion_mask[index],
+            self.input_ids[beside],
+            self.attention_mask[beside],
+            self.completion_mask[beside],
             self.lengths[on_cpu],
             self.for_encoder,
         )
@@ -70,7 +71,7 @@ class SequenceBatch:
         kept = [*range(p)[prompt], *range(p, p + completion.stop)]
         if len(kept) == self.input_ids.shape[1]:
             return self
-        where = torch.tensor(kept, device=self.input_ids.device)
+        where = to_device(torch.tensor(kept), self.input_ids.device)
         return SequenceBatch(
             self.input_ids[:, where],
             self.attention_mask[:, where],
@@ -107,11 +108,18 @@ def collate(
             left, prompt_mask = list(prompt) + [pad_id] * n_left, prompt_mask[::-1]
         rows.append(left + list(completion) + [pad_id] * n_right)
         masks.append(prompt_mask + [1] * len(completion) + [0] * n_right)
-    attention_mask = torch.tensor(masks, device=device)
+    attention_mask = to_device(torch.tensor(masks), device)
     lengths = torch.tensor([[len(p), len(c)] for p, c in zip(prompt_ids, completion_ids, strict=True)])
     return SequenceBatch(
-        torch.tensor(rows, device=device), attention_mask, attention_mask[:, p:].bool(), lengths, for_encoder
+        to_device(torch.tensor(rows), device), attention_mask, attention_mask[:, p:].bool(), lengths, for_encoder
     )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; copied from the CPU to a GPU by pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
