@@ -1,4 +1,4 @@
-"""Faster forms of two layers, which compute the same function up to float rounding.
+"""Faster forms of three layers, which compute the same function up to float rounding.
 
 `torch.nn.functional.linear` multiplies float32 matrices on a CPU by MKL, which on an AMD EPYC (Zen 4) reaches half the
 rate of oneDNN, the library that takes over where the input has its layout (`Tensor.to_mkldnn`, with gradients).
@@ -25,6 +25,10 @@ def with_fast_layers(model: Any) -> Any:
                 child.__class__ = FastLinear
             elif type(child).__name__ == "NewGELUActivation":  # of GPT-2, Neo, J: the tanh form in seven operations
                 setattr(module, name, nn.GELU(approximate="tanh"))
+            elif type(child).__name__ == "GPTNeoSelfAttention":
+                from alignbench.gpt_neo_attention import GPTNeoAttention
+
+                child.__class__ = GPTNeoAttention
     return model
 
 
