@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignbench.draws import uniforms
 from alignbench.dropout import without_dropout
 from alignbench.errors import ModelError, did_you_mean
 from alignbench.fast_layers import with_fast_layers
 from alignbench.flops import sampling_flops, tokens_of, weights_of
-from alignbench.generation import Capture, Sampled, sample, uniforms
+from alignbench.generation import Capture, Sampled, sample
 from alignbench.passes import SequenceBatch, collate, completion_forward, is_encoder_decoder, token_logprobs
 from alignbench.records import Completion, Cost, Decoding, Prompt
 from alignbench.runtime import Key

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from alignbench.draws import inverse_cdf, sampling_probabilities, sampling_support, uniforms
 from alignbench.errors import ModelError
-from alignbench.generation import Sampled, inverse_cdf, sampling_probabilities, sampling_support, uniforms
+from alignbench.generation import Sampled
 from alignbench.passes import collate, completion_forward, forward, position_ids, token_logprobs
 from alignbench.records import Decoding, Prompt
 

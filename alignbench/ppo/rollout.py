@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from alignbench import distributed
+from alignbench.draws import sampling_support
 from alignbench.errors import TrainingError
-from alignbench.generation import Capture, sampling_support
-from alignbench.passes import SequenceBatch, token_logprobs
+from alignbench.generation import Capture
+from alignbench.passes import SequenceBatch, to_device, token_logprobs
 from alignbench.ppo.fused import sampled_logprobs
 from alignbench.ppo.kl import ESTIMATORS, exact_kl
 from alignbench.ppo.losses import entropy
@@ -59,7 +60,8 @@ class Rollout:
 
     def rows(self, index: Tensor) -> Rollout:
         """Returns some of the rows, padded as before."""
-        return replace(self, batch=self.batch.rows(index), **{k: v[index] for k, v in self._tensors().items()})
+        beside = to_device(index, self.mask.device)
+        return replace(self, batch=self.batch.rows(index), **{k: v[beside] for k, v in self._tensors().items()})
 
     def trimmed(self) -> Rollout:
         """Returns the same rows without columns of padding alone."""
