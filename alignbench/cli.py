@@ -48,6 +48,7 @@ def main() -> None:
 @click.option("--results", default="results", type=click.Path(path_type=Path), show_default=True, help="Where runs go.")
 @click.option("--name", help="Another name for the run (one recipe only).")
 @click.option("--force", is_flag=True, help="Replace a run of another recipe under the same name, or run again.")
+@click.option("--profile", is_flag=True, help="Trace a training step, and print the share of each stage.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, in order, and stop.")
 def run(
     recipes: tuple[str, ...],
@@ -56,6 +57,7 @@ def run(
     results: Path,
     name: str | None,
     force: bool,
+    profile: bool,
     dry_run: bool,
 ) -> None:
     """Train and evaluate recipes, given as files, shipped names or suites."""
@@ -70,7 +72,7 @@ def run(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     distributed.join()
     logging.getLogger("alignbench").setLevel(logging.INFO if distributed.rank() == 0 else logging.ERROR)
-    outcomes = tuning.run(loaded, results, force=force)
+    outcomes = tuning.run(loaded, results, force=force, profile=profile)
     for outcome in outcomes:
         if distributed.rank() == 0 or outcome.error is not None:
             click.echo(str(outcome), err=outcome.error is not None)

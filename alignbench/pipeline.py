@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ from alignbench.errors import AlignbenchError, UsageError
 from alignbench.held_out import evaluate_policy, evaluate_trained_reward_model
 from alignbench.ledger import Ledger
 from alignbench.methods.base import RunContext, TrainData
+from alignbench.profiling import Profile
 from alignbench.records import Cost, Scorer, fingerprint
 from alignbench.reporting import store
 from alignbench.reporting.run_directory import RunDirectory
@@ -137,6 +139,7 @@ def run(
     results: Path,
     *,
     force: bool = False,
+    profile: bool = False,
     tuning: Mapping[str, TuningFile] | None = None,
     fresh: Collection[Key] = (),
 ) -> list[Outcome]:
@@ -146,6 +149,7 @@ def run(
         recipes: What to run; what they build on comes first.
         results: The results directory.
         force: Run again what is complete, and replace runs of other recipes under the same names.
+        profile: Trace a training step of every run, and print the share of each stage.
         tuning: By recipe name, the sweep that selected its settings, to be charged.
         fresh: Runs that are not to be forced, because the same command ran them before.
 
@@ -163,7 +167,8 @@ def run(
             continue
         try:
             again = force and planned.key not in fresh
-            outcomes[planned.key] = _run_one(planned, results, tuning.get(planned.recipe.name), force=again)
+            record = tuning.get(planned.recipe.name)
+            outcomes[planned.key] = _run_one(planned, results, record, force=again, profile=profile)
         except AlignbenchError as error:
             logger.debug("run failed", exc_info=True)
             partial = store.partial_path(folder(planned.recipe, results), *planned.key)
@@ -180,7 +185,7 @@ def run(
     return list(outcomes.values())
 
 
-def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, force: bool) -> Outcome:
+def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, force: bool, profile: bool) -> Outcome:
     """Prepare, train, evaluate, store."""
     recipe = planned.recipe
     _check_processes(recipe)
@@ -213,10 +218,13 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
             pieces |= run.pieces
         directory.charge(pieces, built_on, tuning)
         if directory.action == "skip":
+            if profile:
+                logger.warning("%s, seed %d: complete, so nothing is profiled; --force runs it again", *planned.key)
             return distributed.from_first(Outcome(*planned.key, "kept", directory.path))
         logger.info("%s, seed %d: %s", recipe.name, recipe.seed, directory.action)
         parts = Components(recipe, {role: run.artifact for role, run in stored.items()}, device)
-        _execute(recipe, parts, directory, list(stored.values()), device)
+        trace = Profile(directory.profile, device) if profile else None
+        _execute(recipe, parts, directory, list(stored.values()), device, trace)
     return distributed.from_first(Outcome(*planned.key, "done", directory.path))
 
 
@@ -257,6 +265,7 @@ def _execute(
     directory: RunDirectory,
     upstream: Sequence[store.StoredRun],
     device: torch.device,
+    trace: Profile | None,
 ) -> None:
     seed_everything(recipe.seed)
     ledger, earlier = Ledger(directory.log_event), directory.status
@@ -285,7 +294,7 @@ def _execute(
     # 2. Train, and measure on validation prompts before, along and after.
     along = AlongTraining(parts, directory, data.validation, scorers, reward or labeller, machine, evaluation)
     along.first(policy)
-    with measured(machine, device):
+    with measured(machine, device), trace or nullcontext():
         pairs_paid = (pairs.pairs, pairs.cost.training_completions) if pairs else ((), 0)
         train_data = TrainData(data.train, data.validation, *pairs_paid)
         log = _logger(directory, ledger, machine, device)
@@ -299,9 +308,14 @@ def _execute(
             evaluate_at=along.at,
             ledger=ledger,
         )
+        if trace:
+            context.log = trace.between_steps(context.log)
+            context.evaluate_at = trace.between_steps(context.evaluate_at)
         trained = recipe.method.train(train_data, context)
         trained.save(directory.artifact)
     machine.peak_memory_gib = max(distributed.gather(machine.peak_memory_gib))
+    if trace:
+        logger.info("%s, seed %d: %s", recipe.name, recipe.seed, trace)
     along.last(trained)
 
     # 3. Evaluate on held-out prompts.

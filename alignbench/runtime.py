@@ -34,6 +34,9 @@ Key = Sequence[int | str]
 
 Advance = Callable[[], None]
 
+STAGE = "stage: "
+"""Begins the names of stages in a profile."""
+
 
 def generator(*key: int | str) -> np.random.Generator:
     """Returns a counter-based random generator that depends on the key alone (Philox, keyed by SHA-256)."""
@@ -134,6 +137,15 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "n_threads": torch.get_num_threads(),
         "n_processes": distributed.world_size(),
     }
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Names the block in a profile, if one is being taken."""
+    from torch.profiler import record_function
+
+    with record_function(STAGE + name):
+        yield
 
 
 class Stopwatch:

@@ -31,8 +31,8 @@ _NOT_TRIED = (UsageError, DataError, ModelError)
 """Errors that say nothing about a setting: what raises them must be mended, and the trial run."""
 
 
-def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> list[Outcome]:
-    """Runs recipes as `pipeline.run` does, after tuning those that have a sweep.
+def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False, profile: bool = False) -> list[Outcome]:
+    """Runs recipes as `pipeline.run` does, after tuning those that have a sweep; trials are not profiled.
 
     A recipe that cannot be tuned fails, with what builds on it; the others go on.
 
@@ -52,7 +52,7 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False) -> lis
             session.outcomes[recipe.name, recipe.seed] = Outcome(recipe.name, recipe.seed, "failed", error=error)
         else:
             ready.append(session.settled(recipe))
-    session.run(ready)
+    session.run(ready, profile=profile)
     return list(session.outcomes.values())
 
 
@@ -96,10 +96,11 @@ class _Session:
         self.failed: dict[str, AlignbenchError] = {}
         """Why a recipe has no settings."""
 
-    def run(self, recipes: Sequence[Recipe]) -> dict[Key, Outcome]:
+    def run(self, recipes: Sequence[Recipe], *, profile: bool = False) -> dict[Key, Outcome]:
         """Runs recipes; what this command has run before it does not run again."""
+        ran = frozenset(self.outcomes)
         outcomes = pipeline.run(
-            recipes, self.results, force=self.force, tuning=self.records, fresh=frozenset(self.outcomes)
+            recipes, self.results, force=self.force, profile=profile, tuning=self.records, fresh=ran
         )
         found = {(one.recipe, one.seed): one for one in outcomes}
         self.outcomes |= {key: one for key, one in found.items() if one.state != "kept" or key not in self.outcomes}

@@ -12,6 +12,7 @@ import torch
 
 from alignbench.ppo.kl import ESTIMATORS
 from alignbench.ppo.rewards import masked_mean
+from alignbench.runtime import stage as named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,11 +28,12 @@ N_SAMPLED = 8
 
 @contextmanager
 def timed(seconds: Metrics, stage: str) -> Iterator[None]:
-    """Notes the wall seconds of the block under the name of a stage."""
+    """Notes the wall seconds of the block under the name of a stage, which it also has in a profile."""
     started = time.perf_counter()
-    yield
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()  # or the work of this stage is charged to a later one
+    with named(stage):
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # or the work of this stage is charged to a later one
     seconds[stage] = time.perf_counter() - started
 
 
