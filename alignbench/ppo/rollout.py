@@ -58,6 +58,10 @@ class Rollout:
     shared: Tensor | None
     """Output of the shared layers, (b, p + t, h); None where policy and reference share none."""
 
+    def rewarded(self, scored: Tensor, rewards: Tensor) -> Rollout:
+        """Returns it with rewards (b,), to be trained on where `scored` (b,) is True."""
+        return replace(self, mask=self.mask & scored.unsqueeze(1), rewards=rewards)
+
     def rows(self, index: Tensor) -> Rollout:
         """Returns some of the rows, padded as before."""
         beside = to_device(index, self.mask.device)
@@ -143,24 +147,21 @@ def truncation(logits: Tensor, decoding: Decoding) -> Tensor | None:
 def measure(
     networks: Networks,
     batch: SequenceBatch,
-    scored: Tensor,
-    rewards: Tensor,
     decoding: Decoding,
     eos_id: int | None,
     capture: Capture | None = None,
 ) -> Rollout:
-    """What the update needs of sampled completions, a micro-batch at a time; of several processes each does its share.
+    """What the update needs of sampled completions, a micro-batch at a time; all of it but the rewards, which are 0.
+
+    Of several processes each does its share.
 
     Args:
         networks: What runs.
         batch: The completions, those of all processes.
-        scored: True where a completion has a reward, (b,).
-        rewards: The rewards to train on, (b,).
         decoding: How the completions were sampled.
         eos_id: The end-of-sequence token.
         capture: What sampling saw of this process's; None: the policy and its values are run over them once more.
     """
-    everywhere = batch.completion_mask & scored.unsqueeze(1)
     own = batch.rows(distributed.share())
     if capture is None:
         columns = _full_passes(networks, own, decoding, eos_id)
@@ -168,7 +169,8 @@ def measure(
         columns = _captured(networks, own, decoding, eos_id, capture)
     for name, column in columns.items():
         columns[name] = None if column is None else distributed.gather_rows(column)
-    return Rollout(batch=batch, mask=everywhere, rewards=rewards, **columns)
+    unknown = torch.zeros(len(batch), device=batch.input_ids.device)
+    return Rollout(batch=batch, mask=batch.completion_mask, rewards=unknown, **columns)
 
 
 def _full_passes(networks: Networks, batch: SequenceBatch, decoding: Decoding, eos_id: int | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from alignbench.generation import Capture
 from alignbench.language_model import LanguageModel
 from alignbench.ledger import Ledger, spending
 from alignbench.passes import SequenceBatch
-from alignbench.ppo import checkpoint
+from alignbench.ppo import checkpoint, overlap
 from alignbench.ppo.advantages import Targets, generalised_advantages
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.costs import PassCosts
@@ -107,6 +108,9 @@ class PPOTrainer:
         )
         self.updater = Updater(self.networks, self.optimizer, self.decoding, policy.eos_id, seed)
         self.captures = config.captures and all(p.dtype == torch.float32 for p in self.model.parameters())
+        alone = distributed.world_size() == 1
+        self.overlaps = alone and overlap.may_overlap(reward, self.model, policy.device)
+        """True where completions are scored beside the passes over them."""
         self.step = 0
         self.passes = PassCosts(self.networks)
         self.ledger = ledger or Ledger()
@@ -177,17 +181,25 @@ class PPOTrainer:
             # 1. Sample a completion for every prompt of the batch, each process for its share of them.
             with timed(seconds, "rollout"), self.networks.sampling(), spending(self.policy) as sampling:
                 capture = Capture(self.networks.values_of) if self.captures else None
-                prompts, completions = self._sample(capture)
-            # 2. Score the completions; scale, cut and penalise the scores.
-            with timed(seconds, "reward"), spending(self.reward) as scoring:
-                scores = collect_rewards(self.reward, prompts[distributed.share()], completions)
-        completions, scores = distributed.gather_list(completions), distributed.gather_list(scores)
-        check_scored(scores)
-        scored, rewards = self._rewards(scores, completions)
+                prompts, own = self._sample(capture)
+            # 2. Score the completions; on a GPU in a thread, beside step 3.
+            score = partial(self._score, prompts[distributed.share()], own)
+            if self.overlaps:
+                pending = overlap.start(score, self.policy.device)
+            else:
+                with timed(seconds, "reward"):
+                    own_scores, scoring = score()
+        completions = distributed.gather_list(own)
         # 3. Log-probabilities under policy and reference, KL and values, all by the same full pass.
         with timed(seconds, "forward"):
             batch = self.policy.batch(prompts, completions)
-            rollout = self._measure(batch, scored, rewards, capture)
+            rollout = self._measure(batch, capture)
+        if self.overlaps:
+            with timed(seconds, "reward"):
+                own_scores, scoring = pending()
+        scores = distributed.gather_list(own_scores)
+        check_scored(scores)
+        rollout = rollout.rewarded(*self._rewards(scores, completions))
         if self.step == 0:
             self._check_reference(rollout)
         # 4. Token rewards, advantages and returns.
@@ -233,9 +245,18 @@ class PPOTrainer:
         own, key = distributed.share(), (self.seed, "rollout")
         return prompts, self.policy.complete(prompts[own], epochs[own], limits[own], self.decoding, key, capture)
 
-    def _measure(self, batch: SequenceBatch, scored: Tensor, rewards: Tensor, capture: Capture | None) -> Rollout:
-        """The rollout; from what sampling saw, but now and then by full passes, which that is then checked against."""
-        arguments = (self.networks, batch, scored, rewards, self.decoding, self.policy.eos_id)
+    def _score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> tuple[list[float | None], Cost]:
+        """Scores of completions, and what they cost."""
+        with spending(self.reward) as spent:
+            scores = collect_rewards(self.reward, prompts, completions)
+        return scores, spent
+
+    def _measure(self, batch: SequenceBatch, capture: Capture | None) -> Rollout:
+        """The rollout, not yet rewarded.
+
+        From what sampling saw; now and then by full passes, which that is then checked against.
+        """
+        arguments = (self.networks, batch, self.decoding, self.policy.eos_id)
         if capture is not None and not self._is_noted(self.step + 1):
             return measure(*arguments, capture)
         rollout = measure(*arguments)

@@ -82,6 +82,11 @@ class ClassifierScorer:
         return cls(loaded, tokenizer, where=where, **options)
 
     @property
+    def modules(self) -> tuple[Any]:
+        """All modules that scoring runs."""
+        return (self.model,)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the weights, label, transform, text window and scale."""
         settings: list[object] = [self._label, self.transform, self.text, self.complement]

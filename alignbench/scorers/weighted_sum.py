@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from alignbench.records import Cost, Scorer, fingerprint, total
 
@@ -40,6 +41,12 @@ class WeightedSum:
     def sources(self) -> tuple[str, ...]:
         """What the score comes from: the sources of every term."""
         return tuple(source for term in self.terms for source in sources_of(term.scorer))
+
+    @property
+    def modules(self) -> tuple[Any, ...]:
+        """All modules that scoring runs; none where a term does not say."""
+        parts = [getattr(term.scorer, "modules", ()) for term in self.terms]
+        return tuple(module for part in parts for module in part) if all(parts) else ()
 
     @property
     def spent(self) -> Cost:

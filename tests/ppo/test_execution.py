@@ -64,8 +64,7 @@ def test_what_is_captured(sure_policy, reward, prompts):
         capture = trainer_module.Capture(trainer.networks.values_of)
         sampled = trainer._sample(capture)
         batch = trainer.policy.batch(*sampled)
-        scored, rewards = torch.ones(8, dtype=torch.bool), torch.zeros(8)
-        arguments = (trainer.networks, batch, scored, rewards, trainer.decoding, trainer.policy.eos_id)
+        arguments = (trainer.networks, batch, trainer.decoding, trainer.policy.eos_id)
         fast, plain = trainer_module.measure(*arguments, capture), trainer_module.measure(*arguments)
         assert len({len(completion.token_ids) for completion in sampled[1]}) > 2  # some leave early
         for column in ("logprobs", "policy_logprobs", "reference_logprobs", "kl", "values", "entropy"):
