@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,8 @@ class Updater:
         """
         placement, n_processes = self.networks.placement, distributed.world_size()
         n_tokens = rollout.mask.sum().clamp(min=1)
-        totals: Metrics = {}
+        zero = torch.zeros((), dtype=torch.float64, device=n_tokens.device)
+        totals: defaultdict[str, Tensor] = defaultdict(zero.clone)  # read at the end: a look waits for the device
         self.optimizer.zero_grad()
         # Rows of like length share a pass, which then has little padding.
         by_length = rollout.batch.lengths.sum(dim=1).argsort(stable=True)[distributed.share()]
@@ -119,16 +121,17 @@ class Updater:
             with placement.accumulating(is_last=number == len(passes)):
                 loss, sums, largest_ratio = self._losses(part, part_targets, kl_coef)
                 (loss * n_processes / n_tokens).backward()  # type: ignore[no-untyped-call]
-            for key, value in {"loss": loss, **sums}.items():
-                totals[key] = totals.get(key, 0.0) + value.item() / n_tokens.item()
-            totals["policy/ratio_max"] = max(totals.get("policy/ratio_max", 0.0), largest_ratio.item())
-        totals = _together(distributed.gather(totals))
-        if not math.isfinite(loss_of_all := totals.pop("loss")):
+            for key, value in (sums | {"loss": loss.detach()}).items():
+                totals[key] += value.double() / n_tokens
+            totals["policy/ratio_max"] = torch.maximum(totals["policy/ratio_max"], largest_ratio.double())
+        own = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+        metrics = _together(distributed.gather(own))
+        if not math.isfinite(loss_of_all := metrics.pop("loss")):
             raise TrainingError(f"the loss is {loss_of_all} at PPO step {step + 1}: lower method.learning_rate")
         norm = placement.clip(self.config.max_grad_norm or math.inf)
         if not math.isfinite(norm):
             raise TrainingError(f"the gradient norm is {norm} at PPO step {step + 1}: lower method.learning_rate")
-        return totals | {"policy/gradient_norm": norm}
+        return metrics | {"policy/gradient_norm": norm}
 
     def _losses(self, rollout: Rollout, targets: Targets, kl_coef: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss summed over the tokens of some rows, sums over the same tokens for the log, the largest ratio."""
