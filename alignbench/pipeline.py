@@ -223,7 +223,7 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
             return distributed.from_first(Outcome(*planned.key, "kept", directory.path))
         logger.info("%s, seed %d: %s", recipe.name, recipe.seed, directory.action)
         parts = Components(recipe, {role: run.artifact for role, run in stored.items()}, device)
-        trace = Profile(directory.profile, device) if profile else None
+        trace = Profile(directory.path / store.PROFILE, device) if profile else None
         _execute(recipe, parts, directory, list(stored.values()), device, trace)
     return distributed.from_first(Outcome(*planned.key, "done", directory.path))
 

@@ -122,11 +122,6 @@ class RunDirectory:
         """Where training keeps its checkpoints; gone once the run is complete."""
         return self.path / store.CHECKPOINTS
 
-    @property
-    def profile(self) -> Path:
-        """Where a trace of training goes."""
-        return self.path / store.PROFILE
-
     def log_step(self, step: int, metrics: Mapping[str, object]) -> None:
         """Appends a row to the training log, on disk at once; numbers that are not finite are stored as null.
 
