@@ -119,13 +119,12 @@ def sample(
     if static or (static is None and device.type == "cuda"):
         width = static_decoding.cache_width(model, batch.input_ids.shape[1] - 1 + max(lengths))
     if width is None:
-        drawn, is_finite = _decode(model, batch, owners, max(lengths), limits, u, decoding, eos_id, pad_id, capture)
+        tokens, is_finite = _decode(model, batch, owners, max(lengths), limits, u, decoding, eos_id, pad_id, capture)
     else:
         room = max(decoding.max_new_tokens, *lengths)
         plan = static_decoding.Plan(len(lengths), width, room, decoding, eos_id, pad_id, capture is not None)
-        drawn, is_finite = static_decoding.decode(model, batch, owners, max(lengths), limits, u, plan, capture)
-    tokens = drawn.tolist()
-    if not bool(is_finite):
+        tokens, is_finite = static_decoding.decode(model, batch, owners, max(lengths), limits, u, plan, capture)
+    if not is_finite:
         raise ModelError("the policy's logits are not finite; if it is being trained, lower method.learning_rate")
     return [_cut(row, length, eos_id) for row, length in zip(tokens, lengths, strict=True)]
 
@@ -141,8 +140,8 @@ def _decode(
     eos_id: int | None,
     pad_id: int,
     capture: Capture | None,
-) -> tuple[Tensor, Tensor]:
-    """Tokens (b, t), anything behind the end, and whether all probabilities were finite, ().
+) -> tuple[list[list[int]], bool]:
+    """Tokens (b, t), anything behind the end, and whether all probabilities were finite.
 
     Row i continues prompt `owners[i]` of the batch. The cache grows with the tokens; rows that have ended leave the
     batch from time to time.
@@ -178,7 +177,7 @@ def _decode(
                 rows, finished, token = rows[staying], finished[staying], token[staying]
         logits, hidden = steps.send((token, staying))
         staying = None
-    return drawn, is_finite
+    return drawn.tolist(), bool(is_finite)
 
 
 _Steps = Generator[tuple[Tensor, Tensor], tuple[Tensor, Tensor | None]]

@@ -98,7 +98,7 @@ def decode(
     u: Tensor,
     plan: Plan,
     capture: Capture | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[list[list[int]], bool]:
     """Samples completions for the prompts of a batch, whose completions are empty.
 
     Args:
@@ -112,7 +112,7 @@ def decode(
         capture: Takes in what sampling sees.
 
     Returns:
-        Tokens (b, t), `pad_id` behind the end, good until the next call; whether all probabilities were finite, ().
+        Tokens (b, t), `pad_id` behind the end; whether all probabilities were finite.
     """
     prompts, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]  # without the column for no completion
     output = forward(model, prompts, mask, position_ids(mask), 1, use_cache=True, output_hidden_states=plan.captures)
@@ -132,10 +132,11 @@ def decode(
         if step % _CHECK_EVERY == 0 and ended.look():
             break
         decoder.advance(model)
-    _keep(model, key, decoder)
     if capture is not None:
         decoder.fill(capture)
-    return decoder.drawn, decoder.is_finite
+    outcome = decoder.drawn.tolist(), bool(decoder.is_finite)  # the device is done, so the graph may go
+    _keep(model, key, decoder)
+    return outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from alignbench.errors import TrainingError
 from alignbench.generation import Capture
 from alignbench.language_model import LanguageModel
 from alignbench.ledger import Ledger, spending
-from alignbench.passes import SequenceBatch
+from alignbench.passes import SequenceBatch, to_device
 from alignbench.ppo import checkpoint, overlap
 from alignbench.ppo.advantages import Targets, generalised_advantages
 from alignbench.ppo.config import PPOConfig
@@ -281,13 +281,13 @@ class PPOTrainer:
     def _rewards(self, scores: Sequence[float | None], completions: Sequence[Completion]) -> tuple[Tensor, Tensor]:
         """Which completions are scored, (b,), and the rewards to train on, (b,), 0 where unscored."""
         config, device = self.config, self.policy.device
-        scored = torch.tensor([score is not None for score in scores], device=device)
-        rewards = torch.tensor([score or 0.0 for score in scores], device=device)
+        scored = to_device(torch.tensor([score is not None for score in scores]), device)
+        rewards = to_device(torch.tensor([score or 0.0 for score in scores]), device)
         if config.reward_scaling != "none":
             self.moments.update(rewards[scored])
         rewards = scaled_rewards(rewards, self.moments, config.reward_scaling, config.reward_clip)
-        n_tokens = torch.tensor([len(c.token_ids) for c in completions], device=device)
-        is_cut = torch.tensor([c.finish_reason == "length" for c in completions], device=device)
+        n_tokens = to_device(torch.tensor([len(c.token_ids) for c in completions]), device)
+        is_cut = to_device(torch.tensor([c.finish_reason == "length" for c in completions]), device)
         penalties = completion_penalties(n_tokens, is_cut, config.missing_eos_penalty, config.length_penalty)
         return scored, (rewards - penalties) * scored
 

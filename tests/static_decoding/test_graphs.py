@@ -180,25 +180,35 @@ def test_a_graph_follows_weights_adapters_and_precision(build, drawn, assert_sam
 
 
 @pytest.mark.gpu
-def test_tokens_are_drawn_without_the_host_waiting(build, drawn, graphs):
-    """Prompts, uniform numbers and limits may not make it wait either; reading the result does, once."""
+def test_tokens_are_drawn_without_the_host_waiting(build, drawn, graphs, monkeypatch):
+    """From the first token to the last; prompts before and results behind may make it wait, once for a batch."""
     policy = build("gpt2")
     policy.model.cuda()
-    drawn(policy, static=True, limits=(40,) * 6)
+    drawn(policy, static=True, limits=(40,) * 6, eos_id=None)
     assert graphs(policy) != [None]
-    read = torch.Tensor.tolist
-    torch.cuda.set_sync_debug_mode("error")
+    looks = []
+    begin, fill, look = (
+        static_decoding._AllEnded.__init__,
+        static_decoding._Decoder.fill,
+        static_decoding._AllEnded.look,
+    )
 
-    def may_wait(tensor):
+    def begins(self, finished):
+        begin(self, finished)
+        torch.cuda.set_sync_debug_mode("error")
+
+    def ends(self, capture):
         torch.cuda.set_sync_debug_mode("default")
-        return read(tensor)
+        fill(self, capture)
 
+    monkeypatch.setattr(static_decoding._AllEnded, "__init__", begins)
+    monkeypatch.setattr(static_decoding._Decoder, "fill", ends)
+    monkeypatch.setattr(static_decoding._AllEnded, "look", lambda self: looks.append(look(self)) or False)
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.Tensor, "tolist", may_wait)
-            drawn(policy, static=True, limits=(40,) * 6, seed=1)
+        drawn(policy, static=True, limits=(40,) * 6, eos_id=None, seed=1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert looks == [False] * 4
 
 
 @pytest.mark.gpu
