@@ -41,7 +41,7 @@ class Shares:
     def __str__(self) -> str:
         lines = []
         for title, shares in (("stage", self.stages), ("operator", self.operators)):
-            lines += [f"{title:<32}share", *(f"  {name:<30}{share:>6.1%}" for name, share in shares.items())]
+            lines += [f"{title:<52}share", *(f"  {name:<49} {share:>5.1%}" for name, share in shares.items())]
         return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ def nothing(*args):
 
 
 def train(directory, n_steps, first=1):
-    """Steps of 30 ms of sleep in one stage, 10 in another, 10 in none, then an evaluation; the first one is long."""
+    """Steps of 60 ms of sleep in one stage, 10 in another, 10 in none, then an evaluation; the first one is long."""
     x = torch.ones(4, 4)
 
     def evaluate(step):
@@ -33,7 +33,7 @@ def train(directory, n_steps, first=1):
         log, evaluate_at = profile.between_steps(nothing), profile.between_steps(evaluate)
         for step in range(first, first + n_steps):
             with stage("long"):
-                time.sleep(0.03 if step > first else 0.3)
+                time.sleep(0.06 if step > first else 0.3)
             with stage("short"):
                 time.sleep(0.01)
             time.sleep(0.01)
@@ -53,9 +53,9 @@ def test_shares_are_of_the_second_step(tmp_path, n_steps, first):
     profile = train(tmp_path, n_steps, first)
     assert profile.step == first + 1
     shares = profile.shares
-    assert 0.05 < shares.seconds < 0.2
+    assert shares.seconds > 0.08
     assert list(shares.stages) == ["long", "short", "other"]
-    assert shares.stages["long"] > 2 * shares.stages["short"] > 0.1
+    assert shares.stages["long"] > 2 * shares.stages["short"] > 0
     assert sum(shares.stages.values()) == pytest.approx(1)
     assert not shares.operators  # that of an evaluation is no part of a step
     names = [event["name"] for event in trace_of(tmp_path)["traceEvents"] if event.get("ph") == "X"]
@@ -81,14 +81,14 @@ def test_training_that_fails_leaves_no_profiler_behind(tmp_path):
 
 
 def test_operators_are_counted_without_what_they_call(tmp_path):
-    x = torch.randn(400, 400)
+    x = torch.randn(1500, 1500)
     with Profile(tmp_path, CPU) as profile:
         log = profile.between_steps(nothing)
         for step in range(3):
             torch.nn.functional.linear(x, x)
             log(step)
     assert next(iter(profile.shares.operators)) in ("aten::mm", "aten::addmm")
-    assert profile.shares.operators.get("aten::linear", 0) < 0.2
+    assert profile.shares.operators.get("aten::linear", 0) < 0.5  # with its product it would be all
     assert sum(profile.shares.operators.values()) <= 1
     assert profile.shares.stages == {"other": 1}
 
@@ -139,9 +139,8 @@ def test_a_profiled_run(run, caplog):
     assert not {"host_name", "traceName"} & set(trace)
     # What is printed: every stage with its share.
     [said] = [record.getMessage() for record in caplog.records if "profile of" in record.getMessage()]
-    shares = {
-        line.split()[0]: float(line.split()[1].rstrip("%")) for line in said.splitlines() if line.startswith("  ")
-    }
+    rows = [line.strip().rsplit(maxsplit=1) for line in said.splitlines() if line.startswith("  ")]
+    shares = {name: float(share.rstrip("%")) for name, share in rows}
     stages = ("rollout", "reward", "forward", "update", "other")
     assert sum(shares[name] for name in stages) == pytest.approx(100, abs=0.3)
     assert min(shares[name] for name in stages[:4]) > 0
@@ -154,4 +153,4 @@ def test_a_profiled_run(run, caplog):
 def test_methods_without_stages_are_profiled_as_a_whole(run, caplog):
     caplog.set_level("INFO", logger="alignbench")
     run("dpo.yaml", "--profile")
-    assert f"  {'other':<30}100.0%" in caplog.text
+    assert f"  {'other':<49} 100.0%" in caplog.text
