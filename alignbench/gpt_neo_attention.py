@@ -20,6 +20,11 @@ class GPTNeoAttention(GPTNeoSelfAttention):  # type: ignore[misc]  # transformer
         """Queries (b, heads, s, d), keys and values (b, heads, n, d); scores are in float32."""
         s, n = query.shape[-2], key.shape[-2]
         scores = query.float() @ key.float().transpose(-1, -2)
-        scores = scores.masked_fill(~self.bias[:, :, n - s : n, :n], torch.finfo(scores.dtype).min)
-        weights = (scores if attention_mask is None else scores + attention_mask).softmax(dim=-1).to(value.dtype)
+        hidden = ~self.bias[:, :, n - s : n, :n]
+        lowest = torch.finfo(scores.dtype).min
+        if attention_mask is None:
+            scores = scores.masked_fill(hidden, lowest)
+        else:  # the mask has one head, the scores have many
+            scores = scores + attention_mask.to(scores.dtype).masked_fill(hidden, lowest)
+        weights = scores.softmax(dim=-1).to(value.dtype)
         return weights @ value, weights
