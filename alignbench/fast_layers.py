@@ -7,6 +7,7 @@ benchmarks/README.md has the measurements.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,9 +38,15 @@ class FastLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in) to (..., out)."""
-        if self._pays(x):
+        if not self._pays(x):
+            return super().forward(x)
+        # In training mode activations may be checkpointed, by hooks that must see what is saved.
+        if self.training or not torch.is_grad_enabled():
             return functional.linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
-        return super().forward(x)
+        inside = _ToOneDNN.apply(x)  # type: ignore[no-untyped-call]
+        with torch.autograd.graph.saved_tensors_hooks(*self._kept_once(x)):
+            outside: Tensor = _ToDense.apply(functional.linear(inside, self.weight, self.bias))  # type: ignore[no-untyped-call]
+        return outside
 
     def _pays(self, x: Tensor) -> bool:
         return (
@@ -49,3 +56,45 @@ class FastLinear(nn.Linear):
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
             and not torch.is_autocast_enabled("cpu")
         )
+
+    def _kept_once(self, x: Tensor) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
+        """How the input is kept for the backward pass: as it came, and only its shape where the weight is frozen.
+
+        Several layers often read one input; in the layout of oneDNN each would keep a copy of its own.
+        """
+        kept = x.detach() if self.weight.requires_grad else x.shape
+
+        def pack(saved: Tensor) -> Any:
+            return kept if saved.is_mkldnn else saved
+
+        def unpack(packed: Any) -> Tensor:
+            if packed is not kept:
+                return packed  # type: ignore[no-any-return]
+            whole = kept if isinstance(kept, Tensor) else torch.empty(kept)
+            return whole.to_mkldnn()
+
+        return pack, unpack
+
+
+class _ToOneDNN(torch.autograd.Function):
+    """`Tensor.to_mkldnn`, which would keep its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.to_mkldnn()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.to_dense()
+
+
+class _ToDense(torch.autograd.Function):
+    """`Tensor.to_dense` from oneDNN's layout, which would keep its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.to_dense()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.to_mkldnn()

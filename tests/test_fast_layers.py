@@ -30,10 +30,11 @@ def results(layer, x):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("shape", [(5, 24), (3, 7, 24), (2, 1, 24)])
-def test_linear(always, bias, frozen, shape):
+@pytest.mark.parametrize("training", [False, True])
+def test_linear(always, bias, frozen, shape, training):
     torch.manual_seed(0)
     plain = nn.Linear(24, 40, bias=bias).requires_grad_(not frozen)
-    fast = with_fast_layers(nn.Sequential(copy.deepcopy(plain)))[0]
+    fast = with_fast_layers(nn.Sequential(copy.deepcopy(plain))).train(training)[0]
     assert type(fast) is FastLinear
     x = torch.randn(shape)
     for ours, theirs in zip(results(fast, x), results(plain, x), strict=True):
@@ -63,6 +64,28 @@ def test_where_it_pays(monkeypatch):
     assert calls == []
     layer(torch.randn(100, 200))
     assert calls == [1]
+
+
+@needs_onednn
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_is_kept_for_the_backward_pass(always, monkeypatch, frozen):
+    """Of an input that several layers read one copy where their weights are trained, and none where they are frozen."""
+    packed = []
+    hooks = FastLinear._kept_once
+
+    def spying(self, x):
+        pack, unpack = hooks(self, x)
+        return (lambda saved: packed.append(pack(saved)) or packed[-1]), unpack
+
+    monkeypatch.setattr(FastLinear, "_kept_once", spying)
+    model = with_fast_layers(nn.Sequential(nn.Linear(24, 40), nn.Linear(24, 40))).eval().requires_grad_(not frozen)
+    x = torch.randn(5, 24, requires_grad=True)
+    (model[0](x).sum() + model[1](x).sum()).backward()
+    inputs = [one for one in packed if not (isinstance(one, torch.Tensor) and one.shape == model[0].weight.shape)]
+    if frozen:
+        assert inputs == [x.shape, x.shape]
+    else:
+        assert [one.data_ptr() for one in inputs] == [x.data_ptr()] * 2
 
 
 def test_gelu():

@@ -180,28 +180,36 @@ def _full_passes(networks: Networks, batch: SequenceBatch, decoding: Decoding, e
     for part in batch.split(config.rows_at_once):
         raw_reference, shared = networks.reference_and_shared(part)
         raw, values = networks.policy_and_values(part, shared)
-        logprobs, reference_logprobs = (
-            whole_logprobs(one, part, decoding, eos_id, fused=config.fuses) for one in (raw, raw_reference)
-        )
-        logits, reference = (policy_distribution(one, decoding, eos_id) for one in (raw, raw_reference))
-        exact = exact_kl(logits, reference)
-        support = truncation(logits, decoding)
-        sampled = logprobs if support is None else token_logprobs(logits, part.completion_ids, support=support)
-        is_exact = config.kl_estimator == "exact"
-        parts.append(
-            {
-                "logprobs": sampled,
-                "policy_logprobs": logprobs,
-                "reference_logprobs": reference_logprobs,
-                "kl": exact if is_exact else ESTIMATORS[config.kl_estimator](logprobs, reference_logprobs),
-                "exact_kl": exact,
-                "values": values,
-                "entropy": entropy(logits),
-                "support": support,
-                "shared": shared,
-            }
-        )
+        seen = [
+            _of_distributions(networks, *one, decoding, eos_id)
+            for one in zip(part.split(1), raw.unsqueeze(1), raw_reference.unsqueeze(1), strict=True)
+        ]
+        parts.append(_joined(seen) | {"values": values, "shared": shared})
     return _joined(parts)
+
+
+def _of_distributions(
+    networks: Networks, batch: SequenceBatch, raw: Tensor, raw_reference: Tensor, decoding: Decoding, eos_id: int | None
+) -> dict[str, Any]:
+    """Columns that come from logits of policy and reference; of few rows, for it makes many tensors of their size."""
+    config = networks.config
+    logprobs, reference_logprobs = (
+        whole_logprobs(one, batch, decoding, eos_id, fused=config.fuses) for one in (raw, raw_reference)
+    )
+    logits, reference = (policy_distribution(one, decoding, eos_id) for one in (raw, raw_reference))
+    exact = exact_kl(logits, reference)
+    support = truncation(logits, decoding)
+    sampled = logprobs if support is None else token_logprobs(logits, batch.completion_ids, support=support)
+    is_exact = config.kl_estimator == "exact"
+    return {
+        "logprobs": sampled,
+        "policy_logprobs": logprobs,
+        "reference_logprobs": reference_logprobs,
+        "kl": exact if is_exact else ESTIMATORS[config.kl_estimator](logprobs, reference_logprobs),
+        "exact_kl": exact,
+        "entropy": entropy(logits),
+        "support": support,
+    }
 
 
 def _captured(
