@@ -90,6 +90,7 @@ class Components:
             resolve(settings.model),
             revision=settings.revision,
             dtype=settings.dtype,
+            quantization=settings.quantization,
             device=self.device,
             chat=self._chat(),
             shown_as=settings.model,

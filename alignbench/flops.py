@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from alignbench.passes import base_model, is_encoder_decoder
+from alignbench.quantization import n_weights
 
 if TYPE_CHECKING:
     from alignbench.passes import SequenceBatch
@@ -71,9 +72,9 @@ def weights_of(model: Any, *, trained: bool = False, without: Iterable[nn.Module
         if p.dim() < 2 or p is head or id(p) in skipped or (trained and not p.requires_grad):
             continue
         if id(p) in encoder:
-            in_encoder += p.numel()
+            in_encoder += n_weights(p)
         else:
-            elsewhere += p.numel()
+            elsewhere += n_weights(p)
     n_head = 0 if head is None or (trained and not head.requires_grad) else head.numel()
     return Weights(in_encoder if encoder else elsewhere, elsewhere, n_head)
 

@@ -18,11 +18,10 @@ import torch
 from alignbench.dropout import zero_dropout
 from alignbench.errors import ModelError
 from alignbench.language_model import POLICY_FILE, Chat, LanguageModel
+from alignbench.quantization import DTYPES, Quantization, quantized, trainable_on_cpu
 
 if TYPE_CHECKING:
     from torch import nn
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_language_model(
@@ -31,13 +30,15 @@ def load_language_model(
     where: str = "policy.model",
     revision: str | None = None,
     dtype: str = "float32",
+    quantization: Quantization = "none",
     device: torch.device | None = None,
     chat: Chat | None = None,
     shown_as: str | None = None,
 ) -> LanguageModel:
     """Loads a causal or encoder-decoder language model with dropout off, in evaluation mode.
 
-    Where `name` holds a LoRA adapter, its base model is loaded and the adapter merged into it.
+    Where `name` holds a LoRA adapter, its base model is loaded and the adapter merged into it. With `quantization` the
+    matrices inside the layers have 8 or 4 bits and take no gradients; what they are multiplied with has `dtype`.
 
     `where` is the recipe key named in errors; `shown_as` is the name to record instead of a resolved path.
     """
@@ -49,6 +50,11 @@ def load_language_model(
         adapter = _adapter_config(name, revision)
         if adapter is None:
             raise
+        if quantization != "none":
+            raise ModelError(
+                f"{where}: got {name!r}, an adapter, expected a whole model beside policy.quantization "
+                f"{quantization}: an adapter cannot be merged into quantized weights without loss"
+            ) from None
         policy = load_language_model(
             adapter.base_model_name_or_path,
             where=f"{where}: base model of the adapter {name!r}",
@@ -60,9 +66,15 @@ def load_language_model(
         policy.name, policy.is_as_loaded = shown_as or name, False  # no model of that name has the merged weights
         return _with_adapter_merged(policy, name, revision)
     factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = _load_weights(factory, name, revision, where, config=config, dtype=DTYPES[dtype])
+    options: dict[str, Any] = {"config": config, "dtype": DTYPES[dtype]}
+    device = device or torch.device("cpu")
+    if quantization == "none":
+        model = _load_weights(factory, name, revision, where, **options).to(device)
+    else:
+        options |= quantized(quantization, dtype, device, is_encoder_decoder=config.is_encoder_decoder)
+        model = trainable_on_cpu(_load_weights(factory, name, revision, where, **options))
     tokenizer = load_tokenizer(name, revision=revision, where=where)
-    return LanguageModel(model.to(device or "cpu").eval(), tokenizer, shown_as or name, chat)
+    return LanguageModel(model.eval(), tokenizer, shown_as or name, chat)
 
 
 def load_policy(

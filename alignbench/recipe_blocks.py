@@ -41,8 +41,24 @@ class PolicySettings(Settings):
     """Precision of the weights."""
     lora: LoraSettings | None = None
     """Train an adapter; null: train every weight."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Keep the frozen weights under an adapter in 8 or 4 bits, by bitsandbytes."""
     run: Name | None = None
     """Recipe whose trained policy is the start; null: the model as it is."""
+
+    @model_validator(mode="after")
+    def _quantizes_what_is_frozen(self) -> Self:
+        if self.quantization != "none" and self.lora is None:
+            raise ValueError(
+                f"quantization: none, not {self.quantization}, without an adapter: quantized weights cannot be "
+                "trained; or set policy.lora"
+            )
+        if self.quantization != "none" and self.run is not None:
+            raise ValueError(
+                f"quantization: none, not {self.quantization}, beside policy.run: the adapter of the earlier run was "
+                "trained on other weights than it would be merged into"
+            )
+        return self
 
 
 def _checked_function(value: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ def values(recipe):
 
 def status(recipe, seed=0):
     return json.loads(Path(f"results/{recipe}/seed{seed}/status.json").read_text())
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("recipe", ["base", "ppo", "dpo"])
+def test_a_quantized_base(recipe_folder, recipe):
+    """It is the reference of the evaluation too, and of what is trained only the adapter is saved."""
+    (outcome,) = run(recipe, sets=("policy.lora={target_modules: [q_proj, v_proj]}", "policy.quantization=4bit"))
+    assert outcome.state == "done", outcome.error
+    kl = values(recipe)["kl_exact", None]
+    assert kl == 0 if recipe == "base" else kl > 0
+    saved = {path.name for path in Path(f"results/{recipe}/seed0").rglob("*.safetensors")}
+    assert saved == {"model.safetensors" if recipe == "base" else "adapter_model.safetensors"}
 
 
 def test_every_method_end_to_end(recipe_folder):

@@ -50,6 +50,26 @@ def problems(*arguments: str, **options: object) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+@pytest.mark.parametrize(
+    ("policy", "problem"),
+    [
+        ("quantization: 4bit", "without an adapter: quantized weights cannot be trained; or set policy.lora"),
+        ("quantization: 8bit, lora: {}, run: sft", "beside policy.run"),
+        ("quantization: 2bit, lora: {}", "'none', '8bit' or '4bit'"),
+    ],
+)
+def test_quantization_that_cannot_be(write, policy, problem):
+    text = PPO.replace("policy: {model: some/model}", f"policy: {{model: some/model, {policy}}}")
+    (found,) = problems(write("ppo.yaml", text))
+    assert problem in found
+
+
+def test_quantization_is_part_of_the_identity(write):
+    lora = PPO.replace("some/model}", "some/model, lora: {}}")
+    small = PPO.replace("some/model}", "some/model, lora: {}, quantization: 4bit}")
+    assert one(write("a.yaml", lora)).run_hash({}) != one(write("b.yaml", small)).run_hash({})
+
+
 # Reading
 
 
@@ -551,6 +571,7 @@ def test_resolved_writes_every_default(write):
         "revision": None,
         "dtype": "float32",
         "lora": None,
+        "quantization": "none",
         "run": None,
     }
     assert resolved["hardware"] == {"device": "auto", "threads": None}

@@ -177,7 +177,8 @@ class Updater:
 
     def _check_ratio(self, first: Metrics) -> None:
         """At the first mini-batch nothing has moved, so the probability ratio must be 1."""
-        is_exact = next(self.networks.model.parameters()).dtype == torch.float32 and not self.config.mixed_precision
+        weights = self.networks.model.parameters()
+        is_exact = all(p.dtype == torch.float32 for p in weights) and not self.config.mixed_precision
         if abs(first["policy/ratio_mean"] - 1) > (1e-3 if is_exact else 5e-2):
             raise TrainingError(
                 f"the first probability ratio is {first['policy/ratio_mean']:.6f} on average, expected 1"
