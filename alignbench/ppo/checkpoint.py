@@ -33,14 +33,16 @@ def save(
 
     Of several processes all call it, and the first one writes.
     """
+    import torch
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         for key, value in {"parameter": parameter, **optimizer.state.get(parameter, {})}.items():
-            tensor = whole(value.detach())
+            # In 8 bits, AdamW counts its steps in plain integers, and its tensors share two tables of numbers.
+            tensor = whole(value.detach()) if isinstance(value, torch.Tensor) else torch.tensor(value)
             if distributed.rank() == 0:
-                tensors[f"{key}/{name}"] = tensor.cpu().contiguous()
+                tensors[f"{key}/{name}"] = tensor.clone() if key.startswith("qmap") else tensor.cpu().contiguous()
     if distributed.rank() > 0:
         return
     tensors |= _torch_states()
@@ -106,8 +108,11 @@ def load(
         key, name = key_and_name.split("/", 1)
         parameter = parameters[name]
         # AdamW counts its steps on the CPU, or beside the parameter where it is fused on a GPU.
-        is_moment = value.shape == parameter.shape
-        optimizer.state[parameter][key] = placed_like(value, parameter) if is_moment else value.to(parameter.device)
+        if key == "step" and value.dtype == torch.int64:
+            optimizer.state[parameter][key] = int(value)
+        else:
+            is_moment = value.shape == parameter.shape
+            optimizer.state[parameter][key] = placed_like(value, parameter) if is_moment else value.to(parameter.device)
     if distributed.rank() == 0:  # whose they are; the others stay different from it
         _set_torch_states(random_states)
         _set_plain_states(record["random"])

@@ -95,6 +95,8 @@ class PPOConfig:
     # Updates
     clip_range: Positive = 0.2
     """How far the probability ratio may leave 1 before its gradient is cut."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps the running moments in 8 bits, by bitsandbytes."""
     learning_rate: Positive = 1.41e-5
     """Learning rate of AdamW at its highest."""
     value_learning_rate: Positive | None = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+
+from alignbench.quantization import require_bitsandbytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,17 +16,28 @@ if TYPE_CHECKING:
     from alignbench.ppo.config import PPOConfig
 
 
-def adamw(parameters: Mapping[str, nn.Parameter], config: PPOConfig) -> torch.optim.AdamW:
-    """AdamW over the policy and, as a second group with a learning rate of its own, what computes values."""
+def adamw(parameters: Mapping[str, nn.Parameter], config: PPOConfig) -> torch.optim.Optimizer:
+    """AdamW over the policy and, as a second group with a learning rate of its own, what computes values.
+
+    In 8 bits it is blockwise (Dettmers et al. 2022, arXiv:2110.02861); tensors of less than 4096 numbers keep 32.
+    """
     of_values = {name for name in parameters if name.startswith("value_")}
     rates = {False: config.learning_rate, True: config.value_learning_rate or config.learning_rate}
     groups = [
         {"params": [p for name, p in parameters.items() if (name in of_values) == is_value], "lr": lr, "initial_lr": lr}
         for is_value, lr in rates.items()
     ]
-    return torch.optim.AdamW(
-        groups, betas=config.adam_betas, eps=config.adam_epsilon, weight_decay=config.weight_decay, fused=True
-    )
+    options: dict[str, Any] = {
+        "betas": config.adam_betas,
+        "eps": config.adam_epsilon,
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **options, fused=True)
+    require_bitsandbytes("method.optimizer", config.optimizer)
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(groups, **options)  # type: ignore[no-any-return]
 
 
 def learning_rate_factor(
