@@ -1,0 +1,47 @@
+"""The memory benchmark on a very small model: a row that runs, one that cannot, one that fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SMALL = (
+    *("--layers", "2", "--hidden", "32", "--heads", "2", "--vocab", "200", "--batch", "4", "--mini-batch", "2"),
+    *("--rlayers", "1", "--rhidden", "32", "--rheads", "2", "--new-tokens", "4", "--iters", "1", "--ppo-epochs", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def memory():
+    sys.path.insert(0, str(FOLDER))
+    spec = importlib.util.spec_from_file_location("ppo_memory", FOLDER / "ppo_memory.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ppo_memory"] = module
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(FOLDER))
+    for name in ("ppo_memory", "ppo_work"):
+        del sys.modules[name]
+
+
+def test_a_row_is_measured_in_a_process_of_its_own(memory, tmp_path):
+    found = memory.in_own_process("full, gradient checkpointing", [*SMALL], tmp_path)
+    assert 100 < found["peak_rss_mb"] < 2000
+    assert found["iter_s"] > 0
+
+
+def test_what_cannot_be_measured_says_why(memory, tmp_path, monkeypatch):
+    failed = memory.in_own_process("full", [*SMALL, "--mini-batch", "3"], tmp_path)
+    assert "mini_batch_size 3 must divide batch_size 4" in failed["not_measured"]
+    monkeypatch.setattr(memory, "find_spec", lambda name: None)
+    missing = memory.in_own_process("LoRA, base in 4 bits", [*SMALL], tmp_path)
+    assert missing["not_measured"] == "bitsandbytes is not installed"
+    table = memory.table([{"row": "x", "peak_rss_mb": 10, "peak_cuda_mb": None, "iter_s": 1.0}, missing])
+    assert table.splitlines()[2:] == [
+        "| x | 10 | - | 1.00 |",
+        "| LoRA, base in 4 bits | not measured: bitsandbytes is not installed | | |",
+    ]
