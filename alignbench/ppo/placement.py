@@ -221,7 +221,8 @@ def placement_of(networks: Networks, config: PPOConfig) -> OneProcess:
         return Replicated(networks)
     for is_true, what in (
         (is_encoder_decoder(networks.model), "an encoder-decoder policy"),
-        (not all(p.is_floating_point() for p in networks.model.parameters()), "a quantised policy"),
+        (not all(p.is_floating_point() for p in networks.model.parameters()), "a quantized policy"),
+        (config.optimizer == "adamw_8bit", "AdamW in 8 bits"),
     ):
         if is_true:
             raise ModelError(f"method.sharding: got 'full' for {what}, expected 'none'")
