@@ -10,6 +10,7 @@ from alignbench import static_decoding
 from alignbench.draws import uniforms
 from alignbench.generation import Capture, sample
 from alignbench.language_model import LanguageModel
+from alignbench.passes import forward
 from alignbench.ppo.networks import _snapshot
 from alignbench.records import Decoding, Prompt
 from alignbench.static_decoding import cache_width
@@ -257,3 +258,15 @@ def test_stop_strings(build, statically, decoders):
     assert policy.generate(prompts, decoding, 1, (0,)) == expected
     assert reasons(expected) >= {"stop", "length"}
     assert decoders(policy)
+
+
+def test_equal_prompts_are_read_once(build, assert_same, monkeypatch):
+    policy, n_rows = build("llama"), []
+
+    def spied(model, tokens, *args, **options):
+        n_rows.append(len(tokens))
+        return forward(model, tokens, *args, **options)
+
+    monkeypatch.setattr(static_decoding, "forward", spied)
+    assert_same(policy, prompts=[PROMPTS[2], PROMPTS[0], PROMPTS[2], PROMPTS[0], PROMPTS[0], PROMPTS[1]])
+    assert n_rows[:2] == [3, 6]
