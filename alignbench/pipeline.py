@@ -298,16 +298,8 @@ def _execute(
         pairs_paid = (pairs.pairs, pairs.cost.training_completions) if pairs else ((), 0)
         train_data = TrainData(data.train, data.validation, *pairs_paid)
         log = _logger(directory, ledger, machine, device)
-        context = _context(
-            parts,
-            policy,
-            reward,
-            checkpoints=directory.checkpoints,
-            log=log,
-            log_completions=directory.log_completions,
-            evaluate_at=along.at,
-            ledger=ledger,
-        )
+        records = {"checkpoints": directory.checkpoints, "log_completions": directory.log_completions}
+        context = _context(parts, policy, reward, log=log, evaluate_at=along.at, ledger=ledger, **records)
         if trace:
             context.log = trace.between_steps(context.log)
             context.evaluate_at = trace.between_steps(context.evaluate_at)
