@@ -53,7 +53,14 @@ def main() -> None:
         kl.append(metrics["objective/kl"])
 
     trainer.train(n_iterations, log=log)
-    iterations.report("alignbench", sum(p.numel() for p in trainer.parameters.values()), kl[-1])
+    rates = ppo_work.matmul_rates()
+    iterations.report(
+        "alignbench",
+        sum(p.numel() for p in trainer.parameters.values()),
+        kl[-1],
+        matmul_gflop=round(ppo_work.matmul_gflop(work), 1),
+        matmul_gflop_per_s=rates,
+    )
 
 
 if __name__ == "__main__":

@@ -219,3 +219,34 @@ class Iterations:
 
 
 USAGE = {"user_s": "utime", "sys_s": "stime", "minor_faults": "minflt"}
+
+
+def matmul_gflop(work: argparse.Namespace) -> float:
+    """What the matrix products of an iteration take at least: one trunk, no padding, the head where it predicts.
+
+    Sampling and the reference read a completion once and the update thrice an epoch, a gradient being as much as a
+    forward pass; under an adapter the frozen weights need none of their own.
+    """
+    length = (work.prompt_min + work.prompt_max) / 2 + work.new_tokens - 1
+    trunk, head = 12 * work.layers * work.hidden**2, work.vocab * work.hidden
+    once = 2 * work.batch * (trunk * length + head * work.new_tokens)
+    reward = 2 * work.batch * 12 * work.rlayers * work.rhidden**2 * (work.new_tokens + 2)
+    return (once * (2 + work.ppo_epochs * (2 if work.lora_rank else 3)) + reward) / 1e9
+
+
+def matmul_rates() -> dict[str, float]:
+    """GFLOP/s of large float32 products as torch multiplies them on this machine: by `mm`, and by oneDNN."""
+    import torch
+
+    a, b = torch.randn(2, 1024, 1024).unbind()
+    ways = {"mm": lambda: a @ b, "onednn": lambda: torch.nn.functional.linear(a.to_mkldnn(), b).to_dense()}
+    found = {}
+    for name, multiply in ways.items():
+        multiply()
+        seconds = []
+        for _ in range(9):
+            started = time.process_time()
+            multiply()
+            seconds.append(time.process_time() - started)
+        found[name] = round(2 * 1024**3 / statistics.median(seconds) / 1e9, 1)
+    return found
