@@ -18,7 +18,7 @@ import torch
 from alignbench.dropout import zero_dropout
 from alignbench.errors import ModelError
 from alignbench.language_model import POLICY_FILE, Chat, LanguageModel
-from alignbench.quantization import DTYPES, Quantization, quantized, trainable_on_cpu
+from alignbench.quantization import DTYPES, Quantization, quantized, settled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,7 +72,7 @@ def load_language_model(
         model = _load_weights(factory, name, revision, where, **options).to(device)
     else:
         options |= quantized(quantization, dtype, device, is_encoder_decoder=config.is_encoder_decoder)
-        model = trainable_on_cpu(_load_weights(factory, name, revision, where, **options))
+        model = settled(_load_weights(factory, name, revision, where, **options))
     tokenizer = load_tokenizer(name, revision=revision, where=where)
     return LanguageModel(model.eval(), tokenizer, shown_as or name, chat)
 

@@ -61,12 +61,16 @@ def quantized(
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def trainable_on_cpu(model: nn.Module) -> nn.Module:
-    """Keeps 4-bit weights in the layout that gradients go through; returns the model.
+def settled(model: nn.Module) -> nn.Module:
+    """Makes a model that was loaded with `quantized` ready for training on a CPU as on a GPU; returns it.
 
-    On a CPU with bfloat16 instructions the first pass without gradients would repack them for products that autograd
-    does not see (bitsandbytes 0.50), and adapters below would silently learn nothing.
+    On a CPU with bfloat16 instructions the first pass without gradients would repack 4-bit weights for products that
+    autograd does not see (bitsandbytes 0.50), and adapters below would silently learn nothing. And weights that are not
+    quantized would keep the whole file mapped in memory.
     """
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010

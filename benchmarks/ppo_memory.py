@@ -2,15 +2,14 @@
 
     python benchmarks/ppo_memory.py --shape 125m --ppo-epochs 1 --iters 1 --threads 1 --clock cpu
 
-The work is that of ppo_throughput.py. Every row is a process of its own; memory is the most that was resident in it,
-libraries and reward model included, and on a GPU the most that torch had allocated there.
+The work is that of ppo_throughput.py. Every row is a process of its own; memory is the most that was resident in it
+while it trained, libraries and reward model included, and on a GPU the most that torch had allocated there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -68,6 +67,17 @@ def arguments() -> argparse.ArgumentParser:
     return found
 
 
+def begin_peak() -> None:
+    """Forgets what loading took: quantizing weights has the whole ones in memory for a moment."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> int:
+    """The most memory that was resident in this process since `begin_peak`."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return round(int(line.split()[1]) / 1024)
+
+
 def start_policy(work: argparse.Namespace, row: Row, device: Any) -> Any:
     """The work's random policy, from memory; from its saved weights where they are to be quantized."""
     from alignbench.language_model import LanguageModel, Lora
@@ -119,10 +129,11 @@ def measure(work: argparse.Namespace, row: Row) -> dict[str, Any]:
         ends.append(now())
         kl.append(metrics["objective/kl"])
 
+    begin_peak()
     trainer.train(n_iterations, log=log)
     seconds = [after - before for before, after in pairwise(ends)][work.warmup :]
     return {
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_rss_mb": peak_mib(),
         "peak_cuda_mb": round(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else None,
         "iter_s": round(statistics.median(seconds), 3),
         "kl": round(kl[-1], 6),
