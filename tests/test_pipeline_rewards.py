@@ -63,6 +63,7 @@ def seen(monkeypatch):
             asked.extend(zip(prompts, completions, rewards, strict=True))
             return rewards
 
+        recorded.__self__ = getattr(reward, "__self__", None)  # whose terms are logged
         plain(self, policy, recorded, *args, **options)
 
     monkeypatch.setattr(PPOTrainer, "__init__", spy)

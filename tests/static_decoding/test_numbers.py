@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from alignbench.draws import uniforms
 from alignbench.generation import Capture, sample
 from alignbench.language_model import LanguageModel
 from alignbench.passes import forward
-from alignbench.ppo.networks import _snapshot
+from alignbench.ppo.placement import OneProcess
 from alignbench.records import Decoding, Prompt
 from alignbench.static_decoding import cache_width
 
@@ -102,7 +103,7 @@ def test_weights_that_move_in_place_are_followed(build, assert_same, decoders):
 
 def test_a_reference_that_stands_in_gets_a_graph_of_its_own(build, assert_same, decoders):
     policy = build("gpt2")
-    as_reference = _snapshot(policy.model)
+    as_reference = OneProcess(SimpleNamespace(model=policy.model)).snapshot()
     before, (reference, _, _) = assert_same(policy)
     with torch.no_grad():
         for parameter in policy.model.parameters():
