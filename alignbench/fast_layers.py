@@ -62,16 +62,18 @@ class FastLinear(nn.Linear):
 
         Several layers often read one input; in the layout of oneDNN each would keep a copy of its own.
         """
-        kept = x.detach() if self.weight.requires_grad else x.shape
+        whole = x.detach() if self.weight.requires_grad else None
 
         def pack(saved: Tensor) -> Any:
-            return kept if saved.is_mkldnn else saved
+            if not saved.is_mkldnn:
+                return saved
+            return (saved.shape, saved.layout) if whole is None else whole
 
         def unpack(packed: Any) -> Tensor:
-            if packed is not kept:
-                return packed  # type: ignore[no-any-return]
-            whole = kept if isinstance(kept, Tensor) else torch.empty(kept)
-            return whole.to_mkldnn()
+            if isinstance(packed, tuple):
+                shape, layout = packed
+                return torch.empty(shape, layout=layout)
+            return packed if whole is None or packed is not whole else whole.to_mkldnn()
 
         return pack, unpack
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from alignbench.errors import ModelError
 from alignbench.passes import SequenceBatch, base_model, completion_forward
+from alignbench.ppo.merged_adapter import adapter_merged, can_merge
 from alignbench.ppo.placement import placement_of
 from alignbench.ppo.shared_layers import SharedLayers
 from alignbench.runtime import generator
@@ -78,7 +79,9 @@ class Networks:
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Surrounds sampling, which takes processes different numbers of passes."""
-        with self.autocast(), self.placement.serving():
+        merges = self.config.captures and self.config.sharding == "none" and can_merge(self.model)
+        merged = adapter_merged(self.model) if merges else nullcontext()
+        with self.autocast(), self.placement.serving(), merged:
             yield
 
     def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
