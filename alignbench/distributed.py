@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from alignbench.errors import TrainingError, UsageError
 
@@ -99,7 +99,26 @@ def from_first(value: T) -> T:
 
     values = [value]
     distributed.broadcast_object_list(values, src=0)
+    if isinstance(values[0], _Failure) and rank() > 0:
+        raise TrainingError(f"process 0: {values[0].message}")
     return values[0]
+
+
+class _Failure(NamedTuple):
+    """Stands in for what the first process was to give."""
+
+    message: str
+
+
+@contextmanager
+def awaited() -> Iterator[None]:
+    """The others wait in `from_first` for what follows this block; where the first process fails in it, they raise."""
+    try:
+        yield
+    except Exception as error:
+        if rank() == 0 and world_size() > 1:
+            from_first(_Failure(str(error) or type(error).__name__))
+        raise
 
 
 def gather_list(values: Sequence[T]) -> list[T]:
@@ -148,6 +167,8 @@ def first_process_first() -> Iterator[None]:
     """The first process goes through the block alone, then the others: they find what it has put into caches."""
     if rank() > 0:
         from_first(None)
-    yield
-    if rank() == 0:
-        from_first(None)
+        yield
+        return
+    with awaited():
+        yield
+    from_first(None)

@@ -26,7 +26,7 @@ def with_fast_layers(model: Any) -> Any:
                 child.__class__ = FastLinear
             elif type(child).__name__ == "NewGELUActivation":  # of GPT-2, Neo, J: the tanh form in seven operations
                 setattr(module, name, nn.GELU(approximate="tanh"))
-            elif type(child).__name__ == "GPTNeoSelfAttention":
+            elif type(child).__name__ == "GPTNeoSelfAttention" and child.attn_dropout.p == 0:
                 from alignbench.gpt_neo_attention import GPTNeoAttention
 
                 child.__class__ = GPTNeoAttention
@@ -34,7 +34,10 @@ def with_fast_layers(model: Any) -> Any:
 
 
 class FastLinear(nn.Linear):
-    """A linear layer multiplied by oneDNN where that pays: float32 on a CPU, and large enough."""
+    """A linear layer multiplied by oneDNN where that pays: float32 on a CPU, and large enough.
+
+    It can be differentiated once, not twice.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in) to (..., out)."""
@@ -62,7 +65,7 @@ class FastLinear(nn.Linear):
 
         Several layers often read one input; in the layout of oneDNN each would keep a copy of its own.
         """
-        whole = x.detach() if self.weight.requires_grad else None
+        whole, version = x.detach() if self.weight.requires_grad else None, x._version
 
         def pack(saved: Tensor) -> Any:
             if not saved.is_mkldnn:
@@ -73,7 +76,11 @@ class FastLinear(nn.Linear):
             if isinstance(packed, tuple):
                 shape, layout = packed
                 return torch.empty(shape, layout=layout)
-            return packed if whole is None or packed is not whole else whole.to_mkldnn()
+            if whole is None or packed is not whole:
+                return packed  # type: ignore[no-any-return]
+            if whole._version != version:
+                raise RuntimeError("the input of a linear layer was changed in place before its backward pass")
+            return whole.to_mkldnn()
 
         return pack, unpack
 

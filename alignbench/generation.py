@@ -23,6 +23,7 @@ from alignbench.draws import NEVER, at_temperature, draw, logprob_and_entropy
 from alignbench.errors import ModelError
 from alignbench.passes import (
     SequenceBatch,
+    base_model,
     collate,
     decoder_start,
     forward,
@@ -45,7 +46,7 @@ _WORTH_LEAVING = 0.75
 class Capture:
     """What sampling sees of each token, for those who would otherwise run the model over it once more.
 
-    Every list gets a tensor (b, t) for each batch that is sampled, 0 behind a completion.
+    Every list gets a tensor (b, t) for each batch that is sampled; what stands behind a completion means nothing.
     """
 
     values_of: Callable[[Tensor], Tensor] | None = None
@@ -111,15 +112,20 @@ def sample(
     """
     device = next(model.parameters()).device
     two_parts = is_encoder_decoder(model)
-    distinct = {ids: i for i, ids in enumerate(dict.fromkeys(map(tuple, prompt_ids)))}
-    owners = to_device(torch.tensor([distinct[tuple(ids)] for ids in prompt_ids]), device)
-    batch = collate(list(distinct), [()] * len(distinct), pad_id, device, for_encoder=two_parts)
+    leaving = has_plain_cache(model)
+    distinct = list(dict.fromkeys(map(tuple, prompt_ids))) if leaving else prompt_ids
+    places = {tuple(ids): i for i, ids in enumerate(distinct)} if leaving else {}
+    owners = torch.tensor([places.get(tuple(ids), i) for i, ids in enumerate(prompt_ids)])
+    owners = to_device(owners, device)
+    batch = collate(distinct, [()] * len(distinct), pad_id, device, for_encoder=two_parts)
     u, limits = to_device(u, device), to_device(torch.tensor(lengths), device)
     width = None
     if static or (static is None and device.type == "cuda"):
         width = static_decoding.cache_width(model, batch.input_ids.shape[1] - 1 + max(lengths))
     if width is None:
-        tokens, is_finite = _decode(model, batch, owners, max(lengths), limits, u, decoding, eos_id, pad_id, capture)
+        tokens, is_finite = _decode(
+            model, batch, owners, max(lengths), limits, u, decoding, eos_id, pad_id, capture, leaving
+        )
     else:
         room = max(decoding.max_new_tokens, *lengths)
         plan = static_decoding.Plan(len(lengths), width, room, decoding, eos_id, pad_id, capture is not None)
@@ -140,21 +146,23 @@ def _decode(
     eos_id: int | None,
     pad_id: int,
     capture: Capture | None,
+    leaving: bool,
 ) -> tuple[list[list[int]], bool]:
     """Tokens (b, t), anything behind the end, and whether all probabilities were finite.
 
-    Row i continues prompt `owners[i]` of the batch. The cache grows with the tokens; rows that have ended leave the
-    batch from time to time.
+    Row i continues prompt `owners[i]` of the batch. The cache grows with the tokens; with `leaving`, rows that have
+    ended leave the batch from time to time.
     """
     n, device = len(limits), limits.device
     prompts, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]  # without the column for no completion
-    steps = (_encoder_decoder_steps if batch.for_encoder else _causal_steps)(model, prompts, mask)
+    steps = (_encoder_decoder_steps if batch.for_encoder else _causal_steps)(model, prompts, mask, capture is not None)
     drawn = torch.full((n, longest), pad_id, device=device)
     kept = capture.begin(n, longest, device) if capture is not None else None
     rows = torch.arange(n, device=device)
     finished = torch.zeros(n, dtype=torch.bool, device=device)
     is_finite = torch.ones((), dtype=torch.bool, device=device)  # read once, at the end: no waiting for the device
-    logits, hidden = (states[owners] for states in next(steps))
+    logits, hidden = next(steps)
+    logits, hidden = logits[owners], None if hidden is None else hidden[owners]
     staying = owners if len(batch) < n else None  # equal prompts are read once; then each row goes its own way
     for step in range(longest):
         scaled = at_temperature(logits, decoding)
@@ -163,7 +171,7 @@ def _decode(
         token, probabilities = draw(scaled, u[rows, step], decoding)
         is_finite &= probabilities.sum().isfinite()
         drawn[rows, step] = token
-        if kept is not None:
+        if kept is not None and hidden is not None:
             kept.see(rows, step, *logprob_and_entropy(token, scaled, probabilities), hidden)
         finished |= limits[rows] == step + 1
         if eos_id is not None:
@@ -172,7 +180,7 @@ def _decode(
             n_left = len(rows) - int(finished.sum())
             if n_left == 0:
                 break
-            if n_left <= _WORTH_LEAVING * len(rows):
+            if leaving and n_left <= _WORTH_LEAVING * len(rows):
                 staying = (~finished).nonzero().squeeze(-1)
                 rows, finished, token = rows[staying], finished[staying], token[staying]
         logits, hidden = steps.send((token, staying))
@@ -180,21 +188,33 @@ def _decode(
     return drawn.tolist(), bool(is_finite)
 
 
-_Steps = Generator[tuple[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+_Steps = Generator[tuple[Tensor, Any], tuple[Tensor, Tensor | None]]
 
 
-def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor) -> _Steps:
-    """Yields logits (b, V) of the next token and their hidden states (b, h), over and over.
+def has_plain_cache(model: Any) -> bool:
+    """True where all that a model remembers of a sequence are keys and values, a row of each: then rows can leave.
+
+    Layers of linear attention or convolution have a state of their own.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    config = base_model(model).config
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers)
+
+
+def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
+    """Yields logits (b, V) of the next token and, if wanted, their hidden states (b, h), over and over.
 
     It is sent the token (b,), and where rows leave the places of those that stay.
     """
     positions, past = position_ids(mask), None
     while True:
         output = forward(
-            model, tokens, mask, positions, 1, past_key_values=past, use_cache=True, output_hidden_states=True
+            model, tokens, mask, positions, 1, past_key_values=past, use_cache=True, output_hidden_states=with_hidden
         )
         past = output.past_key_values
-        token, staying = yield output.logits[:, -1], output.hidden_states[-1][:, -1]
+        token, staying = yield output.logits[:, -1], output.hidden_states[-1][:, -1] if with_hidden else None
         positions = positions[:, -1:] + 1
         if staying is not None:
             past.batch_select_indices(staying)
@@ -203,15 +223,15 @@ def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor) -> _Steps:
         mask = torch.cat((mask, torch.ones_like(tokens)), dim=1)
 
 
-def _encoder_decoder_steps(model: nn.Module, prompts: Tensor, mask: Tensor) -> _Steps:
+def _encoder_decoder_steps(model: nn.Module, prompts: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
     """`_causal_steps` for a decoder; the encoder runs once."""
     tokens = prompts.new_full((len(prompts), 1), decoder_start(model))
-    options: dict[str, Any] = {"use_cache": True, "return_dict": True, "output_hidden_states": True}
+    options: dict[str, Any] = {"use_cache": True, "return_dict": True, "output_hidden_states": with_hidden}
     output = model(input_ids=prompts, attention_mask=mask, decoder_input_ids=tokens, **options)
     encoded = output.encoder_last_hidden_state
     while True:
         past = output.past_key_values
-        token, staying = yield output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
+        token, staying = yield output.logits[:, -1], output.decoder_hidden_states[-1][:, -1] if with_hidden else None
         if staying is not None:
             past.batch_select_indices(staying)
             mask, encoded = mask[staying], encoded[staying]

@@ -166,9 +166,8 @@ def run(
             outcomes[planned.key] = Outcome(*planned.key, "failed", error=error)
             continue
         try:
-            again = force and planned.key not in fresh
-            record = tuning.get(planned.recipe.name)
-            outcomes[planned.key] = _run_one(planned, results, record, force=again, profile=profile)
+            again, of_sweep = force and planned.key not in fresh, tuning.get(planned.recipe.name)
+            outcomes[planned.key] = _run_one(planned, results, of_sweep, force=again, profile=profile)
         except AlignbenchError as error:
             logger.debug("run failed", exc_info=True)
             partial = store.partial_path(folder(planned.recipe, results), *planned.key)
@@ -194,29 +193,31 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
     device = choose_device(recipe.hardware.device)
     if distributed.rank() > 0:
         return _assist(planned, device)
-    built_on = [
-        Upstream(recipe=other.recipe.name, seed=other.recipe.seed, run_hash=other.run_hash, role=role)
-        for role, other in planned.upstream.items()
-    ]
-    built_on += tuning.upstream if tuning else ()
-    directory = RunDirectory.begin(
-        folder(recipe, results),
-        recipe=recipe.name,
-        method=recipe.method_name,
-        seed=recipe.seed,
-        run_hash=planned.run_hash,
-        resolved_recipe=recipe.to_yaml(),
-        environment=describe_environment(device),
-        kind=recipe.method.produces,
-        upstream=built_on,
-        force=force,
-    )
+    with distributed.awaited():
+        built_on = [
+            Upstream(recipe=other.recipe.name, seed=other.recipe.seed, run_hash=other.run_hash, role=role)
+            for role, other in planned.upstream.items()
+        ]
+        built_on += tuning.upstream if tuning else ()
+        directory = RunDirectory.begin(
+            folder(recipe, results),
+            recipe=recipe.name,
+            method=recipe.method_name,
+            seed=recipe.seed,
+            run_hash=planned.run_hash,
+            resolved_recipe=recipe.to_yaml(),
+            environment=describe_environment(device),
+            kind=recipe.method.produces,
+            upstream=built_on,
+            force=force,
+        )
     with directory:
-        stored = {role: store.read_run(run_path(other.recipe, results)) for role, other in planned.upstream.items()}
-        pieces = dict(tuning.pieces) if tuning else {}
-        for run in stored.values():
-            pieces |= run.pieces
-        directory.charge(pieces, built_on, tuning)
+        with distributed.awaited():
+            stored = {role: store.read_run(run_path(other.recipe, results)) for role, other in planned.upstream.items()}
+            pieces = dict(tuning.pieces) if tuning else {}
+            for run in stored.values():
+                pieces |= run.pieces
+            directory.charge(pieces, built_on, tuning)
         if directory.action == "skip":
             if profile:
                 logger.warning("%s, seed %d: complete, so nothing is profiled; --force runs it again", *planned.key)
@@ -255,8 +256,7 @@ def _assist(planned: Planned, device: torch.device) -> Outcome:
         context = _context(parts, policy, reward, checkpoints=checkpoints, log=lambda _step, _metrics: None)
         recipe.method.train(TrainData(data.train, data.validation), context)
     distributed.gather(machine.peak_memory_gib)
-    outcome: Any = distributed.from_first(None)
-    return outcome  # type: ignore[no-any-return]
+    return distributed.from_first(None)  # type: ignore[return-value]
 
 
 def _execute(
@@ -275,7 +275,8 @@ def _execute(
     evaluation = dataclasses.replace(earlier.evaluation_cost)
 
     # 1. Prepare: prompts in three splits, and preference pairs where the method learns from them.
-    parts.build_embedded_world()
+    with distributed.awaited():
+        parts.build_embedded_world()
     distributed.from_first((parts.artifacts, directory.checkpoints))
     with measured(machine, device), distributed.first_process_first():
         policy = parts.start_policy()

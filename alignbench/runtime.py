@@ -280,17 +280,17 @@ def keeping_freed_memory() -> Iterator[None]:
     if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
         yield
         return
-    for option, value in _KEEP.items():
-        mallopt(option, value)
+    # Older releases take no threshold above the largest that their own adjustment comes to.
+    if not mallopt(_MMAP_THRESHOLD, 2**30):
+        mallopt(_MMAP_THRESHOLD, _LARGEST)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
-        for option, value in _GIVE_BACK.items():
-            mallopt(option, value)
+        mallopt(_MMAP_THRESHOLD, _LARGEST)
+        mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)
         ctypes.CDLL(None).malloc_trim(0)
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEEP = {_TRIM_THRESHOLD: 2**31 - 1, _MMAP_THRESHOLD: 2**30}
-_GIVE_BACK = {_TRIM_THRESHOLD: 2**26, _MMAP_THRESHOLD: 2**25}
-"""The largest values that glibc's own adjustment comes to."""
+_LARGEST = 2**25

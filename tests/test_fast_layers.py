@@ -130,3 +130,13 @@ def test_whole_models(always, monkeypatch, tiny_policy, adapter):
     monkeypatch.setattr(fast_layers, "SMALLEST", float("inf"))
     plain = torch.cat(policy.token_logprobs(prompts, completions))
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_an_input_that_is_changed_in_place_is_noticed(always):
+    layer = with_fast_layers(nn.Sequential(nn.Linear(24, 8))).eval()
+    x = torch.randn(5, 24)
+    loss = layer(x).sum()
+    x.mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()

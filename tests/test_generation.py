@@ -7,7 +7,7 @@ import torch
 
 from alignbench.draws import inverse_cdf, sampling_probabilities, sampling_support, uniforms
 from alignbench.errors import ModelError
-from alignbench.generation import Sampled
+from alignbench.generation import Sampled, has_plain_cache, sample
 from alignbench.passes import collate, completion_forward, forward, position_ids, token_logprobs
 from alignbench.records import Decoding, Prompt
 
@@ -290,3 +290,31 @@ def test_stop_strings_leave_the_draws_as_they_are(tiny_policy):
         else:
             assert cut == free
             assert not {"good", "bad"} & set(words)
+
+
+SMALL = {
+    **{"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.3},
+    **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+}
+MIXED = {
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1},
+    "gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+}
+
+
+@pytest.mark.parametrize("family", MIXED)
+def test_rows_stay_where_a_cache_holds_more_than_keys_and_values(family):
+    """Completions of different lengths, equal prompts: a batch gives what each prompt gives alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL, **MIXED[family])).eval()
+    prompts, lengths = [(5, 6, 7), (5, 6, 7), (9, 8, 7), (11, 12, 13)], [3, 4, 5, 12]
+    u = uniforms((0,), [(str(i), 0) for i in range(4)], 12)
+    rest = {"decoding": Decoding(12), "eos_id": None, "pad_id": 0}
+    together = sample(model, prompts, lengths, u, **rest)
+    alone = [sample(model, [prompts[i]], [lengths[i]], u[i : i + 1], **rest)[0] for i in range(4)]
+    assert together == alone
+    assert has_plain_cache(model) is (family == "gemma3_text")

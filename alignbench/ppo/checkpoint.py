@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
-_FORMAT = 2
+_FORMAT = 3
 
 
 def save(

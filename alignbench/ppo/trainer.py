@@ -320,6 +320,7 @@ class PPOTrainer:
             "step": self.step,
             "kl_coef": self.controller.coef,
             "moments": asdict(self.moments),
+            "captures": self.captures,
             "cost": self.cost.counts(),
         }
         checkpoint.save(directory, self.parameters, self.optimizer, state, self._identity(n_steps))
@@ -335,11 +336,11 @@ class PPOTrainer:
         if state is None:
             return
         self.step, self.controller.coef = state["step"], state["kl_coef"]
-        self.moments = RunningMoments(**state["moments"])
+        self.moments, self.captures = RunningMoments(**state["moments"]), state["captures"]
         self.ledger.restore(state["cost"])
 
     def _identity(self, n_steps: int) -> dict[str, object]:
-        """What must be equal for a run to go on from a checkpoint: everything that decides the numbers."""
+        """What must be equal for a run to go on from a checkpoint: what decides the numbers by more than rounding."""
         options = {key: value for key, value in asdict(self.config).items() if key not in _RECORDS}
         # A schedule that ends depends on where.
         end = {"n_steps": n_steps} if self.config.schedule != "constant" else {}

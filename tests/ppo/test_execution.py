@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from alignbench import fast_layers
+from alignbench import fast_layers, generation
 from alignbench.ppo import trainer as trainer_module
 from alignbench.ppo.config import PPOConfig
+from alignbench.ppo.rollout import Rollout
 from alignbench.ppo.trainer import PPOTrainer
 
 CONFIG = {
@@ -40,7 +41,12 @@ def test_fast_is_plain(sure_policy, reward, prompts, monkeypatch, family, change
     name, _, lora = family.partition("-")
     logged, weights = {}, {}
     for execution in ("fast", "plain"):
-        monkeypatch.setattr(fast_layers, "SMALLEST", 0 if execution == "fast" else float("inf"))
+        if execution == "plain":  # nor anything else that is shorter in both
+            monkeypatch.setattr(fast_layers, "SMALLEST", float("inf"))
+            monkeypatch.setattr(Rollout, "trimmed", lambda rollout: rollout)
+            monkeypatch.setattr(generation, "has_plain_cache", lambda _model: False)
+        else:
+            monkeypatch.setattr(fast_layers, "SMALLEST", 0)
         trainer = build(sure_policy(name, "fresh" if lora else None), reward, prompts, execution=execution, **changes)
         start = {name: p.detach().clone() for name, p in trainer.parameters.items()}
         logged[execution] = []
@@ -96,6 +102,18 @@ def test_a_policy_that_decodes_otherwise_is_measured_by_full_passes(sure_policy,
     seen = []
     trainer.train(3, log=lambda _, metrics: seen.append("objective/kl_exact" in metrics))
     assert seen == [True, True]
+
+
+def test_a_resumed_run_goes_on_without_capture_too(sure_policy, reward, prompts, monkeypatch, tmp_path):
+    monkeypatch.setattr(trainer_module, "MAX_DRIFT", -1.0)
+    logs = {"straight": [], "resumed": []}
+    straight = build(sure_policy(), reward, prompts)
+    straight.train(4, log=lambda _, metrics: logs["straight"].append(metrics["policy/loss"]))
+    build(sure_policy(), reward, prompts).train(2, checkpoints=tmp_path)
+    resumed = build(sure_policy(), reward, prompts)
+    resumed.train(4, log=lambda _, metrics: logs["resumed"].append(metrics["policy/loss"]), checkpoints=tmp_path)
+    assert not resumed.captures
+    assert logs["resumed"] == logs["straight"][2:]
 
 
 @pytest.mark.parametrize(
