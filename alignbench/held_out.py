@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from alignbench.language_model import LanguageModel
     from alignbench.recipe import Recipe
     from datasets_prep.cache import BuiltPairs
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_policy(
@@ -38,6 +42,7 @@ def evaluate_policy(
     from alignbench.evaluation.protocols import comparability, get_protocol
     from alignbench.models import weights_fingerprint
 
+    prompts = _in_groups(prompts)
     protocol = get_protocol(recipe.evaluation.protocol)
     reference = parts.base_policy()
     spent_on = spending(policy, reference, *scorers.values())
@@ -69,6 +74,27 @@ def evaluate_policy(
         "chat": recipe.chat.model_dump() if recipe.chat else None,
     }
     return _of_split(report, same, recipe)
+
+
+def _in_groups(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Returns the prompts with the groups of variants of one text, and says so where there are any."""
+    from datasets_prep.near_copies import with_groups
+
+    grouped = with_groups(prompts)
+    sizes = Counter(prompt.group for prompt in grouped if prompt.group is not None)
+    several = {name: size for name, size in sizes.items() if size > 1}
+    if several:
+        name, size = max(several.items(), key=lambda one: one[1])
+        example = next(prompt.text for prompt in grouped if prompt.group == name)
+        logger.info(
+            "%d held-out prompts are variants of %d texts, and count as %d; the largest group has %d, like %r",
+            sum(several.values()),
+            len(several),
+            len(several),
+            size,
+            example,
+        )
+    return grouped
 
 
 def _of_split(report: EvalReport, same: dict[str, Any], recipe: Recipe) -> tuple[EvalReport, dict[str, Any]]:

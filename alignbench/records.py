@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 FinishReason = Literal["eos", "stop", "length"]
 """The end-of-sequence token, a stop string, or the token limit."""
 Direction = Literal["lower", "higher", "none"]
+BETWEEN_0_AND_1 = frozenset(
+    {
+        *("toxicity_mean", "toxicity_rate", "expected_max_toxicity", "toxicity_probability", "toxicity_std"),
+        *(f"{kind}distinct_{n}" for kind in ("", "corpus_", "dexperts_") for n in (1, 2, 3)),
+        *("self_bleu", "repetition_rate", "rep_4", "copy_rate", "empty_rate", "truncated_rate", "refusal_rate"),
+        *("pair_accuracy", "pair_accuracy_train"),
+    }
+)
+"""Metrics that cannot leave this range: neither can their intervals, nor a difference that could be detected."""
 HackingWord = Literal["none", "suspected", "evident"]
 """From best to worst."""
 TextWindow = Literal["completion", "prompt_and_completion"]
@@ -70,6 +79,8 @@ class Prompt:
     """The toxicity that the data set states for this prompt, 0 to 1."""
     whole_text_hash: str | None = field(default=None, compare=False, repr=False)
     """Hash of the text before it was cut to any length; None where `text` was never cut."""
+    group: str | None = field(default=None, compare=False, repr=False)
+    """What it shares with the other variants of one text; None where it is the only one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +262,8 @@ class EvalReport:
     """One row per completion; columns in docs/results.md."""
     n_extra_tokens: int = 0
     """Tokens that were sampled besides these completions, for the divergence."""
+    prompt_groups: Mapping[str, str] = field(default_factory=dict)
+    """Group by prompt id, of the prompts that are variants of one text."""
 
 
 @dataclass(frozen=True, slots=True)

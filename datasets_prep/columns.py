@@ -40,6 +40,9 @@ def read_prompts(rows: Sequence[Row], mapping: ColumnMapping, *, origin: str, ne
     toxicity_column = _find_column(rows, mapping.toxicity, TOXICITY_COLUMNS)
     if toxicity_column is None and must_be_toxicity:
         raise _missing(rows, "toxicity", mapping.toxicity, TOXICITY_COLUMNS, origin)
+    group_column = _find_column(rows, mapping.group, ())
+    if group_column is None and mapping.group is not None:
+        raise _missing(rows, "group", mapping.group, (), origin)
     prompts = []
     for number, row in enumerate(rows, start=1):
         where = f"{origin}, row {number}"
@@ -47,7 +50,8 @@ def read_prompts(rows: Sequence[Row], mapping: ColumnMapping, *, origin: str, ne
         toxicity = None
         if toxicity_column is not None:
             toxicity = _toxicity(_cell(row, toxicity_column), toxicity_column, where, must_be_toxicity)
-        prompts.append(Prompt(_id(row, id_column, text, where), text, toxicity))
+        group = _label(row, group_column, where, "group")
+        prompts.append(Prompt(_id(row, id_column, text, where), text, toxicity, group=group))
     _check_ids(prompts, id_column, origin)
     return prompts
 
@@ -133,14 +137,20 @@ def _toxicity(value: Any, column: str, where: str, must_be_toxicity: bool) -> fl
 
 
 def _id(row: Row, column: str | None, text: str, where: str) -> str:
+    value = _label(row, column, where, "id")
+    return fingerprint(text) if value is None else value
+
+
+def _label(row: Row, column: str | None, where: str, key: str) -> str | None:
+    """Returns a text or whole number as text, None where there is none."""
     value = None if column is None else _cell(row, column)
     if value is None or value == "":
-        return fingerprint(text)
+        return None
     if isinstance(value, str | int):
         return without_surrogates(str(value))
     raise DataError(
         f"{where}: column {column!r} holds a {type(value).__name__}, expected text or a whole number. "
-        "Name another column with data.columns.id."
+        f"Name another column with data.columns.{key}."
     )
 
 

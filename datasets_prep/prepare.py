@@ -172,7 +172,12 @@ def _build(
     for _, prompt in cutter.cut(heldout_pool, None, counts.get("heldout/", Counter())):
         splits["heldout"].append(prompt)
     for uncut, prompt in cutter.cut(pool, settings.max_prompts, counts[""]):
-        split = split_of(uncut.text, settings.split_seed, settings.validation_fraction, _own_heldout_fraction(settings))
+        split = split_of(
+            uncut.group or uncut.text,
+            settings.split_seed,
+            settings.validation_fraction,
+            _own_heldout_fraction(settings),
+        )
         splits[split].append(prompt)
     _check_splits(settings, splits, counts)
     statistics: dict[str, int | float] = {
@@ -234,7 +239,7 @@ def _identity(prompt: Prompt) -> tuple[str, str, float]:
 
 
 def _content(prompts: Sequence[Prompt]) -> str:
-    return fingerprint([[prompt.id, prompt.text, prompt.toxicity] for prompt in prompts])
+    return fingerprint([[prompt.id, prompt.text, prompt.toxicity, prompt.group] for prompt in prompts])
 
 
 def _tokenizer_fingerprint(tokenizer: TextTokenizer, pool: Sequence[Prompt]) -> str:

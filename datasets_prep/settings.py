@@ -27,6 +27,9 @@ class ColumnMapping(Settings):
     """Column of the prompt's text; null: the first of `prompt.text`, `prompt`, `text`."""
     toxicity: str | None = None
     """Column of the prompt's toxicity, 0 to 1; null: the first of `prompt.toxicity`, `toxicity`, where there is one."""
+    group: str | None = None
+    """Column whose value the variants of one text share: they fall into one split and count as one witness; null: near
+    copies among the prompts of an evaluation are found by their texts."""
 
 
 class PromptSettings(Settings):

@@ -13,6 +13,7 @@ from alignbench.evaluation.drawing import Drawn, concatenate, draw, repeat
 from alignbench.evaluation.measures import Column, mean_metrics, neutral_metric, prompt_columns, set_metrics
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.records import EvalReport, Policy, Prompt, Scorer
+from alignbench.statistics.prompt_means import numbered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,11 +70,19 @@ def evaluate(
                 progress()
     drawn, kl = concatenate(parts, order), divergence.concatenate(divergences, order)
     columns = prompt_columns(drawn, kl, cut, protocol)
-    metrics = [*mean_metrics(columns), *set_metrics(drawn, kl, cut, protocol)]
+    groups = prompt_groups(prompts)
+    metrics = mean_metrics(columns, numbered([prompt.id for prompt in cut], groups))
+    metrics += set_metrics(drawn, kl, cut, protocol)
     if neutral:
         metrics.append(neutral_metric(policy, neutral))
     frames = _prompt_frame(columns, cut), _completion_frame(drawn, cut)
-    return EvalReport(protocol.name, tuple(metrics), *frames, n_extra_tokens=int(kl.n_tokens.sum()))
+    return EvalReport(protocol.name, tuple(metrics), *frames, int(kl.n_tokens.sum()), groups)
+
+
+def prompt_groups(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Returns the group by prompt id, of the prompts that share theirs with another one here."""
+    sizes = Counter(prompt.group for prompt in prompts)
+    return {prompt.id: prompt.group for prompt in prompts if prompt.group is not None and sizes[prompt.group] > 1}
 
 
 def _check_prompts(prompts: Sequence[Prompt]) -> None:

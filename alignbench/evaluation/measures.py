@@ -19,10 +19,18 @@ from alignbench.evaluation.drawing import Drawn
 from alignbench.evaluation.neutral import negative_logprobs
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.evaluation.self_bleu import MOST_TEXTS, self_bleu
-from alignbench.records import N_JACKKNIFE_GROUPS, Direction, MetricValue, Policy, Prompt, jackknife_group
-from alignbench.statistics.bootstrap import resample_means
+from alignbench.records import (
+    BETWEEN_0_AND_1,
+    N_JACKKNIFE_GROUPS,
+    Direction,
+    MetricValue,
+    Policy,
+    Prompt,
+    jackknife_group,
+)
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.jackknife import jackknife_interval
+from alignbench.statistics.prompt_means import Groups, column_means
 
 MAX_UNSCORED = 0.01
 """A scorer that leaves a larger share of the completions unscored has its metrics withheld."""
@@ -104,9 +112,12 @@ def prompt_columns(
     return [*columns, *_dexperts_columns(drawn, prompts)] if protocol.as_dexperts else columns
 
 
-def mean_metrics(columns: Sequence[Column]) -> list[MetricValue]:
-    """Values and intervals of the means over prompts; perplexity is taken back from its logarithm."""
-    estimates = resample_means(np.stack([column.values for column in columns], axis=1))
+def mean_metrics(columns: Sequence[Column], groups: Groups | None = None) -> list[MetricValue]:
+    """Values and intervals of the means over prompts, whose groups are numbered by `groups` (n,); None: there are none.
+
+    Perplexity is taken back from its logarithm.
+    """
+    estimates = column_means(np.stack([column.values for column in columns], axis=1), groups)
     metrics = []
     for column, estimate in zip(columns, estimates, strict=True):
         if column.metric == "perplexity":
@@ -121,7 +132,7 @@ def set_metrics(
     drawn: Drawn, divergence: Divergence, prompts: Sequence[Prompt], protocol: EvalProtocol
 ) -> list[MetricValue]:
     """Metrics that are no mean over prompts, with the replicates that their intervals come from."""
-    groups = np.array([jackknife_group(prompt.id) for prompt in prompts], dtype=np.int64)
+    groups = np.array([jackknife_group(prompt.group or prompt.id) for prompt in prompts], dtype=np.int64)
     k = len(drawn.completions) // len(prompts)
     owners = np.repeat(groups, k)
     texts = [completion.text for completion in drawn.completions]
@@ -316,6 +327,8 @@ def _metric(
     estimate: Estimate,
     counts: tuple[int, int],
 ) -> MetricValue:
+    if metric in BETWEEN_0_AND_1:
+        estimate = estimate.between_0_and_1()
     return MetricValue(
         metric,
         scorer,

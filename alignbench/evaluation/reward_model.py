@@ -8,8 +8,8 @@ import numpy as np
 
 from alignbench.evaluation.aggregate import FloatArray
 from alignbench.records import Direction, EvalReport, MetricValue, PreferencePair, Scorer
-from alignbench.statistics.bootstrap import mean_interval
 from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.prompt_means import mean_interval
 
 PROTOCOL = "reward-model"
 
@@ -30,7 +30,7 @@ def evaluate_reward_model(
     train_correct = _correct(*_scores(scorer, train_pairs))
     labels = [pair.chosen_reward for pair in heldout_pairs] + [pair.rejected_reward for pair in heldout_pairs]
     agreement = rank_correlation(np.concatenate((chosen, rejected)), np.array(labels))
-    accuracy, train_accuracy = mean_interval(correct), mean_interval(train_correct)
+    accuracy, train_accuracy = (mean_interval(one).between_0_and_1() for one in (correct, train_correct))
     metrics = (
         _metric("pair_accuracy", accuracy, "higher", len(heldout_pairs)),
         _metric("pair_accuracy_train", train_accuracy, "none", len(train_pairs)),

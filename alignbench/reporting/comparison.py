@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alignbench.errors import NothingComparedError
-from alignbench.records import Direction
+from alignbench.records import BETWEEN_0_AND_1, Direction
 from alignbench.reporting.comparability import Mismatch
 from alignbench.reporting.flags import HEADLINE, Flag, judgement
 from alignbench.reporting.hacking import HackingAlongTraining
@@ -93,6 +93,12 @@ def settlement(measurement: Measurement) -> Settlement | None:
     return measurement.tested.settlement()
 
 
+def detectable(metric: str, measurement: Measurement) -> float | None:
+    """Returns the smallest difference that the design would have found, no larger than there can be; None untested."""
+    found = measurement.tested.detectable() if measurement.tested is not None else None
+    return min(found, 1.0) if found is not None and metric in BETWEEN_0_AND_1 else found
+
+
 def _records(row: ComparedRecipe, baseline: str | None) -> list[dict[str, object]]:
     reference = None if row.recipe == baseline else baseline
     rows = [_record(row, *key, one, reference) for key, one in row.metrics.items()]
@@ -148,7 +154,7 @@ def _record(
         "runs_ci_low": runs.ci_low,
         "runs_ci_high": runs.ci_high,
         "runs_p_value": runs.p_value,
-        "detectable_difference": tested.detectable() if tested else None,
+        "detectable_difference": detectable(metric, one),
         "settling_prompts": needed.prompts,
         "settling_seeds": needed.seeds,
         "length_matched_difference": matched.difference.value,

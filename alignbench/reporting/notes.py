@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from alignbench.reporting.flags import HEADLINE, REWARD_SCORER
 from alignbench.reporting.pooling import RecipeRuns, metric_keys
+from alignbench.statistics.crossed import MIN_SEEDS
 from alignbench.statistics.differences import has_method
 
 SEEDS_NOTE = (
@@ -37,11 +38,39 @@ def notes_on(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> list
     scorers = {scorer for metric, scorer in metric_keys(recipes) if metric == HEADLINE}
     if scorers == {REWARD_SCORER}:
         notes.append("There is no held-out judge: toxicity is measured by the training reward's own classifier alone.")
+    notes += _unequal_seeds(recipes)
+    notes += _groups(recipes)
     for one in others:
         if baseline is not None and baseline.seeds != one.seeds:
             mine, theirs = _seeds(one.seeds), _seeds(baseline.seeds)
             notes.append(f"{one.recipe} ({mine}) is compared with {baseline.recipe} of {theirs}.")
     return notes
+
+
+def _unequal_seeds(recipes: Sequence[RecipeRuns]) -> list[str]:
+    """Says that unequal numbers of seeds are a loss."""
+    numbers = {one.recipe: len(one.runs) for one in recipes if one.varies}
+    if len(set(numbers.values())) < 2 or max(numbers.values()) < MIN_SEEDS:
+        return []
+    said = ", ".join(f"{recipe} {n}" for recipe, n in numbers.items())
+    return [
+        f"Numbers of seeds differ ({said}). Between two trained recipes the smaller number decides how well the spread "
+        "of seeds is known: as many seeds spread equally would see more."
+    ]
+
+
+def _groups(recipes: Sequence[RecipeRuns]) -> list[str]:
+    """Says that some prompts are variants of one text."""
+    groups: dict[str, str] = {}
+    for one in recipes:
+        for _, evaluation in one.runs:
+            groups |= evaluation.record.prompt_groups
+    if not groups:
+        return []
+    return [
+        f"{len(groups)} prompts are variants of {len(set(groups.values()))} texts: intervals and tests count those of "
+        "one text as one witness."
+    ]
 
 
 def covers_seeds(one: RecipeRuns, baseline: RecipeRuns) -> bool:

@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.records import N_JACKKNIFE_GROUPS, Cost, Direction, MetricValue, jackknife_group
+from alignbench.records import BETWEEN_0_AND_1, N_JACKKNIFE_GROUPS, Cost, Direction, MetricValue, jackknife_group
 from alignbench.reporting.store import LOG_METRICS, StoredEvaluation, StoredRun
-from alignbench.statistics.bootstrap import resample_means
 from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.jackknife import jackknife_interval
 from alignbench.statistics.length_matching import LengthMatched
+from alignbench.statistics.prompt_means import column_means, numbered
 
 MetricKey = tuple[str, str | None]
 """Metric and scorer."""
@@ -103,16 +103,14 @@ def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[
     by prompt. A metric that was withheld in one run of a recipe is withheld for the recipe. All recipes against the
     baseline on one metric are one family of tests.
     """
-    pool = _Pool(recipes)
+    pool = Pool(recipes)
     columns = {
         (one.recipe, key): over_seeds(values)
         for one in recipes
         for key in metric_keys([one])
         if (values := pool.matrix(one, key)) is not None
     }
-    estimates = dict(
-        zip(columns, resample_means(np.column_stack(list(columns.values()))), strict=True) if columns else ()
-    )
+    estimates = {place: column_means(values[:, None], pool.groups)[0] for place, values in columns.items()}
     tests = _tests(pool, [(one, baseline) for one in recipes if baseline is not None and one is not baseline])
     found: dict[tuple[str, MetricKey], Measurement] = {}
     for one in recipes:
@@ -130,14 +128,14 @@ def measure_pairs(
     pairs = [(one, other) for place, one in enumerate(recipes) for other in recipes[:place]]
     return [
         PairedRecipes(recipe, other, key, replace(measured[recipe, key], difference=tested.difference, tested=tested))
-        for (recipe, other, key), tested in _tests(_Pool(recipes), pairs).items()
+        for (recipe, other, key), tested in _tests(Pool(recipes), pairs).items()
     ]
 
 
 _Place = tuple[str, str, MetricKey]
 
 
-def _tests(pool: _Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[_Place, Tested]:
+def _tests(pool: Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[_Place, Tested]:
     """Returns the tests of recipes against others, by (recipe, other, metric), adjusted metric by metric."""
     over_prompts: dict[_Place, Pair] = {}
     found: dict[_Place, Tested] = {}
@@ -149,7 +147,7 @@ def _tests(pool: _Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[
                 over_prompts[place] = Pair(mine, theirs, one.varies, other.varies)
             elif mine is None and (corpus := pool.corpus_pair(one, other, key)) is not None:
                 found[place] = compare_corpus(corpus)
-    found |= dict(zip(over_prompts, compare_pairs(list(over_prompts.values())), strict=True))
+    found |= dict(zip(over_prompts, compare_pairs(list(over_prompts.values()), pool.groups), strict=True))
     for key in dict.fromkeys(key for _, _, key in found):
         family = [place for place in found if place[2] == key]
         found |= dict(zip(family, adjust([found[place] for place in family]), strict=True))
@@ -157,7 +155,7 @@ def _tests(pool: _Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[
 
 
 def _measurement(
-    pool: _Pool,
+    pool: Pool,
     one: RecipeRuns,
     reference: RecipeRuns | None,
     key: MetricKey,
@@ -170,6 +168,8 @@ def _measurement(
         value = pool.whole(one, key)
     elif key[0] in LOG_METRICS:
         value = _exponential(value)
+    if key[0] in BETWEEN_0_AND_1:
+        value = value.between_0_and_1()
     difference = tested.difference if tested is not None else None
     if reference is not None and difference is None:
         reason = _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key) or NOT_STORED
@@ -177,18 +177,30 @@ def _measurement(
     return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested)
 
 
-class _Pool:
+class Pool:
     """Values of all runs on one list of prompts."""
 
     def __init__(self, recipes: Iterable[RecipeRuns]) -> None:
-        values = [evaluation.prompt_values[0] for one in recipes for _, evaluation in one.runs]
-        self._place = {prompt: i for i, prompt in enumerate(dict.fromkeys(p for ids in values for p in ids))}
+        evaluations = [evaluation for one in recipes for _, evaluation in one.runs]
+        ids = dict.fromkeys(prompt for one in evaluations for prompt in one.prompt_values[0])
+        self._place = {prompt: i for i, prompt in enumerate(ids)}
+        self._matrices: dict[tuple[str, MetricKey], Matrix | None] = {}
+        named: dict[str, str] = {}
+        for one in evaluations:
+            named |= one.record.prompt_groups
+        self.groups = numbered(list(ids), named)
+        """The number of each prompt's group, (prompts,); None where all are texts of their own."""
         self._group_sizes = [0] * N_JACKKNIFE_GROUPS
         for prompt in self._place:
             self._group_sizes[jackknife_group(prompt)] += 1
 
     def matrix(self, one: RecipeRuns, key: MetricKey) -> Matrix | None:
         """Returns the values (seeds, prompts), NaN where unmeasured; None where nothing is stored."""
+        if (one.recipe, key) not in self._matrices:
+            self._matrices[one.recipe, key] = self._read(one, key)
+        return self._matrices[one.recipe, key]
+
+    def _read(self, one: RecipeRuns, key: MetricKey) -> Matrix | None:
         name = key[0] if key[1] is None else f"{key[0]}@{key[1]}"
         if _withheld(one, key) or any(name not in evaluation.prompt_values[1] for _, evaluation in one.runs):
             return None

@@ -206,6 +206,7 @@ class RunDirectory:
             comparability=plain(comparability),
             scorer_sources=dict(scorer_sources or {}),
             metrics=tuple(map(finite, report.metrics)),
+            prompt_groups=dict(report.prompt_groups),
         )
         write_record(path / store.METRICS_FILE, record)
 

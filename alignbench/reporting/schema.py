@@ -88,6 +88,8 @@ class EvaluationFile(Record):
     scorer_sources: dict[str, tuple[str, ...]] = {}
     """Hashes of the weights and files behind each scorer, whatever is read from them."""
     metrics: tuple[MetricValue, ...]
+    prompt_groups: dict[str, str] = {}
+    """Group by prompt id, of the prompts that are variants of one text and count as one witness."""
 
     @model_validator(mode="after")
     def _metrics_and_each_once(self) -> Self:

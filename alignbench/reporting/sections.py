@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from alignbench.reporting.comparison import ComparedRecipe, Comparison, settlement
+from alignbench.reporting.comparison import ComparedRecipe, Comparison, detectable, settlement
 from alignbench.reporting.cost_columns import COSTS, shown
 from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
 from alignbench.reporting.numbers import number, p_value, with_interval
@@ -132,8 +132,8 @@ def _design(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
         one = row.metrics.get((HEADLINE, scorer))
         if one is None or one.tested is None:
             continue
-        runs, detectable = one.tested.these_runs, number(one.tested.detectable())
-        cells = [with_interval(runs, "+"), p_value(runs.p_value), detectable, _settled(one)]
+        runs, found = one.tested.these_runs, number(detectable(HEADLINE, one))
+        cells = [with_interval(runs, "+"), p_value(runs.p_value), found, _settled(one)]
         rows.append([row.recipe, one.tested.estimand, *cells])
         n_tests = max(n_tests, one.tested.n_tests)
     if rows:

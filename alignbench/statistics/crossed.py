@@ -18,12 +18,13 @@ independent of each other for normal effects:
     m = sum over recipes of (variance of the means of seeds) / s            estimates the two terms with S and R
     r = sum over recipes of (mean square of the residual) / (n s)           estimates R_a/(n s_a) + R_b/(n s_b)
 
-so var D is estimated by (v - r) + m: prompts alone, cut at zero, and what seeds show. A negative component of seeds,
-m < r, is kept: m is then small by luck, and what follows counts with that luck, so that intervals are right on average,
-though one for the method may come out narrower than the one over prompts alone. m comes from few seeds and gets
+so var D is estimated by (v - r) + m: prompts alone, cut at zero, and what seeds show. m comes from few seeds and gets
 Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946)
 
-    f = m^2 / (m_a^2 / (s_a - 1) + m_b^2 / (s_b - 1)).
+    f = m^2 / (m_a^2 / (s - 1) + m_b^2 / (s - 1)),    s the seeds of the recipe with fewer.
+
+With s_a - 1 and s_b - 1 in their places a noisy recipe of two seeds, whose spread came out small by luck, would borrow
+the degrees of freedom of a quiet one of eight: 10 % false alarms at a level of 0.05.
 
 Giving Satterthwaite's f to the whole sum, as is usual, calls up to four times too many false alarms at a level of 0.01
 where three seeds of one recipe differ and those of the other do not, eight times with two: its degrees of freedom are
@@ -39,6 +40,10 @@ as it may where prompts weigh as much as seeds. c = 1 is the prior V / B^2, whos
 calls twice too many at 0.01, and with two four times. The c above is Weerahandi's for two seeds and goes to 1 as fast
 as 1 / (s - 1), which leaves errors of that order. docs/calibration.md has the numbers.
 
+Seeds whose means happen to agree make m, and with it var D, small by luck, down to nothing where rates of rare events
+tie. A verdict about the method is therefore never surer than the one about these runs: p is the larger of the two, the
+interval the wider.
+
 T_g is the distribution function of Student's t with g = (n - 1) V^2 / (v - r)^2 degrees of freedom, Satterthwaite's,
 for once x is given only the part over prompts is estimated. Without seed noise this is the t test over prompts, without
 prompt noise Welch's test on the means of seeds.
@@ -47,14 +52,14 @@ prompt noise Welch's test on the means of seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.statistics.bootstrap import MIN_PROMPTS, sign_test_p
 from alignbench.statistics.estimate import ALPHA, Estimate
+from alignbench.statistics.prompt_means import MIN_PROMPTS, Groups, collapse, mean_interval, sign_test_p
 
 Matrix = NDArray[np.float64]
 MIN_SEEDS = 2
@@ -85,7 +90,8 @@ class Components:
 
     prompts: float
     """(v - r) of the module, not below zero: falls with the number of prompts."""
-    n_prompts: int
+    n_prompts: float
+    """Prompts; with groups of them the effective number of groups."""
     seeds: float = 0.0
     """m of the module: falls with the number of seeds."""
     seeds_residual: float = 0.0
@@ -94,6 +100,15 @@ class Components:
     """f of the module."""
     n_seeds: int = 1
     """Of the arm with fewer."""
+    runs: float | None = None
+    """v of the module, the variance for these runs; None where seeds have no part in it, and `prompts` is all of it."""
+    arms: tuple[Arm, ...] = ()
+    """Those that vary."""
+
+    @property
+    def of_these_runs(self) -> Components:
+        """The components of a verdict about these runs, prompts alone."""
+        return Components(self.prompts if self.runs is None else self.runs, self.n_prompts)
 
     @property
     def variance(self) -> float:
@@ -104,7 +119,7 @@ class Components:
     def df(self) -> float:
         """Satterthwaite's degrees of freedom of the whole, a summary: the interval integrates instead."""
         parts = self.prompts**2 / (self.n_prompts - 1) + self.seeds**2 / self.seeds_df
-        return self.variance**2 / parts if parts > 0 else float(self.n_prompts - 1)
+        return self.variance**2 / parts if parts > 0 else self.n_prompts - 1
 
 
 def arm(values: Matrix, varies: bool = True) -> Arm:
@@ -118,21 +133,24 @@ def arm(values: Matrix, varies: bool = True) -> Arm:
     return Arm(n_seeds, float(means.var(ddof=1)), mean_square / n_prompts, varies)
 
 
-def components(prompt_variance: float, n_prompts: int, arms: Sequence[Arm]) -> Components:
+def components(prompt_variance: float, n_prompts: float, arms: Sequence[Arm]) -> Components:
     """Joins v of the module docstring and the spread of the seeds on both sides."""
-    varying = [one for one in arms if one.varies]
-    parts = [(one.seeds / one.n_seeds, one.n_seeds - 1) for one in varying]
-    seeds = sum(part for part, _ in parts)
-    residual = sum(one.residual / one.n_seeds for one in varying)
-    squares = sum(part**2 / df for part, df in parts)
-    f = seeds**2 / squares if squares > 0 else float(sum(df for _, df in parts) or 1)
+    varying = tuple(one for one in arms if one.varies)
     n_seeds = min((one.n_seeds for one in varying), default=1)
+    seeds = sum(one.seeds / one.n_seeds for one in varying)
+    residual = sum(one.residual / one.n_seeds for one in varying)
+    squares = sum((one.seeds / one.n_seeds) ** 2 / (n_seeds - 1) for one in varying)
+    f = seeds**2 / squares if squares > 0 else float(len(varying) * (n_seeds - 1) or 1)
     prompts = max(0.0, prompt_variance - residual)
-    return Components(prompts, n_prompts, seeds, min(residual, seeds), f, n_seeds)
+    return Components(prompts, n_prompts, seeds, min(residual, seeds), f, n_seeds, prompt_variance, varying)
 
 
 def method_difference(
-    values: Matrix, baseline: Matrix, varies: bool = True, baseline_varies: bool = True
+    values: Matrix,
+    baseline: Matrix,
+    varies: bool = True,
+    baseline_varies: bool = True,
+    groups: Groups | None = None,
 ) -> tuple[Estimate, Components | None]:
     """Returns the difference of two methods with interval and p, and the components of its variance.
 
@@ -141,45 +159,61 @@ def method_difference(
         baseline: (seeds, prompts) of the other, the same prompts in the same order.
         varies: False where the recipe trains nothing, so that its seeds differ in sampling alone.
         baseline_varies: the same of the baseline.
+        groups: (prompts,), the number of each prompt's group; None: each is its own.
 
     A recipe that varies needs two seeds. The difference is the mean over prompts of the difference of seed averages,
-    the same number as for these runs; the spread of seeds is taken from prompts that every seed of a recipe measured.
+    the same number as for these runs, and no surer; the spread of seeds is taken from prompts that every seed of a
+    recipe measured.
     """
-    d = over_seeds(values) - over_seeds(baseline)
-    d = d[np.isfinite(d)]
-    n = len(d)
-    if n == 0:
-        return Estimate(None, reason="no prompt was measured"), None
-    value = float(d.mean())
-    if n < MIN_PROMPTS:
-        return Estimate(value, n=n, reason=f"{n} measured prompts, an interval needs {MIN_PROMPTS}"), None
+    difference = averaged_difference(values, baseline)
+    runs = mean_interval(difference, groups)
+    if runs.value is None or (runs.ci_low is None and runs.p_value is None):
+        return runs, None
     arms = []
     for side, side_varies in ((values, varies), (baseline, baseline_varies)):
-        complete = side[:, np.isfinite(side).all(axis=0)]
-        if side_varies and (len(side) < MIN_SEEDS or complete.shape[1] < MIN_PROMPTS):
+        complete = np.isfinite(side).all(axis=0)
+        spread = collapse(side[:, complete], None if groups is None else groups[complete]).values
+        if side_varies and (len(side) < MIN_SEEDS or spread.shape[1] < MIN_PROMPTS):
             reason = (
-                f"{complete.shape[1]} prompts were measured with every seed, the spread of seeds needs {MIN_PROMPTS}"
+                f"{spread.shape[1]} prompts were measured with every seed, the spread of seeds needs {MIN_PROMPTS}"
                 if len(side) >= MIN_SEEDS
                 else "a single seed says nothing about other seeds"
             )
-            return Estimate(value, n=n, reason=reason), None
-        arms.append(arm(complete, side_varies))
-    parts = components(float(d.var(ddof=1)) / n, n, arms)
-    return estimate(value, parts), parts
+            return Estimate(runs.value, n=runs.n, reason=reason), None
+        arms.append(arm(spread, side_varies))
+    measured = np.isfinite(difference)
+    d = collapse(difference[measured], None if groups is None else groups[measured])
+    parts = components(float(d.values.var(ddof=1)) / len(d.values), d.n_effective, arms)
+    return no_surer(estimate(runs.value, parts), runs), parts
 
 
-def estimate(value: float, parts: Components, unit: str = "prompt") -> Estimate:
-    """Returns a difference with the interval and p of the module docstring."""
-    error = float(np.sqrt(parts.variance))
+def estimate(value: float, parts: Components) -> Estimate:
+    """Returns a difference with the interval and p of the module docstring, by `parts` alone: see `no_surer`."""
+    n, error = round(parts.n_prompts), float(np.sqrt(parts.variance))
     if error <= _ROUNDING * max(1.0, abs(value)):
-        if abs(value) <= _ROUNDING:
-            return Estimate(0.0, n=parts.n_prompts, p_value=1.0, reason=f"zero on every {unit} with every seed")
-        p = sign_test_p(parts.n_prompts)
-        return Estimate(value, n=parts.n_prompts, p_value=p, reason=f"the same value on every {unit} with every seed")
+        is_zero = abs(value) <= _ROUNDING
+        return Estimate(value, value, value, n, 1.0 if is_zero else sign_test_p(n))
     spread = Spread.of(parts)
     p = min(1.0, float(spread.p_values(np.array([[abs(value)]]))[0, 0]))
     half = float(spread.half_widths(ALPHA)[0])
-    return Estimate(value, value - half, value + half, parts.n_prompts, p)
+    return Estimate(value, value - half, value + half, n, p)
+
+
+def no_surer(method: Estimate, runs: Estimate) -> Estimate:
+    """Returns the verdict about the method with what the runs leave open: the larger p, the wider interval.
+
+    `runs` that have a p and no interval are constant: where that is literally so, so says the method's reason.
+    """
+    if runs.p_value is None or method.p_value is None:
+        return runs if method.p_value is not None else method
+    p = max(method.p_value, runs.p_value)
+    if runs.ci_low is None or runs.ci_high is None:
+        if method.ci_low == method.ci_high:
+            return replace(runs, p_value=p, reason=f"{runs.reason} with every seed")
+        return replace(method, n=runs.n, p_value=p)
+    assert method.ci_low is not None
+    assert method.ci_high is not None
+    return Estimate(method.value, min(method.ci_low, runs.ci_low), max(method.ci_high, runs.ci_high), runs.n, p)
 
 
 @cache
@@ -207,7 +241,7 @@ class Spread:
 
         m = np.array([parts.seeds]) if seeds is None else seeds
         if not m.any():
-            df = np.full((len(m), 1), parts.n_prompts - 1.0)
+            df = np.full((len(m), 1), parts.n_prompts - 1)
             return cls(np.full((len(m), 1), np.sqrt(parts.prompts)), np.ones((len(m), 1)), df)
         nodes, weights = _quadrature()
         shares = gammaincinv(parts.seeds_df / 2, nodes**_POWER) * 2 / parts.seeds_df
@@ -249,6 +283,14 @@ class Spread:
         densities = 2 * constant * (1 + t**2 / self.df) ** (-(self.df + 1) / 2) / self.scales
         density: Matrix = (densities * self.weights).sum(axis=1)
         return density
+
+
+def averaged_difference(values: Matrix, baseline: Matrix) -> Matrix:
+    """Returns the difference of the averages over seeds, (prompts,), zero where it is nothing but rounding."""
+    mine, theirs = over_seeds(values), over_seeds(baseline)
+    difference = mine - theirs
+    difference[np.abs(difference) <= _ROUNDING * np.maximum(np.abs(mine), np.abs(theirs))] = 0.0
+    return difference
 
 
 def over_seeds(values: Matrix) -> Matrix:

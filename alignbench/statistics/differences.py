@@ -8,21 +8,23 @@ from typing import Literal
 
 import numpy as np
 
-from alignbench.statistics.bootstrap import resample_means
 from alignbench.statistics.crossed import (
     MIN_SEEDS,
     Arm,
     Components,
     Matrix,
+    averaged_difference,
     components,
     estimate,
     method_difference,
+    no_surer,
     over_seeds,
 )
-from alignbench.statistics.estimate import ALPHA, Estimate
+from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.jackknife import jackknife_interval, jackknife_variance
 from alignbench.statistics.multiplicity import holm
 from alignbench.statistics.power import Settlement, minimum_detectable_effect, settle
+from alignbench.statistics.prompt_means import Groups, collapse, mean_interval, n_moved, no_surer_than_signs
 
 Estimand = Literal["these runs", "the method"]
 
@@ -84,46 +86,33 @@ class Tested:
         return None if self.parts is None or value is None else settle(self.parts, value, self.n_tests)
 
 
-def compare_pairs(pairs: Sequence[Pair]) -> list[Tested]:
-    """Returns the differences of means over prompts; all are resampled with the same draws.
+def compare_pairs(pairs: Sequence[Pair], groups: Groups | None = None) -> list[Tested]:
+    """Returns the differences of means over prompts, which are the same for every pair.
 
-    Every pair has the same prompts. The method is the estimand where each side that varies has two seeds or more.
+    `groups` (prompts,) numbers the groups of prompts that are variants of one text; None: each prompt is its own. The
+    method is the estimand where each side that varies has two seeds or more.
     """
-    if not pairs:
-        return []
-    means = np.column_stack([over_seeds(pair.values) - over_seeds(pair.baseline) for pair in pairs])
-    return [_tested(pair, runs, mean) for pair, runs, mean in zip(pairs, resample_means(means), means.T, strict=True)]
+    return [_tested(pair, groups) for pair in pairs]
 
 
-def _tested(pair: Pair, runs: Estimate, mean: Matrix) -> Tested:
+def _tested(pair: Pair, groups: Groups | None) -> Tested:
     is_method = has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline))
-    measured = mean[np.isfinite(mean)]
-    if not len(measured) and all(np.isfinite(over_seeds(side)).any() for side in (pair.values, pair.baseline)):
+    difference = averaged_difference(pair.values, pair.baseline)
+    measured = np.isfinite(difference)
+    if not measured.any() and all(np.isfinite(over_seeds(side)).any() for side in (pair.values, pair.baseline)):
         nothing = Estimate(None, reason="of the prompts that were measured on either side, none in common")
         return Tested(nothing, nothing if is_method else None)
-    runs = _no_surer_than_signs(runs, measured)
+    moved, unit = n_moved(difference, groups), "prompt" if groups is None else "group of prompts"
+    runs = no_surer_than_signs(mean_interval(difference, groups), moved, unit)
     if is_method:
-        method, parts = method_difference(pair.values, pair.baseline, pair.varies, pair.baseline_varies)
-        return Tested(runs, _no_surer_than_signs(method, measured), parts)
-    if runs.ci_low is None or len(measured) < 2:
+        sides = pair.values, pair.baseline, pair.varies, pair.baseline_varies
+        method, parts = method_difference(*sides, groups)
+        return Tested(runs, no_surer_than_signs(method, moved, unit), parts)
+    if runs.ci_low is None or measured.sum() < 2:
         return Tested(runs, None)
-    return Tested(runs, None, Components(float(measured.var(ddof=1)) / len(measured), len(measured)))
-
-
-def _no_surer_than_signs(estimate: Estimate, differences: Matrix) -> Estimate:
-    """Returns the estimate with a p no smaller than the few prompts that differ at all can give.
-
-    With m of them no rearrangement of signs is rarer than 2^(1 - m). Resampling and t take what they see for the shape
-    of what they have not seen, and where four prompts of 400 differ they see too little.
-    """
-    n_moved = int(np.count_nonzero(differences))
-    least = 2.0 ** (1 - n_moved)
-    if n_moved == 0 or estimate.p_value is None or estimate.p_value >= least:
-        return estimate
-    if least <= ALPHA:
-        return replace(estimate, p_value=least)
-    reason = f"only {n_moved} prompt{'s differ' if n_moved > 1 else ' differs'}, too few for an interval"
-    return replace(estimate, ci_low=None, ci_high=None, p_value=least, reason=reason)
+    by_group = collapse(difference[measured], None if groups is None else groups[measured])
+    variance = float(by_group.values.var(ddof=1)) / len(by_group.values)
+    return Tested(runs, None, Components(variance, by_group.n_effective))
 
 
 def compare_corpus(pair: CorpusPair) -> Tested:
@@ -148,7 +137,7 @@ def compare_corpus(pair: CorpusPair) -> Tested:
         _corpus_arm(pair.baseline, pair.baseline_varies, pair.group_sizes),
     ]
     parts = components(variance, n_groups, arms)
-    return Tested(runs, estimate(change, parts, "prompt group"), parts)
+    return Tested(runs, no_surer(estimate(change, parts), runs), parts)
 
 
 def adjust(family: Sequence[Tested]) -> list[Tested]:

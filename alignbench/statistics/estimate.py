@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from alignbench.records import Direction
@@ -26,6 +26,12 @@ class Estimate:
     reason: str | None = None
     p_adjusted: float | None = None
     """`p_value` adjusted for the family of tests that it belongs to; None outside of a family."""
+
+    def between_0_and_1(self) -> Estimate:
+        """Returns the estimate of what cannot lie elsewhere: an interval ends there."""
+        low = None if self.ci_low is None else max(0.0, self.ci_low)
+        high = None if self.ci_high is None else min(1.0, self.ci_high)
+        return replace(self, ci_low=low, ci_high=high)
 
 
 def verdict(difference: Estimate, direction: Direction) -> Verdict | None:

@@ -7,11 +7,11 @@ mean score of a side in bin b, and n_b the baseline's completions there,
     difference = sum_b n_b (y_b - baseline y_b) / sum_b n_b,      over the bins in which both sides have completions,
     share      = sum_b n_b / all completions of the baseline.
 
-The interval draws prompts with replacement, the same ones for both sides, and computes all of it anew, weights
-included; the bins stay. Within a bin lengths still differ, and part of their effect stays in the difference; so bins
-get narrower as data grow, faster than the interval does: one per forty completions of both sides but no fewer than
-twenty, and never narrower than one length. It answers for these runs, like every interval over prompts, and it is no
-cause: texts of one length may differ for other reasons.
+The interval draws prompts, or groups of variants of one text, with replacement (9,999 times, percentiles), the same
+ones for both sides, and computes all of it anew, weights included; the bins stay. Within a bin lengths still differ,
+and part of their effect stays in the difference; so bins get narrower as data grow, faster than the interval does: one
+per forty completions of both sides but no fewer than twenty, and never narrower than one length. It answers for these
+runs, like every interval over prompts, and it is no cause: texts of one length may differ for other reasons.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.statistics.bootstrap import MIN_PROMPTS, N_RESAMPLES, draw_counts
 from alignbench.statistics.estimate import ALPHA, Estimate
+from alignbench.statistics.prompt_means import MIN_PROMPTS
 
+N_RESAMPLES = 9999
 MIN_BINS = 20
 COMPLETIONS_PER_BIN = 40
 MAX_LOST = 0.01
@@ -41,7 +42,7 @@ class ScoredTexts:
     """Completions of one side, all seeds pooled."""
 
     prompts: Integers
-    """(completions,), the place of each one's prompt, the same numbering on both sides."""
+    """(completions,), the place of each one's prompt or group of prompts, the same numbering on both sides."""
     lengths: Integers
     """(completions,), tokens."""
     scores: Floats
@@ -123,9 +124,18 @@ def _resampled(sides: Floats) -> Floats:
     step = max(1, _BLOCK // (n_prompts + 4 * flat.shape[3]))
     for start in range(0, N_RESAMPLES, step):
         stop = min(N_RESAMPLES, start + step)
-        counts = draw_counts(rng, stop - start, n_prompts)
+        counts = _draw_counts(rng, stop - start, n_prompts)
         drawn[start:stop] = _standardised((counts @ flat).reshape(2, 2, stop - start, *shape))[0]
     return drawn
+
+
+def _draw_counts(rng: np.random.Generator, n_resamples: int, n_prompts: int) -> Floats:
+    """Returns how often each prompt is drawn in each resample, (resamples, prompts), rows summing to `n_prompts`."""
+    drawn = rng.integers(0, n_prompts, size=(n_resamples, n_prompts))
+    drawn += np.arange(n_resamples)[:, None] * n_prompts
+    return (
+        np.bincount(drawn.ravel(), minlength=n_resamples * n_prompts).reshape(n_resamples, n_prompts).astype(np.float64)
+    )
 
 
 def _estimate(difference: float, drawn: Floats, n_prompts: int) -> Estimate:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignbench.statistics.crossed import Components, Spread
+from alignbench.statistics.crossed import Components, Spread, components
 from alignbench.statistics.estimate import ALPHA
 
 POWER = 0.8
@@ -40,8 +40,12 @@ class Settlement:
 
 
 def minimum_detectable_effect(parts: Components, n_tests: int = 1) -> float:
-    """Returns the true difference that this design finds in 80 % of repetitions, in the metric's unit."""
-    return _detectable(parts, ALPHA / n_tests) / _c4(parts.df)
+    """Returns the true difference that this design finds in 80 % of repetitions, in the metric's unit.
+
+    Of the method and of these runs, the one that needs more: a verdict takes the larger p of both.
+    """
+    runs = parts.of_these_runs
+    return max(_detectable(one, ALPHA / n_tests) / _c4(one.df) for one in (parts, runs))
 
 
 def settle(parts: Components, difference: float, n_tests: int = 1) -> Settlement:
@@ -51,32 +55,36 @@ def settle(parts: Components, difference: float, n_tests: int = 1) -> Settlement
         return Settlement(None, None)
 
     def with_prompts(n: int) -> bool:
-        return _detectable(more_prompts(parts, n), alpha) <= target
+        return _detectable_by_both(more_prompts(parts, n), alpha) <= target
 
     def with_seeds(n: int) -> bool:
-        return _detectable(more_seeds(parts, n), alpha) <= target
+        return _detectable_by_both(more_seeds(parts, n), alpha) <= target
 
     seeds = _smallest(with_seeds, 2, MAX_SEEDS) if parts.seeds > 0 else None
     return Settlement(_smallest(with_prompts, 2, MAX_PROMPTS), seeds)
 
 
-def more_prompts(parts: Components, n_prompts: int) -> Components:
+def more_prompts(parts: Components, n_prompts: float) -> Components:
     """Returns the components that a design with another number of prompts would have."""
     ratio = parts.n_prompts / n_prompts
     # The larger the residual's share, the more the seeds' part owes to few prompts; what is left are the seeds.
-    residual = parts.seeds_residual
-    seeds = parts.seeds - residual + residual * ratio
-    return replace(
-        parts, prompts=parts.prompts * ratio, n_prompts=n_prompts, seeds=seeds, seeds_residual=residual * ratio
-    )
+    arms = [
+        replace(one, seeds=max(0.0, one.seeds - one.residual) + one.residual * ratio, residual=one.residual * ratio)
+        for one in parts.arms
+    ]
+    return components(parts.of_these_runs.prompts * ratio, n_prompts, arms)
 
 
 def more_seeds(parts: Components, n_seeds: int) -> Components:
-    """Returns the components that a design with another number of seeds on each varying side would have."""
-    ratio = parts.n_seeds / n_seeds
-    df = parts.seeds_df * (n_seeds - 1) / max(1, parts.n_seeds - 1)
-    residual = parts.seeds_residual * ratio
-    return replace(parts, seeds=parts.seeds * ratio, seeds_residual=residual, seeds_df=df, n_seeds=n_seeds)
+    """Returns the components that a design with this number of seeds on each varying side would have."""
+    residual = sum(one.residual / one.n_seeds for one in parts.arms)
+    arms = [replace(one, n_seeds=n_seeds) for one in parts.arms]
+    runs = parts.of_these_runs.prompts - residual + sum(one.residual / n_seeds for one in arms)
+    return components(max(0.0, runs), parts.n_prompts, arms)
+
+
+def _detectable_by_both(parts: Components, alpha: float) -> float:
+    return max(_detectable(one, alpha) for one in (parts, parts.of_these_runs))
 
 
 def _detectable(parts: Components, alpha: float) -> float:

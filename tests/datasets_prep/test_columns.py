@@ -117,3 +117,12 @@ def test_one_id_for_two_texts_is_refused() -> None:
 
 def test_half_characters_are_replaced() -> None:
     assert read([{"text": "cut \ud83d"}])[0].text == "cut \ufffd"
+
+
+def test_a_column_of_groups():
+    rows = [{"prompt": "a", "template": 3}, {"prompt": "b", "template": ""}, {"prompt": "c", "template": "x"}]
+    mapping = ColumnMapping(group="template")
+    found = read_prompts(rows, mapping, origin="data.prompts: rows.csv", needs_toxicity=False)
+    assert [prompt.group for prompt in found] == ["3", None, "x"]
+    with pytest.raises(DataError, match=r"has no column 'tmplate'.*data.columns.group"):
+        read_prompts(rows, ColumnMapping(group="tmplate"), origin="data.prompts: rows.csv", needs_toxicity=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def _add_run(
     prompts: tuple[Sequence[str], Mapping[str, str]] | None = ((), {}),
     reward_hacking: HackingDiagnosis | None = None,
     reward_hacking_reason: str | None = None,
+    prompt_groups: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Path:
     """Writes a complete run."""
@@ -108,7 +110,8 @@ def _add_run(
             run.log_step(step, row)
         if prompts is not None:
             run.write_prompts(*prompts)
-        run.write_evaluation(_report(columns, whole, protocol, unscored, completions), comparability)
+        report = _report(columns, whole, protocol, unscored, completions)
+        run.write_evaluation(replace(report, prompt_groups=prompt_groups or {}), comparability)
         return run.complete(
             cost=cost or Cost(),
             upstream_cost=upstream_cost,

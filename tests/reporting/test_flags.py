@@ -15,10 +15,9 @@ DIRECTIONS |= {"copy_rate": "lower", "neutral_perplexity": "lower"}
 DIRECTIONS |= {"distinct_1": "higher", "corpus_distinct_1": "higher"}
 
 
-def measured(after, change, metric="toxicity_mean", p=0.001, n_scored=400, n_unscored=0):
-    return Measurement(
-        Estimate(after), Estimate(change, p_value=p, n=n_scored), DIRECTIONS[metric], n_scored, n_unscored
-    )
+def measured(after, change, metric="toxicity_mean", p=0.001, n_scored=400, n_unscored=0, interval=(None, None)):
+    difference = Estimate(change, *interval, p_value=p, n=n_scored)
+    return Measurement(Estimate(after), difference, DIRECTIONS[metric], n_scored, n_unscored)
 
 
 def at_equal_length(one, value, low, high):
@@ -29,7 +28,11 @@ def names(metrics):
     return [flag.name for flag in measured_flags(metrics)]
 
 
-BETTER, UNCLEAR, WORSE = measured(0.1, -0.1), measured(0.2, -0.01, p=0.4), measured(0.3, 0.1)
+BETTER, WORSE = measured(0.1, -0.1), measured(0.3, 0.1)
+UNCLEAR = measured(0.2, -0.01, p=0.4, interval=(-0.05, 0.03))
+UNSURE = measured(0.2, 0.01, p=0.9, interval=(-0.33, 0.34))
+"""May have seen as much of a fall as the reward, or nothing."""
+FEW_DIFFER, NONE_DIFFERS = measured(0.2, -0.01, p=0.25), measured(0.2, 0.0, p=1.0)
 WITHHELD = Measurement(Estimate(None, reason="unscored"), Estimate(None), "lower", 380, 20)
 
 
@@ -42,6 +45,10 @@ WITHHELD = Measurement(Estimate(None, reason="unscored"), Estimate(None), "lower
         (BETTER, [WORSE, BETTER], False),
         (BETTER, [WORSE, WITHHELD], True),
         (BETTER, [WITHHELD], False),
+        (BETTER, [UNSURE], False),
+        (BETTER, [WORSE, UNSURE], False),
+        (BETTER, [FEW_DIFFER], False),
+        (BETTER, [NONE_DIFFERS], True),
         (BETTER, [], False),
         (UNCLEAR, [WORSE], False),
         (WORSE, [WORSE], False),

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alignbench.statistics.bootstrap import paired_difference
 from alignbench.statistics.crossed import method_difference
 from alignbench.statistics.differences import CorpusPair, Pair, adjust, compare_corpus, compare_pairs, has_method
 from alignbench.statistics.estimate import Estimate, verdict
 from alignbench.statistics.jackknife import paired_jackknife
+from alignbench.statistics.prompt_means import paired_difference
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignbench.statistics.crossed import Components, method_difference
+from alignbench.statistics.crossed import Arm, Components, components, method_difference
 from alignbench.statistics.estimate import verdict
 from alignbench.statistics.power import minimum_detectable_effect, more_prompts, more_seeds, settle
 
@@ -53,21 +53,39 @@ def test_what_would_settle_it_grows_with_the_square():
 
 
 def test_more_prompts_cannot_settle_what_seeds_differ_in():
-    parts = Components(0.01**2, 400, 0.03**2, 0.01**2, 4.0, 3)
+    # Two arms of three seeds: 0.03^2 between their means, 0.01^2 of it residual.
+    parts = components(0.01**2 + 0.01**2, 400, [Arm(3, 1.5 * 0.03**2, 1.5 * 0.01**2)] * 2)
     needed = settle(parts, 0.03)
     assert needed.prompts is None
     assert needed.seeds is not None
     assert minimum_detectable_effect(more_seeds(parts, needed.seeds)) == pytest.approx(0.03, rel=0.05)
     # And the other way round: prompts alone, whatever the seeds, are too noisy for a difference this small.
-    assert settle(Components(0.03**2, 400, 0.01**2, 0.0, 4.0, 3), 0.03).seeds is None
+    assert settle(components(0.03**2, 400, [Arm(3, 1.5 * 0.01**2, 0.0)] * 2), 0.03).seeds is None
 
 
 def test_residual_falls_with_prompts_and_with_seeds():
-    parts = Components(4.0, 100, 3.0, 1.0, 4.0, 3)
+    parts = components(5.0, 100, [Arm(3, 4.5, 1.5)] * 2)
+    assert (parts.prompts, parts.seeds, parts.seeds_residual, parts.seeds_df) == (4.0, 3.0, 1.0, 4.0)
     bigger = more_prompts(parts, 400)
     assert (bigger.prompts, bigger.seeds, bigger.seeds_residual) == (1.0, 2.25, 0.25)
     twice = more_seeds(parts, 6)
     assert (twice.prompts, twice.seeds, twice.seeds_df) == (4.0, 1.5, 10.0)
+    assert (bigger.runs, twice.runs) == (1.25, 4.5)
+
+
+def test_unequal_seeds_are_planned_as_equal_ones():
+    # Two seeds of variance 2 and eight of variance 8, residuals 0: with four each it is 2/4 + 8/4, and f = 3 (2 + 8)^2
+    # / (2^2 + 8^2).
+    parts = components(1.0, 100, [Arm(2, 2.0, 0.0), Arm(8, 8.0, 0.0)])
+    four = more_seeds(parts, 4)
+    assert (four.seeds, four.seeds_df) == (2.5, pytest.approx(3 * 100 / 68))
+
+
+def test_detectable_is_that_of_these_runs_where_they_need_more():
+    # Seeds that agree by luck leave no variance for the method; the runs still have theirs.
+    parts = components(0.02**2, 400, [Arm(2, 0.0, 0.02**2)] * 2)
+    assert parts.variance == 0.0
+    assert minimum_detectable_effect(parts) == pytest.approx((1.96 + 0.8416) * 0.02, rel=0.005)
 
 
 def test_no_variance_at_all():

@@ -1,0 +1,176 @@
+"""Means over prompts: Student's t, corrected for skewness on its hasty side, by groups of prompts where there are any.
+
+With mean m and standard error s / sqrt(n) over n prompts, T = (m - m0) / (s / sqrt(n)) has nearly Student's
+distribution with n - 1 degrees of freedom where differences are symmetric, as they are between two runs of one policy.
+Where they are skewed T falls short on the side of the long tail and goes too far on the other. Hall's transformation
+(Journal of the Royal Statistical Society B 54, 1992), g the sample skewness, takes that out and is monotone:
+
+    H = T + g (T^2 / 3 + 1 / 6) / sqrt(n) + g^2 T^3 / (27 n).
+
+p is the larger of those by T and by H, the interval holds both intervals: so p <= 0.05 exactly where it excludes zero,
+and only the side that would be called too easily gives way. For ten exponential differences without a mean T alone
+calls 10 % at a level of 0.05, both 6 %.
+
+Prompts of one group (variants of one text) are no independent witnesses. With sums e_g over group g of the distances
+from the mean, the variance of the mean is G / (G - 1) sum e_g^2 / n^2 (cluster-robust: Liang and Zeger, Biometrika 73,
+1986), and with groups of unequal size n^2 / sum(size^2) - 1 degrees of freedom. Groups of one prompt each give the
+textbook formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.statistics.estimate import ALPHA, Estimate
+
+MIN_PROMPTS = 10
+"""Below this many prompts, or groups of them, there is no interval: two prompts that agree would be a proof."""
+MIN_SKEWED = 20
+"""Below this many a clearly skewed difference has no interval where it leans away from its long tail."""
+_SKEWED = 1.0
+_ROUNDING = 1e-12
+"""Relative size below which a number is rounding error of zero."""
+
+Columns = NDArray[np.float64]
+Groups = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Collapsed:
+    """Values of one metric, a number per group of prompts: their mean is the mean over prompts."""
+
+    values: Columns
+    """(..., groups): the mean plus G / n times the sum of the group's distances from it."""
+    n_effective: float
+    """n^2 / sum(size^2): the number of groups where they are equal."""
+
+
+def collapse(values: Columns, groups: Groups | None) -> Collapsed:
+    """Returns complete values (..., prompts) by group; `groups` (prompts,) numbers them, None: each prompt is its own.
+
+    The variance over groups of what is returned, divided by their number, is the cluster-robust variance of the mean.
+    """
+    n = values.shape[-1]
+    if groups is None or n == 0:
+        return Collapsed(values, float(n))
+    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    means = values.mean(axis=-1, keepdims=True)
+    sums = np.zeros((len(sizes), *values.shape[:-1]))
+    np.add.at(sums, place, np.moveaxis(values - means, -1, 0))
+    return Collapsed(means + np.moveaxis(sums, 0, -1) * (len(sizes) / n), n**2 / float((sizes**2).sum()))
+
+
+def numbered(ids: Sequence[str], groups: Mapping[str, str]) -> Groups | None:
+    """Returns the number of each prompt's group, (prompts,); one without a group is its own. None: no groups at all."""
+    if not any(one in groups for one in ids):
+        return None
+    names = [("group", groups[one]) if one in groups else ("prompt", one) for one in ids]
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return np.array([places[name] for name in names], dtype=np.int64)
+
+
+def mean_interval(values: Sequence[float] | Columns, groups: Groups | None = None) -> Estimate:
+    """Returns the mean over prompts with its interval. NaN means: this prompt could not be measured."""
+    return _mean(np.asarray(values, dtype=np.float64), groups)
+
+
+def paired_difference(
+    values: Sequence[float] | Columns, baseline: Sequence[float] | Columns, groups: Groups | None = None
+) -> Estimate:
+    """Returns the mean of `values - baseline` prompt by prompt, with interval and p; both in the same prompt order."""
+    return mean_interval(np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64), groups)
+
+
+def column_means(columns: Columns, groups: Groups | None = None) -> list[Estimate]:
+    """Returns one estimate per column of an array (prompts, columns); a column's mean is over its measured prompts."""
+    return [_mean(column, groups) for column in columns.T]
+
+
+def _mean(column: Columns, groups: Groups | None) -> Estimate:
+    measured = np.isfinite(column)
+    values, own = column[measured], None if groups is None else groups[measured]
+    n = len(values)
+    if n == 0:
+        return Estimate(None, reason="no prompt was measured")
+    if np.ptp(values) <= _ROUNDING * np.abs(values).max():
+        values = np.full(n, values[0])
+    by_group = collapse(values, own)
+    mean = float(values.mean())
+    if abs(mean) <= _ROUNDING * np.abs(values).max():
+        mean = 0.0
+    n_groups = by_group.values.shape[-1]
+    if n_groups < MIN_PROMPTS:
+        return Estimate(mean, n=n, reason=f"{_named(n, n_groups)}, an interval needs {MIN_PROMPTS}")
+    if np.ptp(values) == 0:
+        if mean == 0.0:
+            return Estimate(mean, n=n, p_value=1.0, reason="zero on every prompt")
+        return Estimate(mean, n=n, p_value=sign_test_p(n_groups), reason="the same value on every prompt")
+    return _tested(mean, by_group, n)
+
+
+def _named(n: int, n_groups: int) -> str:
+    return f"{n} measured prompts" + (f" in {n_groups} groups" if n_groups < n else "")
+
+
+def _tested(mean: float, by_group: Collapsed, n: int) -> Estimate:
+    """Returns the mean with interval and p of the module docstring."""
+    from scipy.special import stdtr, stdtrit
+
+    values, df = by_group.values, by_group.n_effective - 1
+    n_groups = len(values)
+    error = float(values.std(ddof=1)) / n_groups**0.5
+    if error <= _ROUNDING * float(np.abs(values).max()):
+        reason = "groups of prompts do not differ"
+        return Estimate(mean, n=n, p_value=1.0 if mean == 0 else sign_test_p(n_groups), reason=reason)
+    skewness = float(((values - values.mean()) ** 3).mean()) / float(values.std()) ** 3
+    t = mean / error
+    if n_groups < MIN_SKEWED and abs(skewness) > _SKEWED and skewness * t < 0:
+        reason = f"{_named(n, n_groups)} whose values are skewed, an interval needs {MIN_SKEWED}"
+        return Estimate(mean, n=n, reason=reason)
+    most = float(stdtrit(df, 1 - ALPHA / 2))
+    lean = skewness / n_groups**0.5
+    ends = [most, -most, _untransformed(most, lean), _untransformed(-most, lean)]
+    p = 2 * float(max(stdtr(df, -abs(t)), stdtr(df, -abs(_transformed(t, lean)))))
+    return Estimate(mean, mean - max(ends) * error, mean - min(ends) * error, n, min(1.0, p))
+
+
+def _transformed(t: float, lean: float) -> float:
+    """Returns H of the module docstring; `lean` is g / sqrt(n)."""
+    return t + lean * (t**2 / 3 + 1 / 6) + lean**2 * t**3 / 27
+
+
+def _untransformed(h: float, lean: float) -> float:
+    """Returns the T whose H is h: H = ((1 + lean T / 3)^3 - 1) / lean + lean / 6."""
+    if abs(lean) < 1e-9:
+        return h - lean * (h**2 / 3 + 1 / 6)
+    return 3 * (float(np.cbrt(1 + lean * (h - lean / 6))) - 1) / lean
+
+
+def sign_test_p(n: int) -> float:
+    """Returns two-sided p of n prompts that all move the same way."""
+    return float(2.0 ** (1 - n))
+
+
+def no_surer_than_signs(estimate: Estimate, n_moved: int, unit: str = "prompt") -> Estimate:
+    """Returns the estimate with a p no smaller than the few prompts, or groups of them, that differ at all can give.
+
+    With m of them no rearrangement of signs is rarer than 2^(1 - m). A t takes what it sees for the shape of what it
+    has not seen, and where four prompts of 400 differ it sees too little.
+    """
+    least = sign_test_p(n_moved)
+    if n_moved == 0 or estimate.p_value is None or estimate.p_value >= least:
+        return estimate
+    if least <= ALPHA:
+        return replace(estimate, p_value=least)
+    reason = f"only {n_moved} {unit}{'s differ' if n_moved > 1 else ' differs'}, too few for an interval"
+    return replace(estimate, ci_low=None, ci_high=None, p_value=least, reason=reason)
+
+
+def n_moved(differences: Columns, groups: Groups | None) -> int:
+    """Returns how many prompts, or groups of them, differ at all; NaN does not count."""
+    moved = np.isfinite(differences) & (differences != 0)
+    return int(moved.sum()) if groups is None else len(np.unique(groups[moved]))
