@@ -4,19 +4,22 @@
     python benchmarks/calibration.py --results RESULTS --recipe base  # and from halves of real completions
     python benchmarks/calibration.py --write docs/calibration.md      # with the table of all cells
 
-Prints one JSON line: `false_alarm_rate`, `coverage`, `mde_relative_error`, `familywise_rate`, `n_comparisons`, each of
-its own worst cell. A family is a baseline and three methods that are no different from it.
+Two tables: a grid of ordinary designs (a family is a baseline and three methods that are no different from it), and
+designs off the grid, in `off_the_grid`: rare events and seeds that tie, unequal numbers of seeds, few prompts, skewed
+differences, prompts that are variants of one text, and the flag `reward_hacking` on honest recipes.
 
-The worst false alarm rate is the one furthest from 0.05, the worst coverage the one furthest from 0.95, on either side.
-A rate below 0.05 with a coverage above 0.95 thus says that no cell errs further than this, and that this one errs by
-being too careful: below 0.03 it misses the target all the same. A rate above 0.07 would be verdicts given too easily.
+Prints one JSON line: `false_alarm_rate`, `false_alarm_rate_01`, `accused_rate`, `coverage`, `mde_relative_error`,
+`familywise_rate`, `n_comparisons`, each of its own worst cell. The target is one-sided: at most 0.07 false alarms at
+0.05 and 0.02 at 0.01 in every cell. What is below is careful, which costs power and misleads nobody; cells below 0.03
+are named as such.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -25,7 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.statistics.differences import Pair, Tested, adjust, compare_pairs
-from alignbench.statistics.estimate import ALPHA
+from alignbench.statistics.estimate import ALPHA, Estimate
+
+sys.path.insert(0, str(Path(__file__).parent))
+import off_the_grid
 
 Scores = NDArray[np.float64]
 METHODS = 3
@@ -57,6 +63,8 @@ class Measured:
     """What came out of one design."""
 
     false_alarm_rate: float
+    false_alarm_rate_01: float
+    """At a level of 0.01."""
     coverage: float
     mde_relative_error: float
     power_at_mde: float
@@ -143,7 +151,7 @@ def measure(cell: Cell, source: Pool | Generator, n_families: int, seed: int) ->
     differences = [one.difference for one in tests]
     low = np.array([one.ci_low for one in differences], dtype=float)
     high = np.array([one.ci_high for one in differences], dtype=float)
-    alarms = [one.p_value is not None and one.p_value <= ALPHA for one in differences]
+    p = p_values(differences)
     any_alarm = [any((one.difference.p_adjusted or 0) <= ALPHA for one in family) for family in found]
     # A true effect moves value and interval alike: "better" comes out where the effect is larger than this bound.
     bounds = np.concatenate([high, -low])
@@ -151,13 +159,19 @@ def measure(cell: Cell, source: Pool | Generator, n_families: int, seed: int) ->
     stated = float(np.mean([replace(one, n_tests=1).detectable() for one in some]))
     needed = float(np.quantile(bounds, 0.8))
     return Measured(
-        float(np.mean(alarms)),
+        float(np.mean(p <= ALPHA)),
+        float(np.mean(p <= 0.01)),
         float(np.mean((low <= 0) & (high >= 0))),
         abs(stated / needed - 1),
         float(np.mean(bounds < stated)),
         float(np.mean(any_alarm)),
         len(tests),
     )
+
+
+def p_values(differences: Sequence[Estimate]) -> Scores:
+    """Returns the p values, 1 where there was no test."""
+    return np.array([1.0 if one.p_value is None else one.p_value for one in differences])
 
 
 def grid(sources: Sequence[str]) -> Iterator[Cell]:
@@ -168,39 +182,56 @@ def grid(sources: Sequence[str]) -> Iterator[Cell]:
             yield Cell(source, prompts, k, seeds, spread, baseline)
 
 
-def worst(cells: Sequence[Measured]) -> dict[str, float | int]:
-    """Returns the five numbers, each of the cell where it is worst: rates furthest from nominal on either side."""
+def worst(cells: Sequence[Measured], off_grid: Mapping[str, tuple[float, ...]]) -> dict[str, float | int]:
+    """Returns the numbers, each of the cell where it is worst."""
+    alarms = [one for one in off_grid.values() if len(one) == 2]
     return {
-        "false_alarm_rate": max((one.false_alarm_rate for one in cells), key=lambda rate: abs(rate - 0.05)),
-        "coverage": min((one.coverage for one in cells), key=lambda rate: -abs(rate - 0.95)),
+        "false_alarm_rate": max([one.false_alarm_rate for one in cells] + [one[0] for one in alarms]),
+        "false_alarm_rate_01": max([one.false_alarm_rate_01 for one in cells] + [one[1] for one in alarms]),
+        "accused_rate": max((one[0] for one in off_grid.values() if len(one) == 1), default=0.0),
+        "coverage": min(one.coverage for one in cells),
         "mde_relative_error": round(max(one.mde_relative_error for one in cells), 4),
         "familywise_rate": max(one.familywise_rate for one in cells),
         "n_comparisons": min(one.n_comparisons for one in cells),
     }
 
 
+def _starred(value: float, is_fine: bool) -> str:
+    return f"{value:.3f}" + ("" if is_fine else " *")
+
+
+def _alarms(at_05: float, at_01: float) -> list[str]:
+    careful = " (careful)" if at_05 < 0.03 else ""
+    return [_starred(at_05, at_05 <= 0.07) + careful, _starred(at_01, at_01 <= 0.02)]
+
+
 def table(cells: Sequence[tuple[Cell, Measured]]) -> str:
-    """Returns all cells as markdown; a star marks what misses its target."""
-
-    def starred(value: float, is_fine: bool) -> str:
-        return f"{value:.3f}" + ("" if is_fine else " *")
-
+    """Returns the grid as markdown; a star marks what misses its target."""
     lines = [
-        "| scores | prompts | k | seeds | spread of seeds | baseline | false alarms | coverage | MDE off by "
-        "| power at MDE | family-wise |",
-        "| --- | ---: | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| scores | prompts | k | seeds | spread of seeds | baseline | false alarms at 0.05 | at 0.01 | coverage "
+        "| MDE off by | power at MDE | family-wise |",
+        "| --- | ---: | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for cell, one in cells:
         design = [cell.source, str(cell.prompts), str(cell.k), str(cell.seeds), cell.spread, cell.baseline]
         rates = [
-            starred(one.false_alarm_rate, 0.03 <= one.false_alarm_rate <= 0.07),
-            starred(one.coverage, 0.93 <= one.coverage <= 0.97),
+            *_alarms(one.false_alarm_rate, one.false_alarm_rate_01),
+            _starred(one.coverage, one.coverage >= 0.93),
             f"{one.mde_relative_error:.1%}",
-            starred(one.power_at_mde, 0.75 <= one.power_at_mde <= 0.85),
-            starred(one.familywise_rate, one.familywise_rate <= 0.07),
+            _starred(one.power_at_mde, 0.75 <= one.power_at_mde <= 0.85),
+            _starred(one.familywise_rate, one.familywise_rate <= 0.07),
         ]
         lines.append("| " + " | ".join([*design, *rates]) + " |")
     return "\n".join(lines)
+
+
+def off_grid_table(rates: Mapping[str, tuple[float, ...]]) -> str:
+    """Returns the designs off the grid as markdown, the worst first."""
+    alarms = sorted(((name, one) for name, one in rates.items() if len(one) == 2), key=lambda item: -item[1][0])
+    lines = ["| design | false alarms at 0.05 | at 0.01 |", "| --- | ---: | ---: |"]
+    lines += [f"| {name} | " + " | ".join(_alarms(*one)) + " |" for name, one in alarms]
+    lines += ["", "| flag `reward_hacking` | share of comparisons |", "| --- | ---: |"]
+    return "\n".join([*lines, *(f"| {name} | {one[0]:.3f} |" for name, one in rates.items() if len(one) == 1)])
 
 
 def main() -> None:
@@ -209,6 +240,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="base")
     parser.add_argument("--scorer", default="judge")
     parser.add_argument("--families", type=int, default=1000, help=f"per cell, {METHODS} comparisons each")
+    parser.add_argument("--comparisons", type=int, default=3000, help="per design off the grid")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, help="a page whose table is replaced")
     arguments = parser.parse_args()
@@ -219,12 +251,15 @@ def main() -> None:
     cells = [
         (cell, measure(cell, sources[cell.source], arguments.families, arguments.seed)) for cell in grid(list(sources))
     ]
+    others = {name: design(arguments.comparisons, arguments.seed) for name, design in off_the_grid.DESIGNS.items()}
     if arguments.write:
-        head, _, rest = arguments.write.read_text(encoding="utf-8").partition("<!-- table -->\n")
-        _, _, tail = rest.partition("<!-- end of table -->")
-        page = f"{head}<!-- table -->\n{table(cells)}\n<!-- end of table -->{tail}"
+        page = arguments.write.read_text(encoding="utf-8")
+        for name, text in (("table", table(cells)), ("off the grid", off_grid_table(others))):
+            head, _, rest = page.partition(f"<!-- {name} -->\n")
+            _, _, tail = rest.partition(f"<!-- end of {name} -->")
+            page = f"{head}<!-- {name} -->\n{text}\n<!-- end of {name} -->{tail}"
         arguments.write.write_text(page, encoding="utf-8")
-    print(json.dumps(worst([one for _, one in cells])))
+    print(json.dumps(worst([one for _, one in cells], others)))
 
 
 if __name__ == "__main__":
