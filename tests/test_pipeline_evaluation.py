@@ -76,3 +76,13 @@ def test_every_metric_of_the_evaluator_has_a_column():
 
     known = measures.DIRECTIONS | measures.DEXPERTS_DIRECTIONS | measures.NEUTRAL_DIRECTIONS
     assert set(known) == {"toxicity_mean", *TOXICITY, *QUALITY}
+
+
+def test_near_copies_among_the_held_out_prompts_are_found_and_named(recipe_folder, caplog):
+    with caplog.at_level("INFO"):
+        [outcome] = pipeline.run(load(["base.yaml"]), Path("results"))
+    assert outcome.state == "done", outcome.error
+    record = json.loads(Path("results/base/seed0/evaluations/quickstart-v1.other-prompts/metrics.json").read_text())
+    groups = record["prompt_groups"]
+    assert len(set(groups.values())) < len(groups) <= 30
+    assert f"{len(groups)} held-out prompts are variants of {len(set(groups.values()))} texts" in caplog.text

@@ -278,3 +278,15 @@ def test_a_damaged_cache_entry_is_built_again(
     assert prepare(words, cache=tmp_path / "cache", **settings) == first
     assert "damaged" in caplog.text
     assert (entry / "rows.jsonl").read_text() == "".join(lines)
+
+
+def test_variants_of_one_text_fall_into_one_split(words: TextTokenizer, write_jsonl: WriteRows, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Person {variant} asks about subject {i}", "subject": i} for i in range(60) for variant in "abcd"
+    ]
+    settings = {"prompts": write_jsonl("rows.jsonl", rows), "columns": {"group": "subject"}, "heldout_fraction": 0.4}
+    data = prepare(words, tmp_path / "cache", **settings)
+    groups = [{prompt.group for prompt in split} for split in (data.train, data.validation, data.heldout)]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 60
+    assert all(groups)
+    assert prepare(words, tmp_path / "cache", **settings).heldout[0].group == data.heldout[0].group

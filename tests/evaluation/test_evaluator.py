@@ -11,6 +11,7 @@ from alignbench.evaluation.evaluator import evaluate
 from alignbench.evaluation.measures import DIRECTIONS
 from alignbench.evaluation.protocols import PROTOCOLS, EvalProtocol
 from alignbench.records import Decoding, Prompt, jackknife_group
+from alignbench.statistics.prompt_means import mean_interval
 
 POLICY, REFERENCE = (0.1, 0.6, 0.1, 0.2), (0.2, 0.3, 0.4, 0.1)
 QUICKSTART = PROTOCOLS["quickstart-v1"]
@@ -331,3 +332,29 @@ def test_no_prompts_and_double_ids_are_refused(scripted):
         run(policy, policy, [], SINGLE, {})
     with pytest.raises(DataError, match="'a' stands more than once"):
         run(policy, policy, [Prompt("a", "x"), Prompt("a", "y")], SINGLE, {})
+
+
+def test_variants_of_one_text_count_as_one_witness(categorical, share_rude, make_prompts):
+    alone = make_prompts(60)
+    grouped = [dataclasses.replace(prompt, group=f"text {i // 3}") for i, prompt in enumerate(alone[:57])] + alone[57:]
+    policy, reference = categorical(POLICY), categorical(REFERENCE)
+    plain, by_text = (run(policy, reference, one, SINGLE, {"judge": share_rude}) for one in (alone, grouped))
+    assert by_text.prompt_groups == {f"p{i}": f"text {i // 3}" for i in range(57)}
+    assert plain.prompt_groups == {}
+    one, other = (find(report, "toxicity_mean", "judge") for report in (by_text, plain))
+    assert one.value == other.value
+    values = by_text.prompt_values["toxicity_mean@judge"].to_numpy()
+    groups = np.array([*np.repeat(np.arange(19), 3), 19, 20, 21])
+    expected = mean_interval(values, groups)
+    assert (one.ci_low, one.ci_high) == (expected.ci_low, expected.ci_high) != (other.ci_low, other.ci_high)
+    # Variants are left out together.
+    sizes = np.bincount([jackknife_group(f"text {i // 3}") for i in range(57)], minlength=20)
+    sizes += np.bincount([jackknife_group(f"p{i}") for i in (57, 58, 59)], minlength=20)
+    assert find(by_text, "corpus_distinct_1").group_sizes == tuple(sizes)
+
+
+def test_no_interval_leaves_the_range_of_its_metric(categorical, share_rude, make_prompts):
+    policy = categorical((0.02, 0.97, 0.005, 0.005))
+    report = run(policy, policy, make_prompts(40), SINGLE, {"judge": share_rude})
+    toxicity = find(report, "toxicity_mean", "judge")
+    assert 0.0 == toxicity.ci_low < toxicity.value < toxicity.ci_high
