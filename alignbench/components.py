@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.code_hash import code_hash
 from alignbench.errors import DataError, ModelError, UsageError
 from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
-from alignbench.records import Cost, PreparedData, Prompt, Scorer, fingerprint
-from alignbench.runtime import cache_directory, measured
+from alignbench.records import Cost, PreparedData, Prompt, Scorer
+from alignbench.runtime import cache_directory, hardware_class, measured
 from datasets_prep.settings import PromptSettings
 
 if TYPE_CHECKING:
@@ -344,13 +343,14 @@ class Components:
         chosen = prompts[:paid_for]
         draw_key = (recipe.seed, "pairs", purpose)
         key = {
-            "prompts": [[prompt.id, prompt.text] for prompt in chosen],
+            "prompts": [[prompt.id, prompt.text, policy.encode_prompt(prompt.text)] for prompt in chosen],
             "policy": weights_fingerprint(policy.model),
             "labeller": labeller.fingerprint,
             "settings": settings,
             "chat": recipe.chat,
             "draws": draw_key,
-            "code": _code_of_drawing(),
+            "hardware": hardware_class(self.device),
+            "code": code_of_drawing(policy, labeller),
         }
 
         def build() -> BuiltPairs:
@@ -365,17 +365,10 @@ class Components:
         return built
 
 
-@cache
-def _code_of_drawing() -> str:
-    """Hash of the code that decides what is drawn and how it is scored."""
-    from alignbench import dropout, generation, language_model, models
-    from alignbench.scorers import classifier, python_function, weighted_sum
-    from alignbench.training import pairs
-
-    scoring = (classifier, python_function, weighted_sum)
-    return fingerprint(
-        [inspect.getsource(module) for module in (dropout, generation, language_model, models, *scoring, pairs)]
-    )
+def code_of_drawing(policy: object, labeller: object) -> str:
+    """Hash of the code that loads a policy, draws from it, and labels with a scorer, which may be a sum of others."""
+    parts = (policy, labeller, *(term.scorer for term in getattr(labeller, "terms", ())))
+    return code_hash("alignbench.training.pairs", "alignbench.models", *sorted({type(one).__module__ for one in parts}))
 
 
 def resolve(name: str) -> str:

@@ -1,14 +1,13 @@
 """Prepared prompts and preference pairs on disk.
 
 An entry is a directory `<kind>-<key>` with `rows.jsonl` and `entry.json`; the key is a fingerprint of whatever decides
-the content, the version of this package among it. An entry is written beside its place and renamed, and it is believed
-only if it has the hash that it states; otherwise it is built again.
+the content, the code that makes it among it (`alignbench.code_hash`). An entry is written beside its place and renamed,
+and it is believed only if it has the hash that it states; otherwise it is built again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from alignbench.code_hash import code_hash
 from alignbench.errors import DataError
 from alignbench.records import Completion, Cost, PreferencePair, PreparedData, Prompt, fingerprint
 
@@ -38,13 +38,6 @@ class BuiltPairs:
     statistics: Mapping[str, int | float]
     cost: Cost
     """What drawing and scoring the completions has cost; whoever trains on the pairs is charged, cached or not."""
-
-
-@functools.cache
-def code_version() -> str:
-    """Returns a hash of the source files of this package."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return fingerprint([[source.name, source.read_text(encoding="utf-8")] for source in sources])
 
 
 def cached_prompts(directory: Path, key: str, build: Callable[[], PreparedData]) -> PreparedData:
@@ -75,12 +68,13 @@ def cached_pairs(directory: Path | None, key: object, build: Callable[[], BuiltP
 
     Args:
         directory: Where entries are kept, made if missing; None keeps nothing.
-        key: Whatever decides the pairs, JSON-like: settings, fingerprints of prompts, policy, reward, decoding, seed.
+        key: Whatever decides the pairs, JSON-like: settings, fingerprints of prompts, policy, reward, decoding, seed,
+            and the hash of the code that draws and scores.
         build: Called on a miss.
     """
     if directory is None:
         return build()
-    entry = directory / f"pairs-{fingerprint([key, code_version()])}"
+    entry = directory / f"pairs-{fingerprint([key, code_hash(__name__)])}"
 
     def parse(rows: Rows, facts: Facts) -> BuiltPairs:
         return BuiltPairs(tuple(_pair(row) for row in rows), facts["statistics"], Cost(**facts["cost"]))

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from alignbench.code_hash import code_hash
 from alignbench.errors import DataError, did_you_mean
 from alignbench.records import PreparedData, Prompt, TextTokenizer, fingerprint
 from datasets_prep import hub, local_files, real_toxicity_prompts, wiki_toxic
-from datasets_prep.cache import cached_prompts, code_version
+from datasets_prep.cache import cached_prompts
 from datasets_prep.columns import Row, read_prompts
 from datasets_prep.prompt_lengths import PromptCutter
 from datasets_prep.settings import PromptSettings
@@ -78,7 +79,7 @@ def prepare_prompts(
             "rows": counts,
             "context_tokens": context_tokens,
             "tokenizer": _tokenizer_fingerprint(tokenizer, pool),
-            "code": code_version(),
+            "code": code_hash(__name__),
         }
     )
 

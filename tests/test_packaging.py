@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from alignbench.code_hash import code_hash
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -38,14 +40,15 @@ def test_wheel_holds_recipes_and_types(wheel):
     assert not [name for name in names if name.startswith("tests/")]
 
 
-def test_recipes_are_found_from_a_wheel_in_an_empty_folder(wheel, tmp_path):
+def test_recipes_and_code_are_found_from_a_wheel_in_an_empty_folder(wheel, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import alignbench; from alignbench.cli import main; "
-        "assert alignbench.__file__.startswith(sys.argv[1]); main(['run', 'quickstart', '--dry-run'])"
+        "assert alignbench.__file__.startswith(sys.argv[1]); from alignbench.code_hash import code_hash; "
+        "print(code_hash('datasets_prep.prepare')); main(['run', 'quickstart', '--dry-run'])"
     )
     # -S and -P would hide the libraries too; the wheel comes first on the path instead, before any editable install.
     done = subprocess.run(
@@ -53,6 +56,7 @@ def test_recipes_are_found_from_a_wheel_in_an_empty_folder(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "ppo_detox, seed 0: ppo, start" in done.stdout
+    assert done.stdout.startswith(code_hash("datasets_prep.prepare"))
     assert list(empty.iterdir()) == []
 
 

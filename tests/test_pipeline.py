@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import alignbench
-from alignbench import pipeline
+from alignbench import code_hash, pipeline
 from alignbench.errors import RunExistsError, TrainingError, UsageError
 from alignbench.recipe import load
 from alignbench.scorers.reward_model import load_reward_scorer
@@ -178,6 +178,19 @@ def test_pairs_are_drawn_once_and_charged_to_both(recipe_folder):
     costs = [status(name)["upstream_cost"] for name in ("dpo", "reward_model")]
     assert costs[0] == costs[1]
     assert costs[0]["training_completions"] == 32
+
+
+def test_pairs_are_drawn_anew_when_the_code_of_a_draw_has_changed(recipe_folder, monkeypatch):
+    """Two imports away from what draws pairs; an unrelated change leaves them."""
+    plain, pairs = code_hash.read_source, recipe_folder / "cache" / "data"
+    monkeypatch.setattr("alignbench.components.code_hash", code_hash.code_hash.__wrapped__)
+    for changed, n_entries in ((None, 1), ("alignbench.ppo.trainer", 1), ("alignbench.draws", 2)):
+        more = {changed: b"\nchanged = True\n"}
+        monkeypatch.setattr(
+            code_hash, "read_source", lambda name, file, more=more: plain(name, file) + more.get(name, b"")
+        )
+        assert run("dpo", sets=["evaluation.evaluate_every=0"], force=True)[0].state == "done"
+        assert len(list(pairs.glob("pairs-*"))) == n_entries
 
 
 @pytest.mark.parametrize("sets", [[], ["policy.lora={r: 4, target_modules: [q_proj, v_proj]}"]], ids=["full", "lora"])

@@ -65,21 +65,9 @@ def test_another_key_is_another_entry(tmp_path: Path) -> None:
 def test_other_code_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = Builder()
     cached_pairs(tmp_path, "key", build)
-    monkeypatch.setattr(cache, "code_version", lambda: "changed")
+    monkeypatch.setattr(cache, "code_hash", lambda _: "changed")
     cached_pairs(tmp_path, "key", build)
     assert build.n_calls == 2
-
-
-def test_the_code_version_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Path(cache.__file__).parent
-    copied = tmp_path / "datasets_prep"
-    shutil.copytree(package, copied)
-    monkeypatch.setattr(cache, "__file__", str(copied / "cache.py"))
-    version = cache.code_version.__wrapped__
-    before = version()
-    assert before == cache.code_version()
-    (copied / "splits.py").write_text((copied / "splits.py").read_text() + "\n")
-    assert version() != before
 
 
 def test_without_a_directory_nothing_is_kept(tmp_path: Path) -> None:

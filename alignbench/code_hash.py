@@ -1,0 +1,126 @@
+"""Which code a kept result came from: a hash of modules and of all that they import inside the project.
+
+Imports are read from the source, and nothing is run: code that moves to another module is found there, and no list is
+kept by hand. Comments, docstrings and layout do not count. What `importlib` loads by a computed name is not seen.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from alignbench.records import fingerprint
+
+PROJECT = ("alignbench", "datasets_prep")
+"""Packages whose imports are followed."""
+LIBRARIES = ("bitsandbytes", "numpy", "peft", "tokenizers", "torch", "transformers")
+"""Libraries that decide what is drawn and computed, to the last digit: their installed versions count too."""
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Where statements hold statements, the last two by way of their clauses."""
+
+
+@cache
+def code_hash(*modules: str) -> str:
+    """Returns a hash of modules by name, of what these import in turn, and of the versions of `LIBRARIES`.
+
+    Modules outside the project are passed over; `ModuleNotFoundError` where one inside it does not exist. Python's
+    minor version counts as well, since it decides how a syntax tree is written out.
+    """
+    code = {name: ast.dump(tree) for name, tree in import_graph(modules).items()}
+    return fingerprint([code, {name: _version(name) for name in LIBRARIES}])
+
+
+def import_graph(modules: Sequence[str]) -> Mapping[str, ast.Module]:
+    """Returns the code of modules and of whatever they import inside the project, directly or not, by module name.
+
+    An import counts wherever it stands, in a function or in an `except`, but for what only type checkers see. With a
+    module come the packages that it is in, whose `__init__` runs first.
+    """
+    graph: dict[str, ast.Module] = {}
+    for name in modules:
+        if name.partition(".")[0] in PROJECT and _source_file(name) is None:
+            raise ModuleNotFoundError(f"no source of {name}", name=name)
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        file = None if name in graph else _source_file(name)
+        if file is not None:
+            graph[name] = _without_words(ast.parse(read_source(name, file)))
+            package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+            waiting += [name.rpartition(".")[0], *_imported(graph[name], package)]
+    return dict(sorted(graph.items()))
+
+
+def read_source(name: str, file: Path) -> bytes:
+    """Returns the source of a module, which stands in a file."""
+    return file.read_bytes()
+
+
+def _source_file(name: str) -> Path | None:
+    """Returns where a module of the project stands; None for any other name, which is an attribute or a library's."""
+    top, *rest = name.split(".")
+    if top not in PROJECT:
+        return None
+    path = _directory(top).joinpath(*rest)
+    candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+    return next((file for file in candidates if file.is_file()), None)
+
+
+@cache
+def _directory(package: str) -> Path:
+    """Returns the directory of a package at the top, without importing it."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _without_words(tree: ast.Module) -> ast.Module:
+    """Takes out what never runs: strings that stand alone, such as docstrings, and what only type checkers see."""
+    for node in _statements(tree):
+        if isinstance(node, ast.If) and _asks_for_type_checking(node.test):
+            node.body = []
+        for field in _BLOCKS[:3]:
+            if hasattr(node, field):
+                setattr(node, field, [one for one in getattr(node, field) if not _is_string(one)])
+    return tree
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields a module or a statement, and all statements inside."""
+    yield node
+    for field in _BLOCKS:
+        for inner in getattr(node, field, ()):
+            yield from _statements(inner)
+
+
+def _asks_for_type_checking(test: ast.expr) -> bool:
+    return getattr(test, "id", getattr(test, "attr", None)) == "TYPE_CHECKING"
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def _imported(tree: ast.Module, package: str) -> Iterator[str]:
+    """Yields the absolute names of all that a module of a package may import, attributes of modules among them."""
+    for node in _statements(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            yield start
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
