@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench.code_hash import code_hash
 from alignbench.errors import DataError, ModelError, UsageError
-from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
-from alignbench.records import Cost, PreparedData, Prompt, Scorer
-from alignbench.runtime import cache_directory, hardware_class, measured
+from alignbench.evaluation.protocols import get_protocol
+from alignbench.prompt_limits import longest_measured, longest_trained_on
+from alignbench.records import HeldOut, PreparedData, Prompt, Scorer
+from alignbench.runtime import cache_directory
 from datasets_prep.settings import PromptSettings
 
 if TYPE_CHECKING:
@@ -247,38 +248,46 @@ class Components:
 
     def prepared_prompts(self, policy: LanguageModel) -> PreparedData:
         """The prompts of the `data:` block in three splits."""
-        data = self._prepare(self.recipe.data, policy)
+        data = self._prepare(self.recipe.data, policy, longest_trained_on(self.recipe, policy))
         logger.info("prompts: %s", ", ".join(f"{name} {value}" for name, value in data.statistics.items() if value))
         return data
 
-    def heldout_prompts(self, policy: LanguageModel, data: PreparedData) -> tuple[Prompt, ...]:
-        """The prompts of the evaluation; never one that training may learn from.
+    def heldout_prompts(self, policy: LanguageModel, data: PreparedData) -> HeldOut:
+        """The prompts of the evaluation; never one that training may learn from. They do not depend on the method.
 
         Where the recipe evaluates on its validation split, these, and no held-out prompt is looked at.
         """
-        from datasets_prep.prepare import source_settings
+        from datasets_prep.prepare import prompt_rows
         from datasets_prep.splits import check_no_leak
 
-        evaluation, prompts = self.recipe.evaluation, data.heldout
+        evaluation, source, prompts = self.recipe.evaluation, data, data.heldout
+        of_own_file = self.recipe.data.heldout is not None
+        wanted = evaluation.n_prompts or get_protocol(evaluation.protocol).n_prompts
         if evaluation.split == "validation":
             if not data.validation:
                 raise DataError("evaluation.split: got validation, and that split is empty; raise validation_fraction")
-            return data.validation[: evaluation.n_prompts or get_protocol(evaluation.protocol).n_prompts]
-        if evaluation.prompts is not None:
-            source = evaluation.prompts
-            settings = source_settings(source) if isinstance(source, str) else source
-            whole = {"validation_fraction": 0.0, "heldout_fraction": 1.0, "heldout": None}
-            try:
-                prompts = self._prepare(settings.model_copy(update=whole), policy).heldout
-            except DataError as error:
-                raise DataError(f"evaluation.prompts: {error}") from error
+            prompts, of_own_file = data.validation, False
+        elif evaluation.prompts is not None:
+            source = self._evaluation_prompts(evaluation.prompts, policy)
+            prompts, of_own_file = source.heldout, False
             check_no_leak({"data.prompts": (*data.train, *data.validation), "evaluation.prompts": prompts})
-        wanted = evaluation.n_prompts or get_protocol(evaluation.protocol).n_prompts
-        if evaluation.n_prompts is not None and len(prompts) < wanted:
+        if evaluation.split != "validation" and evaluation.n_prompts is not None and len(prompts) < wanted:
             raise DataError(
                 f"evaluation.n_prompts: got {wanted}, expected at most {len(prompts)}, the held-out prompts"
             )
-        return prompts[:wanted]
+        rows = prompt_rows(source.statistics, longest_measured(self.recipe, policy), of_heldout=of_own_file)
+        return HeldOut(prompts[:wanted], rows)
+
+    def _evaluation_prompts(self, source: str | PromptSettings, policy: LanguageModel) -> PreparedData:
+        """What `evaluation.prompts` names, all of it held out."""
+        from datasets_prep.prepare import source_settings
+
+        settings = source_settings(source) if isinstance(source, str) else source
+        whole = {"validation_fraction": 0.0, "heldout_fraction": 1.0, "heldout": None}
+        try:
+            return self._prepare(settings.model_copy(update=whole), policy)
+        except DataError as error:
+            raise DataError(f"evaluation.prompts: {error}") from error
 
     def neutral_texts(self, data: PreparedData) -> tuple[str, ...]:
         """The texts of `evaluation.neutral`; none is among the prompts that training may see."""
@@ -308,30 +317,24 @@ class Components:
             return "embedded" if self.recipe.data == PromptSettings(prompts="embedded") else None
         return evaluation.prompts if isinstance(evaluation.prompts, str) else None
 
-    def _prepare(self, settings: PromptSettings, policy: LanguageModel) -> PreparedData:
+    def _prepare(
+        self, settings: PromptSettings, policy: LanguageModel, training_tokens: int | None = None
+    ) -> PreparedData:
         from datasets_prep.prepare import prepare_prompts
 
         if settings.prompts == "embedded":
             settings = settings.model_copy(update={"prompts": resolve("embedded/prompts")})
-        protocol, pairs = get_protocol(self.recipe.evaluation.protocol), self.recipe.pairs
-        in_training = getattr(self.recipe.method, "completion_tokens", pairs.completion_tokens)
-        longest_completion = max(protocol.decoding.max_new_tokens, DIVERGENCE_TOKENS, in_training[1])
-        longest_prompt = policy.longest_prompt(longest_completion)
-        template_tokens = len(policy.encode_prompt("x")) - len(policy.text_tokenizer.encode("x"))
         return prepare_prompts(
             settings,
             policy.text_tokenizer,
-            context_tokens=longest_prompt - template_tokens,
+            context_tokens=longest_measured(self.recipe, policy),
+            training_tokens=training_tokens,
             cache_directory=cache_directory() / "data",
         )
 
-    def pairs(self, policy: LanguageModel, prompts: Sequence[Prompt], purpose: str) -> BuiltPairs:
-        """Preference pairs of some prompts, drawn once and kept for every method that wants the same ones."""
-        from alignbench.models import weights_fingerprint
-        from alignbench.training.pairs import draw_pairs
-        from datasets_prep.cache import BuiltPairs, cached_pairs
-
-        recipe, settings, labeller = self.recipe, self.recipe.pairs, self.labeller()
+    def training_pairs(self, policy: LanguageModel, prompts: Sequence[Prompt]) -> BuiltPairs:
+        """Preference pairs of as many prompts as are wanted, or as the budget pays for."""
+        recipe, settings = self.recipe, self.recipe.pairs
         most = recipe.budget.completions // settings.completions_per_prompt
         if not 1 <= (settings.n_prompts or most) <= most:
             raise UsageError(
@@ -339,36 +342,32 @@ class Components:
                 f"{(settings.n_prompts or 1) * settings.completions_per_prompt}: pairs.completions_per_prompt times "
                 "pairs.n_prompts, or times one prompt"
             )
-        paid_for = settings.n_prompts or most
-        chosen = prompts[:paid_for]
-        draw_key = (recipe.seed, "pairs", purpose)
-        key = {
-            "prompts": [[prompt.id, prompt.text, policy.encode_prompt(prompt.text)] for prompt in chosen],
-            "policy": weights_fingerprint(policy.model),
-            "labeller": labeller.fingerprint,
-            "settings": settings,
-            "chat": recipe.chat,
-            "draws": draw_key,
-            "hardware": hardware_class(self.device),
-            "code": code_of_drawing(policy, labeller),
-        }
+        return self._pairs(policy, prompts[: settings.n_prompts or most], "training")
 
-        def build() -> BuiltPairs:
-            cost = Cost()
-            with measured(cost, self.device):
-                pairs, statistics = draw_pairs(policy, labeller, chosen, settings, draw_key, cost)
-            return BuiltPairs(tuple(pairs), statistics, cost)
+    def heldout_pairs(self, policy: LanguageModel, heldout: HeldOut) -> tuple[BuiltPairs, HeldOut]:
+        """Pairs of all held-out prompts, whatever the budget, and the prompts that they were drawn for.
 
-        built = cached_pairs(cache_directory() / "data", key, build)
+        A prompt that leaves no room for completions of pairs is left out, and counted.
+        """
+        longest, encode = longest_trained_on(self.recipe, policy), policy.text_tokenizer.encode
+        prompts = tuple(prompt for prompt in heldout.prompts if len(encode(prompt.text)) <= longest)
+        n_lost = len(heldout.prompts) - len(prompts)
+        rows = heldout.rows
+        if n_lost:
+            reason = {f"longer than {longest} tokens, what completions of pairs leave of the context": n_lost}
+            rows = replace(rows, left_out={**rows.left_out, **reason})
+        return self._pairs(policy, prompts, "held-out"), HeldOut(prompts, rows)
+
+    def _pairs(self, policy: LanguageModel, prompts: Sequence[Prompt], purpose: str) -> BuiltPairs:
+        """Preference pairs of some prompts, drawn once and kept for every method that wants the same ones."""
+        from alignbench.training.pairs import kept_pairs
+
+        recipe, key = self.recipe, (self.recipe.seed, "pairs", purpose)
+        directory = cache_directory() / "data"
+        built = kept_pairs(policy, self.labeller(), prompts, recipe.pairs, key, recipe.chat, directory)
         counts = ", ".join(f"{name} {value:.4g}" for name, value in built.statistics.items() if value)
         logger.info("%s pairs: %s", purpose, counts)
         return built
-
-
-def code_of_drawing(policy: object, labeller: object) -> str:
-    """Hash of the code that loads a policy, draws from it, and labels with a scorer, which may be a sum of others."""
-    parts = (policy, labeller, *(term.scorer for term in getattr(labeller, "terms", ())))
-    return code_hash("alignbench.training.pairs", "alignbench.models", *sorted({type(one).__module__ for one in parts}))
 
 
 def resolve(name: str) -> str:

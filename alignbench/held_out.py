@@ -120,12 +120,12 @@ def evaluate_trained_reward_model(
     with spending(trained.scorer) as spent:
         report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout.pairs)
     cost.charge(dataclasses.replace(spent, reward_calls=2 * (len(pairs.pairs) + len(heldout.pairs))))
-    drawn_from = prompts[: int(heldout.statistics["n_prompts"])]
     same = {
         "protocol": report.protocol,
-        "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in drawn_from]),
+        "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in prompts]),
         "labeller": parts.labeller().fingerprint,
-        "pairs": parts.recipe.pairs.model_dump(mode="json"),
+        # How many prompts the training pairs come from is no matter of the held-out ones.
+        "pairs": parts.recipe.pairs.model_dump(mode="json") | {"n_prompts": None},
         "start_policy": weights_fingerprint(policy.model),
     }
     return _of_split(report, same, parts.recipe)

@@ -284,8 +284,8 @@ def _execute(
         heldout = parts.heldout_prompts(policy, data)
         reward = parts.training_reward() if recipe.method.needs_reward else None
         neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
-    directory.write_prompts(*parts.known_texts(data, heldout))
-    pairs = parts.pairs(policy, data.train, "training") if "preference_pairs" in recipe.method.needs else None
+    directory.write_prompts(*parts.known_texts(data, heldout.prompts))
+    pairs = parts.training_pairs(policy, data.train) if "preference_pairs" in recipe.method.needs else None
     if pairs is not None:
         directory.charge({_name_of(pairs): pairs.cost})
     labeller = parts.labeller() if pairs is not None else None
@@ -315,19 +315,20 @@ def _execute(
     if recipe.method.produces == "policy":
         with measured(evaluation, device):
             report, comparability = evaluate_policy(
-                recipe, parts, trained, heldout, neutral, scorers, device, evaluation
+                recipe, parts, trained, heldout.prompts, neutral, scorers, device, evaluation
             )
     else:
         assert pairs is not None
-        heldout_pairs = parts.pairs(policy, heldout, "held-out")
+        heldout_pairs, heldout = parts.heldout_pairs(policy, heldout)
         evaluation.charge(dataclasses.replace(heldout_pairs.cost, training_completions=0))  # with its seconds
         with measured(evaluation, device):
             report, comparability = evaluate_trained_reward_model(
-                parts, trained, pairs, heldout_pairs, policy, heldout, evaluation
+                parts, trained, pairs, heldout_pairs, policy, heldout.prompts, evaluation
             )
 
     # 4. Store.
-    directory.write_evaluation(report, comparability, {name: sources_of(scorer) for name, scorer in scorers.items()})
+    sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
+    directory.write_evaluation(report, comparability, sources, prompt_rows=heldout.rows)
     machine.device_seconds *= n_processes
     ledger.book(None, "machine", machine)
     ledger.book(None, "evaluation", evaluation, "evaluation_cost")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from alignbench.code_hash import code_hash
 from alignbench.errors import DataError, did_you_mean
-from alignbench.records import PreparedData, Prompt, TextTokenizer, fingerprint
+from alignbench.records import PreparedData, Prompt, PromptRows, TextTokenizer, fingerprint
 from datasets_prep import hub, local_files, real_toxicity_prompts, wiki_toxic
 from datasets_prep.cache import cached_prompts
 from datasets_prep.columns import Row, read_prompts
@@ -21,6 +22,8 @@ from datasets_prep.settings import PromptSettings
 from datasets_prep.splits import Split, check_no_leak, normalised_text, split_of, stable_hash
 
 _N_TOKENIZER_PROBES = 256
+_NO_LIMIT = 10**9
+"""A context of so many tokens is a library's way to say that there is no limit."""
 _SOURCE_FIELDS = {"prompts", "split", "revision", "columns", "heldout", "heldout_split"}
 """Fields that say where prompts come from. The fingerprint holds the prompts themselves instead."""
 _STAGES = {
@@ -46,7 +49,12 @@ def source_settings(source: str) -> PromptSettings:
 
 
 def prepare_prompts(
-    settings: PromptSettings, tokenizer: TextTokenizer, *, context_tokens: int, cache_directory: Path | None
+    settings: PromptSettings,
+    tokenizer: TextTokenizer,
+    *,
+    context_tokens: int,
+    training_tokens: int | None = None,
+    cache_directory: Path | None,
 ) -> PreparedData:
     """Returns the prompts of a recipe in three splits that never meet.
 
@@ -54,11 +62,14 @@ def prepare_prompts(
         settings: The `data:` block.
         tokenizer: The policy's tokenizer; lengths are counted with it.
         context_tokens: The longest prompt, in tokens, that the policy's context allows; longer ones are skipped.
+        training_tokens: The same for the training split alone, where training needs more room; the other two splits
+            do not depend on it. None: `context_tokens`.
         cache_directory: Where results are kept; None keeps nothing.
 
     Returns:
         The splits in hash order, those of `wiki_toxic` in the order of its file. `statistics` counts what became of
-        every row; the counts of a second source (`data.heldout`) stand under `heldout/`.
+        every row; the counts of a second source (`data.heldout`) stand under `heldout/`, and under
+        `n_too_long_for_training` the prompts that the training split alone has lost.
 
     Raises:
         DataError: A source cannot be read, or no prompt is left for a split that should have some.
@@ -71,20 +82,22 @@ def prepare_prompts(
         counts["heldout/"] = Counter()
         heldout_pool = _candidates(settings, "heldout", counts["heldout/"])
         check_no_leak({"data.prompts": pool, "data.heldout": heldout_pool})
+    longest_in_training = min(context_tokens, training_tokens if training_tokens is not None else context_tokens)
     key = fingerprint(
         {
             "settings": settings.model_dump(mode="json", exclude=_SOURCE_FIELDS),
             "content": _content(pool),
             "heldout": _content(heldout_pool),
             "rows": counts,
-            "context_tokens": context_tokens,
+            "context_tokens": [context_tokens, longest_in_training],
             "tokenizer": _tokenizer_fingerprint(tokenizer, pool),
             "code": code_hash(__name__),
         }
     )
 
     def build() -> PreparedData:
-        return _build(settings, tokenizer, context_tokens, pool, heldout_pool, counts, key)
+        data = _build(settings, tokenizer, context_tokens, pool, heldout_pool, counts, key)
+        return data if longest_in_training == context_tokens else _fit_training(data, tokenizer, longest_in_training)
 
     data = build() if cache_directory is None else cached_prompts(cache_directory, key, build)
     check_no_leak({"train": data.train, "validation": data.validation, "heldout": data.heldout})
@@ -192,6 +205,36 @@ def _build(
         fingerprint=key,
         statistics=statistics,
     )
+
+
+def _fit_training(data: PreparedData, tokenizer: TextTokenizer, longest: int) -> PreparedData:
+    """Takes out of the training split what leaves no room for training's completions; DataError if that is all."""
+    train = tuple(prompt for prompt in data.train if len(tokenizer.encode(prompt.text)) <= longest)
+    if data.train and not train:
+        raise DataError(
+            f"data.prompts: all {len(data.train)} prompts of the training split are longer than {max(0, longest)} "
+            "tokens, which is what the longest completion in training leaves of the policy's context. Cut them with "
+            "data.prompt_tokens, or lower method.completion_tokens (pairs.completion_tokens where the method learns "
+            "from pairs)."
+        )
+    n_lost = len(data.train) - len(train)
+    counts = {"n_train": len(train), "n_too_long_for_training": n_lost}
+    return replace(data, train=train, statistics={**data.statistics, **counts})
+
+
+def prompt_rows(statistics: Mapping[str, int | float], context_tokens: int, *, of_heldout: bool = False) -> PromptRows:
+    """Returns what became of the rows of a source, in words.
+
+    Args:
+        statistics: Those of prepared data.
+        context_tokens: What they were prepared with.
+        of_heldout: Of the second source (`data.heldout`) rather than of `data.prompts`.
+    """
+    source = "heldout/" if of_heldout else ""
+    counts = {words: int(statistics[f"{source}{name}"]) for name, (words, _) in _STAGES.items()}
+    left_out = {words: n for words, n in counts.items() if n}
+    longest = context_tokens if context_tokens < _NO_LIMIT else None
+    return PromptRows(int(statistics[f"{source}n_rows"]), left_out, longest)
 
 
 def _check_splits(

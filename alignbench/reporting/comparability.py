@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alignbench.errors import ComparabilityError, LeakError
+from alignbench.reporting import evaluation_prompts
 from alignbench.reporting.schema import PromptsFile
 from alignbench.reporting.store import StoredEvaluation, StoredRun
 
@@ -33,7 +34,14 @@ def find_mismatches(measured: Sequence[tuple[StoredRun, StoredEvaluation]]) -> l
     fields = {run.label: _fields(evaluation) for run, evaluation in measured}
     names = list(dict.fromkeys(name for one in fields.values() for name in one))
     found = [_mismatch(name, {run: one.get(name, "(absent)") for run, one in fields.items()}) for name in names]
-    return [one for one in found if len(one.values) > 1] + list(_settings_mismatches([run for run, _ in measured]))
+    differing = [
+        replace(one, values=evaluation_prompts.described(one.values, measured))
+        if one.field == evaluation_prompts.FIELD
+        else one
+        for one in found
+        if len(one.values) > 1
+    ]
+    return differing + list(_settings_mismatches([run for run, _ in measured]))
 
 
 def require_comparable(mismatches: Sequence[Mismatch]) -> None:

@@ -19,6 +19,7 @@ from alignbench.reporting.comparability import (
 )
 from alignbench.reporting.comparison import ComparedRecipe, Comparison
 from alignbench.reporting.equal_length import with_length_matched
+from alignbench.reporting.evaluation_prompts import rows_notes
 from alignbench.reporting.flags import (
     HEADLINE,
     REWARD_SCORER,
@@ -88,7 +89,7 @@ def compare(
         reward_models=_reward_model_groups(reward_models),
         mismatches=tuple(mismatches),
         skipped=tuple(skipped),
-        notes=(*notes_on(recipes, chosen), *unchecked, *version_notes(policy_runs)),
+        notes=(*notes_on(recipes, chosen), *rows_notes(policies), *unchecked, *version_notes(policy_runs)),
     )
 
 

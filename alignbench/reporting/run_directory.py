@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, TextIO
 
 from alignbench._version import __version__
 from alignbench.errors import ResultsError, RunExistsError, UsageError
-from alignbench.records import Cost, EvalReport, HackingDiagnosis, total
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, PromptRows, total
 from alignbench.reporting import store
 from alignbench.reporting.lock import RunLock
 from alignbench.reporting.schema import (
@@ -178,10 +178,13 @@ class RunDirectory:
         comparability: Mapping[str, Any],
         scorer_sources: Mapping[str, tuple[str, ...]] | None = None,
         *,
+        prompt_rows: PromptRows | None = None,
         step: int | None = None,
         completions: int | None = None,
     ) -> None:
         """Writes what the evaluator measured, what must be equal in every run beside it, and what its scorers are.
+
+        `prompt_rows` says what became of the rows that its prompts come from.
 
         With `step` and the `completions` of the budget spent it is a point along training; one that a killed run has
         left is replaced.
@@ -203,6 +206,7 @@ class RunDirectory:
             completions=completions,
             n_prompts=n_prompts,
             samples_per_prompt=samples,
+            prompt_rows=prompt_rows,
             comparability=plain(comparability),
             scorer_sources=dict(scorer_sources or {}),
             metrics=tuple(map(finite, report.metrics)),

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from alignbench.errors import ResultsError
-from alignbench.records import Cost, HackingDiagnosis, MetricValue
+from alignbench.records import Cost, HackingDiagnosis, MetricValue, PromptRows
 
 SCHEMA_VERSION = 1
 
@@ -83,6 +83,8 @@ class EvaluationFile(Record):
     """Of an evaluation along training: how much of the budget was spent."""
     n_prompts: int
     samples_per_prompt: int
+    prompt_rows: PromptRows | None = None
+    """What became of the rows of their source; None along training, and in runs from before it was counted."""
     comparability: dict[str, Any]
     """What must be equal between runs that stand in one table."""
     scorer_sources: dict[str, tuple[str, ...]] = {}

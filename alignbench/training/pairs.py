@@ -1,16 +1,72 @@
-"""Draws completions from a policy and turns them into preference pairs, best against worst by a reward."""
+"""Draws completions from a policy and turns them into preference pairs, best against worst by a reward.
+
+Pairs are kept on disk, under a key of all that decides them: the code that loads the policy, draws and labels, and the
+versions of the libraries behind it, are part of that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from pydantic import BaseModel
+
+from alignbench.code_hash import code_hash
 from alignbench.language_model import LanguageModel
 from alignbench.ledger import spending
+from alignbench.models import weights_fingerprint
 from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer
-from alignbench.runtime import Key, generator, progress_bar
+from alignbench.runtime import Key, generator, hardware_class, measured, progress_bar
+from datasets_prep.cache import BuiltPairs, cached_pairs
 from datasets_prep.preference_pairs import build_pairs
 from datasets_prep.settings import PairSettings
+
+
+def kept_pairs(
+    policy: LanguageModel,
+    labeller: Scorer,
+    prompts: Sequence[Prompt],
+    settings: PairSettings,
+    draw_key: Key,
+    chat: BaseModel | None,
+    directory: Path | None,
+) -> BuiltPairs:
+    """Returns the pairs that `draw_pairs` draws of these prompts, from disk where the same were drawn before.
+
+    Args:
+        policy: Draws the completions.
+        labeller: Scores them.
+        prompts: All of them are drawn for.
+        settings: The `pairs:` block; its `n_prompts` decides nothing here.
+        draw_key: Fixes every draw.
+        chat: The `chat:` block of the recipe.
+        directory: Where pairs are kept; None keeps nothing.
+    """
+    key = {
+        "prompts": [[prompt.id, prompt.text, policy.encode_prompt(prompt.text)] for prompt in prompts],
+        "policy": weights_fingerprint(policy.model),
+        "labeller": labeller.fingerprint,
+        "settings": settings.model_dump(mode="json", exclude={"n_prompts"}),
+        "chat": chat,
+        "draws": draw_key,
+        "hardware": hardware_class(policy.device),
+        "code": code_of_drawing(policy, labeller),
+    }
+
+    def build() -> BuiltPairs:
+        cost = Cost()
+        with measured(cost, policy.device):
+            pairs, statistics = draw_pairs(policy, labeller, prompts, settings, draw_key, cost)
+        return BuiltPairs(tuple(pairs), statistics, cost)
+
+    return cached_pairs(directory, key, build)
+
+
+def code_of_drawing(policy: object, labeller: object) -> str:
+    """Hash of the code that draws from a policy, and labels with a scorer, which may be a sum of others."""
+    parts = (policy, labeller, *(term.scorer for term in getattr(labeller, "terms", ())))
+    return code_hash(__name__, *sorted({type(one).__module__ for one in parts}))
 
 
 def draw_pairs(

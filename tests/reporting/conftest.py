@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alignbench.records import Cost, EvalReport, HackingDiagnosis, MetricValue
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, MetricValue, PromptRows
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.schema import Upstream
 
@@ -98,6 +98,7 @@ def _add_run(
     log: Sequence[Mapping[str, object]] = (),
     completions: pd.DataFrame | None = None,
     prompts: tuple[Sequence[str], Mapping[str, str]] | None = ((), {}),
+    prompt_rows: PromptRows | None = None,
     reward_hacking: HackingDiagnosis | None = None,
     reward_hacking_reason: str | None = None,
     prompt_groups: Mapping[str, str] | None = None,
@@ -111,7 +112,8 @@ def _add_run(
         if prompts is not None:
             run.write_prompts(*prompts)
         report = _report(columns, whole, protocol, unscored, completions)
-        run.write_evaluation(replace(report, prompt_groups=prompt_groups or {}), comparability)
+        report = replace(report, prompt_groups=prompt_groups or {})
+        run.write_evaluation(report, comparability, prompt_rows=prompt_rows)
         return run.complete(
             cost=cost or Cost(),
             upstream_cost=upstream_cost,
