@@ -112,7 +112,9 @@ def test_no_prompt_left_to_train_on_is_an_error_that_says_what_to_do(long_prompt
 
 
 def test_base_and_a_method_with_longer_completions_share_a_table(long_prompts):
-    outcomes = pipeline.run(load(["base.yaml", "ppo.yaml"], [*MOVED["ppo"], "evaluation.n_prompts=40"]), Path("a"))
+    few = "evaluation.n_prompts=40"
+    recipes = load(["base.yaml"], [few]) + load(["ppo.yaml"], [few, *MOVED["ppo"]])
+    outcomes = pipeline.run(recipes, Path("a"))
     assert [one.state for one in outcomes] == ["done"] * 2, [one.error for one in outcomes]
     comparison = compare("a")
     assert [row.recipe for row in comparison.recipes] == ["base", "ppo"]
