@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from alignbench.reporting.frames import (
         load_completions,
         load_curves,
+        load_divergence,
         load_events,
         load_metrics,
         load_results,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "load_completions": "alignbench.reporting.frames",
     "load_curves": "alignbench.reporting.frames",
+    "load_divergence": "alignbench.reporting.frames",
     "load_events": "alignbench.reporting.frames",
     "load_metrics": "alignbench.reporting.frames",
     "load_results": "alignbench.reporting.frames",
@@ -45,6 +47,7 @@ __all__ = [
     "__version__",
     "load_completions",
     "load_curves",
+    "load_divergence",
     "load_events",
     "load_metrics",
     "load_results",

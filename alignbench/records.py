@@ -223,6 +223,15 @@ class GivesDistributions(Protocol):
 
 
 @runtime_checkable
+class EncodesPrompts(Protocol):
+    """A policy that can say which tokens it reads of a prompt: the reference's are kept with an evaluation."""
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Returns the token ids of a prompt as the model sees it, chat template and special tokens included."""
+        ...
+
+
+@runtime_checkable
 class ReadsTexts(Protocol):
     """A policy that can say how likely it finds a text that answers no prompt: `neutral_perplexity` needs it."""
 
@@ -280,6 +289,8 @@ class EvalReport:
     `perplexity` holds log-perplexity. NaN where the prompt could not be measured."""
     completions: pd.DataFrame
     """One row per completion; columns in docs/results.md."""
+    divergence: pd.DataFrame | None = None
+    """One row per prompt, with the completion that KL is measured on; columns in docs/results.md."""
     n_extra_tokens: int = 0
     """Tokens that were sampled besides these completions, for the divergence."""
     prompt_groups: Mapping[str, str] = field(default_factory=dict)

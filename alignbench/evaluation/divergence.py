@@ -35,6 +35,7 @@ class Divergence:
     """Sum over the states before each token of the KL between both next-token distributions."""
     n_tokens: FloatArray
     """Sampled tokens, the end-of-sequence token included."""
+    completions: list[Completion]
 
 
 def measure_divergence(
@@ -57,14 +58,19 @@ def measure_divergence(
     for start in range(0, min(n_exact, len(prompts)), _EXACT_BATCH):
         rows = slice(start, min(start + _EXACT_BATCH, n_exact))
         exact[rows] = _exact_kl(policy, reference, prompts[rows], completions[rows])
-    return Divergence(k1, k3, exact, n_tokens)
+    return Divergence(k1, k3, exact, n_tokens, completions)
 
 
 def concatenate(parts: Sequence[Divergence], order: Sequence[int]) -> Divergence:
     """Joins batches of prompts; `order` has the places of their prompts, batch behind batch."""
     rows = np.argsort(order)
+
+    def joined(name: str) -> FloatArray:
+        return np.concatenate([getattr(part, name) for part in parts])[rows]
+
+    completions = [completion for part in parts for completion in part.completions]
     return Divergence(
-        *(np.concatenate([getattr(part, name) for part in parts])[rows] for name in ("k1", "k3", "exact", "n_tokens"))
+        joined("k1"), joined("k3"), joined("exact"), joined("n_tokens"), [completions[row] for row in rows]
     )
 
 

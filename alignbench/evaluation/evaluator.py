@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from alignbench.errors import DataError
 from alignbench.evaluation import divergence
@@ -12,7 +14,7 @@ from alignbench.evaluation.divergence import EXACT_PROMPTS, Divergence, measure_
 from alignbench.evaluation.drawing import Drawn, concatenate, draw, repeat
 from alignbench.evaluation.measures import Column, mean_metrics, neutral_metric, prompt_columns, set_metrics
 from alignbench.evaluation.protocols import EvalProtocol
-from alignbench.records import EvalReport, Policy, Prompt, Scorer
+from alignbench.records import EncodesPrompts, EvalReport, Policy, Prompt, Scorer
 from alignbench.statistics.prompt_means import numbered
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def evaluate(
     metrics += set_metrics(drawn, kl, cut, protocol)
     if neutral:
         metrics.append(neutral_metric(policy, neutral))
-    frames = _prompt_frame(columns, cut), _completion_frame(drawn, cut)
+    frames = _prompt_frame(columns, cut), _completion_frame(drawn, cut), _divergence_frame(kl, cut, reference)
     return EvalReport(protocol.name, tuple(metrics), *frames, int(kl.n_tokens.sum()), groups)
 
 
@@ -116,5 +118,28 @@ def _completion_frame(drawn: Drawn, prompts: Sequence[Prompt]) -> pd.DataFrame:
             **{f"toxicity@{scorer}": scores for scorer, scores in drawn.toxicity.items()},
             "logprob": drawn.logprob,
             "reference_logprob": drawn.reference_logprob,
+            "token_ids": _token_ids(completion.token_ids for completion in completions),
         }
     )
+
+
+def _divergence_frame(divergence: Divergence, prompts: Sequence[Prompt], reference: Policy) -> pd.DataFrame:
+    import pandas as pd
+
+    encode = reference.encode_prompt if isinstance(reference, EncodesPrompts) else None
+    return pd.DataFrame(
+        {
+            "prompt_id": [prompt.id for prompt in prompts],
+            "prompt_token_ids": _token_ids(encode(prompt.text) if encode else None for prompt in prompts),
+            "completion": [completion.text for completion in divergence.completions],
+            "token_ids": _token_ids(completion.token_ids for completion in divergence.completions),
+            "finish_reason": [completion.finish_reason for completion in divergence.completions],
+        }
+    )
+
+
+def _token_ids(rows: Iterable[Sequence[int] | None]) -> pd.Series:
+    """A column with an array of token ids in each row."""
+    import pandas as pd
+
+    return pd.Series([None if row is None else np.array(row, dtype=np.int32) for row in rows], dtype=object)

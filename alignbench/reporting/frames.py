@@ -11,6 +11,7 @@ from alignbench.records import Cost
 from alignbench.reporting.schema import UnreadableError
 from alignbench.reporting.store import (
     COMPLETIONS_FILE,
+    DIVERGENCE_FILE,
     EVENTS_FILE,
     TRAIN_COMPLETIONS_FILE,
     TRAIN_LOG_FILE,
@@ -100,16 +101,26 @@ def load_curves(paths: Paths) -> pd.DataFrame:
 
 def load_completions(paths: Paths) -> pd.DataFrame:
     """Returns a row per evaluated completion."""
+    return _concatenated(_collect(paths, _frames_in(COMPLETIONS_FILE)))
+
+
+def load_divergence(paths: Paths) -> pd.DataFrame:
+    """Returns a row per evaluated prompt: its token ids, and the completion that KL is measured on."""
+    return _concatenated(_collect(paths, _frames_in(DIVERGENCE_FILE)))
+
+
+def _frames_in(file_name: str) -> Callable[[StoredRun], Iterator[pd.DataFrame]]:
+    """Returns what reads a parquet file of each of a run's evaluations; runs without that file have no rows."""
     import pandas as pd
 
     def frames(run: StoredRun) -> Iterator[pd.DataFrame]:
         for evaluation in run.evaluations:
-            path = evaluation.path / COMPLETIONS_FILE
+            path = evaluation.path / file_name
             if path.exists():
                 with readable(path):
                     yield _with_keys(pd.read_parquet(path), _keys(run) | {"protocol": evaluation.record.protocol})
 
-    return _concatenated(_collect(paths, frames))
+    return frames
 
 
 def load_train_log(paths: Paths) -> pd.DataFrame:

@@ -184,10 +184,8 @@ class RunDirectory:
     ) -> None:
         """Writes what the evaluator measured, what must be equal in every run beside it, and what its scorers are.
 
-        `prompt_rows` says what became of the rows that its prompts come from.
-
-        With `step` and the `completions` of the budget spent it is a point along training; one that a killed run has
-        left is replaced.
+        `prompt_rows` counts the rows that its prompts come from. With `step` and the `completions` of the budget spent
+        it is a point along training; one that a killed run has left is replaced.
         """
         if not report.prompt_values.index.is_unique:
             raise ValueError("prompt_values needs one row per prompt")
@@ -198,8 +196,9 @@ class RunDirectory:
         if len(report.prompt_values):
             values = report.prompt_values.rename_axis(store.PROMPT_ID).reset_index()
             write_frame(path / store.PROMPT_VALUES_FILE, values)
-        if len(report.completions):
-            write_frame(path / store.COMPLETIONS_FILE, report.completions)
+        for name, frame in ((store.COMPLETIONS_FILE, report.completions), (store.DIVERGENCE_FILE, report.divergence)):
+            if frame is not None and len(frame):
+                write_frame(path / name, frame)
         record = EvaluationFile(
             protocol=report.protocol,
             step=step,

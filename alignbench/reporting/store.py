@@ -47,6 +47,7 @@ TUNING_FILE = "tuning.json"
 METRICS_FILE = "metrics.json"
 PROMPT_VALUES_FILE = "prompt_values.parquet"
 COMPLETIONS_FILE = "completions.parquet"
+DIVERGENCE_FILE = "divergence.parquet"
 PROMPT_ID = "prompt_id"
 LOG_METRICS = frozenset({"perplexity", "neutral_perplexity"})
 """Values per prompt and replicates are logarithms: a mean is shown as its exponential, differences stay logarithms."""

@@ -120,8 +120,10 @@ def test_frames_have_the_documented_schema(by_hand):
         "toxicity@judge",
         "logprob",
         "reference_logprob",
+        "token_ids",
     ]
     last = by_hand.completions.iloc[3].to_dict()
+    assert last.pop("token_ids").tolist() == [0]  # the end's alone
     assert last == {
         "prompt_id": "b",
         "prompt": "B",
@@ -133,6 +135,11 @@ def test_frames_have_the_documented_schema(by_hand):
         "logprob": -1.0,
         "reference_logprob": -1.5,
     }
+    divergence = by_hand.divergence
+    names = ["prompt_id", "prompt_token_ids", "completion", "token_ids", "finish_reason"]
+    assert list(divergence.columns) == names
+    assert divergence["prompt_token_ids"].tolist() == [None, None]  # this reference does not say what it reads
+    assert [ids.tolist() for ids in divergence["token_ids"]] == [[1, 2, 0], [1, 0]]
     assert by_hand.prompt_values.index.name == "prompt_id"
     assert by_hand.prompt_values.index.tolist() == ["a", "b"]
     assert set(by_hand.prompt_values.columns) == {

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -69,6 +71,27 @@ def test_completions_and_training_log(results):
     assert list(log["objective/kl"]) == [0.1, 0.2]
     assert log["time/rollout_seconds"].isna().tolist() == [True, False]
     assert set(log["recipe"]) == {"ppo_detox"}
+
+
+def test_token_ids_of_runs_that_have_them(results, tmp_path, begin, report):
+    """Beside runs from before they were kept."""
+    ids = [np.array([3, 1], dtype=np.int32), np.array([], dtype=np.int32)]
+    texts = pd.DataFrame({"prompt_id": ["p0", "p1"], "sample": 0, "completion": ["am", ""], "token_ids": ids})
+    sampled = pd.DataFrame({"prompt_id": ["p0", "p1"], "prompt_token_ids": [ids[0], None], "token_ids": ids})
+    with begin(results, "dpo") as run:
+        measured = report({"kl": [0.0, 0.0]}, completions=texts)
+        run.write_evaluation(dataclasses.replace(measured, divergence=sampled), {})
+        run.complete(cost=Cost())
+    completions = alignbench.load_completions(results)
+    assert len(completions) == 24 + 2
+    by_recipe = completions.groupby("recipe")["token_ids"]
+    assert by_recipe.count().to_dict() == {"dpo": 2, "ppo_detox": 0, "untrained": 0}
+    assert [row.tolist() for row in by_recipe.get_group("dpo")] == [[3, 1], []]
+    divergence = alignbench.load_divergence(results)
+    assert list(divergence.columns[:5]) == ["recipe", "method", "seed", "protocol", "prompt_id"]
+    assert divergence["prompt_token_ids"][0].tolist() == [3, 1]
+    assert divergence["prompt_token_ids"][1] is None
+    assert alignbench.load_divergence(results / "untrained").empty
 
 
 def test_root_recipe_run_and_lists_of_them(results):
