@@ -7,6 +7,7 @@ kept by hand. Comments, docstrings and layout do not count. What `importlib` loa
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,13 +26,12 @@ _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 @cache
 def code_hash(*modules: str) -> str:
-    """Returns a hash of modules by name, of what these import in turn, and of the versions of `LIBRARIES`.
+    """Returns a hash of modules by name, of what these import in turn, and of the versions of Python and `LIBRARIES`.
 
-    Modules outside the project are passed over; `ModuleNotFoundError` where one inside it does not exist. Python's
-    minor version counts as well, since it decides how a syntax tree is written out.
+    Modules outside the project are passed over; `ModuleNotFoundError` where one inside it does not exist.
     """
     code = {name: ast.dump(tree) for name, tree in import_graph(modules).items()}
-    return fingerprint([code, {name: _version(name) for name in LIBRARIES}])
+    return fingerprint([code, list(sys.version_info[:2]), {name: _version(name) for name in LIBRARIES}])
 
 
 def import_graph(modules: Sequence[str]) -> Mapping[str, ast.Module]:
