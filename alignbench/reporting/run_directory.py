@@ -184,8 +184,7 @@ class RunDirectory:
     ) -> None:
         """Writes what the evaluator measured, what must be equal in every run beside it, and what its scorers are.
 
-        `prompt_rows` counts the rows that its prompts come from. With `step` and the `completions` of the budget spent
-        it is a point along training; one that a killed run has left is replaced.
+        With `step` and the `completions` of the budget spent it is a point along training, in place of any before it.
         """
         if not report.prompt_values.index.is_unique:
             raise ValueError("prompt_values needs one row per prompt")
