@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from datasets_prep.cache import BuiltPairs
 
 logger = logging.getLogger(__name__)
-
 Key = tuple[str, int]
 Upstreams = Mapping[str, "Planned"]
 
