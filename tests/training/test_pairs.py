@@ -3,8 +3,9 @@
 import pytest
 
 from alignbench.errors import DataError
+from alignbench.language_model import Chat
 from alignbench.records import Cost, Prompt
-from alignbench.training.pairs import draw_pairs
+from alignbench.training.pairs import draw_pairs, kept_pairs
 from datasets_prep.settings import PairSettings
 
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["the dog", "a cat sings", "two birds", "the old man runs"])]
@@ -40,6 +41,30 @@ def test_draws_do_not_depend_on_batches(tiny_policy):
     other, _ = draw_pairs(tiny_policy(), Longer(), PROMPTS, SETTINGS, (1, "pairs"), Cost())
     assert whole == parts
     assert whole != other
+
+
+def test_pairs_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monkeypatch):
+    plain = {"settings": SETTINGS, "draw_key": (0, "pairs"), "chat": None, "directory": tmp_path}
+
+    def is_drawn(policy=None, labeller=None, prompts=PROMPTS, **changes):
+        before = len(list(tmp_path.iterdir()))
+        kept_pairs(policy or tiny_policy(), labeller or Longer(), prompts, **plain | changes)
+        return len(list(tmp_path.iterdir())) > before
+
+    other = Longer()
+    other.fingerprint = "another"
+    # What a tokenizer's own template makes of a prompt is nothing that the recipe says.
+    templated = tiny_policy(chat=Chat(None, "{% for m in messages %}you {{ m.content }}{% endfor %}"))
+    assert is_drawn()
+    assert not is_drawn()
+    assert not is_drawn(settings=SETTINGS.model_copy(update={"n_prompts": 4}))
+    assert is_drawn(templated)
+    assert is_drawn(labeller=other)
+    assert is_drawn(prompts=PROMPTS[:3])
+    assert is_drawn(settings=SETTINGS.model_copy(update={"temperature": 0.9}))
+    assert is_drawn(draw_key=(1, "pairs"))
+    monkeypatch.setattr("alignbench.training.pairs.hardware_class", lambda _: "cuda-other")
+    assert is_drawn()
 
 
 def test_no_pairs_at_all_is_explained(tiny_policy):
