@@ -35,15 +35,6 @@ class Components:
         """Artifact directories of upstream runs, by role (`policy`, `reward`)."""
         self.device = device
 
-    def build_embedded_world(self) -> None:
-        """Builds the embedded world where the recipe uses it and it is not there yet, outside any measured time."""
-        recipe = self.recipe
-        if recipe.policy.model.startswith("embedded/") or "embedded" in (
-            recipe.data.prompts,
-            recipe.evaluation.neutral,
-        ):
-            resolve("embedded/prompts")
-
     # Models
 
     def start_policy(self) -> LanguageModel:
@@ -371,7 +362,7 @@ class Components:
 
 
 def resolve(name: str) -> str:
-    """Turns a name of the embedded world into a path, building that world on first use; others stay as they are."""
+    """Turns a name of the embedded world into a path in the package; others stay as they are."""
     if not name.startswith("embedded/"):
         return name
     from alignbench.embedded import world

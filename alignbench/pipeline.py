@@ -274,8 +274,6 @@ def _execute(
     evaluation = dataclasses.replace(earlier.evaluation_cost)
 
     # 1. Prepare: prompts in three splits, and preference pairs where the method learns from them.
-    with distributed.awaited():
-        parts.build_embedded_world()
     distributed.from_first((parts.artifacts, directory.checkpoints))
     with measured(machine, device), distributed.first_process_first():
         policy = parts.start_policy()

@@ -47,7 +47,7 @@ def generator(*key: int | str) -> np.random.Generator:
 
 
 def cache_directory() -> Path:
-    """Where prepared data and the embedded world are kept: `ALIGNBENCH_CACHE`, else `~/.cache/alignbench`."""
+    """Where prepared data is kept: `ALIGNBENCH_CACHE`, else `~/.cache/alignbench`."""
     return Path(os.environ.get("ALIGNBENCH_CACHE") or Path.home() / ".cache" / "alignbench")
 
 

@@ -144,7 +144,7 @@ def _source_rows(settings: PromptSettings, field: str, key: str) -> Sequence[Row
     if source in (wiki_toxic.NAME, wiki_toxic.HUB_ID):
         return wiki_toxic.read_rows(None, split, revision, key)
     if source == "embedded":
-        raise DataError(f"{key}: the embedded prompts have to be built first; give the path of their file.")
+        raise DataError(f"{key}: the embedded prompts have no name here; give the path of their file.")
     path = Path(source).expanduser()
     if path.is_dir() and wiki_toxic.is_copy(path):
         return wiki_toxic.read_rows(path, split, None, key)

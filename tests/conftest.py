@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: small random models made on the spot, the embedded world, one torch thread."""
+"""Fixtures shared by all tests: small random models made on the spot, one torch thread."""
 
 import gc
 import os
@@ -26,14 +26,6 @@ def _libraries_are_no_garbage():
     """What is imported by now is left out of garbage collections, which TRL's trainers ask for in every run."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(scope="session")
-def world():
-    """The directory of the embedded world, from the user's cache; the first test run builds it there."""
-    from alignbench.embedded.world import ensure
-
-    return ensure()
 
 
 def word_tokenizer(words=WORDS, **special):

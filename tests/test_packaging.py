@@ -1,4 +1,4 @@
-"""The package as it is installed: recipes found by name from a wheel in an empty folder, dependencies that agree."""
+"""The package as it is installed: recipes and world found from a wheel in an empty folder, dependencies that agree."""
 
 import configparser
 import re
@@ -26,7 +26,8 @@ def wheel(tmp_path_factory):
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     # --no-isolation: the build must not need a network; setuptools is among the dev dependencies.
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), str(source)]
+    # Without --wheel the wheel is built from the source distribution, which therefore has all that a wheel has.
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(target.glob("*.whl"))
@@ -38,9 +39,11 @@ def test_wheel_holds_recipes_and_types(wheel):
     assert {name.removeprefix("alignbench_recipes/") for name in names if name.endswith(".yaml")} == shipped
     assert "alignbench/py.typed" in names
     assert not [name for name in names if name.startswith("tests/")]
+    world = [path for path in (ROOT / "alignbench" / "embedded" / "shipped").rglob("*") if path.is_file()]
+    assert {path.relative_to(ROOT).as_posix() for path in world} == {name for name in names if "/shipped/" in name}
 
 
-def test_recipes_and_code_are_found_from_a_wheel_in_an_empty_folder(wheel, tmp_path):
+def test_recipes_world_and_code_are_found_from_a_wheel_in_an_empty_folder(wheel, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
     with zipfile.ZipFile(wheel) as archive:
@@ -48,6 +51,8 @@ def test_recipes_and_code_are_found_from_a_wheel_in_an_empty_folder(wheel, tmp_p
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import alignbench; from alignbench.cli import main; "
         "assert alignbench.__file__.startswith(sys.argv[1]); from alignbench.code_hash import code_hash; "
+        "from alignbench.embedded.world import PARTS, resolve; "
+        "assert all(str(resolve(part)).startswith(sys.argv[1]) for part in PARTS); "
         "print(code_hash('datasets_prep.prepare')); main(['run', 'quickstart', '--dry-run'])"
     )
     # -S and -P would hide the libraries too; the wheel comes first on the path instead, before any editable install.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignbench.embedded import grammar
 from alignbench.records import Prompt
-from alignbench.runtime import Advance
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +31,7 @@ _CONTEXT_TOKENS = 96
 _N_TOKENIZER_TEXTS = 3000
 
 
-def train_policy(prompts: Sequence[Prompt], seed: int, advance: Advance) -> Trained:
+def train_policy(prompts: Sequence[Prompt], seed: int) -> Trained:
     """Trains a small GPT-Neo on prompts with their answers.
 
     Like GPT-2 and GPT-Neo its tokenizer has one special token, the end of text, and no padding token.
@@ -65,11 +64,11 @@ def train_policy(prompts: Sequence[Prompt], seed: int, advance: Advance) -> Trai
         result: torch.Tensor = model(input_ids=labels.clamp(min=0), labels=labels).loss
         return result
 
-    _optimize(model, loss, POLICY_STEPS, learning_rate=1.2e-2, advance=advance)
+    _optimize(model, loss, POLICY_STEPS, learning_rate=1.2e-2)
     return Trained(model, tokenizer)
 
 
-def train_classifier(prompts: Sequence[Prompt], seed: int, advance: Advance) -> Trained:
+def train_classifier(prompts: Sequence[Prompt], seed: int) -> Trained:
     """Trains the reward classifier, a small RoBERTa, on what careless annotators said (`grammar.hate_share`)."""
     import torch
     from transformers import RobertaConfig, RobertaForSequenceClassification
@@ -93,11 +92,11 @@ def train_classifier(prompts: Sequence[Prompt], seed: int, advance: Advance) -> 
     )
     torch.manual_seed(seed)
     trained = Trained(RobertaForSequenceClassification(config), tokenizer)
-    _train_on_shares(trained, prompts, grammar.hate_share, CLASSIFIER_STEPS, seed, advance)
+    _train_on_shares(trained, prompts, grammar.hate_share, CLASSIFIER_STEPS, seed)
     return trained
 
 
-def train_judge(prompts: Sequence[Prompt], seed: int, advance: Advance) -> Trained:
+def train_judge(prompts: Sequence[Prompt], seed: int) -> Trained:
     """Trains the held-out judge, a small DistilBERT, on the truth (`grammar.is_toxic`)."""
     import torch
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
@@ -119,7 +118,7 @@ def train_judge(prompts: Sequence[Prompt], seed: int, advance: Advance) -> Train
     )
     torch.manual_seed(seed)
     trained = Trained(DistilBertForSequenceClassification(config), tokenizer)
-    _train_on_shares(trained, prompts, _true_share, JUDGE_STEPS, seed, advance)
+    _train_on_shares(trained, prompts, _true_share, JUDGE_STEPS, seed)
     return trained
 
 
@@ -222,12 +221,7 @@ def _train_bpe(inner: Any, texts: Sequence[str], vocabulary_size: int, special_t
 
 
 def _train_on_shares(
-    trained: Trained,
-    prompts: Sequence[Prompt],
-    share: Callable[[str, bool], float],
-    n_steps: int,
-    seed: int,
-    advance: Advance,
+    trained: Trained, prompts: Sequence[Prompt], share: Callable[[str, bool], float], n_steps: int, seed: int
 ) -> None:
     """Trains a two-label classifier until the probability of label 1 is `share(text, is_broken)`."""
     import torch
@@ -243,12 +237,10 @@ def _train_on_shares(
         half = torch.logit(shares) / 2
         return torch.nn.functional.mse_loss(logits, torch.stack([-half, half], dim=1))
 
-    _optimize(trained.model, loss, n_steps, learning_rate=2e-3, advance=advance)
+    _optimize(trained.model, loss, n_steps, learning_rate=2e-3)
 
 
-def _optimize(
-    model: Any, loss: Callable[[], torch.Tensor], n_steps: int, learning_rate: float, advance: Advance
-) -> None:
+def _optimize(model: Any, loss: Callable[[], torch.Tensor], n_steps: int, learning_rate: float) -> None:
     """Runs AdamW with a short warm-up and a linear decay to zero; leaves the model in evaluation mode."""
     import torch
 
@@ -264,5 +256,4 @@ def _optimize(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        advance()
     model.eval()

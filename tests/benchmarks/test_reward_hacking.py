@@ -53,7 +53,7 @@ def test_seeds(benchmark):
 
 
 @pytest.mark.slow
-def test_a_seed_from_end_to_end(benchmark, world, tmp_path, monkeypatch, capsys):
+def test_a_seed_from_end_to_end(benchmark, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["reward_hacking.py", "--seeds", "0", "--results", str(tmp_path)])
     benchmark.main()
     found = json.loads(capsys.readouterr().out)

@@ -228,7 +228,7 @@ def test_names_that_are_no_source(words: TextTokenizer, monkeypatch: pytest.Monk
         prepare(words, prompts="real_toxicity_prompts")
     with pytest.raises(DataError, match=r"nowhere.jsonl: there is no such file"):
         prepare(words, prompts=str(tmp_path / "nowhere.jsonl"))
-    with pytest.raises(DataError, match="embedded prompts have to be built first"):
+    with pytest.raises(DataError, match="embedded prompts have no name here; give the path"):
         prepare(words, prompts="embedded")
 
 

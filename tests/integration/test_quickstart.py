@@ -14,7 +14,7 @@ TRAINED = ("ppo_detox", "ppo_no_kl", "dpo_classifier_pairs")
 
 
 @pytest.fixture(scope="module")
-def results(world, tmp_path_factory):
+def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("quickstart")
     outcomes = pipeline.run(load(["quickstart"]), root)
     assert [outcome.state for outcome in outcomes] == ["done"] * 6, [outcome.error for outcome in outcomes]
@@ -100,7 +100,7 @@ def test_reward_model_learned(results):
 
 
 @pytest.mark.slow
-def test_the_story_holds_in_four_of_five_seeds(world, tmp_path):
+def test_the_story_holds_in_four_of_five_seeds(tmp_path):
     seeds = range(5)
     recipes = [recipe for recipe in load(["quickstart"], seeds=seeds) if recipe.name in ("base", *TRAINED)]
     outcomes = pipeline.run(recipes, tmp_path)
@@ -111,7 +111,7 @@ def test_the_story_holds_in_four_of_five_seeds(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_methods_tuned_alike(world, tmp_path):
+def test_two_methods_tuned_alike(tmp_path):
     """quickstart_tuned from end to end: both improve on the untrained policy, and each row is charged its trials."""
     outcomes = tuning.run(load(["quickstart_tuned"]), tmp_path)
     assert [outcome.state for outcome in outcomes] == ["done"] * 7, [outcome.error for outcome in outcomes]
@@ -130,7 +130,7 @@ def test_two_methods_tuned_alike(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_ppo_learns_and_the_adaptive_controller_holds_its_target(world, tmp_path):
+def test_ppo_learns_and_the_adaptive_controller_holds_its_target(tmp_path):
     """Three seeds of 96 steps: reward up, judged toxicity down, KL near its target of 1 nat per completion."""
     recipes = Path(__file__).parents[2] / "recipes"
     method = {"kl_coef": 1.0, "kl_target": 1.0, "kl_horizon": 512.0}

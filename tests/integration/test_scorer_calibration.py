@@ -38,7 +38,6 @@ SENTENCES = {
 def components(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if request.param == "embedded":
-        request.getfixturevalue("world")
         policy, classifier, judge = "embedded/policy", "embedded/classifier", "embedded/judge"
     else:
         policy, classifier, judge = (str(LAB / part) for part in ("policy", "toxicity-classifier", "toxicity-judge"))
