@@ -221,7 +221,7 @@ def load(
     recipes: dict[tuple[str, int], Recipe] = {}
     for source in sources:
         checked = source.sweep is None
-        for recipe in _build_seeds(source, seeds, merge(over).get("seed"), problems):
+        for recipe in _build_seeds(source, seeds, "seed" in merge(over), problems):
             if not checked:
                 problems += sweep_problems(recipe, merge(over))
                 checked = True
@@ -237,9 +237,9 @@ def load(
     return list(recipes.values())
 
 
-def _build_seeds(source: _Source, seeds: Sequence[int], set_seed: object, problems: list[Problem]) -> Iterator[Recipe]:
-    """Yields the recipe for each seed; its problems go to the list."""
-    for seed in dict.fromkeys(seeds or (source.seeds if set_seed is None else ())) or [None]:
+def _build_seeds(source: _Source, seeds: Sequence[int], is_set: bool, problems: list[Problem]) -> Iterator[Recipe]:
+    """Yields the recipe for each seed, or with the one that `--set` gave it; its problems go to the list."""
+    for seed in dict.fromkeys(seeds or (() if is_set else source.seeds)) or [None]:
         try:
             yield source.build(seed)
         except RecipeError as error:
@@ -350,6 +350,9 @@ def _rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str,
     method, reward, evaluation = values.get("method"), values.get("reward"), values.get("evaluation")
     if isinstance(method, dict):
         yield from _method_rule_breaks(method.get("name"), reward)
+    elif "method" in values:
+        name = method if method in known_methods() else "ppo"
+        yield ("method",), shown(method), f"a mapping with the method's name, such as {{name: {name}}}"
     scorers = evaluation.get("scorers") if isinstance(evaluation, dict) else None
     classifier = reward.get("classifier") if isinstance(reward, dict) else None
     if isinstance(scorers, list) and "reward" in scorers and classifier is None:
