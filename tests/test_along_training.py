@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import alignbench
-from alignbench import pipeline
+from alignbench import along_training, pipeline
 from alignbench.along_training import AlongTraining, _undisturbed, with_reward
 from alignbench.components import Components
 from alignbench.errors import ScorerError
@@ -20,6 +20,7 @@ from alignbench.ppo.trainer import PPOTrainer
 from alignbench.recipe import load
 from alignbench.records import EvalReport
 from alignbench.reporting.compare import compare
+from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.store import find_runs, read_run
 from alignbench.runtime import seed_everything
 
@@ -218,39 +219,28 @@ def test_a_run_killed_behind_its_last_step_still_gets_its_last_point(recipe_fold
     assert points("ppo") == [(0, 0), (2, 16), (3, 24), (4, 32)]
 
 
-def test_points_are_charged_to_the_evaluation(recipe_folder, monkeypatch):
-    import time
+@pytest.fixture
+def timed(clock, monkeypatch):
+    """By the clock of the test a step takes 2 seconds, a point half of one, and all else none."""
+    point, step = along_training.with_reward, PPOTrainer._train_step
+    monkeypatch.setattr(along_training, "with_reward", lambda *arguments: (clock.work(0.5), point(*arguments))[1])
+    monkeypatch.setattr(PPOTrainer, "_train_step", lambda *arguments: (clock.work(2.0), step(*arguments))[1])
 
-    from alignbench import along_training
 
-    plain = along_training.with_reward
-
-    def slow(*arguments):
-        time.sleep(0.5)
-        return plain(*arguments)
-
-    monkeypatch.setattr(along_training, "with_reward", slow)
+def test_points_are_charged_to_the_evaluation(recipe_folder, timed):
     run("ppo")
     status = json.loads(Path("results/ppo/seed0/status.json").read_text())
-    assert status["evaluation_cost"]["wall_seconds"] > 5 * 0.5
-    assert status["cost"]["wall_seconds"] < 5 * 0.5
+    assert status["evaluation_cost"]["wall_seconds"] == status["evaluation_cost"]["device_seconds"] == 5 * 0.5
+    assert status["cost"]["wall_seconds"] == status["cost"]["device_seconds"] == 4 * 2.0
     assert status["cost"]["reward_calls"] == 32
 
 
-def test_seconds_logged_while_training_leave_points_out(recipe_folder, monkeypatch):
+def test_seconds_logged_while_training_leave_points_out(recipe_folder, timed, monkeypatch):
     """They are what a killed run is charged when it goes on."""
-    import time
-
-    from alignbench import along_training
-    from alignbench.reporting.run_directory import RunDirectory
-
-    seen, plain = [], along_training.with_reward
+    seen = []
     monkeypatch.setattr(RunDirectory, "record_cost", lambda self, cost: seen.append(cost.wall_seconds))
-    monkeypatch.setattr(along_training, "with_reward", lambda *a: (time.sleep(0.5), plain(*a))[1])
-    started = time.perf_counter()
     run("ppo")
-    assert seen == sorted(seen)
-    assert 0 < seen[-1] < time.perf_counter() - started - 4 * 0.5
+    assert seen == [2.0, 4.0, 6.0, 8.0]
 
 
 def test_points_are_no_evaluations_and_no_runs(recipe_folder):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignbench.records import Cost
-from alignbench.runtime import measured
+from alignbench.runtime import measured, set_aside
 
 
 def busy(seconds):
@@ -19,22 +19,31 @@ def busy(seconds):
         pass
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_waiting_holds_a_gpu_and_uses_no_cpu(device):
+@pytest.mark.parametrize(("device", "held"), [("cpu", 0.25), ("cuda", 0.75)])
+def test_waiting_holds_a_gpu_and_uses_no_cpu(clock, device, held):
     cost = Cost(wall_seconds=10.0, device_seconds=100.0)
     with measured(cost, torch.device(device)):
-        time.sleep(0.3)
-        busy(0.1)
-    wall, held = cost.wall_seconds - 10, cost.device_seconds - 100
-    assert wall >= 0.4
-    if device == "cuda":
-        assert held == pytest.approx(wall, abs=0.05)
-    else:
-        assert 0.1 <= held < wall - 0.2
+        clock.wait(0.5)
+        clock.work(0.25)
+    assert (cost.wall_seconds, cost.device_seconds) == (10.75, 100 + held)
     assert cost.peak_memory_gib > 0
 
 
+def test_a_part_that_is_set_aside_is_paid_once(clock):
+    cost, other = Cost(wall_seconds=10.0), Cost(wall_seconds=1.0)
+    with measured(cost, torch.device("cpu")):
+        clock.work(1.0)
+        with set_aside(cost, other, torch.device("cpu")):
+            clock.wait(0.5)
+            clock.work(0.25)
+        clock.work(2.0)
+    assert (cost.wall_seconds, cost.device_seconds) == (13.0, 3.0)
+    assert (other.wall_seconds, other.device_seconds) == (1.75, 0.25)
+
+
 def test_what_ends_in_an_error_is_paid_for_too():
+    """By the real clock: whatever else runs, what was worked is the least that is measured."""
+
     def fails():
         busy(0.05)
         raise RuntimeError
@@ -48,7 +57,10 @@ def test_what_ends_in_an_error_is_paid_for_too():
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps freed memory")
 @pytest.mark.parametrize("keeps", [True, False])
 def test_freed_memory_is_kept_within_the_block_and_given_back_behind_it(keeps):
-    """Page faults of the second of two large allocations, and resident memory behind the block."""
+    """Page faults of the second of two large allocations beside the first's, and resident memory behind the block.
+
+    How many pages that is differs: their size does, and some systems give large ones to whoever asks for much.
+    """
     program = """
         import os, resource
         from contextlib import nullcontext
@@ -57,17 +69,15 @@ def test_freed_memory_is_kept_within_the_block_and_given_back_behind_it(keeps):
         def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         before = resident()
         with (keeping_freed_memory() if KEEPS else nullcontext()):
-            bytearray(2**27)
-            start = faults()
-            bytearray(2**27)
-            print(faults() - start)
+            for _ in range(2):
+                start = faults()
+                bytearray(2**27)
+                print(faults() - start)
         print(round(resident() - before))
     """
     program = textwrap.dedent(program).replace("KEEPS", str(keeps))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=120
-    )
-    n_faults, mebibytes = map(int, done.stdout.split())
-    assert (n_faults < 16_384) is keeps  # 128 MiB are 32,768 pages
-    assert mebibytes < 64
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    first, second, mebibytes = map(int, done.stdout.split())
+    assert (second < first / 2) is keeps
+    assert mebibytes < 64  # of the 128 that were allocated

@@ -166,7 +166,7 @@ def test_a_process_that_dies_ends_the_other(in_two_processes, tmp_path):
         "if os.environ['RANK'] == '1': raise SystemExit(3)\n"
         "d.gather('anybody there?')\n"
     )
-    codes, said = in_two_processes(program, timeout=60)
+    codes, said = in_two_processes(program)
     assert codes[1] == 3
     assert codes[0] != 0
     assert "RuntimeError" in said[0]

