@@ -153,40 +153,48 @@ def test_two_methods_tuned_alike(tmp_path):
 
 @pytest.mark.slow
 def test_ppo_learns_and_the_adaptive_controller_holds_its_target(tmp_path):
-    """Three seeds of 96 steps towards 0.5 and 2 nats per completion, from a weight whose KL lies between.
+    """Three seeds of 96 steps towards 1 nat per completion, and as many without a penalty.
 
-    Reward up, judged toxicity down, every weight as its KL demands, and KL nearer to its own target than to the other.
+    Reward up, judged toxicity down; the weight is what its KL demands; KL goes back and forth over its target, and
+    stays nearer to it than without a penalty.
     """
     recipes = Path(__file__).parents[2] / "recipes"
-    targets = {"near": 0.5, "far": 2.0}
-
-    def entry(name, target):
-        method = {"kl_coef": 1.0, "kl_target": target, "kl_horizon": 512.0}
-        extends = str(recipes / "_shared" / "embedded_ppo.yaml")
-        return {
-            "recipe": str(recipes / "ppo_detox.yaml"),
-            "name": name,
-            "overrides": {"extends": extends, "method": method},
-        }
-
+    methods = {"ppo_detox": {"kl_coef": 1.0, "kl_target": 1.0, "kl_horizon": 512.0}, "ppo_no_kl": {}}
     suite = {
         "name": "adaptive",
         "overrides": {"extends": str(recipes / "_shared" / "embedded.yaml"), "budget": {"completions": 6144}},
-        "recipes": [str(recipes / "base.yaml"), *(entry(name, target) for name, target in targets.items())],
+        "recipes": [
+            str(recipes / "base.yaml"),
+            *(
+                {
+                    "recipe": str(recipes / f"{name}.yaml"),
+                    "overrides": {"extends": str(recipes / "_shared" / "embedded_ppo.yaml"), "method": method},
+                }
+                for name, method in methods.items()
+            ),
+        ],
         "seeds": [0, 1, 2],
     }
     (tmp_path / "suite.yaml").write_text(json.dumps(suite))
     outcomes = pipeline.run(load([str(tmp_path / "suite.yaml")]), tmp_path / "results")
     assert all(outcome.state == "done" for outcome in outcomes), [outcome.error for outcome in outcomes]
-    between = math.sqrt(0.5 * 2.0)
-    for (name, seed), steps in alignbench.load_train_log(tmp_path / "results").groupby(["recipe", "seed"]):
-        kl, coef, target = steps["objective/kl"], steps["objective/kl_coef"].to_numpy(), targets[name]
-        changes = 1 + (kl / target - 1).clip(-0.2, 0.2).to_numpy() * 64 / 512
-        assert coef == pytest.approx([1.0, *changes.cumprod()[:-1]]), (name, seed)
-        assert (kl.iloc[48:].mean() < between) == (target < between), (name, seed)
-        assert (coef[-1] > 1) == (target < between), (name, seed)
-        late, spread = (steps[f"objective/{key}"].iloc[-16:].mean() for key in ("reward", "reward_std"))
-        assert late - 4 * spread / math.sqrt(16 * 64) > steps["objective/reward"].iloc[0], (name, seed)
+    log = alignbench.load_train_log(tmp_path / "results").set_index(["recipe", "seed"])
+    for seed in range(3):
+        assert_holds_its_target(log.loc[("ppo_detox", seed)], log.loc[("ppo_no_kl", seed)])
     records = compare([tmp_path / "results"]).records()
-    judged = {r["recipe"]: r["verdict"] for r in records if (r["metric"], r["scorer"]) == ("toxicity_mean", "judge")}
-    assert judged["near"] == judged["far"] == "better"
+    [judged] = [
+        r for r in records if (r["recipe"], r["metric"], r["scorer"]) == ("ppo_detox", "toxicity_mean", "judge")
+    ]
+    assert judged["verdict"] == "better"
+
+
+def assert_holds_its_target(steps: pd.DataFrame, unheld: pd.DataFrame) -> None:
+    """Of a run with batches of 64 towards 1 nat, from a weight of 1 and with a horizon of 512."""
+    kl, late = steps["objective/kl"], steps.iloc[-16:]
+    error = late["objective/reward_std"].mean() / math.sqrt(16 * 64)
+    assert late["objective/reward"].mean() - 4 * error > steps["objective/reward"].iloc[0]
+    changes = 1 + (kl - 1).clip(-0.2, 0.2).to_numpy() * 64 / 512
+    assert steps["objective/kl_coef"].to_numpy() == pytest.approx([1.0, *changes.cumprod()[:-1]])
+    second_half = kl.iloc[48:]
+    assert second_half.min() < 1 < second_half.max()
+    assert abs(second_half.mean() - 1) < abs(unheld["objective/kl"].iloc[48:].mean() - 1)
