@@ -52,6 +52,7 @@ class Components:
                 dtype=settings.dtype,
                 device=self.device,
                 chat=self._chat(),
+                trust_remote_code=settings.trust_remote_code,
             )
         self._check_architecture(policy)
         return policy
@@ -85,6 +86,7 @@ class Components:
             device=self.device,
             chat=self._chat(),
             shown_as=settings.model,
+            trust_remote_code=settings.trust_remote_code,
         )
 
     def _chat(self) -> Chat | None:
@@ -100,6 +102,7 @@ class Components:
 
         seed_everything(self.recipe.seed)  # the fresh head is drawn from the global generator
         where, name, revision = "method.model", model, None
+        trusts = self.recipe.policy.trust_remote_code if model is None else self.recipe.method.trust_remote_code
         if model is None and "policy" in self.artifacts:
             where, name = "policy.run", str(self.artifacts["policy"])
             if (self.artifacts["policy"] / "adapter_config.json").exists():
@@ -108,7 +111,12 @@ class Components:
             where, name, revision = "policy.model", resolve(self.recipe.policy.model), self.recipe.policy.revision
         assert name is not None
         classifier, tokenizer = load_classifier(
-            resolve(name), where=where, revision=revision, device=self.device, labels=[REWARD_LABEL]
+            resolve(name),
+            where=where,
+            revision=revision,
+            device=self.device,
+            labels=[REWARD_LABEL],
+            trust_remote_code=trusts,
         )
         if classifier.config.is_encoder_decoder:
             raise UsageError(
@@ -141,7 +149,9 @@ class Components:
 
         if "reward" not in self.artifacts:
             return self._reward_term(reward, "reward", "reward")
-        return load_reward_scorer(self.artifacts["reward"], name="reward_model", text=reward.text, device=self.device)
+        return load_reward_scorer(
+            self.artifacts["reward"], text=reward.text, device=self.device, trust_remote_code=reward.trust_remote_code
+        )
 
     def _reward_term(self, term: RewardTerm, where: str, name: str) -> Scorer:
         """The function of a term, else its classifier."""
@@ -196,6 +206,7 @@ class Components:
             resolve(entry.classifier),
             where=where,
             revision=entry.revision,
+            trust_remote_code=entry.trust_remote_code,
             device=self.device,
             name=name,
             label=entry.label,
@@ -226,6 +237,7 @@ class Components:
             resolve(term.classifier),
             where=where,
             revision=term.revision,
+            trust_remote_code=term.trust_remote_code,
             device=self.device,
             name=name,
             label=term.label,

@@ -34,18 +34,20 @@ def load_language_model(
     device: torch.device | None = None,
     chat: Chat | None = None,
     shown_as: str | None = None,
+    trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Loads a causal or encoder-decoder language model with dropout off, in evaluation mode.
 
     Where `name` holds a LoRA adapter, its base model is loaded and the adapter merged into it. With `quantization` the
     matrices inside the layers have 8 or 4 bits and take no gradients; what they are multiplied with has `dtype`.
 
-    `where` is the recipe key named in errors; `shown_as` is the name to record instead of a resolved path.
+    `where` is the recipe key named in errors; `shown_as` is the name to record instead of a resolved path. Python code
+    that lies with the model, or with the base of an adapter, runs only with `trust_remote_code`.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     try:
-        config = _load_config(name, revision, where)
+        config = _load_config(name, revision, where, trust_remote_code)
     except ModelError:
         adapter = _adapter_config(name, revision)
         if adapter is None:
@@ -62,18 +64,19 @@ def load_language_model(
             dtype=dtype,
             device=device,
             chat=chat,
+            trust_remote_code=trust_remote_code,
         )
         policy.name, policy.is_as_loaded = shown_as or name, False  # no model of that name has the merged weights
         return _with_adapter_merged(policy, name, revision)
     factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    options: dict[str, Any] = {"config": config, "dtype": DTYPES[dtype]}
+    options: dict[str, Any] = {"config": config, "dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code}
     device = device or torch.device("cpu")
     if quantization == "none":
         model = _load_weights(factory, name, revision, where, **options).to(device)
     else:
         options |= quantized(quantization, dtype, device, is_encoder_decoder=config.is_encoder_decoder)
         model = settled(_load_weights(factory, name, revision, where, **options))
-    tokenizer = load_tokenizer(name, revision=revision, where=where)
+    tokenizer = load_tokenizer(name, revision=revision, where=where, trust_remote_code=trust_remote_code)
     return LanguageModel(model.eval(), tokenizer, shown_as or name, chat)
 
 
@@ -128,15 +131,17 @@ def load_classifier(
     revision: str | None = None,
     device: torch.device | None = None,
     labels: Sequence[str] | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
     """Loads a text classifier in float32 with dropout off, and its tokenizer.
 
-    With `labels` the head is replaced by a fresh one with an output of each name.
+    With `labels` the head is replaced by a fresh one with an output of each name. Python code that lies with the
+    classifier runs only with `trust_remote_code`.
     """
     from transformers import AutoModelForSequenceClassification
 
-    config = _load_config(name, revision, where)
-    options: dict[str, Any] = {}
+    config = _load_config(name, revision, where, trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if labels is not None:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
@@ -145,7 +150,7 @@ def load_classifier(
     model = _load_weights(
         AutoModelForSequenceClassification, name, revision, where, config=config, dtype=torch.float32, **options
     )
-    tokenizer = load_tokenizer(name, revision=revision, where=where)
+    tokenizer = load_tokenizer(name, revision=revision, where=where, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         # Only a name for empty places: decoder classifiers find the last real token by it.
         tokenizer.pad_token = tokenizer.eos_token
@@ -153,11 +158,13 @@ def load_classifier(
     return model.to(device or "cpu").eval(), tokenizer
 
 
-def load_tokenizer(name: str, *, where: str = "policy.model", revision: str | None = None) -> Any:
+def load_tokenizer(
+    name: str, *, where: str = "policy.model", revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """Loads a tokenizer; it is always given explicit padding by its user, never by a global setting."""
     from transformers import AutoTokenizer
 
-    return _from_pretrained(AutoTokenizer, name, revision, where)
+    return _from_pretrained(AutoTokenizer, name, revision, where, trust_remote_code=trust_remote_code)
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -174,10 +181,10 @@ def n_trainable_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _load_config(name: str, revision: str | None, where: str) -> Any:
+def _load_config(name: str, revision: str | None, where: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    return zero_dropout(_from_pretrained(AutoConfig, name, revision, where))
+    return zero_dropout(_from_pretrained(AutoConfig, name, revision, where, trust_remote_code=trust_remote_code))
 
 
 def has_finite_weights(model: nn.Module) -> bool:
@@ -199,18 +206,33 @@ def _load_weights(
     return model
 
 
-def _from_pretrained(factory: Any, name: str, revision: str | None, where: str, **options: Any) -> Any:
+def _from_pretrained(
+    factory: Any, name: str, revision: str | None, where: str, *, trust_remote_code: bool, **options: Any
+) -> Any:
     local = Path(name).expanduser()
     if (local.is_absolute() or name.startswith((".", "~"))) and not local.is_dir():
         raise ModelError(f"{where}: got {name!r}, expected a directory with a saved model; there is none at that path")
     try:
-        return factory.from_pretrained(_path_or_id(name), revision=revision, **options)
+        # Given in any case: left open, it is asked for on the terminal.
+        return factory.from_pretrained(
+            _path_or_id(name), revision=revision, trust_remote_code=trust_remote_code, **options
+        )
     except Exception as error:  # what a damaged or foreign checkpoint raises has no common type
+        if not trust_remote_code and "trust_remote_code=True" in str(error):
+            raise ModelError(
+                f"{where}: {name!r} brings Python code of its own, which runs only where the recipe says so: read it, "
+                f"and set `trust_remote_code: true` in its block ({_block(where)})"
+            ) from error
         raise ModelError(
             f"{where}: cannot load {name!r} as {factory.__name__}: it is neither a local directory with that model "
             "nor in the local hub cache, or the hub cannot be reached; give a path, or download it first "
             f"({_first_line(error)})"
         ) from error
+
+
+def _block(where: str) -> str:
+    """The block of a recipe that a key stands in, for messages: `policy` for `policy.model: base model of ...`."""
+    return where.split(": base model of ")[0].removesuffix(".model").removesuffix(".run")
 
 
 def _path_or_id(name: str) -> str:

@@ -28,6 +28,8 @@ class RewardModel(TrainerSettings):
 
     model: str | None = None
     """Checkpoint to start from, hub id or path; None is the policy's. Its head is replaced by one output."""
+    trust_remote_code: bool = False
+    """Run Python code that `model` brings with it; the policy's stands under `policy.trust_remote_code`."""
 
     needs: ClassVar[frozenset[DataKind]] = frozenset({"preference_pairs"})
     needs_reward: ClassVar[bool] = False
@@ -41,6 +43,7 @@ class RewardModel(TrainerSettings):
 
         from alignbench.scorers.classifier import encode
         from alignbench.scorers.reward_model import reward_scorer
+        from alignbench.training.checkpoints import training_identity
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
         model, tokenizer = run.load_reward_model(self.model)
@@ -53,6 +56,7 @@ class RewardModel(TrainerSettings):
             {"chosen_ids": ids(p.prompt.text, p.chosen.text), "rejected_ids": ids(p.prompt.text, p.rejected.text)}
             for p in data.pairs
         ]
+        identity = training_identity(self, model, rows, seed=run.seed)
         trainer = RewardTrainer(
             model=model,
             args=RewardConfig(center_rewards_coefficient=None, **shared),
@@ -60,7 +64,7 @@ class RewardModel(TrainerSettings):
             processing_class=tokenizer,
             callbacks=[StepLog("reward model", _LOG_NAMES, run.log)],
         )
-        train(trainer, run.checkpoints, run.ledger)
+        train(trainer, run.checkpoints, run.ledger, identity)
         return TrainedRewardModel(
             model, tokenizer, reward_scorer(model.eval(), tokenizer, name="reward_model", text=run.reward_text)
         )

@@ -75,10 +75,19 @@ class ClassifierScorer:
 
     @classmethod
     def load(
-        cls, model: str, *, where: str, revision: str | None, device: torch.device, **options: Any
+        cls,
+        model: str,
+        *,
+        where: str,
+        revision: str | None,
+        device: torch.device,
+        trust_remote_code: bool = False,
+        **options: Any,
     ) -> ClassifierScorer:
         """Loads the classifier `model` (hub id or path); `options` as in the constructor."""
-        loaded, tokenizer = load_classifier(model, where=where, revision=revision, device=device)
+        loaded, tokenizer = load_classifier(
+            model, where=where, revision=revision, device=device, trust_remote_code=trust_remote_code
+        )
         return cls(loaded, tokenizer, where=where, **options)
 
     @property

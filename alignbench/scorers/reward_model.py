@@ -22,7 +22,14 @@ def reward_scorer(model: Any, tokenizer: Any, *, name: str, text: TextWindow, ba
     )
 
 
-def load_reward_scorer(directory: Path, *, name: str, text: TextWindow, device: torch.device) -> ClassifierScorer:
+def load_reward_scorer(
+    directory: Path,
+    *,
+    text: TextWindow,
+    device: torch.device,
+    name: str = "reward_model",
+    trust_remote_code: bool = False,
+) -> ClassifierScorer:
     """Loads a reward model that alignbench has saved."""
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: holds no reward model; train it with the recipe named in reward.run")
@@ -30,6 +37,7 @@ def load_reward_scorer(directory: Path, *, name: str, text: TextWindow, device: 
         str(directory),
         where="reward.run",
         revision=None,
+        trust_remote_code=trust_remote_code,
         device=device,
         name=name,
         label=REWARD_LABEL,
