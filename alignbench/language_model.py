@@ -39,6 +39,11 @@ class Chat:
     template: str | None = None
     """Jinja text; None is the tokenizer's own template."""
 
+    def messages(self, prompt: str) -> list[dict[str, str]]:
+        """What the template is given."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": prompt}]
+
 
 @dataclass(frozen=True, slots=True)
 class Lora:
@@ -134,12 +139,9 @@ class LanguageModel:
                 return ids
             ends_with_eos = len(ids) > 1 and ids[-1] == self.eos_id and not text.endswith(self.tokenizer.eos_token)
             return ids[:-1] if ends_with_eos else ids
-        messages = [{"role": "user", "content": text}]
-        if self.chat.system is not None:
-            messages.insert(0, {"role": "system", "content": self.chat.system})
         try:
             rendered = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.chat.template, add_generation_prompt=True, tokenize=False
+                self.chat.messages(text), chat_template=self.chat.template, add_generation_prompt=True, tokenize=False
             )
         except Exception as error:
             raise ModelError(f"chat: the template cannot render a prompt for {self.name!r}: {error}") from error
