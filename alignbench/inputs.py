@@ -152,11 +152,10 @@ def _model_folder(name: str, revision: str | None) -> Path | None:
 
 
 def _embedded(name: str) -> Path | None:
-    """Where a part of the embedded world lies; None for another name, or where the world is not built yet."""
+    """Where a part of the embedded world lies; None for another name."""
     from alignbench.embedded import world
 
-    path = world.world_directory() / world.PARTS[name] if name in world.PARTS else None
-    return path if path is not None and path.exists() else None
+    return world.resolve(name) if name in world.PARTS else None
 
 
 def _hub_folder(name: str, kind: str) -> Path:

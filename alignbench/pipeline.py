@@ -226,7 +226,7 @@ def _execute(
         heldout = parts.heldout_prompts(policy, data)
         reward = parts.training_reward() if recipe.method.needs_reward else None
         neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
-    directory.record_inputs(inputs_of(recipe, parts.artifacts))  # whatever was fetched or built is here by now
+    directory.record_inputs(inputs_of(recipe, parts.artifacts))  # whatever was fetched is here by now
     directory.write_prompts(*parts.known_texts(data, heldout.prompts))
     pairs = parts.training_pairs(policy, data.train) if "preference_pairs" in recipe.method.needs else None
     if pairs is not None:
