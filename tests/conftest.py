@@ -69,6 +69,12 @@ def word_tokenizer(words=WORDS, **special):
 
 
 @pytest.fixture(scope="session")
+def make_tokenizer():
+    """Makes a tokenizer over the 26 words with special tokens of one's own in front: `word_tokenizer`."""
+    return word_tokenizer
+
+
+@pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
     """Directories of small random checkpoints: `policy` (GPT-Neo), `classifier` (RoBERTa), `judge` (DistilBERT)."""
     import torch

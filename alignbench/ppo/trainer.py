@@ -107,7 +107,7 @@ class PPOTrainer:
             top_p=config.top_p,
             stop_strings=config.stop_strings,
         )
-        self.updater = Updater(self.networks, self.optimizer, self.decoding, policy.eos_id, seed)
+        self.updater = Updater(self.networks, self.optimizer, self.decoding, policy.eos_ids, seed)
         self.captures = config.captures and all(p.dtype == torch.float32 for p in self.model.parameters())
         alone = distributed.world_size() == 1
         self.overlaps = alone and overlap.may_overlap(reward, self.model, policy.device)
@@ -257,7 +257,7 @@ class PPOTrainer:
 
         From what sampling saw; now and then by full passes, which that is then checked against.
         """
-        arguments = (self.networks, batch, self.decoding, self.policy.eos_id)
+        arguments = (self.networks, batch, self.decoding, self.policy.eos_ids)
         if capture is not None and not self._is_noted(self.step + 1):
             return measure(*arguments, capture)
         rollout = measure(*arguments)
