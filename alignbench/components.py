@@ -40,6 +40,7 @@ class Components:
     def start_policy(self) -> LanguageModel:
         """The policy that training starts from: the model of the recipe, or the policy of an upstream run."""
         from alignbench.models import load_policy
+        from alignbench.padding_check import check_padding
 
         settings = self.recipe.policy
         if "policy" not in self.artifacts:
@@ -55,6 +56,7 @@ class Components:
                 trust_remote_code=settings.trust_remote_code,
             )
         self._check_architecture(policy)
+        check_padding(policy)
         return policy
 
     def _check_architecture(self, policy: LanguageModel) -> None:

@@ -240,7 +240,9 @@ def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: b
         output = forward(
             model, tokens, mask, positions, 1, past_key_values=past, use_cache=True, output_hidden_states=with_hidden
         )
-        past = output.past_key_values
+        past = getattr(output, "past_key_values", None)
+        if past is None:  # it takes a cache and gives none
+            return (yield from _full_passes(model, tokens, mask, with_hidden))
         token, staying = yield output.logits[:, -1], output.hidden_states[-1][:, -1] if with_hidden else None
         positions = positions[:, -1:] + 1
         if staying is not None:
@@ -250,25 +252,28 @@ def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: b
         mask = torch.cat((mask, torch.ones_like(tokens)), dim=1)
 
 
-def _encoder_decoder_steps(model: nn.Module, prompts: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
-    """`_causal_steps` for a decoder; the encoder runs once."""
-    tokens = prompts.new_full((len(prompts), 1), decoder_start(model))
-    options: dict[str, Any] = {"use_cache": True, "return_dict": True, "output_hidden_states": with_hidden}
-    output = model(input_ids=prompts, attention_mask=mask, decoder_input_ids=tokens, **options)
-    encoded = output.encoder_last_hidden_state
+def _encoder_decoder_steps(model: Any, prompts: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
+    """`_causal_steps` for a decoder; the encoder runs once. Without a cache all tokens are read each time."""
+    encoded = model.get_encoder()(input_ids=prompts, attention_mask=mask, return_dict=True)
+    tokens, past = prompts.new_full((len(prompts), 1), decoder_start(model)), None
     while True:
+        output = model(
+            encoder_outputs=encoded,
+            attention_mask=mask,
+            decoder_input_ids=tokens,
+            past_key_values=past,
+            use_cache=True,
+            return_dict=True,
+            output_hidden_states=with_hidden,
+        )
         past = output.past_key_values
         token, staying = yield output.logits[:, -1], output.decoder_hidden_states[-1][:, -1] if with_hidden else None
         if staying is not None:
-            past.batch_select_indices(staying)
-            mask, encoded = mask[staying], encoded[staying]
-        output = model(
-            encoder_outputs=(encoded,),
-            attention_mask=mask,
-            decoder_input_ids=token.unsqueeze(-1),
-            past_key_values=past,
-            **options,
-        )
+            if past is not None:
+                past.batch_select_indices(staying)
+            mask, tokens = mask[staying], tokens[staying]
+            encoded.last_hidden_state = encoded.last_hidden_state[staying]
+        tokens = token.unsqueeze(-1) if past is not None else torch.cat((tokens, token.unsqueeze(-1)), dim=1)
 
 
 def _cut(tokens: list[int], length: int, ends: Sequence[int]) -> Sampled:

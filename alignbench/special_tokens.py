@@ -17,6 +17,7 @@ from alignbench.passes import base_model
 if TYPE_CHECKING:
     from alignbench.language_model import Chat
 
+_CONFIGS = ("the generation config", "the config")
 _ANSWER = "answer"
 """What an assistant says in the conversation that shows how a template ends a turn."""
 
@@ -66,21 +67,22 @@ def ends_of(model: Any, tokenizer: Any, chat: Chat | None) -> Ends:
     if chat is not None:
         name(_end_of_turn(tokenizer, chat), "the chat template")
     own = getattr(getattr(inner, "generation_config", None), "eos_token_id", None)
-    for eos_id, source in ((own, "the generation config"), (getattr(config, "eos_token_id", None), "the config")):
+    for eos_id, source in zip((own, getattr(config, "eos_token_id", None)), _CONFIGS, strict=True):
         name(eos_id, source)
-    left_out = {}
-    for i, source in named.items():
-        if i >= n_embeddings(model):
-            left_out[i] = f"{source} ends completions with token {i}, which the model has no embedding of"
-        elif source != "the tokenizer" and _is_mere_default(i, config, own, tokenizer):
-            word = tokenizer.decode([i])
-            left_out[i] = (
-                f"{source} ends completions with token {i}, the default of {type(config).__name__}; here it is the "
-                f"ordinary word {word!r}, and is not taken for an end"
-            )
-    kept = [i for i in named if i not in left_out]
+    unknown = [i for i in named if i >= n_embeddings(model)]
+    mere = [i for i, source in named.items() if source in _CONFIGS and _is_mere_default(i, config, own, tokenizer)]
+    left_out = [
+        f"{named[i]} ends completions with token {i}, the default of {type(config).__name__}; here it is the ordinary "
+        f"word {tokenizer.decode([i])!r}, and is not taken for an end"
+        for i in mere
+        if i not in unknown
+    ]
+    if unknown:
+        sources, ids = dict.fromkeys(named[i] for i in unknown), ", ".join(map(str, unknown))
+        left_out.append(f"{' and '.join(sources)} would end completions with what the model has no embedding of: {ids}")
+    kept = [i for i in named if i not in (*unknown, *mere)]
     first = [i for i in kept if named[i] == "the tokenizer"]
-    return Ends((*first, *sorted(set(kept).difference(first))), tuple(left_out.values()))
+    return Ends((*first, *sorted(set(kept).difference(first))), tuple(left_out))
 
 
 def _is_mere_default(token_id: int, config: Any, own: Any, tokenizer: Any) -> bool:

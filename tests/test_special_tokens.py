@@ -94,7 +94,7 @@ def test_all_ends_are_known(build, case):
 
 def test_what_is_left_out_is_said(build):
     [note] = build(EOS, generation=[1, 99]).notes
-    assert note == "tiny: the generation config ends completions with token 99, which the model has no embedding of"
+    assert note == "tiny: the generation config would end completions with what the model has no embedding of: 99"
     [note] = build(EOS, kind="Llama").notes
     assert note == (
         "tiny: the generation config ends completions with token 2, the default of LlamaConfig; here it is the "
