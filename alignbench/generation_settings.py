@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from alignbench.passes import base_model
+
 if TYPE_CHECKING:
     from alignbench.special_tokens import Ends
 
@@ -48,6 +50,15 @@ def notes_on(ends: Ends, ignored: Mapping[str, Any], *, keeps_a_cache: bool) -> 
     if not keeps_a_cache:
         notes.append("it keeps no key-value cache, so every token that it samples takes a full pass")
     return notes
+
+
+def made_saveable(model: Any) -> dict[str, Any]:
+    """Frees a model's generation config of what cannot be saved; returns what it asked for and will not get."""
+    inner = base_model(model)
+    config = getattr(inner, "generation_config", None)
+    if config is not None:
+        inner.generation_config = saveable(config)
+    return ignored_settings(config)
 
 
 def saveable(config: Any) -> Any:

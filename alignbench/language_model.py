@@ -21,15 +21,8 @@ from alignbench.errors import ModelError, did_you_mean
 from alignbench.fast_layers import with_fast_layers
 from alignbench.flops import sampling_flops, tokens_of, weights_of
 from alignbench.generation import Capture, keeps_a_cache, sample
-from alignbench.generation_settings import ignored_settings, notes_on, saveable
-from alignbench.passes import (
-    SequenceBatch,
-    base_model,
-    collate,
-    completion_forward,
-    is_encoder_decoder,
-    token_logprobs,
-)
+from alignbench.generation_settings import made_saveable, notes_on
+from alignbench.passes import SequenceBatch, collate, completion_forward, is_encoder_decoder, token_logprobs
 from alignbench.records import Completion, Cost, Decoding, Prompt
 from alignbench.runtime import Key
 from alignbench.special_tokens import Ends, added_behind, check_known, ends_of, padding_id, without_added
@@ -92,10 +85,7 @@ class LanguageModel:
         Its generation config loses what could not be saved with it.
         """
         self.model = with_fast_layers(without_dropout(model))
-        settings = getattr(base_model(model), "generation_config", None)
-        self._ignored = ignored_settings(settings)
-        if settings is not None:
-            base_model(model).generation_config = saveable(settings)
+        self._ignored = made_saveable(model)
         self.tokenizer = tokenizer
         self.name = name
         """The hub id or path that it was loaded from."""
