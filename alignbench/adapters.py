@@ -100,14 +100,17 @@ def merged(model: Any, name: str, revision: str | None, where: str) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
     weights = adapter_weights(name, revision, where)
-    _resize(model, weights, name, where)
     try:
-        with warnings.catch_warnings():
+        # What is drawn for the parts to come is replaced by the adapter's weights: nothing is to change by it.
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            _resize(model, weights, name, where)
             warnings.simplefilter("ignore")  # on missing keys, which are checked below, and on tied embeddings
             wrapped = PeftModel.from_pretrained(model, path_or_id(name), revision=revision)
             wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
             taken = wanted | set(wrapped.state_dict())
             whole = wrapped.merge_and_unload()
+    except ModelError:
+        raise
     except Exception as error:  # what does not fit is a RuntimeError here, a KeyError there
         raise ModelError(
             f"{where}: the adapter {name!r} cannot be merged into its base: {first_line(error)}"
@@ -140,8 +143,7 @@ def _resize(model: Any, weights: Mapping[str, Tensor], name: str, where: str) ->
             f"{where}: the adapter {name!r} has embeddings of {wanted} tokens and no output layer for them, its base "
             f"has {rows}: nothing says with what probability the other {wanted - rows} are drawn"
         )
-    with torch.random.fork_rng():  # the new rows are drawn, and then replaced by the adapter's
-        model.resize_token_embeddings(wanted, mean_resizing=False)
+    model.resize_token_embeddings(wanted, mean_resizing=False)
 
 
 def _rows(model: Any, layer: Any, weights: Mapping[str, Tensor]) -> int | None:
