@@ -13,7 +13,8 @@ from alignbench.errors import DataError, LeakError, did_you_mean
 from alignbench.records import Prompt
 from datasets_prep import hub, local_files
 from datasets_prep.columns import without_surrogates
-from datasets_prep.splits import normalised_text, stable_hash
+from datasets_prep.splits import stable_hash
+from datasets_prep.text_forms import normalised_text
 
 WIKITEXT = "wikitext"
 HUB_ID = "Salesforce/wikitext"

@@ -19,7 +19,8 @@ from datasets_prep.cache import cached_prompts
 from datasets_prep.columns import Row, read_prompts
 from datasets_prep.prompt_lengths import PromptCutter
 from datasets_prep.settings import PromptSettings
-from datasets_prep.splits import Split, check_no_leak, normalised_text, split_of, stable_hash
+from datasets_prep.splits import Split, check_no_leak, split_of, stable_hash
+from datasets_prep.text_forms import normalised_text
 
 _N_TOKENIZER_PROBES = 256
 _NO_LIMIT = 10**9

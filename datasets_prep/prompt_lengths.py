@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from alignbench.records import Prompt, TextTokenizer
-from datasets_prep.splits import normalised_text, stable_hash, whole_text_hash
+from datasets_prep.splits import stable_hash, whole_text_hash
+from datasets_prep.text_forms import normalised_text
 
 _BROKEN_CHARACTER = "\ufffd"
 

@@ -1,9 +1,10 @@
 """Train, validation and held-out: decided for each prompt alone, and checked never to meet.
 
-The split hashes the normalised text before cutting, not the row's id. Two rows with the same text therefore always
-fall into one split, whatever ids, files or case they come in; adding or removing rows moves no other row; and a source
-splits alike under every recipe, whatever its tokenizer and prompt lengths. What the hash cannot rule out is that
-cutting makes two texts equal: then one of them is dropped, and `check_no_leak` has the last word.
+The split hashes the text before cutting (`text_forms.split_text`), not the row's id. Two rows with the same text
+therefore always fall into one split, whatever ids, files or case they come in; adding or removing rows moves no other
+row; and a source splits alike under every recipe, whatever its tokenizer and prompt lengths. What the hash cannot rule
+out is that cutting makes two texts equal, or that two differ in typographic quotes or dashes alone: then one of them is
+dropped, and `check_no_leak` has the last word.
 """
 
 from __future__ import annotations
@@ -16,14 +17,10 @@ from typing import Literal
 
 from alignbench.errors import LeakError
 from alignbench.records import PreparedData, Prompt
+from datasets_prep.text_forms import normalised_text, split_text
 
 Split = Literal["train", "validation", "heldout"]
 _N_EXAMPLES = 3
-
-
-def normalised_text(text: str) -> str:
-    """Returns the text as it is compared: case folded, runs of white space as one space."""
-    return " ".join(text.casefold().split())
 
 
 def whole_text_hash(prompt: Prompt) -> str:
@@ -55,7 +52,7 @@ def stable_hash(seed: int, purpose: str, value: str) -> int:
 
 def split_of(text: str, seed: int, validation_fraction: float, heldout_fraction: float) -> Split:
     """Returns the split of a prompt from its uncut text and from nothing else."""
-    position = (stable_hash(seed, "split", normalised_text(text)) >> 11) / 2**53  # 53 bits: exact, and below 1
+    position = (stable_hash(seed, "split", split_text(text)) >> 11) / 2**53  # 53 bits: exact, and below 1
     if position < heldout_fraction:
         return "heldout"
     if position < heldout_fraction + validation_fraction:

@@ -59,11 +59,11 @@ def require_comparable(mismatches: Sequence[Mismatch]) -> None:
 def require_no_leak(runs: Sequence[StoredRun]) -> list[str]:
     """Makes sure that no run was evaluated on prompts that training of another, or its own, could see.
 
-    Texts are equal here if they were equal before any cutting, case and white space aside: a prompt cut to five tokens
-    and the same prompt cut to eight are one text, two texts that share their first five tokens are not.
+    Texts are equal here if they were equal before any cutting (as `datasets_prep.text_forms` has it): a prompt cut to
+    five tokens and the same prompt cut to eight are one text, two texts that share their first five tokens are not.
 
     Returns:
-        A note that names the runs for which this cannot be checked.
+        Notes that name the runs for which this cannot be checked, or not for every text.
 
     Raises:
         LeakError: There are such prompts; names the two runs, how many there are, and one of them.
@@ -82,7 +82,17 @@ def require_no_leak(runs: Sequence[StoredRun]) -> list[str]:
             if shared := seen & held.heldout.keys():
                 raise LeakError(_leak(trained_runs, held_runs, [held.heldout[one] for one in sorted(shared)]))
     said = "which texts training could see was not stored; that none of them is held out elsewhere cannot be checked."
-    return [f"{', '.join(unknown) if known else 'All runs'}: {said}"] if unknown else []
+    notes = [f"{', '.join(unknown) if known else 'All runs'}: {said}"] if unknown else []
+    forms: dict[int, list[str]] = {}
+    for file, labels in known.values():
+        forms.setdefault(file.text_form, []).extend(labels)
+    if len(forms) > 1:
+        older = ", ".join(label for form in sorted(forms)[:-1] for label in forms[form])
+        notes.append(
+            f"{older}: written when texts were compared by case and white space alone; whether a text with typographic "
+            "quotes, ligatures or invisible characters stands there and is held out elsewhere cannot be checked."
+        )
+    return notes
 
 
 def _leak(trained_runs: Sequence[str], held_runs: Sequence[str], ids: Sequence[str]) -> str:

@@ -49,6 +49,7 @@ from alignbench.reporting.schema import (
     read_record,
 )
 from alignbench.reporting.writing import finite, rows_before, write_atomically, write_frame, write_record
+from datasets_prep.text_forms import TEXT_FORM
 
 
 class RunDirectory:
@@ -196,7 +197,7 @@ class RunDirectory:
 
         RunExistsError where the run that is resumed had others: those are known to it for ever.
         """
-        record = PromptsFile(seen=tuple(sorted(set(seen))), heldout=dict(sorted(heldout.items())))
+        record = PromptsFile(seen=tuple(sorted(set(seen))), heldout=dict(sorted(heldout.items())), text_form=TEXT_FORM)
         if self.has_progress and (self.path / store.PROMPTS_FILE).exists():
             before = read_record(self.path / store.PROMPTS_FILE, PromptsFile)
             texts = [{"seen": fingerprint(one.seen), "held out": fingerprint(one.heldout)} for one in (before, record)]

@@ -118,6 +118,8 @@ class PromptsFile(Record):
     """Those that training could see, validation included; ascending."""
     heldout: dict[str, str]
     """Those that it was evaluated on, and the id of each prompt."""
+    text_form: int = 1
+    """Number of the definition by which texts are the same (`text_forms.TEXT_FORM`); 1 in files from before it."""
 
 
 class NewerSchemaError(ResultsError):

@@ -150,6 +150,21 @@ def test_runs_that_do_not_say_are_named(tmp_path, add_run):
     assert [note for note in compare(tmp_path).notes if note.startswith("All runs: which texts")]
 
 
+def test_runs_of_an_earlier_definition_of_equal_texts_are_checked_as_far_as_they_can(tmp_path, add_run):
+    add_run(tmp_path, "untrained", VALUES, prompts=((), {"h1": "p1"}))
+    old = add_run(tmp_path, "ppo", VALUES, prompts=(("h2",), {"h3": "p3"})) / "prompts.json"
+    assert json.loads(old.read_text())["text_form"] == 2
+    assert not [note for note in compare(tmp_path).notes if "cannot be checked" in note]
+    stored = json.loads(old.read_text())
+    del stored["text_form"]  # as earlier builds wrote it
+    old.write_text(json.dumps(stored))
+    (note,) = [note for note in compare(tmp_path).notes if "cannot be checked" in note]
+    assert note.startswith("ppo/seed0: written when texts were compared by case and white space alone")
+    old.write_text(json.dumps(stored | {"seen": ["h1"]}))
+    with pytest.raises(LeakError, match="training of ppo/seed0 could see 1 of the prompts that untrained/seed0"):
+        compare(tmp_path)
+
+
 class Words:
     """A tokenizer of words."""
 
