@@ -107,15 +107,23 @@ def compare(paths: tuple[Path, ...], style: str, baseline: str | None, allow_mis
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE_OR_SUITE...")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key, as in `run`.")
 def check(recipes: tuple[str, ...], sets: tuple[str, ...]) -> None:
-    """Check recipes and report every problem at once, without loading a model."""
+    """Check recipes and report every problem at once, without loading a model.
+
+    Data files are read, of local models the configurations. What is on the hub is not looked up, and named.
+    """
+    from alignbench.input_checks import check_inputs
     from alignbench.recipe import load
 
-    for recipe in load(recipes, sets):
+    loaded = load(recipes, sets)
+    on_hub = check_inputs(loaded)
+    for recipe in loaded:
         click.echo(f"{recipe.name} (seed {recipe.seed}): {recipe.method_name}, fine")
         if recipe.sweep is not None:
             click.echo(f"  to be tuned: {recipe.sweep}")
         for caution in getattr(recipe.method, "cautions", list)():
             click.echo(f"  but note: {caution}")
+    if on_hub:
+        click.echo(f"not looked up, as it is no local file: {', '.join(on_hub)}")
 
 
 @main.command()

@@ -13,6 +13,7 @@ from alignbench.evaluation.protocols import get_protocol
 from alignbench.prompt_limits import longest_measured, longest_trained_on
 from alignbench.records import HeldOut, PreparedData, Prompt, Scorer
 from alignbench.runtime import cache_directory
+from datasets_prep.prepare import evaluation_settings
 from datasets_prep.settings import PromptSettings
 
 if TYPE_CHECKING:
@@ -252,8 +253,13 @@ class Components:
     # Data
 
     def prepared_prompts(self, policy: LanguageModel) -> PreparedData:
-        """The prompts of the `data:` block in three splits."""
+        """The prompts of the `data:` block in three splits, without what `data.on_leak` has left out."""
+        from datasets_prep.leaks import without_leaks
+
         data = self._prepare(self.recipe.data, policy, longest_trained_on(self.recipe, policy))
+        if self.recipe.data.on_leak == "drop":
+            other = self._evaluation_prompts(policy)
+            data = without_leaks(data, other.heldout if other else (), self._neutral_texts())
         logger.info("prompts: %s", ", ".join(f"{name} {value}" for name, value in data.statistics.items() if value))
         return data
 
@@ -272,9 +278,8 @@ class Components:
             if not data.validation:
                 raise DataError("evaluation.split: got validation, and that split is empty; raise validation_fraction")
             prompts, of_own_file = data.validation, False
-        elif evaluation.prompts is not None:
-            source = self._evaluation_prompts(evaluation.prompts, policy)
-            prompts, of_own_file = source.heldout, False
+        elif (other := self._evaluation_prompts(policy)) is not None:
+            source, prompts, of_own_file = other, other.heldout, False
             check_no_leak({"data.prompts": (*data.train, *data.validation), "evaluation.prompts": prompts})
         if evaluation.split != "validation" and evaluation.n_prompts is not None and len(prompts) < wanted:
             raise DataError(
@@ -283,27 +288,31 @@ class Components:
         rows = prompt_rows(source.statistics, longest_measured(self.recipe, policy), of_heldout=of_own_file)
         return HeldOut(prompts[:wanted], rows)
 
-    def _evaluation_prompts(self, source: str | PromptSettings, policy: LanguageModel) -> PreparedData:
-        """What `evaluation.prompts` names, all of it held out."""
-        from datasets_prep.prepare import source_settings
-
-        settings = source_settings(source) if isinstance(source, str) else source
-        whole = {"validation_fraction": 0.0, "heldout_fraction": 1.0, "heldout": None}
+    def _evaluation_prompts(self, policy: LanguageModel) -> PreparedData | None:
+        """What `evaluation.prompts` names, all of it held out; None where it names nothing."""
+        source = self.recipe.evaluation.prompts
+        if source is None:
+            return None
         try:
-            return self._prepare(settings.model_copy(update=whole), policy)
+            return self._prepare(evaluation_settings(source), policy)
         except DataError as error:
             raise DataError(f"evaluation.prompts: {error}") from error
 
     def neutral_texts(self, data: PreparedData) -> tuple[str, ...]:
         """The texts of `evaluation.neutral`; none is among the prompts that training may see."""
-        from datasets_prep.neutral_texts import check_unseen, read_texts
+        from datasets_prep.neutral_texts import check_unseen
+
+        texts = self._neutral_texts()
+        check_unseen(texts, (*data.train, *data.validation))
+        return texts
+
+    def _neutral_texts(self) -> tuple[str, ...]:
+        from datasets_prep.neutral_texts import read_texts
 
         source = self.recipe.evaluation.neutral
         if source is None:
             return ()
-        texts = read_texts(resolve("embedded/neutral") if source == "embedded" else source)
-        check_unseen(texts, (*data.train, *data.validation))
-        return texts
+        return read_texts(resolve("embedded/neutral") if source == "embedded" else source)
 
     def known_texts(self, data: PreparedData, heldout: Sequence[Prompt]) -> tuple[set[str], dict[str, str]]:
         """Hashes of the texts that training could see, and of the held-out ones with their ids."""
@@ -354,8 +363,10 @@ class Components:
 
         A prompt that leaves no room for completions of pairs is left out, and counted.
         """
-        longest, encode = longest_trained_on(self.recipe, policy), policy.text_tokenizer.encode
-        prompts = tuple(prompt for prompt in heldout.prompts if len(encode(prompt.text)) <= longest)
+        from datasets_prep.prompt_lengths import prompt_length
+
+        longest, tokenizer = longest_trained_on(self.recipe, policy), policy.text_tokenizer
+        prompts = tuple(prompt for prompt in heldout.prompts if prompt_length(tokenizer, prompt) <= longest)
         n_lost = len(heldout.prompts) - len(prompts)
         rows = heldout.rows
         if n_lost:

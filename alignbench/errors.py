@@ -4,6 +4,7 @@ AlignbenchError                exit code 1: something failed
 ├── UsageError                 exit code 2: the request cannot be right
 │   ├── RecipeError            problems in a recipe or suite, all of them together
 │   └── RunExistsError         the results directory holds another run under this name
+├── InputsError                files and folders that recipes name, all problems together
 ├── DataError                  raw data that cannot be used
 │   └── LeakError              training and held-out prompts meet
 ├── ModelError                 a model or tokenizer that cannot be loaded or used
@@ -55,6 +56,14 @@ class RecipeError(UsageError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class InputsError(AlignbenchError):
+    """Files and folders that recipes name and that cannot be used; carries every problem found."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class RunExistsError(UsageError):

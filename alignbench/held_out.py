@@ -124,7 +124,7 @@ def evaluate_trained_reward_model(
     cost.charge(dataclasses.replace(spent, reward_calls=2 * (len(pairs.pairs) + len(heldout.pairs))))
     same = {
         "protocol": report.protocol,
-        "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in prompts]),
+        "heldout_prompts": fingerprint([prompt.identity for prompt in prompts]),
         "labeller": parts.labeller().fingerprint,
         # How many prompts the training pairs come from is no matter of the held-out ones.
         "pairs": parts.recipe.pairs.model_dump(mode="json") | {"n_prompts": None},

@@ -23,7 +23,7 @@ from alignbench.flops import sampling_flops, tokens_of, weights_of
 from alignbench.generation import Capture, keeps_a_cache, sample
 from alignbench.generation_settings import made_saveable, notes_on
 from alignbench.passes import SequenceBatch, collate, completion_forward, is_encoder_decoder, token_logprobs
-from alignbench.records import Completion, Cost, Decoding, Prompt
+from alignbench.records import Completion, Cost, Decoding, Messages, Prompt
 from alignbench.runtime import Key
 from alignbench.special_tokens import Ends, added_behind, check_known, ends_of, padding_id, without_added
 from alignbench.stop_strings import content, ended_at_stop_string
@@ -45,10 +45,12 @@ class Chat:
     template: str | None = None
     """Jinja text; None is the tokenizer's own template."""
 
-    def messages(self, prompt: str) -> list[dict[str, str]]:
-        """What the template is given."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": prompt}]
+    def messages(self, prompt: str, conversation: Messages | None = None) -> list[dict[str, str]]:
+        """What the template is given: a conversation where there is one, with its own system message if it has any."""
+        turns = conversation or (("user", prompt),)
+        if self.system is not None and turns[0][0] != "system":
+            turns = (("system", self.system), *turns)
+        return [{"role": role, "content": content} for role, content in turns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,18 @@ class PlainTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids."""
         return str(self.tokenizer.decode(list(token_ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTokenizer(PlainTokenizer):
+    """The same of a chat model, which takes conversations as well."""
+
+    policy: LanguageModel
+
+    def conversation_length(self, messages: Messages) -> int:
+        """Tokens of a conversation under the template, less what the template adds to a single message."""
+        rendered, single = (self.policy.encode_prompt(one) for one in (Prompt("", "", messages=messages), "x"))
+        return len(rendered) - (len(single) - len(self.encode("x")))
 
 
 class LanguageModel:
@@ -155,18 +169,21 @@ class LanguageModel:
         """True where a LoRA adapter is attached."""
         return hasattr(self.model, "disable_adapter")
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt as the model sees it: chat template and special tokens included.
+    def encode_prompt(self, prompt: Prompt | str) -> list[int]:
+        """Token ids of a prompt, or of its text, as the model sees it: chat template and special tokens included.
 
-        What the tokenizer puts behind a text (an end, a separator) stays where an encoder reads the prompt, and goes
-        where the completion follows it. ModelError for a token that the model has no embedding of.
+        Of a conversation the template renders every message; one with a system message of its own has no other. What
+        the tokenizer puts behind a text (an end, a separator) stays where an encoder reads the prompt, and goes where
+        the completion follows it. ModelError for a token that the model has no embedding of.
         """
-        ids = self._encoded(text)
+        ids = self._encoded(*((prompt, None) if isinstance(prompt, str) else (prompt.text, prompt.messages)))
         check_known(ids, self.model, self.tokenizer, self.name)
         return ids
 
-    def _encoded(self, text: str) -> list[int]:
+    def _encoded(self, text: str, messages: Messages | None = None) -> list[int]:
         if self.chat is None:
+            if messages is not None:
+                raise ModelError("a prompt is a conversation of several messages, which needs a `chat:` block")
             ids = list(self.tokenizer(text)["input_ids"])
             if not self._added_behind:
                 return ids
@@ -174,7 +191,10 @@ class LanguageModel:
             return without_added(ids, self._added_behind, n_bare)
         try:
             rendered = self.tokenizer.apply_chat_template(
-                self.chat.messages(text), chat_template=self.chat.template, add_generation_prompt=True, tokenize=False
+                self.chat.messages(text, messages),
+                chat_template=self.chat.template,
+                add_generation_prompt=True,
+                tokenize=False,
             )
         except Exception as error:
             raise ModelError(f"chat: the template cannot render a prompt for {self.name!r}: {error}") from error
@@ -183,7 +203,7 @@ class LanguageModel:
     @property
     def text_tokenizer(self) -> PlainTokenizer:
         """The tokenizer as data preparation uses it."""
-        return PlainTokenizer(self.tokenizer)
+        return PlainTokenizer(self.tokenizer) if self.chat is None else ChatTokenizer(self.tokenizer, self)
 
     def decode(
         self, token_ids: Sequence[int], prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
@@ -222,7 +242,7 @@ class LanguageModel:
         """
         for note in self.notes:
             _say_once(note)
-        encoded = [self.encode_prompt(prompt.text) for prompt in prompts]
+        encoded = [self.encode_prompt(prompt) for prompt in prompts]
         self._check_lengths(prompts, [len(ids) for ids in encoded], limits)
         completions = []
         for start in range(0, len(prompts), self.batch_size):
@@ -252,7 +272,7 @@ class LanguageModel:
 
         A batch is as wide as its longest prompt and its longest completion, whichever rows they are in.
         """
-        self._check_lengths(prompts, [len(self.encode_prompt(prompt.text)) for prompt in prompts], limits)
+        self._check_lengths(prompts, [len(self.encode_prompt(prompt)) for prompt in prompts], limits)
 
     def _check_lengths(self, prompts: Sequence[Prompt], lengths: Sequence[int], limits: Sequence[int]) -> None:
         if 0 in lengths:
@@ -268,7 +288,7 @@ class LanguageModel:
 
     def batch(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> SequenceBatch:
         """Lays prompts and their completions into one padded batch on the model's device."""
-        encoded = [self.encode_prompt(prompt.text) for prompt in prompts]
+        encoded = [self.encode_prompt(prompt) for prompt in prompts]
         token_ids = [completion.token_ids for completion in completions]
         return collate(encoded, token_ids, self.pad_id, self.device, for_encoder=self.is_encoder_decoder)
 

@@ -227,7 +227,7 @@ def _execute(
         reward = parts.training_reward() if recipe.method.needs_reward else None
         neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
     directory.record_inputs(inputs_of(recipe, parts.artifacts))  # whatever was fetched is here by now
-    directory.write_prompts(*parts.known_texts(data, heldout.prompts))
+    directory.write_prompts(*parts.known_texts(data, heldout.prompts), data.statistics)
     pairs = parts.training_pairs(policy, data.train) if "preference_pairs" in recipe.method.needs else None
     if pairs is not None:
         directory.charge({_name_of(pairs): pairs.cost})

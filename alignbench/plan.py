@@ -49,7 +49,8 @@ def plan(recipes: Sequence[Recipe]) -> list[Planned]:
             raise UsageError(f"{recipe.name} is to be tuned first: run its suite by `alignbench.tuning.run`")
         if key not in planned:
             upstream: dict[str, Planned] = {role: visit(other) for role, other in recipe.upstream().items()}
-            _check_same_data(recipe, upstream)
+            for role, other in upstream.items():
+                recipe.require_same_data(role, other.recipe)
             run_hash = recipe.run_hash({role: other.run_hash for role, other in upstream.items()})
             planned[key] = Planned(recipe, run_hash, upstream)
         elif planned[key].recipe != recipe:
@@ -62,13 +63,3 @@ def plan(recipes: Sequence[Recipe]) -> list[Planned]:
     for recipe in recipes:
         visit(recipe)
     return list(planned.values())
-
-
-def _check_same_data(recipe: Recipe, upstream: Upstreams) -> None:
-    """An upstream run on other splits may have trained on prompts that this one holds out."""
-    for role, other in upstream.items():
-        if other.recipe.data != recipe.data:
-            raise UsageError(
-                f"{recipe.name}: {role}.run: {other.recipe.name} has another `data` block, so it may have trained on "
-                f"prompts that {recipe.name} holds out; give both the same"
-            )

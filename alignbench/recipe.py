@@ -76,6 +76,21 @@ class Recipe(RecipeSettings):
         names = {"policy": self.policy.run, "reward": self.reward.run if self.reward else None}
         return {role: self._source.upstream(role, name).build(self.seed) for role, name in names.items() if name}  # type: ignore[misc]
 
+    def require_same_data(self, role: str, other: Recipe) -> None:
+        """UsageError where an upstream recipe may train on prompts that this one holds out."""
+        another = None
+        if other.data != self.data:
+            another = "`data` block"
+        elif self.data.on_leak == "drop" and any(
+            getattr(other.evaluation, key) != getattr(self.evaluation, key) for key in ("prompts", "neutral")
+        ):
+            another = "evaluation.prompts or evaluation.neutral, which data.on_leak goes by"
+        if another is not None:
+            raise UsageError(
+                f"{self.name}: {role}.run: {other.name} has another {another}, so it may have trained on prompts that "
+                f"{self.name} holds out; give both the same"
+            )
+
     @property
     def sweep(self) -> Sweep | None:
         """How it is to be tuned before it runs; None where it runs as it stands."""

@@ -291,6 +291,13 @@ class EvaluationSettings(Settings):
             raise ValueError(f"one of {', '.join(PROTOCOLS)}{did_you_mean(value, list(PROTOCOLS))}")
         return value
 
+    @field_validator("prompts")
+    @classmethod
+    def _leaves_leaks_to_data(cls, value: str | PromptSettings | None) -> str | PromptSettings | None:
+        if isinstance(value, PromptSettings) and value.on_leak != "refuse":
+            raise ValueError("on_leak: it left out here; data.on_leak decides, as it is training that loses prompts")
+        return value
+
     @field_validator("neutral")
     @classmethod
     def _is_a_source(cls, value: str | None) -> str | None:

@@ -69,6 +69,10 @@ def read_text(prompt: str, completion: str, window: TextWindow) -> str:
     return completion if window == "completion" else prompt + completion
 
 
+Messages = tuple[tuple[str, str], ...]
+"""Roles (`system`, `user`, `assistant`) and contents of the messages of a conversation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One prompt. `text` is what the user wrote, before any chat template."""
@@ -81,6 +85,18 @@ class Prompt:
     """Hash of the text before it was cut to any length; None where `text` was never cut."""
     group: str | None = field(default=None, compare=False, repr=False)
     """What it shares with the other variants of one text; None where it is the only one."""
+    messages: Messages | None = None
+    """The conversation that a chat model answers, where it is more than one user message; `text` is what it says."""
+
+    def __post_init__(self) -> None:
+        """Makes tuples of what JSON has as lists."""
+        if self.messages is not None:
+            object.__setattr__(self, "messages", tuple((role, content) for role, content in self.messages))
+
+    @property
+    def identity(self) -> list[object]:
+        """What makes it this prompt, JSON-like: id, text and, where there are several, messages."""
+        return [self.id, self.text] if self.messages is None else [self.id, self.text, self.messages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +199,15 @@ class TextTokenizer(Protocol):
 
 
 @runtime_checkable
+class ReadsConversations(Protocol):
+    """A tokenizer of a chat model: it also knows how long a conversation is."""
+
+    def conversation_length(self, messages: Messages) -> int:
+        """Returns its tokens under the chat template, less what the template adds to a single message."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """Whatever answers prompts: a trained model, best-of-n, a decoding-time ensemble.
 
@@ -226,8 +251,8 @@ class GivesDistributions(Protocol):
 class EncodesPrompts(Protocol):
     """A policy that can say which tokens it reads of a prompt: the reference's are kept with an evaluation."""
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Returns the token ids of a prompt as the model sees it, chat template and special tokens included."""
+    def encode_prompt(self, prompt: Prompt | str) -> list[int]:
+        """Returns the token ids of a prompt, or of its text, as the model sees it: with template and special tokens."""
         ...
 
 

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from alignbench import distributed, pipeline
+from alignbench import distributed, input_checks, pipeline
 from alignbench.errors import AlignbenchError, DataError, ModelError, ResultsError, UsageError
 from alignbench.pipeline import Outcome
 from alignbench.plan import Key, Planned, folder, plan, run_path
@@ -23,6 +23,7 @@ from alignbench.recipe_sweeps import CriterionSettings, Point
 from alignbench.records import Cost, Direction, fingerprint
 from alignbench.reporting import store
 from alignbench.reporting.comparability import find_mismatches
+from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.schema import RunStatus, Trial, TuningFile, UnreadableError, read_record
 from alignbench.reporting.writing import write_record
 
@@ -39,10 +40,12 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False, profil
 
     Raises:
         UsageError: Several processes were started, and there is something to tune: trials run in one.
+        InputsError: Files that the recipes name cannot be used; nothing was run.
     """
     distributed.join()
     if distributed.world_size() > 1 and any(recipe.sweep for recipe in recipes):
         raise UsageError("a suite with a sweep is tuned in one process: run it without torchrun or accelerate launch")
+    input_checks.check_inputs(recipe for recipe in recipes if force or not _is_complete(recipe, results))
     session = _Session(results, force)
     for recipe in _swept(recipes):
         session.tune(recipe)
@@ -55,6 +58,17 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False, profil
             ready.append(session.settled(recipe))
     session.run(ready, profile=profile)
     return list(session.outcomes.values())
+
+
+def _is_complete(recipe: Recipe, results: Path) -> bool:
+    """True where there is nothing to do for a recipe, so that its files may be gone; False also where that is open."""
+    if recipe.sweep is not None:
+        return store.tuning_path(results, recipe.name).exists()
+    try:
+        planned = pipeline.plan([recipe])[-1]
+        return RunDirectory.foresee(pipeline.folder(recipe, results), *planned.key, planned.run_hash) == "skip"
+    except AlignbenchError:
+        return False
 
 
 def describe(recipes: Sequence[Recipe], results: Path, *, force: bool) -> list[str]:

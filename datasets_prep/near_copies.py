@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from alignbench.records import Prompt
-from datasets_prep.splits import normalised_text
+from datasets_prep.text_forms import normalised_text
 
 _SHARE, _SCALE = 3, 5
 """The index from which on two texts are near copies, 0.6, as whole numbers: no rounding decides."""

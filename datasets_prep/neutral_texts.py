@@ -13,6 +13,9 @@ from alignbench.errors import DataError, LeakError, did_you_mean
 from alignbench.records import Prompt
 from datasets_prep import hub, local_files
 from datasets_prep.columns import without_surrogates
+from datasets_prep.nested_text import unpacked
+from datasets_prep.rows import faults_error, place, shown
+from datasets_prep.settings import ColumnMapping
 from datasets_prep.splits import stable_hash
 from datasets_prep.text_forms import normalised_text
 
@@ -58,17 +61,28 @@ def read_texts(source: str) -> tuple[str, ...]:
     return tuple(sorted(texts.values(), key=lambda text: stable_hash(0, "neutral", text))[:MAX_TEXTS])
 
 
+def prompts_of(texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Returns the prompts that one of the texts is, or was cut from the beginning of."""
+    known = [normalised_text(text) for text in texts]
+    whole = set(known)
+
+    def is_known(prompt: Prompt) -> bool:
+        text = normalised_text(prompt.text)
+        return text in whole or (len(text.split()) >= _TELLING_WORDS and any(one.startswith(text) for one in known))
+
+    return [prompt for prompt in prompts if is_known(prompt)]
+
+
 def check_unseen(texts: Sequence[str], prompts: Sequence[Prompt]) -> None:
     """LeakError where a text is one of the prompts of training, or one of them was cut from its beginning."""
-    seen = {normalised_text(prompt.text) for prompt in prompts}
-    beginnings = tuple(text for text in seen if len(text.split()) >= _TELLING_WORDS)
-    for text in texts:
-        normalised = normalised_text(text)
-        if normalised in seen or normalised.startswith(beginnings):
-            raise LeakError(
-                f"{_KEY}: data.prompts holds the text {text[:80]!r}, or its beginning; a policy that was trained on "
-                "it shows nothing about what it has forgotten. Give texts from elsewhere."
-            )
+    found = prompts_of(texts, prompts)
+    if found:
+        text = next(one for one in texts if normalised_text(one).startswith(normalised_text(found[0].text)))
+        raise LeakError(
+            f"{_KEY}: data.prompts holds the text {text[:80]!r}, or its beginning; a policy that was trained on it "
+            "shows nothing about what it has forgotten. Give texts from elsewhere, or set data.on_leak to drop: "
+            "training loses the prompt."
+        )
 
 
 def _lines(path: Path, origin: str) -> list[str]:
@@ -82,13 +96,15 @@ def _lines(path: Path, origin: str) -> list[str]:
 
 
 def _cells(path: Path, origin: str) -> list[str]:
-    cells = []
-    for number, row in enumerate(local_files.read_rows(path, _KEY), start=1):
+    rows, _ = unpacked(local_files.read_rows(path, _KEY), ColumnMapping(prompt=_COLUMN), origin)
+    faults = []
+    for index, row in enumerate(rows):
         if not isinstance(row.get(_COLUMN), str):
             columns = ", ".join(map(str, row)) or "none at all"
-            raise DataError(
-                f"{origin}, row {number}: expected text in the column {_COLUMN!r}, got "
-                f"{type(row[_COLUMN]).__name__ if _COLUMN in row else f'the columns {columns}'}."
+            got = (
+                f"{type(row[_COLUMN]).__name__} ({shown(row[_COLUMN])})" if _COLUMN in row else f"the columns {columns}"
             )
-        cells.append(row[_COLUMN])
-    return cells
+            faults.append(f"{place(rows, index)}: expected text in the column {_COLUMN!r}, got {got}")
+    if faults:
+        raise faults_error(origin, faults)
+    return [row[_COLUMN] for row in rows]

@@ -13,19 +13,31 @@ from pathlib import Path
 
 from alignbench.code_hash import code_hash
 from alignbench.errors import DataError, did_you_mean
-from alignbench.records import PreparedData, Prompt, PromptRows, TextTokenizer, fingerprint
+from alignbench.records import (
+    PreparedData,
+    Prompt,
+    PromptRows,
+    ReadsConversations,
+    TextTokenizer,
+    fingerprint,
+)
 from datasets_prep import hub, local_files, real_toxicity_prompts, wiki_toxic
 from datasets_prep.cache import cached_prompts
-from datasets_prep.columns import Row, read_prompts
-from datasets_prep.prompt_lengths import PromptCutter
+from datasets_prep.columns import read_prompts
+from datasets_prep.nested_text import unpacked
+from datasets_prep.prompt_lengths import PromptCutter, prompt_length
+from datasets_prep.rows import Row
 from datasets_prep.settings import PromptSettings
-from datasets_prep.splits import Split, check_no_leak, split_of, stable_hash
+from datasets_prep.splits import Split, apart_from, check_no_leak, split_of, stable_hash
 from datasets_prep.text_forms import normalised_text
 
 _N_TOKENIZER_PROBES = 256
 _NO_LIMIT = 10**9
 """A context of so many tokens is a library's way to say that there is no limit."""
-_SOURCE_FIELDS = {"prompts", "split", "revision", "columns", "heldout", "heldout_split"}
+_NAMED = (real_toxicity_prompts.NAME, real_toxicity_prompts.NONTOXIC, wiki_toxic.NAME, "embedded")
+_SOURCE_FIELDS = {
+    "prompts", "config", "split", "revision", "columns", "heldout", "heldout_config", "heldout_split", "on_leak",
+}  # fmt: skip
 """Fields that say where prompts come from. The fingerprint holds the prompts themselves instead."""
 _STAGES = {
     "n_empty_text": ("without text", "columns.prompt"),
@@ -33,6 +45,7 @@ _STAGES = {
     "n_outside_toxicity": ("outside the toxicity range", "min_prompt_toxicity or data.max_prompt_toxicity"),
     "n_over_max_chars": ("with too many characters", "max_prompt_chars"),
     "n_duplicate_text": ("repeated", "prompts"),
+    "n_leaked": ("held out elsewhere", "on_leak"),
     "n_too_short": ("with too few tokens", "prompt_tokens"),
     "n_uncuttable": ("that cannot be cut to the drawn length", "prompt_tokens"),
     "n_too_long": ("longer than the policy's context allows", "prompt_tokens"),
@@ -47,6 +60,12 @@ def source_settings(source: str) -> PromptSettings:
     if source in (wiki_toxic.NAME, wiki_toxic.HUB_ID) or wiki_toxic.is_copy(Path(source).expanduser()):
         return PromptSettings(prompts=source, split="test", min_prompt_toxicity=1.0)
     return PromptSettings(prompts=source)
+
+
+def evaluation_settings(source: str | PromptSettings) -> PromptSettings:
+    """Returns the settings of a source that is held out as a whole: `evaluation.prompts`."""
+    settings = source_settings(source) if isinstance(source, str) else source
+    return settings.model_copy(update={"validation_fraction": 0.0, "heldout_fraction": 1.0, "heldout": None})
 
 
 def prepare_prompts(
@@ -74,15 +93,9 @@ def prepare_prompts(
 
     Raises:
         DataError: A source cannot be read, or no prompt is left for a split that should have some.
-        LeakError: `data.heldout` shares ids or texts with `data.prompts`.
+        LeakError: `data.heldout` shares ids or texts with `data.prompts`, and these are not to be dropped.
     """
-    counts: dict[str, Counter[str]] = {"": Counter()}
-    pool = _candidates(settings, "prompts", counts[""])
-    heldout_pool: list[Prompt] = []
-    if settings.heldout is not None:
-        counts["heldout/"] = Counter()
-        heldout_pool = _candidates(settings, "heldout", counts["heldout/"])
-        check_no_leak({"data.prompts": pool, "data.heldout": heldout_pool})
+    pool, heldout_pool, counts = read_pools(settings, conversations=isinstance(tokenizer, ReadsConversations))
     longest_in_training = min(context_tokens, training_tokens if training_tokens is not None else context_tokens)
     key = fingerprint(
         {
@@ -105,15 +118,63 @@ def prepare_prompts(
     return data
 
 
-def _candidates(settings: PromptSettings, field: str, counts: Counter[str]) -> list[Prompt]:
-    """Returns the uncut prompts of one source that pass the filters, each text once, in hash order."""
+def read_pools(
+    settings: PromptSettings, *, conversations: bool = False
+) -> tuple[list[Prompt], list[Prompt], dict[str, Counter[str]]]:
+    """Reads and filters the sources, without any tokenizer; `conversations` are for chat models.
+
+    Returns:
+        The uncut prompts of `prompts` and of `heldout`, and by source (``, `heldout/`) what became of its rows.
+
+    Raises:
+        DataError: As `prepare_prompts`.
+        LeakError: As `prepare_prompts`.
+    """
+    counts: dict[str, Counter[str]] = {"": Counter()}
+    pool = read_pool(settings, "prompts", counts[""], conversations=conversations)
+    heldout_pool: list[Prompt] = []
+    if settings.heldout is not None:
+        counts["heldout/"] = Counter()
+        heldout_pool = read_pool(settings, "heldout", counts["heldout/"], conversations=conversations)
+        if settings.on_leak == "drop":
+            kept = apart_from(pool, heldout_pool)
+            counts[""]["n_leaked"] = len(pool) - len(kept)
+            pool = kept
+            if not pool:
+                raise DataError(_nothing_left(f"data.prompts: {settings.prompts}: no prompt is left", counts[""]))
+        check_no_leak({"data.prompts": pool, "data.heldout": heldout_pool})
+    return pool, heldout_pool, counts
+
+
+def read_pool(
+    settings: PromptSettings, field: str, counts: Counter[str] | None = None, *, conversations: bool = False
+) -> list[Prompt]:
+    """Returns the uncut prompts of one source that pass the filters, each text once, in hash order.
+
+    Args:
+        settings: The `data:` block.
+        field: `prompts` or `heldout`.
+        counts: Takes in what becomes of the rows.
+        conversations: True where a prompt may be a list of messages.
+
+    Raises:
+        DataError: The source cannot be read, or no prompt is left.
+    """
+    counts = Counter() if counts is None else counts
     key, source = f"data.{field}", getattr(settings, field)
     has_filter = settings.min_prompt_toxicity is not None or settings.max_prompt_toxicity is not None
     rows = _source_rows(settings, field, key)
     in_file_order = wiki_toxic.has_layout(rows)
     if in_file_order:
         rows = wiki_toxic.with_usual_columns(rows)
-    prompts = read_prompts(rows, settings.columns, origin=f"{key}: {source}", needs_toxicity=has_filter)
+    rows, counts["n_unpacked"] = unpacked(rows, settings.columns, f"{key}: {source}")
+    prompts = read_prompts(
+        rows,
+        settings.columns,
+        origin=f"{key}: {source}",
+        needs_toxicity=has_filter,
+        conversations=conversations,
+    )
     counts["n_rows"] = len(prompts)
     kept = []
     for prompt in prompts:
@@ -138,6 +199,11 @@ def _source_rows(settings: PromptSettings, field: str, key: str) -> Sequence[Row
     source: str = getattr(settings, field)
     split = settings.split if field == "prompts" else settings.heldout_split
     revision = settings.revision if source == settings.prompts else None
+    config = settings.config if field == "prompts" else settings.heldout_config
+    if field == "heldout" and config is None and source == settings.prompts:
+        config = settings.config
+    if source in _NAMED:
+        hub.check_no_config(config, key, source)
     if source == real_toxicity_prompts.NAME:
         return real_toxicity_prompts.read_rows(revision, key)
     if source == real_toxicity_prompts.NONTOXIC:
@@ -150,11 +216,18 @@ def _source_rows(settings: PromptSettings, field: str, key: str) -> Sequence[Row
     if path.is_dir() and wiki_toxic.is_copy(path):
         return wiki_toxic.read_rows(path, split, None, key)
     if path.is_dir():
-        return hub.read_rows(str(path), split, None, key)
-    if path.is_file() or source.endswith(local_files.SUFFIXES) or source.startswith((".", "/", "~")):
+        return hub.read_rows(str(path), split, None, key, config=config)
+    if is_local(source):
+        hub.check_no_config(config, key, "a file")
         return local_files.read_rows(path, key)
-    names = [real_toxicity_prompts.NAME, real_toxicity_prompts.NONTOXIC, wiki_toxic.NAME, "embedded"]
-    return hub.read_rows(source, split, revision, key, did_you_mean(source, names))
+    return hub.read_rows(source, split, revision, key, did_you_mean(source, _NAMED), config)
+
+
+def is_local(source: str) -> bool:
+    """True for a file or a folder, there or not, False for a source by name and for a hub data set."""
+    path = Path(source).expanduser()
+    named = source in (*_NAMED, wiki_toxic.HUB_ID)
+    return not named and (path.exists() or source.endswith(local_files.SUFFIXES) or source.startswith((".", "/", "~")))
 
 
 def _reason_to_skip(prompt: Prompt, settings: PromptSettings, has_toxicity_filter: bool) -> str | None:
@@ -196,7 +269,9 @@ def _build(
         splits[split].append(prompt)
     _check_splits(settings, splits, counts)
     statistics: dict[str, int | float] = {
-        f"{source}{name}": counter[name] for source, counter in counts.items() for name in ("n_rows", *_STAGES)
+        f"{source}{name}": counter[name]
+        for source, counter in counts.items()
+        for name in ("n_rows", "n_unpacked", *_STAGES)
     }
     statistics |= {f"n_{split}": len(prompts) for split, prompts in splits.items()}
     return PreparedData(
@@ -210,7 +285,7 @@ def _build(
 
 def _fit_training(data: PreparedData, tokenizer: TextTokenizer, longest: int) -> PreparedData:
     """Takes out of the training split what leaves no room for training's completions; DataError if that is all."""
-    train = tuple(prompt for prompt in data.train if len(tokenizer.encode(prompt.text)) <= longest)
+    train = tuple(prompt for prompt in data.train if prompt_length(tokenizer, prompt) <= longest)
     if data.train and not train:
         raise DataError(
             f"data.prompts: all {len(data.train)} prompts of the training split are longer than {max(0, longest)} "
@@ -232,7 +307,9 @@ def prompt_rows(statistics: Mapping[str, int | float], context_tokens: int, *, o
         of_heldout: Of the second source (`data.heldout`) rather than of `data.prompts`.
     """
     source = "heldout/" if of_heldout else ""
-    counts = {words: int(statistics[f"{source}{name}"]) for name, (words, _) in _STAGES.items()}
+    # Prompts that are held out elsewhere are left out of training alone.
+    stages = {name: words for name, (words, _) in _STAGES.items() if name != "n_leaked"}
+    counts = {words: int(statistics[f"{source}{name}"]) for name, words in stages.items()}
     left_out = {words: n for words, n in counts.items() if n}
     longest = context_tokens if context_tokens < _NO_LIMIT else None
     return PromptRows(int(statistics[f"{source}n_rows"]), left_out, longest)
@@ -284,10 +361,12 @@ def _identity(prompt: Prompt) -> tuple[str, str, float]:
 
 
 def _content(prompts: Sequence[Prompt]) -> str:
-    return fingerprint([[prompt.id, prompt.text, prompt.toxicity, prompt.group] for prompt in prompts])
+    return fingerprint([[*prompt.identity, prompt.toxicity, prompt.group] for prompt in prompts])
 
 
 def _tokenizer_fingerprint(tokenizer: TextTokenizer, pool: Sequence[Prompt]) -> str:
     """Hash of how a sample of the prompts is encoded and decoded: the protocol gives a tokenizer no name."""
-    encodings = [tokenizer.encode(prompt.text) for prompt in pool[:_N_TOKENIZER_PROBES]]
-    return fingerprint([[list(ids), tokenizer.decode(ids[: len(ids) // 2])] for ids in encodings])
+    probes = pool[:_N_TOKENIZER_PROBES]
+    encodings = [tokenizer.encode(prompt.text) for prompt in probes]
+    lengths = [prompt_length(tokenizer, prompt) for prompt in probes if prompt.messages is not None]
+    return fingerprint([[[list(ids), tokenizer.decode(ids[: len(ids) // 2])] for ids in encodings], lengths])

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from alignbench.records import Prompt, TextTokenizer
+from alignbench.records import Prompt, ReadsConversations, TextTokenizer
 from datasets_prep.splits import stable_hash, whole_text_hash
 from datasets_prep.text_forms import normalised_text
 
@@ -16,6 +16,14 @@ _BROKEN_CHARACTER = "\ufffd"
 def drawn_length(seed: int, prompt_id: str, lowest: int, highest: int) -> int:
     """Returns a length in tokens, uniform on lowest..highest with both ends, from the seed and the id alone."""
     return lowest + stable_hash(seed, "prompt_tokens", prompt_id) % (highest - lowest + 1)
+
+
+def prompt_length(tokenizer: TextTokenizer, prompt: Prompt) -> int:
+    """Returns the tokens of a prompt, less what a chat template adds to a single message."""
+    if prompt.messages is None:
+        return len(tokenizer.encode(prompt.text))
+    assert isinstance(tokenizer, ReadsConversations)
+    return tokenizer.conversation_length(prompt.messages)
 
 
 @dataclass
@@ -52,6 +60,8 @@ class PromptCutter:
 
     def _fit(self, prompt: Prompt) -> tuple[str, str | None]:
         """Returns the text to use and None, or the name of the statistic that counts why there is none."""
+        if prompt.messages is not None:
+            return self._fit_conversation(prompt)
         text, token_ids = prompt.text, self.tokenizer.encode(prompt.text)
         if self.prompt_tokens is not None:
             lowest, highest = self.prompt_tokens
@@ -67,6 +77,21 @@ class PromptCutter:
         if normalised_text(text) in self._seen:
             return "", "n_duplicate_after_cut"
         return text, None
+
+    def _fit_conversation(self, prompt: Prompt) -> tuple[str, str | None]:
+        """The same for a conversation, which is never cut."""
+        length = prompt_length(self.tokenizer, prompt)
+        lowest, highest = self.prompt_tokens or (0, length)
+        reason = None
+        if length < lowest:
+            reason = "n_too_short"
+        elif length > highest:
+            reason = "n_uncuttable"
+        elif length > self.context_tokens:
+            reason = "n_too_long"
+        elif normalised_text(prompt.text) in self._seen:
+            reason = "n_duplicate_after_cut"
+        return prompt.text, reason
 
     def _cut_text(self, token_ids: Sequence[int], length: int) -> tuple[str, list[int]]:
         """Returns the text of the first `length` tokens and what it is encoded as; ("", []) where no cut is right.

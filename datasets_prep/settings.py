@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator
 
@@ -37,9 +37,11 @@ class PromptSettings(Settings):
 
     prompts: str
     """A source by name (`real_toxicity_prompts`, `real_toxicity_prompts_nontoxic`, `wiki_toxic`, `embedded`), a .jsonl,
-    .jsonl.gz, .csv or .parquet file, or a hub data set."""
+    .jsonl.gz, .csv or .parquet file, a folder that `save_to_disk` wrote, or a hub data set."""
+    config: str | None = None
+    """Configuration (subset) of a hub data set that has several; null: its only one."""
     split: str | None = "train"
-    """Split of a hub data set; null: `train`. Files have none."""
+    """Split of a hub data set; null: `train`. Files have none, nor has a single saved `Dataset`."""
     revision: str | None = None
     """Revision of a hub data set (branch, tag or commit); null: the newest."""
     columns: ColumnMapping = ColumnMapping()
@@ -60,8 +62,13 @@ class PromptSettings(Settings):
     """Share of the prompts in the held-out split; unused where `heldout` is given."""
     heldout: str | None = None
     """A second file or data set that is the held-out split, filtered and cut like the first."""
+    heldout_config: str | None = None
+    """Configuration of a hub data set in `heldout`; null: `config`, where both are the same data set."""
     heldout_split: str | None = "test"
     """Split of a hub data set in `heldout`; null: `train`. `revision` holds for it too if it is the same data set."""
+    on_leak: Literal["refuse", "drop"] = "refuse"
+    """What becomes of prompts for training that are held out as well, by `heldout`, `evaluation.prompts` or
+    `evaluation.neutral`: `refuse` stops, `drop` leaves them out of training and counts them (`n_leaked`)."""
     split_seed: int = 0
     """Decides the split, the drawn lengths and the order; another seed is another experiment."""
 

@@ -60,6 +60,13 @@ def split_of(text: str, seed: int, validation_fraction: float, heldout_fraction:
     return "train"
 
 
+def apart_from(prompts: Sequence[Prompt], heldout: Sequence[Prompt]) -> list[Prompt]:
+    """Returns the prompts that share no text with the held-out ones, neither cut nor whole."""
+    texts = {normalised_text(prompt.text) for prompt in heldout}
+    wholes = {whole_text_hash(prompt) for prompt in heldout}
+    return [p for p in prompts if normalised_text(p.text) not in texts and whole_text_hash(p) not in wholes]
+
+
 def check_no_leak(splits: Mapping[str, Sequence[Prompt]]) -> None:
     """Makes sure that no two splits share an id or a normalised text, cut or whole.
 
@@ -93,7 +100,7 @@ def _leak_message(first_name: str, second_name: str, meetings: Sequence[tuple[Pr
         for one, other in meetings[:_N_EXAMPLES]
     )
     more = f" and {len(meetings) - _N_EXAMPLES} more" if len(meetings) > _N_EXAMPLES else ""
-    fix = f"Remove them from {first_name} or from {second_name}."
+    fix = f"Remove them from {first_name} or from {second_name}, or set data.on_leak to drop: training loses them."
     if same_text < len(meetings):
         fix += " Where only the ids are equal, name a column whose values are unique in both with data.columns.id."
     return (

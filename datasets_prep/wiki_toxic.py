@@ -17,6 +17,7 @@ from typing import Any
 
 from alignbench.errors import DataError
 from datasets_prep import hub, local_files
+from datasets_prep.rows import like
 
 NAME = "wiki_toxic"
 HUB_ID = "OxAISH-AL-LLM/wiki_toxic"
@@ -70,7 +71,7 @@ def has_layout(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 def with_usual_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns the rows with `prompt`, the comment's first 2,000 characters, and `toxicity`, the label."""
-    return [{**row, "prompt": _start(row[_TEXT]), "toxicity": row[_LABEL]} for row in rows]
+    return like(rows, ({**row, "prompt": _start(row[_TEXT]), "toxicity": row[_LABEL]} for row in rows))
 
 
 def _start(text: Any) -> Any:

@@ -113,6 +113,30 @@ def test_chat_template_enters_the_prompt(tiny_policy):
     assert tiny_policy(chat=Chat(None, template)).encode_prompt("the") == [unknown, *words(["the", "good"])]
 
 
+def test_a_conversation_is_rendered_whole(tiny_policy):
+    roles = "{'system': 'old', 'user': 'you', 'assistant': 'good'}"
+    template = f"{{% for m in messages %}}{{{{ {roles}[m.role] }}}} {{{{ m.content }}}} {{% endfor %}}good"
+    messages = (("user", "the dog"), ("assistant", "runs"), ("user", "and"))
+    plain, chat = tiny_policy(), tiny_policy(chat=Chat("now", template))
+    words = plain.tokenizer.convert_tokens_to_ids
+
+    def encoded(*messages):
+        return chat.encode_prompt(Prompt("p", "its text", messages=messages))
+
+    turns = ["you", "the", "dog", "good", "runs", "you", "and", "good"]
+    assert encoded(*messages) == words(["old", "now", *turns])
+    assert encoded(("system", "red"), *messages) == words(["old", "red", *turns]), "its own system message alone"
+    one = tiny_policy(chat=Chat(None, template)).encode_prompt("the dog")
+    assert tiny_policy(chat=Chat(None, template)).encode_prompt(Prompt("p", "the dog")) == one
+    # What the template adds to a single message is no part of the length of any prompt: here 4 tokens.
+    assert chat.text_tokenizer.conversation_length(messages) == len(encoded(*messages)) - 4
+    completions = chat.generate([Prompt("p", "text", messages=messages), Prompt("q", "text")], Decoding(4), 1, (0,))
+    batch = chat.batch([Prompt("p", "text", messages=messages)], completions[:1])
+    assert batch.input_ids[0].tolist() == [*encoded(*messages), *completions[0].token_ids]
+    with pytest.raises(ModelError, match="needs a `chat:` block"):
+        plain.encode_prompt(Prompt("p", "the dog", messages=messages))
+
+
 def test_chat_without_a_template_is_explained(tiny_policy):
     with pytest.raises(ModelError, match="chat: the template cannot render"):
         tiny_policy(chat=Chat()).encode_prompt("the dog")

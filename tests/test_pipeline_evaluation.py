@@ -8,9 +8,10 @@ import pytest
 
 import alignbench
 from alignbench import pipeline
-from alignbench.errors import LeakError, RecipeError
+from alignbench.errors import LeakError, RecipeError, UsageError
 from alignbench.models import load_policy
 from alignbench.recipe import load
+from alignbench.reporting.compare import compare
 
 
 def values(recipe):
@@ -86,3 +87,56 @@ def test_near_copies_among_the_held_out_prompts_are_found_and_named(recipe_folde
     groups = record["prompt_groups"]
     assert len(set(groups.values())) < len(groups) <= 30
     assert f"{len(groups)} held-out prompts are variants of {len(set(groups.values()))} texts" in caplog.text
+
+
+def test_what_is_held_out_elsewhere_is_left_out_of_training(recipe_folder, prompt_file):
+    """By other prompts, under other code points, and by neutral texts; every run is measured on the same ones."""
+    rows = [json.loads(line) for line in prompt_file.read_text().splitlines()]
+    Path("held.jsonl").write_text(
+        "".join(json.dumps({"prompt": row["prompt"].replace(" ", "\u200b\u00a0")}) + "\n" for row in rows[:40])
+    )
+    Path("neutral.txt").write_text("\n".join(row["prompt"] for row in rows[40:50]))
+    sets = ["evaluation.prompts=held.jsonl", "evaluation.neutral=neutral.txt", "data.heldout_fraction=0.0"]
+    [outcome] = pipeline.run(load(["ppo.yaml"], sets), Path("results"))
+    assert isinstance(outcome.error, LeakError)
+    assert "data.on_leak" in str(outcome.error)
+    outcomes = pipeline.run(load(["base.yaml", "ppo.yaml"], [*sets, "data.on_leak=drop"]), Path("results"))
+    assert [one.state for one in outcomes] == ["done", "done"], [one.error for one in outcomes]
+    base, ppo = (json.loads(Path(f"results/{name}/seed0/prompts.json").read_text()) for name in ("base", "ppo"))
+    assert len(ppo["seen"]) == 70
+    assert ppo["statistics"]["n_leaked"] == base["statistics"]["n_leaked"] == 50
+    assert ppo["statistics"]["n_train"] + ppo["statistics"]["n_validation"] == 70
+    assert ppo["heldout"] == base["heldout"]
+    assert len(base["heldout"]) == 30
+    compare(Path("results"))  # LeakError where a run could see what another is measured on
+
+
+def test_an_earlier_run_must_have_lost_the_same_prompts(recipe_folder, prompt_file):
+    Path("upstream.yaml").write_text(Path("reward_model.yaml").read_text().replace('"reward_model"', '"upstream"', 1))
+    recipe = json.loads(Path("ppo_learned_reward.yaml").read_text()) | {"reward": {"run": "upstream"}}
+    Path("mine.yaml").write_text(json.dumps(recipe | {"evaluation": {"prompts": str(prompt_file)}}))
+    recipes = load(["upstream.yaml", "mine.yaml"], ["data.on_leak=drop"])
+    with pytest.raises(
+        UsageError, match=r"reward\.run: upstream has another evaluation\.prompts or evaluation\.neutral, which"
+    ):
+        pipeline.plan(recipes)
+    with pytest.raises(RecipeError, match=r"evaluation\.prompts\.on_leak: got \"drop\", expected it left out here"):
+        load(["base.yaml"], [f"evaluation.prompts={{prompts: {prompt_file}, on_leak: drop}}"])
+
+
+def test_prompts_that_are_conversations(recipe_folder):
+    verbs = ("runs", "sings", "sleeps")
+    rows = [
+        {"messages": [{"role": "system", "content": "you are kind"}, {"role": "user", "content": f"the dog {verb}"},
+                      {"role": "assistant", "content": "good"}, {"role": "user", "content": f"{start} {subject}"},
+                      {"role": "assistant", "content": "an answer"}]}
+        for verb in verbs for start in ("now", "and", "very", "the", "a") for subject in ("bird", "man", "cat", "dog")
+    ]  # fmt: skip
+    Path("chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}now"
+    sets = ["data.prompts=chat.jsonl", "evaluation.n_prompts=null", "chat=" + json.dumps({"template": template})]
+    outcomes = pipeline.run(load(["base.yaml", "dpo.yaml"], sets), Path("results"))
+    assert [one.state for one in outcomes] == ["done", "done"], [one.error for one in outcomes]
+    completions = alignbench.load_completions("results/dpo")
+    assert set(completions["prompt"].str.count("\n")) == {2}
+    assert not completions["prompt"].str.contains("kind|answer").any()

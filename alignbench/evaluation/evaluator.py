@@ -130,7 +130,7 @@ def _divergence_frame(divergence: Divergence, prompts: Sequence[Prompt], referen
     return pd.DataFrame(
         {
             "prompt_id": [prompt.id for prompt in prompts],
-            "prompt_token_ids": _token_ids(encode(prompt.text) if encode else None for prompt in prompts),
+            "prompt_token_ids": _token_ids(encode(prompt) if encode else None for prompt in prompts),
             "completion": [completion.text for completion in divergence.completions],
             "token_ids": _token_ids(completion.token_ids for completion in divergence.completions),
             "finish_reason": [completion.finish_reason for completion in divergence.completions],

@@ -37,8 +37,10 @@ class EvalProtocol:
     """True where distinct-n and perplexity are measured as in the code of DExperts too, under names of their own."""
 
     def cut(self, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-        """Returns the prompts with their texts cut to the protocol's window."""
-        return tuple(replace(prompt, text=prompt.text[: self.max_prompt_chars]) for prompt in prompts)
+        """Returns the prompts with their texts cut to the protocol's window; a conversation stays whole."""
+        whole = slice(None)
+        window = slice(self.max_prompt_chars)
+        return tuple(replace(p, text=p.text[window if p.messages is None else whole]) for p in prompts)
 
     def owns(self, prompts_source: str | None, n_prompts: int) -> bool:
         """True where these are the protocol's own prompts: its source, untouched, and as many as it asks for."""
@@ -120,7 +122,7 @@ def comparability(
         # Left out where there are none, so that runs stay comparable with those from before there were any.
         "decoding": {name: value for name, value in asdict(protocol.decoding).items() if value != ()},
         "n_prompts": len(prompts),
-        "heldout_prompts": fingerprint([[prompt.id, prompt.text] for prompt in protocol.cut(prompts)]),
+        "heldout_prompts": fingerprint([prompt.identity for prompt in protocol.cut(prompts)]),
         "scorers": {name: scorer.fingerprint for name, scorer in sorted(scorers.items())},
         "toxicity_threshold": protocol.toxicity_threshold,
         "threshold_inclusive": protocol.threshold_inclusive,

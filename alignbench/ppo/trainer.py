@@ -345,7 +345,7 @@ class PPOTrainer:
         options = identity_values(type(self.config), asdict(self.config))
         # A schedule that ends depends on where.
         end = {"n_steps": n_steps} if self.config.schedule != "constant" else {}
-        prompts = fingerprint([[prompt.id, prompt.text] for prompt in self.prompts])
+        prompts = fingerprint([prompt.identity for prompt in self.prompts])
         return {"seed": self.seed, "start_weights": self.networks.start, "prompts": prompts, **end, **options}
 
 

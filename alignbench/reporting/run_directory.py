@@ -49,7 +49,6 @@ from alignbench.reporting.schema import (
     read_record,
 )
 from alignbench.reporting.writing import finite, rows_before, write_atomically, write_frame, write_record
-from datasets_prep.text_forms import TEXT_FORM
 
 
 class RunDirectory:
@@ -192,12 +191,12 @@ class RunDirectory:
         require_same_inputs(self.path, self.status.inputs, inputs)
         self._set_status(inputs={**self.status.inputs, **inputs})
 
-    def write_prompts(self, seen: Iterable[str], heldout: Mapping[str, str]) -> None:
-        """Writes the hashes of the whole texts that training could see, and of those held out with their ids.
+    def write_prompts(self, seen: Iterable[str], heldout: Mapping[str, str], counts: Mapping[str, float] = {}) -> None:
+        """Writes what `PromptsFile.of` makes of what a run knows of its data.
 
         RunExistsError where the run that is resumed had others: those are known to it for ever.
         """
-        record = PromptsFile(seen=tuple(sorted(set(seen))), heldout=dict(sorted(heldout.items())), text_form=TEXT_FORM)
+        record = PromptsFile.of(seen, heldout, counts)
         if self.has_progress and (self.path / store.PROMPTS_FILE).exists():
             before = read_record(self.path / store.PROMPTS_FILE, PromptsFile)
             texts = [{"seen": fingerprint(one.seen), "held out": fingerprint(one.heldout)} for one in (before, record)]

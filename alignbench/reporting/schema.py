@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from alignbench.errors import ResultsError
 from alignbench.records import Cost, HackingDiagnosis, MetricValue, PromptRows
+from datasets_prep.text_forms import TEXT_FORM
 
 SCHEMA_VERSION = 1
 
@@ -118,8 +119,20 @@ class PromptsFile(Record):
     """Those that training could see, validation included; ascending."""
     heldout: dict[str, str]
     """Those that it was evaluated on, and the id of each prompt."""
+    statistics: dict[str, int | float] = {}
+    """What became of the rows of the data: read, unpacked, left out and why, in each split."""
     text_form: int = 1
     """Number of the definition by which texts are the same (`text_forms.TEXT_FORM`); 1 in files from before it."""
+
+    @classmethod
+    def of(cls, seen: Iterable[str], heldout: Mapping[str, str], counts: Mapping[str, float]) -> Self:
+        """Returns the record for hashes of this build, sorted, and `PreparedData.statistics`."""
+        return cls(
+            seen=tuple(sorted(set(seen))),
+            heldout=dict(sorted(heldout.items())),
+            statistics=dict(counts),
+            text_form=TEXT_FORM,
+        )
 
 
 class NewerSchemaError(ResultsError):

@@ -44,7 +44,7 @@ def kept_pairs(
         directory: Where pairs are kept; None keeps nothing.
     """
     key = {
-        "prompts": [[prompt.id, prompt.text, policy.encode_prompt(prompt.text)] for prompt in prompts],
+        "prompts": [[*prompt.identity, policy.encode_prompt(prompt)] for prompt in prompts],
         "policy": weights_fingerprint(policy.model),
         "ends": policy.eos_ids,
         "labeller": labeller.fingerprint,

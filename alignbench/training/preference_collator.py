@@ -24,7 +24,7 @@ def preference_rows(pairs: Sequence[PreferencePair], policy: LanguageModel) -> l
             "chosen": "",
             "rejected": "",
             "sampled": {
-                "prompt": policy.encode_prompt(pair.prompt.text),
+                "prompt": policy.encode_prompt(pair.prompt),
                 "chosen": list(pair.chosen.token_ids),
                 "rejected": list(pair.rejected.token_ids),
             },

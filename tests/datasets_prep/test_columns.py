@@ -126,3 +126,21 @@ def test_a_column_of_groups():
     assert [prompt.group for prompt in found] == ["3", None, "x"]
     with pytest.raises(DataError, match=r"has no column 'tmplate'.*data.columns.group"):
         read_prompts(rows, ColumnMapping(group="tmplate"), origin="data.prompts: rows.csv", needs_toxicity=False)
+
+
+def test_all_bad_rows_are_listed_with_what_stands_there() -> None:
+    rows: list[dict[str, object]] = [{"text": "a", "toxicity": 0.5}, {"text": 7}, {"text": "b", "toxicity": "high"}]
+    rows += [{"text": ["c"]}, {"id": 1.5, "text": "d"}, {"id": 1, "text": "e"}]
+    with pytest.raises(DataError) as caught:
+        read(rows, needs_toxicity=True)
+    assert str(caught.value).splitlines() == [
+        "data.prompts: f: 4 rows cannot be used:",
+        "  row 2: column 'text' holds 7, expected text",
+        "  row 3: column 'toxicity' holds 'high', expected a toxicity from 0 to 1",
+        "  row 4: column 'text' holds a list (['c']), expected text",
+        "  row 5: column 'id' holds 1.5, expected text or a whole number",
+        "Name another column with data.columns.prompt. Name another column with data.columns.toxicity. "
+        "Name another column with data.columns.id.",
+    ]
+    with pytest.raises(DataError, match=r"2 rows cannot be used:\n  row 2: id '1' .* in row 1\n  row 3: id '1'"):
+        read([{"id": 1, "text": "a"}, {"id": 1, "text": "b"}, {"id": 1, "text": "c"}])

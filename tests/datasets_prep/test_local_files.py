@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import gzip
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from alignbench.errors import DataError
 from datasets_prep.local_files import read_rows
+from datasets_prep.rows import place
 
 ROWS = [{"id": "a", "text": "Café, \u2028“quoted”\nline"}, {"id": "b", "text": "second"}]
 
@@ -78,3 +80,49 @@ def test_a_directory_with_the_name_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path / "rows.jsonl", "data.prompts")
+
+
+def test_all_bad_lines_are_listed_with_what_stands_there(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": \n\n["x"]\n{"text": "b"}\nfoo\n')
+    (tmp_path / "a.csv").write_text('id,text\n1,a\n2,b,c\n\n"x"y,z\n"4","two\nlines"\n5,d,e\n')
+    with pytest.raises(DataError) as caught:
+        read_rows(tmp_path / "a.jsonl", "k")
+    assert str(caught.value).splitlines()[0].endswith("a.jsonl: 3 rows cannot be used:")
+    lines = [line.strip().partition(": ")[::2] for line in str(caught.value).splitlines()[1:-1]]
+    assert [place for place, _ in lines] == ["line 2", "line 4", "line 6"]
+    assert lines[1][1] == "holds a list: ['x']"
+    assert lines[2][1].endswith(": 'foo'")
+    with pytest.raises(DataError) as caught:
+        read_rows(tmp_path / "a.csv", "k")
+    lines = [line.strip().partition(": ")[::2] for line in str(caught.value).splitlines()[1:]]
+    assert [place for place, _ in lines] == ["line 3", "line 5", "line 8"]
+    assert lines[2][1] == "has more fields than the header's 2: ['5', 'd', 'e']"
+
+
+def test_a_long_list_of_bad_lines_is_cut_short_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + "no\n" * 25)
+    with pytest.raises(DataError, match=r"25 rows cannot be used:\n(  line \d+: .*\n){10}  and 15 more\n"):
+        read_rows(tmp_path / "a.jsonl", "k")
+
+
+def test_rows_know_the_lines_that_they_begin_in(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\n{"text": "a"}\n\n{"text": "b"}\n')
+    (tmp_path / "a.csv").write_text('text\n\n"a\nb"\nc\n')
+    assert [place(read_rows(tmp_path / "a.jsonl", "k"), i) for i in (0, 1)] == ["line 2, row 1", "line 4, row 2"]
+    assert [place(read_rows(tmp_path / "a.csv", "k"), i) for i in (0, 1)] == ["line 3, row 1", "line 5, row 2"]
+
+
+def test_lines_of_another_encoding_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text\na\nb caf\xe9\nc\nd na\xefve\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"is not UTF-8 text .*, first in line 3 and 1 more\."):
+        read_rows(tmp_path / "a.csv", "k")
+
+
+def test_a_field_may_be_longer_than_the_csv_module_likes(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    text = "long, \n" * 50_000
+    pd.DataFrame({"text": ["short", text]}).to_csv(tmp_path / "a.csv", index=False)
+    assert read_rows(tmp_path / "a.csv", "k")[1] == {"text": text}
+    (tmp_path / "b.csv").write_text("te" + "x" * 200_000 + "t\na\n")
+    assert len(next(iter(read_rows(tmp_path / "b.csv", "k")[0]))) > 200_000
+    assert csv.field_size_limit() == limit, "the limit of the process is as it was"

@@ -70,6 +70,13 @@ def test_most_texts_are_a_choice_that_the_order_of_the_file_does_not_matter_to(t
         ("binary.txt", b"\xff\xfe\x00", "cannot be read as UTF-8 text"),
         ("gone.jsonl", None, "there is no such file"),
         ("other.jsonl", b'{"prompt": "x"}\n', "row 1: expected text in the column 'text', got the columns prompt"),
+        (
+            "numbers.jsonl",
+            b'{"text": 3}\n{"text": null}\n',
+            r"2 rows cannot be used:\n  line 1, row 1: .*int \(3\)\n  line 2",
+        ),
+        ("nested.csv", b"text\n\"{'text': 'a'}\"\n", r"row 1: expected text in the column 'text', got dict"),
+        ("cut.csv", b"text\n\"{'text': 'a'}\"\n{'text': 'b\n", r"line 3, row 2: column 'text' holds \"{'text': 'b\""),
         ("number.jsonl", b'{"text": "x"}\n{"text": 3}\n', "row 2: expected text in the column 'text', got int"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 
 from alignbench.errors import DataError, LeakError
 from alignbench.records import PreparedData, Prompt, TextTokenizer
+from datasets_prep.leaks import without_leaks
 from datasets_prep.prepare import prepare_prompts
 from datasets_prep.settings import PromptSettings
 
@@ -290,3 +291,48 @@ def test_variants_of_one_text_fall_into_one_split(words: TextTokenizer, write_js
     assert sum(map(len, groups)) == len(set.union(*groups)) == 60
     assert all(groups)
     assert prepare(words, tmp_path / "cache", **settings).heldout[0].group == data.heldout[0].group
+
+
+def test_a_leak_is_left_out_of_training_and_counted(words: TextTokenizer, write_jsonl: WriteRows) -> None:
+    own = write_jsonl("a.jsonl", nested(100))
+    held: list[dict[str, Any]] = [*nested(60, start=1000), *nested(2, start=17)]
+    held += [{"prompt": {"text": "PROMPT\u00a050 has a few more\u200b words than it needs", "toxicity": 0.5}}]
+    other = write_jsonl("b.jsonl", held)
+    with pytest.raises(LeakError, match=r"share 3 prompts.*data\.on_leak to drop"):
+        prepare(words, prompts=own, heldout=other)
+    data = prepare(words, prompts=own, heldout=other, on_leak="drop")
+    apart = prepare(words, prompts=write_jsonl("c.jsonl", nested(17)), heldout=other)
+    assert data.heldout == apart.heldout, "what is held out is the same for everyone"
+    numbers = {int(prompt.text.split()[1]) for prompt in (*data.train, *data.validation)}
+    assert numbers == set(range(100)) - {17, 18, 50}
+    assert data.statistics["n_leaked"] == 3
+    assert data.statistics["n_train"] == len(data.train)
+
+
+def test_an_equal_id_alone_is_no_reason_to_drop(words: TextTokenizer, write_jsonl: WriteRows) -> None:
+    own = write_jsonl("a.jsonl", [{"id": i, "text": f"own {i}"} for i in range(50)])
+    other = write_jsonl("b.jsonl", [{"id": i, "text": f"other {i}"} for i in range(50)])
+    with pytest.raises(LeakError, match=r"share 50 prompts \(0 by text, 50 by id alone\).*data\.columns\.id"):
+        prepare(words, prompts=own, heldout=other, on_leak="drop")
+
+
+def test_nothing_is_left_where_everything_is_held_out(words: TextTokenizer, write_jsonl: WriteRows) -> None:
+    file = write_jsonl("a.jsonl", nested(20))
+    with pytest.raises(DataError, match=r"20 held out elsewhere\. Look first at data\.on_leak"):
+        prepare(words, prompts=file, heldout=file, on_leak="drop")
+
+
+def test_training_loses_what_other_sources_hold_out() -> None:
+    train = tuple(Prompt(str(i), f"the training prompt of number {i} has eight words") for i in range(4))
+    data = PreparedData(
+        train, (Prompt("v", "validation"),), (Prompt("h", "held"),), "key", {"n_train": 4, "n_leaked": 2}
+    )
+    kept = without_leaks(
+        data, [Prompt("x", "The training prompt of number 1 has EIGHT words")], [f"{train[3].text} and on"]
+    )
+    assert [prompt.id for prompt in kept.train] == ["0", "2"]
+    assert (kept.validation, kept.heldout) == (data.validation, data.heldout)
+    assert kept.statistics == {"n_train": 2, "n_validation": 1, "n_leaked": 4}
+    assert kept.fingerprint != data.fingerprint
+    with pytest.raises(DataError, match=r"data\.on_leak: every one of the 1 validation prompts"):
+        without_leaks(data, [Prompt("x", "Validation")], [])

@@ -75,7 +75,7 @@ def test_what_reads_differently_stays_different() -> None:
         "café",
         "caff",
         "ca f",
-        "сafe",
+        "\u0441afe",
         "cafe!",
         "cafe 1",
         "cafe ²3",
@@ -112,7 +112,9 @@ def test_ascii_is_what_it_was_before(text: str) -> None:
     assert normalised_text(text) == split_text(text) == before
 
 
-@pytest.mark.parametrize("text", ["Café müde", "Straße", "“It’s – fine”", "你好 世界", "Привет", "héllo 🙂"])
+@pytest.mark.parametrize(
+    "text", ["Café müde", "Straße", "\u201cIt\u2019s \u2013 fine\u201d", "你好 世界", "Привет", "héllo 🙂"]
+)
 def test_ordinary_texts_keep_their_splits(text: str) -> None:
     assert split_text(text) == " ".join(text.casefold().split())
 
