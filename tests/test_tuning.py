@@ -123,7 +123,7 @@ def test_trials_selection_final_runs_and_costs(recipe_folder, monkeypatch):
 
     def spy(self, policy, data):
         prompts = plain(self, policy, data)
-        ids = {prompt.id for prompt in prompts}
+        ids = {prompt.id for prompt in prompts.prompts}
         evaluated.setdefault((self.recipe.name, self.recipe.seed), []).append(ids)
         assert ids.isdisjoint(prompt.id for prompt in data.train)
         return prompts
