@@ -65,8 +65,8 @@ def _is_complete(recipe: Recipe, results: Path) -> bool:
     if recipe.sweep is not None:
         return store.tuning_path(results, recipe.name).exists()
     try:
-        planned = pipeline.plan([recipe])[-1]
-        return RunDirectory.foresee(pipeline.folder(recipe, results), *planned.key, planned.run_hash) == "skip"
+        planned = plan([recipe])[-1]
+        return RunDirectory.foresee(folder(recipe, results), *planned.key, planned.run_hash) == "skip"
     except AlignbenchError:
         return False
 
