@@ -34,6 +34,8 @@ class Components:
         self.artifacts = artifacts
         """Artifact directories of upstream runs, by role (`policy`, `reward`)."""
         self.device = device
+        self.joint = ""
+        """What stands between a prompt and its completion where a scorer reads both; known with the policy."""
 
     # Models
 
@@ -54,6 +56,7 @@ class Components:
                 chat=self._chat(),
             )
         self._check_architecture(policy)
+        self.joint = policy.joint
         return policy
 
     def _check_architecture(self, policy: LanguageModel) -> None:
@@ -141,7 +144,8 @@ class Components:
 
         if "reward" not in self.artifacts:
             return self._reward_term(reward, "reward", "reward")
-        return load_reward_scorer(self.artifacts["reward"], name="reward_model", text=reward.text, device=self.device)
+        options: dict[str, Any] = {"text": reward.text, "joint": self.joint, "device": self.device}
+        return load_reward_scorer(self.artifacts["reward"], name="reward_model", **options)
 
     def _reward_term(self, term: RewardTerm, where: str, name: str) -> Scorer:
         """The function of a term, else its classifier."""
@@ -172,9 +176,9 @@ class Components:
 
     def _judge(self, entry: ScorerSettings) -> Scorer:
         """The classifier, word list or function of a judge."""
-        from alignbench.scorers.classifier import ClassifierScorer
         from alignbench.scorers.lexicon import LexiconScorer
         from alignbench.scorers.python_function import PythonFunction
+        from alignbench.scorers.reward_model import load_classifier_scorer
 
         where, name = f"evaluation.scorers: {entry.name}", entry.name
         if entry.function is not None:
@@ -189,10 +193,11 @@ class Components:
                 name=name,
                 score=entry.lexicon_score,
                 text=entry.text,
+                joint=self.joint,
                 sha256=entry.lexicon_sha256,
             )
         assert entry.classifier is not None
-        return ClassifierScorer.load(
+        return load_classifier_scorer(
             resolve(entry.classifier),
             where=where,
             revision=entry.revision,
@@ -202,10 +207,11 @@ class Components:
             transform="probability" if entry.scale is None else "logit",
             scale=entry.scale,
             text=entry.text,
+            joint=self.joint,
         )
 
     def scorers_that_see_prompts(self) -> list[str]:
-        """Names of the scorers that read prompt and completion together."""
+        """Names of the scorers that read prompt and completion together, as one text or as turns of a chat."""
         reward = self.recipe.reward
         windows = {
             "reward" if isinstance(entry, str) else entry.name: reward.text
@@ -213,16 +219,16 @@ class Components:
             else entry.text  # type: ignore[union-attr]
             for entry in self.recipe.evaluation.scorers
         }
-        return [name for name, window in windows.items() if window == "prompt_and_completion"]
+        return [name for name, window in windows.items() if window != "completion"]
 
     def _reward_classifier(
         self, term: RewardTerm, where: str = "reward", name: str = "reward", *, as_toxicity: bool = False
     ) -> Scorer:
         """The classifier of a reward: its label's score, or the probability that the label does not hold."""
-        from alignbench.scorers.classifier import ClassifierScorer
+        from alignbench.scorers.reward_model import load_classifier_scorer
 
         assert term.classifier is not None
-        return ClassifierScorer.load(
+        return load_classifier_scorer(
             resolve(term.classifier),
             where=where,
             revision=term.revision,
@@ -232,6 +238,7 @@ class Components:
             transform="probability" if as_toxicity else term.transform,
             complement=as_toxicity,
             text=term.text,
+            joint=self.joint,
             batch_size=term.batch_size,
         )
 

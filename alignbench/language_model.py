@@ -164,7 +164,19 @@ class LanguageModel:
         if self.is_encoder_decoder:
             return text(token_ids)
         prompt, whole = text(prompt_ids), text([*prompt_ids, *token_ids])
-        return whole[len(prompt) :] if whole.startswith(prompt) else text(token_ids)
+        if whole.startswith(prompt):
+            return whole[len(prompt) :]
+        alone = text(token_ids)  # the tokenizer has tidied up where they meet
+        space = whole[: len(whole) - len(alone)][-1:] if whole.endswith(alone) else ""
+        return space + alone if space.isspace() else alone
+
+    @property
+    def joint(self) -> str:
+        """What stands between a prompt and its completion in one text: nothing where the completion goes on with it.
+
+        An answer to a chat turn begins a line of its own, and what a decoder writes stands behind a space.
+        """
+        return "\n" if self.chat is not None else " " if self.is_encoder_decoder else ""
 
     def generate(self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Key) -> list[Completion]:
         """Samples `n_samples` completions of every prompt, prompt-major."""

@@ -131,7 +131,7 @@ def load_classifier(
 ) -> tuple[Any, Any]:
     """Loads a text classifier in float32 with dropout off, and its tokenizer.
 
-    With `labels` the head is replaced by a fresh one with an output of each name.
+    With `labels` the head is replaced by a fresh one with an output of each name, to be trained in batches.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -146,11 +146,20 @@ def load_classifier(
         AutoModelForSequenceClassification, name, revision, where, config=config, dtype=torch.float32, **options
     )
     tokenizer = load_tokenizer(name, revision=revision, where=where)
-    if tokenizer.pad_token is None:
-        # Only a name for empty places: decoder classifiers find the last real token by it.
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
+    if labels is not None:
+        _agree_on_padding(model, tokenizer, where)
     return model.to(device or "cpu").eval(), tokenizer
+
+
+def _agree_on_padding(model: Any, tokenizer: Any, where: str) -> None:
+    """Gives model and tokenizer one pad token that has an embedding: a decoder's head finds the end of texts by it."""
+    config, n_words = model.config.get_text_config(), model.get_input_embeddings().num_embeddings
+    candidates = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    known = [i for i in candidates if i is not None and 0 <= i < n_words and tokenizer.convert_ids_to_tokens(i)]
+    if not known:
+        raise ModelError(f"{where}: the tokenizer has no token to pad with; give it a pad token with an embedding")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(known[0])
+    config.pad_token_id = known[0]
 
 
 def load_tokenizer(name: str, *, where: str = "policy.model", revision: str | None = None) -> Any:

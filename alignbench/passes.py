@@ -133,7 +133,8 @@ def base_model(model: Any) -> Any:
 
 
 @cache
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+    """Names of what a function takes."""
     return frozenset(inspect.signature(function).parameters)
 
 
@@ -144,7 +145,7 @@ def forward(
 
     Families that derive positions from the mask (Bloom) are not given any.
     """
-    accepted = _parameters(type(base_model(model)).forward)
+    accepted = parameters_of(type(base_model(model)).forward)
     if "position_ids" in accepted:
         kwargs["position_ids"] = positions
     if "logits_to_keep" in accepted:
