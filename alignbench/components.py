@@ -358,11 +358,14 @@ class Components:
 
     def _pairs(self, policy: LanguageModel, prompts: Sequence[Prompt], purpose: str) -> BuiltPairs:
         """Preference pairs of some prompts, drawn once and kept for every method that wants the same ones."""
+        from alignbench.scorers.room import without_room
         from alignbench.training.pairs import kept_pairs
 
-        recipe, key = self.recipe, (self.recipe.seed, "pairs", purpose)
+        recipe, key, labeller = self.recipe, (self.recipe.seed, "pairs", purpose), self.labeller()
+        for lacking in without_room(labeller, policy, prompts, recipe.pairs.completion_tokens[1]):
+            logger.warning("pairs.completion_tokens: %s and take no part", lacking)
         directory = cache_directory() / "data"
-        built = kept_pairs(policy, self.labeller(), prompts, recipe.pairs, key, recipe.chat, directory)
+        built = kept_pairs(policy, labeller, prompts, recipe.pairs, key, recipe.chat, directory)
         counts = ", ".join(f"{name} {value:.4g}" for name, value in built.statistics.items() if value)
         logger.info("%s pairs: %s", purpose, counts)
         return built

@@ -267,6 +267,15 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class CutsPrompts(Protocol):
+    """A scorer that reads no more than so many tokens: where prompt and completion are more, the prompt gives way."""
+
+    def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+        """True for each completion that is scored behind a prompt without its beginning."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class MetricValue:
     """One metric of one run. A metric that could not be measured has value None and a reason."""
@@ -285,6 +294,8 @@ class MetricValue:
     None for means over prompts."""
     group_sizes: tuple[int, ...] | None = None
     """For corpus metrics: prompts, or texts, in each of these groups that the metric was measured on."""
+    n_cut: int = 0
+    """Completions that the scorer read behind a prompt that lost its beginning, to fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,11 +33,11 @@ class RewardModelScorer(ClassifierScorer):
     def load(cls, model: str, *, where: str, text: TextWindow = "completion", **options: Any) -> Self:
         """Loads what `save` wrote, to read what it was trained on; `text` where an earlier release did not write it."""
         file = Path(model) / RECORD_FILE
-        record = {"text": text, "blank_reward": None}
+        record: dict[str, Any] = {"text": text, "blank_reward": None}
         if file.is_file():
             try:
                 record |= json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 raise ModelError(f"{where}: {file} cannot be read as the record of a reward model: {error}") from error
         scorer = super().load(model, where=where, text=record["text"], **options)
         scorer.blank_reward = record["blank_reward"]

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.records import Cost, Scorer, fingerprint, total
+from alignbench.records import Cost, CutsPrompts, Scorer, fingerprint, total
 
 
 def sources_of(scorer: Scorer) -> tuple[str, ...]:
     """Hashes of the weights and files that a score comes from; its fingerprint where a scorer names none."""
     return tuple(getattr(scorer, "sources", (scorer.fingerprint,)))
+
+
+def cut_prompts(scorer: Scorer, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+    """Which completions a scorer reads behind a prompt that has lost its beginning; none where it has no limit."""
+    return scorer.cut_prompts(prompts, completions) if isinstance(scorer, CutsPrompts) else [False] * len(completions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,11 @@ class WeightedSum:
             term.name: sum(values) / len(values) for term, values in zip(self.terms, scored, strict=True) if values
         }
         return [self._sum(row) for row in zip(*columns, strict=True)]
+
+    def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+        """Which completions any term reads behind a prompt that has lost its beginning."""
+        columns = [cut_prompts(term.scorer, prompts, completions) for term in self.terms]
+        return [any(row) for row in zip(*columns, strict=True)]
 
     def _sum(self, scores: Sequence[float | None]) -> float | None:
         whole = 0.0
