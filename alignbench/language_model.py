@@ -164,11 +164,7 @@ class LanguageModel:
         if self.is_encoder_decoder:
             return text(token_ids)
         prompt, whole = text(prompt_ids), text([*prompt_ids, *token_ids])
-        if whole.startswith(prompt):
-            return whole[len(prompt) :]
-        alone = text(token_ids)  # the tokenizer has tidied up where they meet
-        space = whole[: len(whole) - len(alone)][-1:] if whole.endswith(alone) else ""
-        return space + alone if space.isspace() else alone
+        return whole[len(prompt) :] if whole.startswith(prompt) else text(token_ids)
 
     @property
     def joint(self) -> str:

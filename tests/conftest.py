@@ -69,6 +69,12 @@ def word_tokenizer(words=WORDS, **special):
 
 
 @pytest.fixture(scope="session")
+def words():
+    """Makes a tokenizer of words between white space."""
+    return word_tokenizer
+
+
+@pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
     """Directories of small random checkpoints: `policy` (GPT-Neo), `classifier` (RoBERTa), `judge` (DistilBERT)."""
     import torch

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignbench.errors import ModelError
 from alignbench.passes import is_encoder_decoder, parameters_of
 from alignbench.scorers.reading import Reader, Reading, vocabulary_size
 
@@ -52,12 +53,20 @@ def batches(model: Any, readings: Sequence[Reading], size: int) -> Iterator[list
 
 @torch.no_grad()
 def ignores_padding(model: Any, reader: Reader) -> bool:
-    """True where texts of different length get the same logits in one batch as alone; found out with a few words."""
+    """True where texts of different length get the same logits in one batch as alone; found out with a few words.
+
+    Raises:
+        ModelError: The model cannot even read one text.
+    """
     texts = ["no", "it rained", "the water was warm , so we stayed until the sun went down behind the hills"]
     read = [reading for text in texts if (reading := reader.read("", text)) is not None]
     if len({len(reading.ids) for reading in read}) < 2:
         return False
-    alone = torch.cat([batch_logits(model, [reading]) for reading in read])
+    try:
+        alone = torch.cat([batch_logits(model, [reading]) for reading in read])
+    except (ValueError, RuntimeError, IndexError) as error:
+        what = f"{type(model).__name__} cannot read {read[0].text!r} as its tokenizer encodes it"
+        raise ModelError(f"{reader.where}: {what}: {error}") from error
     try:
         together = batch_logits(model, read)
     except (ValueError, RuntimeError, IndexError):  # a family that takes no batches

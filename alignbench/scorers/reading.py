@@ -58,7 +58,7 @@ class Reader:
         self.window, self.joint = window, joint
         self.limit = longest_input(model, tokenizer)
         """The most tokens that are read, special tokens included."""
-        self._tokenizer, self._where = tokenizer, where
+        self.where, self._tokenizer = where, tokenizer
         self._n_words = vocabulary_size(model)
         ends = (getattr(tokenizer, f"{end}_token_id") for end in ("bos", "cls", "eos", "sep"))
         self._nothing = [token for token in ends if token is not None][:1]
@@ -98,7 +98,7 @@ class Reader:
         try:
             text = str(self._tokenizer.apply_chat_template(messages, tokenize=False))
         except Exception as error:  # whatever the template raises
-            raise ModelError(f"{self._where}.text: the chat template cannot render a turn of each: {error}") from error
+            raise ModelError(f"{self.where}.text: the chat template cannot render a turn of each: {error}") from error
         # A template may strip what it is given. The prompt is the last of its kind before the completion.
         prompt, end = prompt.strip(), text.rfind(completion.strip())
         start = text.rfind(prompt, 0, max(0, end))
