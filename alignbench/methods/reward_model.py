@@ -58,7 +58,8 @@ class RewardModel(TrainerSettings):
         text = self.text or run.reward_text
         scorer = reward_scorer(model, tokenizer, name="reward_model", text=text, joint=run.policy.joint)
         if scorer.reads_alone:
-            raise ModelError(f"method.model: {type(model).__name__} reads padding as text and cannot train in batches")
+            kind = type(model).__name__
+            raise ModelError(f"method.model: got {kind}, which reads padding as text; name a model of another family")
         pairs, rows = _readable(data.pairs, scorer.reader)
         trainer = RewardTrainer(
             model=model,
@@ -84,6 +85,8 @@ def _readable(
     read = [[reader.read(pair.prompt.text, one.text) for one in (pair.chosen, pair.rejected)] for pair in pairs]
     kept = [i for i, both in enumerate(read) if None not in both]
     texts = [one for i in kept for one in read[i] if one is not None]
+    if any(text.segments for text in texts):
+        raise ModelError("method.model: got a tokenizer that gives token types other than 0, which training cannot use")
     if not kept:
         raise TrainingError(
             f"reward model: no pair of {len(pairs)} can be read whole, in {reader.limit} tokens; shorten "

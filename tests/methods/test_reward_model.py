@@ -145,3 +145,10 @@ def test_no_pair_that_can_be_read_is_no_reward_model(run_context, pairs):
     run, _ = run_context()
     with pytest.raises(TrainingError, match=r"no pair of 2 can be read whole, in 64 tokens; shorten pairs\.comp"):
         METHOD.train(TrainData([], [], [lengthened(pair, 40, "completion") for pair in pairs[:2]]), run)
+
+
+def test_a_start_that_reads_padding_is_refused(run_context, pairs, monkeypatch):
+    monkeypatch.setattr("alignbench.scorers.classifier.ignores_padding", lambda model, reader: False)
+    run, _ = run_context()
+    with pytest.raises(ModelError, match=r"^method\.model: got GPTNeoFor.*, which reads padding as text"):
+        METHOD.train(TrainData([], [], pairs), run)

@@ -4,6 +4,7 @@ import pytest
 
 from alignbench.errors import ModelError
 from alignbench.scorers.classifier import ClassifierScorer
+from alignbench.scorers.reading import Reader
 
 TEXTS = ["the dog runs", "you", "a very very good bird sings now and the old man sleeps", "you are stupid <eos> <pad>"]
 FAST = ("Roberta", "DistilBert", "GPT2", "Llama", "Bart")
@@ -127,3 +128,29 @@ def test_an_empty_text_has_one_score_wherever_it_stands(classifier, words):
     for other in ("you", "the old man sleeps now", "a very very good bird sings now and the old man sleeps"):
         assert scorer.score(["p", "p"], ["", other])[0] == pytest.approx(alone, abs=1e-5)
     assert scorer.score(["p"], ["<eos>"])[0] == pytest.approx(alone, abs=1e-6)
+
+
+def test_token_types_are_read_as_the_tokenizer_gives_them(classifier, words):
+    """XLNet's tokenizer gives its last token a type of its own, and transformers hands types on to the model."""
+    import torch
+    from tokenizers import processors
+
+    tokenizer = words(unk_token="<unk>", eos_token="<eos>")
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A:0 <eos>:2", special_tokens=[("<eos>", 1)]
+    )
+    model = classifier("Bert", len(tokenizer), pad_token_id=0, type_vocab_size=3)
+    tokenizer.model_max_length = 6
+    scorer = ClassifierScorer(
+        model, tokenizer, name="s", label="hate", transform="margin", text="prompt_and_completion"
+    )
+    assert scorer.reader.read("the old man runs and", " sings").segments == (0, 0, 0, 0, 0, 2)
+    texts = ["you are stupid", "you"]
+    encoded = [tokenizer(text, return_tensors="pt") for text in texts]
+    assert encoded[1]["token_type_ids"].tolist() == [[0, 2]]
+    with torch.no_grad():
+        alone = [model(**one).logits[0] for one in encoded]
+    assert scorer.score([""] * 2, texts) == pytest.approx([(one[1] - one[0]).item() for one in alone], abs=1e-5)
+    plain = Reader(classifier("DistilBert", len(tokenizer), pad_token_id=0), tokenizer, "completion")
+    assert plain.read("", "you").segments == ()  # the model takes none
