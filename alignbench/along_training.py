@@ -18,12 +18,12 @@ from alignbench.errors import ScorerError
 from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, why_not
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.ledger import spending
-from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer, cut_prompts
 from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, own_judges
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.store import StoredPoint, read_points
 from alignbench.runtime import measured, set_aside
-from alignbench.scorers.weighted_sum import cut_prompts, sources_of
+from alignbench.scorers.weighted_sum import sources_of
 
 if TYPE_CHECKING:
     from alignbench.components import Components

@@ -276,6 +276,11 @@ class CutsPrompts(Protocol):
         ...
 
 
+def cut_prompts(scorer: Scorer, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+    """Which completions a scorer reads behind a prompt that has lost its beginning; none where it has no limit."""
+    return scorer.cut_prompts(prompts, completions) if isinstance(scorer, CutsPrompts) else [False] * len(completions)
+
+
 @dataclass(frozen=True, slots=True)
 class MetricValue:
     """One metric of one run. A metric that could not be measured has value None and a reason."""

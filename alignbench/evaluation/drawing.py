@@ -12,8 +12,7 @@ from alignbench.errors import ModelError, ScorerError
 from alignbench.evaluation.aggregate import FloatArray
 from alignbench.evaluation.fluency import log_perplexities
 from alignbench.evaluation.protocols import EvalProtocol
-from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer
-from alignbench.scorers.weighted_sum import cut_prompts
+from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer, cut_prompts
 
 _SHOWN_CHARS = 80
 # A probability computed as 1 - p in float32 may pass its bounds by rounding.

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from alignbench.errors import ModelError
-from alignbench.passes import parameters_of
+from alignbench.passes import base_model, parameters_of
 from alignbench.records import TextWindow, read_text
 
 _TURNS = ("user", "assistant")
@@ -62,7 +62,7 @@ class Reader:
         self._n_words = vocabulary_size(model)
         ends = (getattr(tokenizer, f"{end}_token_id") for end in ("bos", "cls", "eos", "sep"))
         self._nothing = [token for token in ends if token is not None][:1]
-        self._takes_segments = "token_type_ids" in parameters_of(type(model).forward)
+        self._takes_segments = "token_type_ids" in parameters_of(type(base_model(model)).forward)
 
     def read(self, prompt: str, completion: str) -> Reading | None:
         """What is read; None where the classifier cannot read the completion whole.

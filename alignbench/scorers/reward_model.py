@@ -74,7 +74,7 @@ def reward_scorer(
 ) -> RewardModelScorer:
     """Wraps a reward model (one output) as a scorer."""
     return RewardModelScorer(
-        model, tokenizer, name=name, text=text, joint=joint, batch_size=batch_size, where="method.model", **_HEAD
+        model, tokenizer, name=name, text=text, joint=joint, batch_size=batch_size, where="method", **_HEAD
     )
 
 

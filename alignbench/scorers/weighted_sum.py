@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.records import Cost, CutsPrompts, Scorer, fingerprint, total
+from alignbench.records import Cost, Scorer, cut_prompts, fingerprint, total
 
 
 def sources_of(scorer: Scorer) -> tuple[str, ...]:
     """Hashes of the weights and files that a score comes from; its fingerprint where a scorer names none."""
     return tuple(getattr(scorer, "sources", (scorer.fingerprint,)))
-
-
-def cut_prompts(scorer: Scorer, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
-    """Which completions a scorer reads behind a prompt that has lost its beginning; none where it has no limit."""
-    return scorer.cut_prompts(prompts, completions) if isinstance(scorer, CutsPrompts) else [False] * len(completions)
 
 
 @dataclass(frozen=True, slots=True)

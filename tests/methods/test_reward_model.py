@@ -152,3 +152,31 @@ def test_a_start_that_reads_padding_is_refused(run_context, pairs, monkeypatch):
     run, _ = run_context()
     with pytest.raises(ModelError, match=r"^method\.model: got GPTNeoFor.*, which reads padding as text"):
         METHOD.train(TrainData([], [], pairs), run)
+
+
+def test_a_reward_model_learns_from_chat_turns_by_its_own_template(run_context, pairs, tmp_path):
+    """Its text is its own: the classifier behind the pairs has no template."""
+    run, _ = run_context()
+    method = replace(METHOD, text="chat", epochs=1)
+    with pytest.raises(ModelError, match=r"^method\.text: got chat, and .* has no chat template"):
+        method.train(TrainData([], [], pairs), run)
+    load = run.load_reward_model
+
+    def with_template(name):
+        model, tokenizer = load(name)
+        turn = "{{ 'the ' if m['role'] == 'user' else 'a ' }}{{ m['content'] }} <eos> "
+        tokenizer.chat_template = f"{{% for m in messages %}}{turn}{{% endfor %}}"
+        return model, tokenizer
+
+    run.load_reward_model = with_template
+    trained = method.train(TrainData([], [], pairs), run)
+    trained.save(tmp_path)
+    loaded = load_reward_scorer(tmp_path, name="r", text="completion", device=torch.device("cpu"))
+    assert loaded.text == "chat"
+    assert loaded.reader.read("old man", "runs now").text == "the old man <eos> a runs now <eos> "
+    with torch.no_grad():
+        ids = loaded.tokenizer("the old man <eos> a runs now <eos>", return_tensors="pt")["input_ids"]
+        assert loaded.model.config.pad_token_id == 1  # the end, which the head passes over
+        expected = loaded.model(ids).logits.item()
+    assert loaded.score(["old man", "two"], ["runs now", "dogs"])[0] == pytest.approx(expected, rel=1e-5)
+    assert loaded.score(["old man"], [" "]) == [loaded.blank_reward]
