@@ -73,12 +73,12 @@ class Measurement:
     direction: Direction
     n_scored: int
     n_unscored: int
-    n_cut: int = 0
-    """Completions, summed over seeds, that the scorer read behind a cut prompt."""
     tested: Tested | None = None
     """Both estimands of the difference, and what the design could see."""
     length_matched: LengthMatched | None = None
     """The difference at equal length, where lengths have moved."""
+    n_cut: int = 0
+    """Completions, summed over seeds, that the scorer read behind a cut prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def _measurement(
         reason = _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key) or NOT_STORED
         difference = Estimate(None, reason=reason)
     n_cut = sum(m.n_cut for m in stored)
-    return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, n_cut, tested)
+    return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested, n_cut=n_cut)
 
 
 class Pool:

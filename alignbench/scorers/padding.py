@@ -59,7 +59,7 @@ def ignores_padding(model: Any, reader: Reader) -> bool:
         ModelError: The model cannot even read one text.
     """
     texts = ["no", "it rained", "the water was warm , so we stayed until the sun went down behind the hills"]
-    read = [reading for text in texts if (reading := reader.read("", text)) is not None]
+    read = [reading for text in texts if (reading := reader.read("how was it", text)) is not None]
     if len({len(reading.ids) for reading in read}) < 2:
         return False
     try:
