@@ -50,17 +50,19 @@ class RewardModel(TrainerSettings):
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
+        from alignbench.scorers.padding import ignores_padding
+        from alignbench.scorers.reading import Reader
         from alignbench.scorers.reward_model import reward_scorer
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
         model, tokenizer = run.load_reward_model(self.model)
         shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=model.device.type == "cpu")
-        text = self.text or run.reward_text
-        scorer = reward_scorer(model, tokenizer, name="reward_model", text=text, joint=run.policy.joint)
-        if scorer.reads_alone:
+        text, joint = self.text or run.reward_text, run.policy.joint
+        reader = Reader(model, tokenizer, text, joint, where="method")
+        if not ignores_padding(model, reader):
             kind = type(model).__name__
             raise ModelError(f"method.model: got {kind}, which reads padding as text; name a model of another family")
-        pairs, rows = _readable(data.pairs, scorer.reader)
+        pairs, rows = _readable(data.pairs, reader)
         trainer = RewardTrainer(
             model=model,
             args=RewardConfig(center_rewards_coefficient=None, **shared),
@@ -69,7 +71,8 @@ class RewardModel(TrainerSettings):
             callbacks=[StepLog("reward model", _LOG_NAMES, run.log)],
         )
         train(trainer, run.checkpoints, run.ledger)
-        model.eval()
+        # Only now: a scorer's faster layers would move the numbers of training in their last digits.
+        scorer = reward_scorer(model.eval(), tokenizer, name="reward_model", text=text, joint=joint)
         with spending(scorer) as spent:
             completions = [one.text for pair in pairs for one in (pair.chosen, pair.rejected)]
             scores = scorer.score([pair.prompt.text for pair in pairs for _ in range(2)], completions)

@@ -148,7 +148,7 @@ def test_no_pair_that_can_be_read_is_no_reward_model(run_context, pairs):
 
 
 def test_a_start_that_reads_padding_is_refused(run_context, pairs, monkeypatch):
-    monkeypatch.setattr("alignbench.scorers.classifier.ignores_padding", lambda model, reader: False)
+    monkeypatch.setattr("alignbench.scorers.padding.ignores_padding", lambda model, reader: False)
     run, _ = run_context()
     with pytest.raises(ModelError, match=r"^method\.model: got GPTNeoFor.*, which reads padding as text"):
         METHOD.train(TrainData([], [], pairs), run)
