@@ -76,6 +76,11 @@ class AlongTraining:
         """The same of this process."""
         self._reached = (0, 0)
 
+    @property
+    def is_cut_off(self) -> bool:
+        """True where an earlier attempt of the run began a curve that this one does not go on with."""
+        return bool(self._earlier) and not self._prompts
+
     def first(self, policy: Policy) -> None:
         """Evaluates the policy before training."""
         if self._prompts:

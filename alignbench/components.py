@@ -42,6 +42,8 @@ class Components:
     def start_policy(self) -> LanguageModel:
         """The policy that training starts from: the model of the recipe, or the policy of an upstream run."""
         from alignbench.models import load_policy
+        from alignbench.padding_check import check_padding
+        from alignbench.scorers.reading import joint_of
 
         settings = self.recipe.policy
         if "policy" not in self.artifacts:
@@ -54,9 +56,11 @@ class Components:
                 dtype=settings.dtype,
                 device=self.device,
                 chat=self._chat(),
+                trust_remote_code=settings.trust_remote_code,
             )
         self._check_architecture(policy)
-        self.joint = policy.joint
+        self.joint = joint_of(policy)
+        check_padding(policy)
         return policy
 
     def _check_architecture(self, policy: LanguageModel) -> None:
@@ -88,6 +92,7 @@ class Components:
             device=self.device,
             chat=self._chat(),
             shown_as=settings.model,
+            trust_remote_code=settings.trust_remote_code,
         )
 
     def _chat(self) -> Chat | None:
@@ -103,6 +108,7 @@ class Components:
 
         seed_everything(self.recipe.seed)  # the fresh head is drawn from the global generator
         where, name, revision = "method.model", model, None
+        trusts = self.recipe.policy.trust_remote_code if model is None else self.recipe.method.trust_remote_code
         if model is None and "policy" in self.artifacts:
             where, name = "policy.run", str(self.artifacts["policy"])
             if (self.artifacts["policy"] / "adapter_config.json").exists():
@@ -111,7 +117,12 @@ class Components:
             where, name, revision = "policy.model", resolve(self.recipe.policy.model), self.recipe.policy.revision
         assert name is not None
         classifier, tokenizer = load_classifier(
-            resolve(name), where=where, revision=revision, device=self.device, labels=[REWARD_LABEL]
+            resolve(name),
+            where=where,
+            revision=revision,
+            device=self.device,
+            labels=[REWARD_LABEL],
+            trust_remote_code=trusts,
         )
         if classifier.config.is_encoder_decoder:
             raise UsageError(
@@ -145,7 +156,7 @@ class Components:
         if "reward" not in self.artifacts:
             return self._reward_term(reward, "reward", "reward")
         options: dict[str, Any] = {"text": reward.text, "joint": self.joint, "device": self.device}
-        return load_reward_scorer(self.artifacts["reward"], name="reward_model", **options)
+        return load_reward_scorer(self.artifacts["reward"], trust_remote_code=reward.trust_remote_code, **options)
 
     def _reward_term(self, term: RewardTerm, where: str, name: str) -> Scorer:
         """The function of a term, else its classifier."""
@@ -201,6 +212,7 @@ class Components:
             resolve(entry.classifier),
             where=where,
             revision=entry.revision,
+            trust_remote_code=entry.trust_remote_code,
             device=self.device,
             name=name,
             label=entry.label,
@@ -232,6 +244,7 @@ class Components:
             resolve(term.classifier),
             where=where,
             revision=term.revision,
+            trust_remote_code=term.trust_remote_code,
             device=self.device,
             name=name,
             label=term.label,

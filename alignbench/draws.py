@@ -19,8 +19,17 @@ from alignbench.runtime import Key, generator
 
 NEVER = -1e9
 """The logit of what cannot be drawn: its probability is 0, and products with it are finite."""
+EosId = int | Sequence[int] | None
+"""What ends a completion: a token, any of several, or none."""
 _BLOCK = 256
 """Tokens of the vocabulary whose weights are summed at once."""
+
+
+def end_tokens(eos_id: EosId) -> tuple[int, ...]:
+    """The tokens that end a completion."""
+    if eos_id is None:
+        return ()
+    return (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
 
 
 def uniforms(key: Key, rows: Sequence[tuple[str, int]], n: int) -> Tensor:
@@ -28,45 +37,45 @@ def uniforms(key: Key, rows: Sequence[tuple[str, int]], n: int) -> Tensor:
     return torch.stack([torch.from_numpy(generator(*key, prompt_id, sample).random(n)) for prompt_id, sample in rows])
 
 
-def sampling_probabilities(logits: Tensor, decoding: Decoding, eos_id: int | None = None, position: int = 0) -> Tensor:
+def sampling_probabilities(logits: Tensor, decoding: Decoding, eos_id: EosId = None, position: int = 0) -> Tensor:
     """The distribution that the token at a position of the completion is sampled from: (b, V) -> (b, V), float64."""
     scaled = logits.double() / decoding.temperature
-    support = _support(scaled, decoding, eos_id if position < decoding.min_new_tokens else None)
+    support = _support(scaled, decoding, end_tokens(eos_id) if position < decoding.min_new_tokens else ())
     return (scaled if support is None else scaled.masked_fill(~support, -torch.inf)).softmax(dim=-1)
 
 
 @torch.no_grad()
-def sampling_support(logits: Tensor, decoding: Decoding, eos_id: int | None) -> Tensor | None:
+def sampling_support(logits: Tensor, decoding: Decoding, eos_id: EosId) -> Tensor | None:
     """Which tokens can be sampled at the first t positions of completions, given raw logits (b, t, V).
 
-    Returns booleans (b, t, V); (1, t, V) where only the end-of-sequence token is banned; None where nothing is.
+    Returns booleans (b, t, V); (1, t, V) where only the end-of-sequence tokens are banned; None where nothing is.
     """
     t, n_words = logits.shape[1:]
-    n_banned = 0 if eos_id is None else min(decoding.min_new_tokens, t)
+    ends = end_tokens(eos_id)
+    n_banned = min(decoding.min_new_tokens, t) if ends else 0
     if decoding.keeps_all(n_words):
         if not n_banned:
             return None
         support = torch.ones((1, t, n_words), dtype=torch.bool, device=logits.device)
-        support[:, :n_banned, eos_id] = False
+        support[:, :n_banned, list(ends)] = False
         return support
     # One position at a time, as in sampling: a sort of all of them would need much memory.
     kept = [
-        _support(logits[:, i].float() / decoding.temperature, decoding, eos_id if i < n_banned else None)
-        for i in range(t)
+        _support(logits[:, i].float() / decoding.temperature, decoding, ends if i < n_banned else ()) for i in range(t)
     ]
     return torch.stack([one for one in kept if one is not None], dim=1)
 
 
-def _support(scaled: Tensor, decoding: Decoding, banned: int | None) -> Tensor | None:
-    """Tokens that are kept of logits over temperature (b, V): not `banned`, then top-k, then top-p of what is left.
+def _support(scaled: Tensor, decoding: Decoding, banned: Sequence[int]) -> Tensor | None:
+    """Tokens that are kept of logits over temperature (b, V): none of `banned`, then top-k, then top-p of what is left.
 
     Top-k keeps what ties with the last of the k (Fan et al. 2018). Top-p keeps the smallest set of most likely tokens
     whose probability reaches p (Holtzman et al. 2020).
     """
     support = None
-    if banned is not None:
+    if banned:
         support = torch.ones_like(scaled, dtype=torch.bool)
-        support[:, banned] = False
+        support[:, list(banned)] = False
         scaled = scaled.masked_fill(~support, -torch.inf)
     if 0 < decoding.top_k < scaled.shape[-1]:
         support = scaled >= scaled.topk(decoding.top_k, dim=-1).values[:, -1:]
@@ -137,7 +146,7 @@ def draw(scaled: Tensor, u: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]
         decoding: Its top-k and top-p; temperature and minimum length are in `scaled`.
     """
     probabilities = scaled.softmax(dim=-1)
-    support = None if decoding.keeps_all(scaled.shape[-1]) else _support(scaled, decoding, None)
+    support = None if decoding.keeps_all(scaled.shape[-1]) else _support(scaled, decoding, ())
     return inverse_cdf(probabilities if support is None else probabilities * support, u), probabilities
 
 

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from alignbench import static_decoding
-from alignbench.draws import NEVER, at_temperature, draw, logprob_and_entropy
+from alignbench.draws import NEVER, EosId, at_temperature, draw, end_tokens, logprob_and_entropy
 from alignbench.errors import ModelError
 from alignbench.passes import (
     SequenceBatch,
+    accepts,
     base_model,
     collate,
     decoder_start,
@@ -77,7 +78,7 @@ class Sampled:
     """One sampled completion."""
 
     token_ids: tuple[int, ...]
-    """The end-of-sequence token included where `finish_reason` is `eos`."""
+    """The end-of-sequence token that was drawn included where `finish_reason` is `eos`."""
     finish_reason: FinishReason
 
 
@@ -89,7 +90,7 @@ def sample(
     u: Tensor,
     decoding: Decoding,
     *,
-    eos_id: int | None,
+    eos_id: EosId,
     pad_id: int,
     capture: Capture | None = None,
     static: bool | None = None,
@@ -102,8 +103,8 @@ def sample(
         lengths: The most tokens of each completion.
         u: Uniform numbers in [0, 1).
         decoding: Temperature, truncation and minimum length.
-        eos_id: The token that ends a completion; None: only its length does.
-        pad_id: Any token.
+        eos_id: The tokens that end a completion; None: only its length does.
+        pad_id: Any token that the model has.
         capture: Takes in what sampling sees.
         static: Decode with a cache of fixed shape where the model can; None: on a GPU.
 
@@ -111,6 +112,7 @@ def sample(
         ModelError: The model's logits are not finite.
     """
     device = next(model.parameters()).device
+    ends = end_tokens(eos_id)
     two_parts = is_encoder_decoder(model)
     leaving = has_plain_cache(model)
     distinct = list(dict.fromkeys(map(tuple, prompt_ids))) if leaving else prompt_ids
@@ -124,15 +126,15 @@ def sample(
         width = static_decoding.cache_width(model, batch.input_ids.shape[1] - 1 + max(lengths))
     if width is None:
         tokens, is_finite = _decode(
-            model, batch, owners, max(lengths), limits, u, decoding, eos_id, pad_id, capture, leaving
+            model, batch, owners, max(lengths), limits, u, decoding, ends, pad_id, capture, leaving
         )
     else:
         room = max(decoding.max_new_tokens, *lengths)
-        plan = static_decoding.Plan(len(lengths), width, room, decoding, eos_id, pad_id, capture is not None)
+        plan = static_decoding.Plan(len(lengths), width, room, decoding, ends, pad_id, capture is not None)
         tokens, is_finite = static_decoding.decode(model, batch, owners, max(lengths), limits, u, plan, capture)
     if not is_finite:
         raise ModelError("the policy's logits are not finite; if it is being trained, lower method.learning_rate")
-    return [_cut(row, length, eos_id) for row, length in zip(tokens, lengths, strict=True)]
+    return [_cut(row, length, ends) for row, length in zip(tokens, lengths, strict=True)]
 
 
 def _decode(
@@ -143,7 +145,7 @@ def _decode(
     limits: Tensor,
     u: Tensor,
     decoding: Decoding,
-    eos_id: int | None,
+    ends: Sequence[int],
     pad_id: int,
     capture: Capture | None,
     leaving: bool,
@@ -155,7 +157,7 @@ def _decode(
     """
     n, device = len(limits), limits.device
     prompts, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]  # without the column for no completion
-    steps = (_encoder_decoder_steps if batch.for_encoder else _causal_steps)(model, prompts, mask, capture is not None)
+    steps = steps_of(model)(model, prompts, mask, capture is not None)
     drawn = torch.full((n, longest), pad_id, device=device)
     kept = capture.begin(n, longest, device) if capture is not None else None
     rows = torch.arange(n, device=device)
@@ -166,16 +168,16 @@ def _decode(
     staying = owners if len(batch) < n else None  # equal prompts are read once; then each row goes its own way
     for step in range(longest):
         scaled = at_temperature(logits, decoding)
-        if eos_id is not None and step < decoding.min_new_tokens:
-            scaled[:, eos_id] = NEVER
+        if ends and step < decoding.min_new_tokens:
+            scaled[:, list(ends)] = NEVER
         token, probabilities = draw(scaled, u[rows, step], decoding)
         is_finite &= probabilities.sum().isfinite()
         drawn[rows, step] = token
         if kept is not None and hidden is not None:
             kept.see(rows, step, *logprob_and_entropy(token, scaled, probabilities), hidden)
         finished |= limits[rows] == step + 1
-        if eos_id is not None:
-            finished |= token == eos_id
+        for end in ends:
+            finished |= token == end
         if step % _CHECK_EVERY == _CHECK_EVERY - 1 or step + 1 == longest:
             n_left = len(rows) - int(finished.sum())
             if n_left == 0:
@@ -186,6 +188,11 @@ def _decode(
         logits, hidden = steps.send((token, staying))
         staying = None
     return drawn.tolist(), bool(is_finite)
+
+
+def keeps_a_cache(model: Any) -> bool:
+    """True where a forward pass takes what earlier ones remember, in the form that transformers gives caches."""
+    return is_encoder_decoder(model) or accepts(model, "past_key_values")
 
 
 _Steps = Generator[tuple[Tensor, Any], tuple[Tensor, Tensor | None]]
@@ -199,8 +206,28 @@ def has_plain_cache(model: Any) -> bool:
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+    if not keeps_a_cache(model):
+        return True  # nothing is remembered
     config = base_model(model).config
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers)
+
+
+def steps_of(model: Any) -> Callable[[nn.Module, Tensor, Tensor, bool], _Steps]:
+    """How a model is run token by token; see `_causal_steps`."""
+    if is_encoder_decoder(model):
+        return _encoder_decoder_steps
+    return _causal_steps if keeps_a_cache(model) else _full_passes
+
+
+def _full_passes(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
+    """`_causal_steps` for a model without a cache: every step reads the whole sequence."""
+    while True:
+        output = forward(model, tokens, mask, position_ids(mask), 1, use_cache=False, output_hidden_states=with_hidden)
+        token, staying = yield output.logits[:, -1], output.hidden_states[-1][:, -1] if with_hidden else None
+        if staying is not None:
+            tokens, mask = tokens[staying], mask[staying]
+        tokens = torch.cat((tokens, token.unsqueeze(-1)), dim=1)
+        mask = torch.cat((mask, torch.ones_like(token).unsqueeze(-1)), dim=1)
 
 
 def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
@@ -213,7 +240,9 @@ def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: b
         output = forward(
             model, tokens, mask, positions, 1, past_key_values=past, use_cache=True, output_hidden_states=with_hidden
         )
-        past = output.past_key_values
+        past = getattr(output, "past_key_values", None)
+        if past is None:  # it takes a cache and gives none
+            return (yield from _full_passes(model, tokens, mask, with_hidden))
         token, staying = yield output.logits[:, -1], output.hidden_states[-1][:, -1] if with_hidden else None
         positions = positions[:, -1:] + 1
         if staying is not None:
@@ -223,29 +252,32 @@ def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: b
         mask = torch.cat((mask, torch.ones_like(tokens)), dim=1)
 
 
-def _encoder_decoder_steps(model: nn.Module, prompts: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
-    """`_causal_steps` for a decoder; the encoder runs once."""
-    tokens = prompts.new_full((len(prompts), 1), decoder_start(model))
-    options: dict[str, Any] = {"use_cache": True, "return_dict": True, "output_hidden_states": with_hidden}
-    output = model(input_ids=prompts, attention_mask=mask, decoder_input_ids=tokens, **options)
-    encoded = output.encoder_last_hidden_state
+def _encoder_decoder_steps(model: Any, prompts: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
+    """`_causal_steps` for a decoder; the encoder runs once. Without a cache all tokens are read each time."""
+    encoded = model.get_encoder()(input_ids=prompts, attention_mask=mask, return_dict=True)
+    tokens, past = prompts.new_full((len(prompts), 1), decoder_start(model)), None
     while True:
+        output = model(
+            encoder_outputs=encoded,
+            attention_mask=mask,
+            decoder_input_ids=tokens,
+            past_key_values=past,
+            use_cache=True,
+            return_dict=True,
+            output_hidden_states=with_hidden,
+        )
         past = output.past_key_values
         token, staying = yield output.logits[:, -1], output.decoder_hidden_states[-1][:, -1] if with_hidden else None
         if staying is not None:
-            past.batch_select_indices(staying)
-            mask, encoded = mask[staying], encoded[staying]
-        output = model(
-            encoder_outputs=(encoded,),
-            attention_mask=mask,
-            decoder_input_ids=token.unsqueeze(-1),
-            past_key_values=past,
-            **options,
-        )
+            if past is not None:
+                past.batch_select_indices(staying)
+            mask, tokens = mask[staying], tokens[staying]
+            encoded.last_hidden_state = encoded.last_hidden_state[staying]
+        tokens = token.unsqueeze(-1) if past is not None else torch.cat((tokens, token.unsqueeze(-1)), dim=1)
 
 
-def _cut(tokens: list[int], length: int, eos_id: int | None) -> Sampled:
-    tokens = tokens[:length]
-    if eos_id in tokens:
-        return Sampled(tuple(tokens[: tokens.index(eos_id) + 1]), "eos")
-    return Sampled(tuple(tokens), "length")
+def _cut(tokens: list[int], length: int, ends: Sequence[int]) -> Sampled:
+    for n_before, token in enumerate(tokens[:length]):
+        if token in ends:
+            return Sampled(tuple(tokens[: n_before + 1]), "eos")
+    return Sampled(tuple(tokens[:length]), "length")

@@ -6,6 +6,8 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.along_training import cost_of_evaluation
@@ -129,3 +131,20 @@ def evaluate_trained_reward_model(
         "start_policy": weights_fingerprint(policy.model),
     }
     return _of_split(report, same, parts.recipe)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRewardModel:
+    """A reward model that a run has saved."""
+
+    scorer: Scorer
+
+
+def saved_reward_model(recipe: Recipe, artifact: Path, device: torch.device) -> SavedRewardModel:
+    """Loads the reward model of a run, reading what it was trained to read."""
+    from alignbench.scorers.reward_model import load_reward_scorer
+
+    own_start = getattr(recipe.method, "model", None) is not None
+    trusts = recipe.method.trust_remote_code if own_start else recipe.policy.trust_remote_code
+    text = recipe.reward.text if recipe.reward else "completion"
+    return SavedRewardModel(load_reward_scorer(artifact, text=text, device=device, trust_remote_code=trusts))

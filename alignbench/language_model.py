@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,18 @@ from alignbench.dropout import without_dropout
 from alignbench.errors import ModelError, did_you_mean
 from alignbench.fast_layers import with_fast_layers
 from alignbench.flops import sampling_flops, tokens_of, weights_of
-from alignbench.generation import Capture, Sampled, sample
+from alignbench.generation import Capture, keeps_a_cache, sample
+from alignbench.generation_settings import made_saveable, notes_on
 from alignbench.passes import SequenceBatch, collate, completion_forward, is_encoder_decoder, token_logprobs
 from alignbench.records import Completion, Cost, Decoding, Prompt
 from alignbench.runtime import Key
+from alignbench.special_tokens import Ends, added_behind, check_known, ends_of, padding_id, without_added
+from alignbench.stop_strings import content, ended_at_stop_string
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 POLICY_FILE = "policy.json"
 """Says what kind of policy a saved artifact is, and what it builds on."""
@@ -38,6 +44,11 @@ class Chat:
     system: str | None = None
     template: str | None = None
     """Jinja text; None is the tokenizer's own template."""
+
+    def messages(self, prompt: str) -> list[dict[str, str]]:
+        """What the template is given."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": prompt}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,12 @@ class LanguageModel:
     """A causal or encoder-decoder language model with its tokenizer and chat format. Implements `records.Policy`."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, chat: Chat | None = None, batch_size: int = 64) -> None:
-        """Wraps a loaded model, turns its dropout off for good, and gives it faster layers."""
+        """Wraps a loaded model, turns its dropout off for good, and gives it faster layers.
+
+        Its generation config loses what could not be saved with it.
+        """
         self.model = with_fast_layers(without_dropout(model))
+        self._ignored = made_saveable(model)
         self.tokenizer = tokenizer
         self.name = name
         """The hub id or path that it was loaded from."""
@@ -93,10 +108,28 @@ class LanguageModel:
         return self.tokenizer.eos_token_id  # type: ignore[no-any-return]
 
     @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """All tokens that end a completion: the tokenizer's, those of the model's configs, the chat template's."""
+        return self._ends.token_ids
+
+    @cached_property
+    def _ends(self) -> Ends:
+        return ends_of(self.model, self.tokenizer, self.chat)
+
+    @cached_property
+    def _added_behind(self) -> tuple[int, ...]:
+        return () if self.is_encoder_decoder else added_behind(self.tokenizer)
+
+    @property
     def pad_id(self) -> int:
-        """Fills empty positions, which are always masked: any token serves where the tokenizer has no pad token."""
-        candidates = (self.tokenizer.pad_token_id, self.eos_id, 0)
-        return next(i for i in candidates if i is not None)
+        """Fills empty positions, which are always masked: any token that the model has serves."""
+        return padding_id(self.model, self.tokenizer)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how completions of this model come about, a sentence each."""
+        notes = notes_on(self._ends, self._ignored, keeps_a_cache=keeps_a_cache(self.model))
+        return tuple(f"{self.name}: {note}" for note in notes)
 
     @property
     def context_tokens(self) -> int:
@@ -125,21 +158,23 @@ class LanguageModel:
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a prompt as the model sees it: chat template and special tokens included.
 
-        An end-of-sequence token that the tokenizer adds stays where an encoder reads the prompt, and goes where the
-        completion follows it.
+        What the tokenizer puts behind a text (an end, a separator) stays where an encoder reads the prompt, and goes
+        where the completion follows it. ModelError for a token that the model has no embedding of.
         """
+        ids = self._encoded(text)
+        check_known(ids, self.model, self.tokenizer, self.name)
+        return ids
+
+    def _encoded(self, text: str) -> list[int]:
         if self.chat is None:
             ids = list(self.tokenizer(text)["input_ids"])
-            if self.is_encoder_decoder:
+            if not self._added_behind:
                 return ids
-            ends_with_eos = len(ids) > 1 and ids[-1] == self.eos_id and not text.endswith(self.tokenizer.eos_token)
-            return ids[:-1] if ends_with_eos else ids
-        messages = [{"role": "user", "content": text}]
-        if self.chat.system is not None:
-            messages.insert(0, {"role": "system", "content": self.chat.system})
+            n_bare = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return without_added(ids, self._added_behind, n_bare)
         try:
             rendered = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.chat.template, add_generation_prompt=True, tokenize=False
+                self.chat.messages(text), chat_template=self.chat.template, add_generation_prompt=True, tokenize=False
             )
         except Exception as error:
             raise ModelError(f"chat: the template cannot render a prompt for {self.name!r}: {error}") from error
@@ -166,14 +201,6 @@ class LanguageModel:
         prompt, whole = text(prompt_ids), text([*prompt_ids, *token_ids])
         return whole[len(prompt) :] if whole.startswith(prompt) else text(token_ids)
 
-    @property
-    def joint(self) -> str:
-        """What stands between a prompt and its completion in one text: nothing where the completion goes on with it.
-
-        An answer to a chat turn begins a line of its own, and what a decoder writes stands behind a space.
-        """
-        return "\n" if self.chat is not None else " " if self.is_encoder_decoder else ""
-
     def generate(self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Key) -> list[Completion]:
         """Samples `n_samples` completions of every prompt, prompt-major."""
         repeated = [prompt for prompt in prompts for _ in range(n_samples)]
@@ -193,6 +220,8 @@ class LanguageModel:
 
         Every draw is keyed by (key, prompt id, sample number, position). `capture` takes in what sampling sees.
         """
+        for note in self.notes:
+            _say_once(note)
         encoded = [self.encode_prompt(prompt.text) for prompt in prompts]
         self._check_lengths(prompts, [len(ids) for ids in encoded], limits)
         completions = []
@@ -204,42 +233,19 @@ class LanguageModel:
                 [limits[i] for i in rows],
                 uniforms(key, [(prompts[i].id, samples[i]) for i in rows], max(limits)),
                 decoding,
-                eos_id=self.eos_id,
+                eos_id=self.eos_ids,
                 pad_id=self.pad_id,
                 capture=capture,
             )
             for i, one in zip(rows, drawn, strict=True):
-                ended = self._end_at_stop_string(one, encoded[i], decoding)
-                text = self.decode(ended.token_ids, encoded[i])
+                as_text = partial(self.decode, prompt_ids=encoded[i])
+                ended = ended_at_stop_string(one, decoding, partial(as_text, skip_special_tokens=False))
+                text = as_text(content(ended))
                 completions.append(Completion(prompts[i].id, samples[i], text, ended.token_ids, ended.finish_reason))
         n_read, n_new = sum(map(len, encoded)), sum(len(completion.token_ids) for completion in completions)
         flops = sampling_flops(self.model, n_read, n_new, len(completions))
         self.spent.charge(Cost(generated_tokens=n_new, generation_flops=flops))
         return completions
-
-    def _end_at_stop_string(self, drawn: Sampled, prompt_ids: Sequence[int], decoding: Decoding) -> Sampled:
-        """Cuts a completion behind the first token, from `min_new_tokens` on, that completes a stop string.
-
-        Every position has a draw of its own, so what is left is what stopping while sampling would have given.
-        Special tokens count as text here: `<|im_end|>` can be a stop string.
-        """
-        content = drawn.token_ids[: -1 if drawn.finish_reason == "eos" else None]
-
-        def text(n_tokens: int) -> str:
-            return self.decode(content[:n_tokens], prompt_ids, skip_special_tokens=False)
-
-        whole = text(len(content)) if decoding.stop_strings else ""
-        if not any(stop in whole for stop in decoding.stop_strings):
-            return drawn
-        first = max(1, decoding.min_new_tokens)
-        before = text(first - 1)
-        for n_tokens in range(first, len(content) + 1):
-            now = text(n_tokens)
-            n_same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False)))
-            if any(now.find(stop, max(0, n_same - len(stop) + 1)) >= 0 for stop in decoding.stop_strings):
-                return Sampled(content[:n_tokens], "stop")
-            before = now
-        return drawn
 
     def check_context(self, prompts: Sequence[Prompt], limits: Sequence[int]) -> None:
         """ModelError where a prompt is empty, or the longest prompt and the longest completion do not fit together.
@@ -369,6 +375,11 @@ class LanguageModel:
         self.tokenizer.save_pretrained(directory)
         record = {"kind": "language_model", "model": self.name, "adapter": adapter_alone}
         (directory / POLICY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+@cache
+def _say_once(note: str) -> None:
+    logger.warning("%s", note)
 
 
 def lora_config(lora: Lora, model: nn.Module) -> Any:

@@ -132,6 +132,11 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def accepts(model: Any, parameter: str) -> bool:
+    """True where the forward pass of a model has a parameter of this name."""
+    return parameter in parameters_of(type(base_model(model)).forward)
+
+
 @cache
 def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
     """Names of what a function takes."""
@@ -145,10 +150,9 @@ def forward(
 
     Families that derive positions from the mask (Bloom) are not given any.
     """
-    accepted = parameters_of(type(base_model(model)).forward)
-    if "position_ids" in accepted:
+    if accepts(model, "position_ids"):
         kwargs["position_ids"] = positions
-    if "logits_to_keep" in accepted:
+    if accepts(model, "logits_to_keep"):
         kwargs["logits_to_keep"] = last
     output = model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
     if output.logits.shape[1] > last:

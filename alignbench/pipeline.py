@@ -19,11 +19,13 @@ from alignbench import distributed
 from alignbench.along_training import AlongTraining, diagnose_run
 from alignbench.components import Components
 from alignbench.errors import AlignbenchError, UsageError
-from alignbench.held_out import evaluate_policy, evaluate_trained_reward_model
+from alignbench.held_out import evaluate_policy, evaluate_trained_reward_model, saved_reward_model
+from alignbench.inputs import inputs_of
 from alignbench.ledger import Ledger
 from alignbench.methods.base import RunContext, TrainData
+from alignbench.plan import Key, Planned, folder, plan, run_path
 from alignbench.profiling import Profile
-from alignbench.records import Cost, Scorer, fingerprint
+from alignbench.records import Cost, EvalReport, HeldOut, Scorer, fingerprint
 from alignbench.reporting import store
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.schema import TuningFile, Upstream
@@ -46,23 +48,6 @@ if TYPE_CHECKING:
     from datasets_prep.cache import BuiltPairs
 
 logger = logging.getLogger(__name__)
-Key = tuple[str, int]
-Upstreams = Mapping[str, "Planned"]
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """One run to come, with the runs it builds on."""
-
-    recipe: Recipe
-    run_hash: str
-    upstream: Upstreams
-    """By role: `policy`, `reward`."""
-
-    @property
-    def key(self) -> Key:
-        """Recipe name and seed."""
-        return self.recipe.name, self.recipe.seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,51 +71,6 @@ class Outcome:
         resumable = self.state == "failed" and self.path is not None
         more = f" (kept in {self.path}; the same command goes on from its last checkpoint)" if resumable else ""
         return f"{self.recipe}, seed {self.seed}: {said[self.state]}{more}"
-
-
-def folder(recipe: Recipe, results: Path) -> Path:
-    """Returns where a recipe's runs go: those measured on validation prompts apart, out of sight of `compare`."""
-    return results / store.TUNING if recipe.evaluation.split == "validation" else results
-
-
-def run_path(recipe: Recipe, results: Path) -> Path:
-    """Returns the directory of a recipe's complete run."""
-    return store.run_path(folder(recipe, results), recipe.name, recipe.seed)
-
-
-def plan(recipes: Sequence[Recipe]) -> list[Planned]:
-    """Orders recipes so that everything they build on comes first, each run once."""
-    planned: dict[Key, Planned] = {}
-
-    def visit(recipe: Recipe) -> Planned:
-        key = (recipe.name, recipe.seed)
-        if recipe.sweep is not None:
-            raise UsageError(f"{recipe.name} is to be tuned first: run its suite by `alignbench.tuning.run`")
-        if key not in planned:
-            upstream: dict[str, Planned] = {role: visit(other) for role, other in recipe.upstream().items()}
-            _check_same_data(recipe, upstream)
-            run_hash = recipe.run_hash({role: other.run_hash for role, other in upstream.items()})
-            planned[key] = Planned(recipe, run_hash, upstream)
-        elif planned[key].recipe != recipe:
-            raise UsageError(
-                f"{recipe.name}, seed {recipe.seed}: two recipes of this name are to run with different settings, "
-                "one of them because others build on it; list it once in the suite, or give it another name"
-            )
-        return planned[key]
-
-    for recipe in recipes:
-        visit(recipe)
-    return list(planned.values())
-
-
-def _check_same_data(recipe: Recipe, upstream: Upstreams) -> None:
-    """An upstream run on other splits may have trained on prompts that this one holds out."""
-    for role, other in upstream.items():
-        if other.recipe.data != recipe.data:
-            raise UsageError(
-                f"{recipe.name}: {role}.run: {other.recipe.name} has another `data` block, so it may have trained on "
-                f"prompts that {recipe.name} holds out; give both the same"
-            )
 
 
 def run(
@@ -193,9 +133,11 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
     if distributed.rank() > 0:
         return _assist(planned, device)
     with distributed.awaited():
+        stored = {role: store.read_run(run_path(other.recipe, results)) for role, other in planned.upstream.items()}
+        artifacts = {role: run.artifact for role, run in stored.items()}
         built_on = [
-            Upstream(recipe=other.recipe.name, seed=other.recipe.seed, run_hash=other.run_hash, role=role)
-            for role, other in planned.upstream.items()
+            Upstream(recipe=run.status.recipe, seed=run.status.seed, run_hash=run.status.run_hash, role=role)
+            for role, run in stored.items()
         ]
         built_on += tuning.upstream if tuning else ()
         directory = RunDirectory.begin(
@@ -208,11 +150,11 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
             environment=describe_environment(device),
             kind=recipe.method.produces,
             upstream=built_on,
+            inputs=inputs_of(recipe, artifacts),
             force=force,
         )
     with directory:
         with distributed.awaited():
-            stored = {role: store.read_run(run_path(other.recipe, results)) for role, other in planned.upstream.items()}
             pieces = dict(tuning.pieces) if tuning else {}
             for run in stored.values():
                 pieces |= run.pieces
@@ -222,7 +164,10 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
                 logger.warning("%s, seed %d: complete, so nothing is profiled; --force runs it again", *planned.key)
             return distributed.from_first(Outcome(*planned.key, "kept", directory.path))
         logger.info("%s, seed %d: %s", recipe.name, recipe.seed, directory.action)
-        parts = Components(recipe, {role: run.artifact for role, run in stored.items()}, device)
+        parts = Components(recipe, artifacts, device)
+        if directory.action == "evaluate":
+            _evaluate_again(recipe, parts, directory, device)
+            return distributed.from_first(Outcome(*planned.key, "done", directory.path))
         trace = Profile(directory.path / store.PROFILE, device) if profile else None
         _execute(recipe, parts, directory, list(stored.values()), device, trace)
     return distributed.from_first(Outcome(*planned.key, "done", directory.path))
@@ -281,6 +226,7 @@ def _execute(
         heldout = parts.heldout_prompts(policy, data)
         reward = parts.training_reward() if recipe.method.needs_reward else None
         neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
+    directory.record_inputs(inputs_of(recipe, parts.artifacts))  # whatever was fetched is here by now
     directory.write_prompts(*parts.known_texts(data, heldout.prompts))
     pairs = parts.training_pairs(policy, data.train) if "preference_pairs" in recipe.method.needs else None
     if pairs is not None:
@@ -311,26 +257,21 @@ def _execute(
     # 3. Evaluate on held-out prompts.
     if recipe.method.produces == "policy":
         with measured(evaluation, device):
-            report, comparability = evaluate_policy(
-                recipe, parts, trained, heldout.prompts, neutral, scorers, device, evaluation
-            )
+            measures = evaluate_policy(recipe, parts, trained, heldout.prompts, neutral, scorers, device, evaluation)
     else:
         assert pairs is not None
-        heldout_pairs, heldout = parts.heldout_pairs(policy, heldout)
-        evaluation.charge(dataclasses.replace(heldout_pairs.cost, training_completions=0))  # with its seconds
-        with measured(evaluation, device):
-            report, comparability = evaluate_trained_reward_model(
-                parts, trained, pairs, heldout_pairs, policy, heldout.prompts, evaluation
-            )
+        measures, heldout = _evaluate_reward_model(parts, trained, pairs, policy, heldout, evaluation)
 
     # 4. Store.
     sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
-    directory.write_evaluation(report, comparability, sources, prompt_rows=heldout.rows)
+    directory.write_evaluation(*measures, sources, prompt_rows=heldout.rows)
     machine.device_seconds *= n_processes
     ledger.book(None, "machine", machine)
     ledger.book(None, "evaluation", evaluation, "evaluation_cost")
     trained_on = _trained_on(reward, labeller, upstream)
     diagnosis, why_none = diagnose_run(directory.path, trained_on, kind=recipe.method.produces)
+    if along.is_cut_off:
+        diagnosis, why_none = None, "evaluations along training were switched off before it ended"
     directory.complete(
         cost=ledger.cost,
         evaluation_cost=ledger.evaluation_cost,
@@ -339,6 +280,46 @@ def _execute(
         reward_hacking=diagnosis,
         reward_hacking_reason=why_none,
     )
+
+
+def _evaluate_again(recipe: Recipe, parts: Components, directory: RunDirectory, device: torch.device) -> None:
+    """Evaluates a complete run, of whose evaluation files are gone, from its saved artifact."""
+    if recipe.policy.quantization != "none":
+        raise UsageError(
+            f"{directory.path} lost files of its evaluation, and an adapter on a quantized model cannot be loaded as "
+            "it was trained; run it again with --force"
+        )
+    seed_everything(recipe.seed)
+    evaluation = Cost()
+    with measured(evaluation, device):
+        policy = parts.start_policy()
+        data = parts.prepared_prompts(policy)
+        heldout = parts.heldout_prompts(policy, data)
+    directory.record_inputs(inputs_of(recipe, parts.artifacts))
+    scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
+    if recipe.method.produces == "policy":
+        trained = Components(recipe, {"policy": directory.artifact}, device).start_policy()
+        with measured(evaluation, device):
+            neutral = parts.neutral_texts(data)
+            measures = evaluate_policy(recipe, parts, trained, heldout.prompts, neutral, scorers, device, evaluation)
+    else:
+        model = saved_reward_model(recipe, directory.artifact, device)
+        pairs = parts.training_pairs(policy, data.train)
+        measures, heldout = _evaluate_reward_model(parts, model, pairs, policy, heldout, evaluation)
+    sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
+    directory.write_evaluation(*measures, sources, prompt_rows=heldout.rows)
+    directory.complete_again(evaluation)
+
+
+def _evaluate_reward_model(
+    parts: Components, trained: Any, pairs: BuiltPairs, policy: LanguageModel, heldout: HeldOut, cost: Cost
+) -> tuple[tuple[EvalReport, dict[str, Any]], HeldOut]:
+    """Returns report and comparability, and the prompts that they are about."""
+    heldout_pairs, heldout = parts.heldout_pairs(policy, heldout)
+    cost.charge(dataclasses.replace(heldout_pairs.cost, training_completions=0))  # with its seconds
+    with measured(cost, parts.device):
+        report = evaluate_trained_reward_model(parts, trained, pairs, heldout_pairs, policy, heldout.prompts, cost)
+    return report, heldout
 
 
 def _name_of(pairs: BuiltPairs) -> str:
@@ -393,6 +374,9 @@ def _last_tenth(rewards: Sequence[float]) -> float | None:
 
 def describe(planned: Planned, results: Path, *, force: bool) -> str:
     """One line on what running this would do, without doing it."""
-    recipe = planned.recipe
-    action = RunDirectory.foresee(folder(recipe, results), *planned.key, planned.run_hash, force=force)
+    recipe, place = planned.recipe, folder(planned.recipe, results)
+    artifacts = {role: run_path(other.recipe, results) / store.ARTIFACT for role, other in planned.upstream.items()}
+    is_new = force or not any(path(place, *planned.key).exists() for path in (store.run_path, store.partial_path))
+    inputs = {} if is_new else inputs_of(recipe, artifacts)
+    action = RunDirectory.foresee(place, *planned.key, planned.run_hash, inputs=inputs, force=force)
     return f"{recipe.name}, seed {recipe.seed}: {recipe.method_name}, {action} ({planned.run_hash})"

@@ -13,19 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, create_model
+from pydantic import PrivateAttr, ValidationError, create_model
 
 from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
 from alignbench.methods.registry import known_methods, method_class
-from alignbench.recipe_blocks import (
-    BudgetSettings,
-    ChatSettings,
-    EvaluationSettings,
-    HardwareSettings,
-    Name,
-    PolicySettings,
-    RewardSettings,
-)
+from alignbench.recipe_blocks import RecipeSettings
 from alignbench.recipe_files import (
     Layer,
     display,
@@ -36,37 +28,20 @@ from alignbench.recipe_files import (
     parse_set,
     read_file,
 )
+from alignbench.recipe_identity import run_hash
 from alignbench.recipe_problems import schema_problems, shown, where
 from alignbench.recipe_suites import Entry, Suite, read_suite
 from alignbench.recipe_sweeps import Point, Sweep, nested, sweep_problems
-from alignbench.records import Settings, fingerprint
-from datasets_prep.settings import PairSettings, PromptSettings
 
 Role = Literal["reward", "policy"]
 """What an upstream run gives: the reward model of the training, or the policy that it starts from."""
 
 
-class Recipe(Settings):
+class Recipe(RecipeSettings):
     """One run, with everything that decides its numbers. Made by `load`."""
 
     method_name: ClassVar[str] = ""
     """The method's name, as in the file: `method.name`."""
-
-    name: Name
-    """Names the results directory."""
-    description: str = ""
-    """One line for people."""
-    method: Any
-    """The method's dataclass with its hyperparameters."""
-    policy: PolicySettings
-    reward: RewardSettings | None = None
-    data: PromptSettings
-    pairs: PairSettings = PairSettings()
-    budget: BudgetSettings = BudgetSettings()
-    evaluation: EvaluationSettings
-    chat: ChatSettings | None = None
-    hardware: HardwareSettings = HardwareSettings()
-    seed: int = Field(default=0, ge=0, lt=2**31)
 
     _source: _Source = PrivateAttr()
 
@@ -80,28 +55,13 @@ class Recipe(Settings):
         return dump_yaml(self.resolved())
 
     def run_hash(self, upstream_hashes: Mapping[str, str]) -> str:
-        """Returns the identity of the run: what the recipe says, less name, description and number of threads.
-
-        Of a Python function or a word list the content of its file counts, not where it lies.
+        """Returns the identity of the run: the hash of the settings that are declared to belong to it.
 
         Args:
             upstream_hashes: Run hash of each upstream recipe by role, as `upstream` gives them; they stand in for
                 the names of these recipes.
         """
-        values = self.resolved()
-        del values["name"], values["description"], values["hardware"]["threads"]
-        for role in ("policy", "reward"):
-            if values[role] and values[role]["run"]:
-                values[role]["run"] = upstream_hashes[role]
-        reward = values["reward"]
-        judges = [scorer for scorer in values["evaluation"]["scorers"] if not isinstance(scorer, str)]
-        for term in (reward, *reward["also"], *judges) if reward else judges:
-            # Which files they are, their hashes say.
-            if term["function"]:
-                term["function"] = term["function"].rpartition(":")[2]
-            if term.get("lexicon"):
-                del term["lexicon"]
-        return fingerprint(values)
+        return run_hash(self.resolved(), upstream_hashes)
 
     def upstream(self) -> dict[Role, Recipe]:
         """Returns the recipes that must have run before this one, by role, with this recipe's seed.

@@ -1,4 +1,4 @@
-"""The blocks of a recipe that belong to no other package: policy, reward, evaluation, budget, chat, hardware."""
+"""A recipe as settings, and its blocks that belong to no other package: policy, reward, evaluation, and so on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
+from alignbench.identity import NotIdentity, PartOfIdentity
 from alignbench.records import Settings, TextWindow, file_sha256
 from alignbench.scorers.lexicon import LexiconScore, read_lexicon
 from alignbench.scorers.python_function import check_function, function_sha256
 from datasets_prep.neutral_texts import check_source
-from datasets_prep.settings import PromptSettings
+from datasets_prep.settings import PairSettings, PromptSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _name_in_file(function: str) -> str:
+    return function.rpartition(":")[2]
+
+
+FunctionFile = Annotated[
+    Text | None, PartOfIdentity(_name_in_file, "where the file lies; `function_sha256` says what is in it")
+]
 
 
 class LoraSettings(Settings):
@@ -37,6 +47,8 @@ class PolicySettings(Settings):
     """Hub id or local path of a model, or of a LoRA adapter, which is merged into its base model."""
     revision: Text | None = None
     """Branch, tag or commit of a hub model; null: the newest."""
+    trust_remote_code: bool = False
+    """Run Python code that the model brings with it; false: a model that needs its own is refused."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
     lora: LoraSettings | None = None
@@ -98,15 +110,17 @@ class RewardTerm(Settings):
     """Hub id or local path of a classifier."""
     revision: Text | None = None
     """Branch, tag or commit of a hub classifier; null: the newest."""
+    trust_remote_code: bool = False
+    """Run Python code that the classifier brings with it; false: a model that needs its own is refused."""
     label: Text | None = None
     """Name of the class whose score is taken."""
     transform: Literal["logit", "logprob", "probability", "margin"] = "logit"
     """What of the class is the score; `margin` is its logit less the log-sum-exp of the others."""
     text: TextWindow = "completion"
     """What the classifier sees: `prompt_and_completion` is one text, `chat` a turn of each by its own template."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: Annotated[int, NotIdentity("texts in a forward pass")] = Field(default=64, ge=1)
     """Texts per forward pass."""
-    function: Text | None = None
+    function: FunctionFile = None
     """`file.py:name` of a function of prompts and completions, beside the recipe or in the current folder."""
     function_sha256: Text | None = Field(default=None, validate_default=True)
     """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
@@ -143,7 +157,7 @@ class AddedReward(RewardTerm):
         if (self.classifier is None) == (self.function is None):
             raise ValueError("classifier: either a classifier or a `function:`")
         if self.function is not None:
-            for key in ("revision", "label", "transform", "text", "batch_size"):
+            for key in ("revision", "trust_remote_code", "label", "transform", "text", "batch_size"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(f"{key}: it left out, a function has none")
         return self
@@ -196,13 +210,15 @@ class ScorerSettings(Settings):
     """The outputs of a regression head that mean 0 and 1, linear between, cut beyond; null: the probability."""
     revision: Text | None = None
     """Branch, tag or commit of a hub classifier; null: the newest."""
-    lexicon: Text | None = None
+    trust_remote_code: bool = False
+    """Run Python code that the classifier brings with it; false: a model that needs its own is refused."""
+    lexicon: Annotated[Text | None, NotIdentity("where the list lies; `lexicon_sha256` says what is in it")] = None
     """A file with a word or phrase a line, beside the recipe or in the current folder."""
     lexicon_sha256: Text | None = Field(default=None, validate_default=True)
     """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
     lexicon_score: LexiconScore = "any"
     """`any`: 1 where the text holds an entry, else 0; `share`: the share of the text's words that are listed."""
-    function: Text | None = None
+    function: FunctionFile = None
     """`file.py:name` of a function of prompts and completions, beside the recipe or in the current folder."""
     function_sha256: Text | None = Field(default=None, validate_default=True)
     """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
@@ -233,7 +249,7 @@ class ScorerSettings(Settings):
             raise ValueError("label: the classifier's name for the harmful class, such as toxic")
         if self.text == "chat" and self.classifier is None:
             raise ValueError(f"text: completion or prompt_and_completion, a {sources[0]} has no chat template")
-        keys = {"classifier": ("label", "scale", "revision"), "lexicon": ("lexicon_score",)}
+        keys = {"classifier": ("label", "scale", "revision", "trust_remote_code"), "lexicon": ("lexicon_score",)}
         for key in (key for source, own in keys.items() if source != sources[0] for key in own):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: it left out, a {sources[0]} has none")
@@ -259,9 +275,11 @@ class EvaluationSettings(Settings):
     then, and `n_prompts` the most that are taken."""
     n_prompts: int | None = Field(default=None, ge=1)
     """Use this many prompts; null: as many as the protocol says, or all where there are fewer."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: Annotated[int, NotIdentity("completions drawn at once")] = Field(default=32, ge=1)
     """Completions drawn at once; it does not change the numbers."""
-    evaluate_every: int | None = Field(default=None, ge=0)
+    evaluate_every: Annotated[int | None, NotIdentity("where the curve has points; training does not notice")] = Field(
+        default=None, ge=0
+    )
     """Completions of the budget between evaluations along training; null: an eighth of the budget; 0: none."""
     n_validation_prompts: int = Field(default=64, ge=1)
     """Prompts of the validation split that evaluations along training use, or all where there are fewer."""
@@ -308,7 +326,30 @@ class ChatSettings(Settings):
 class HardwareSettings(Settings):
     """Where a run computes."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        NotIdentity("where it computes; what was measured on different hardware shares no table"),
+    ] = "auto"
     """`auto` is the GPU where there is one."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: Annotated[int | None, NotIdentity("CPU threads")] = Field(default=None, ge=1)
     """CPU threads; null: what torch chooses."""
+
+
+class RecipeSettings(Settings):
+    """Everything that a recipe says. Its method is declared by the class of the method's name."""
+
+    name: Annotated[Name, NotIdentity("where the run is kept")]
+    """Names the results directory."""
+    description: Annotated[str, NotIdentity("words for people")] = ""
+    """One line for people."""
+    method: Any
+    """The method's dataclass with its hyperparameters."""
+    policy: PolicySettings
+    reward: RewardSettings | None = None
+    data: PromptSettings
+    pairs: PairSettings = PairSettings()
+    budget: BudgetSettings = BudgetSettings()
+    evaluation: EvaluationSettings
+    chat: ChatSettings | None = None
+    hardware: HardwareSettings = HardwareSettings()
+    seed: int = Field(default=0, ge=0, lt=2**31)

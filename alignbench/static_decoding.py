@@ -82,7 +82,8 @@ class Plan:
     longest: int
     """Tokens that there is room for in a completion."""
     decoding: Decoding
-    eos_id: int | None
+    ends: tuple[int, ...]
+    """The tokens that end a completion."""
     pad_id: int
     captures: bool
     """True where log-probabilities, entropies and hidden states are wanted."""
@@ -233,8 +234,8 @@ class _Decoder:
         """Draws a token of every row that has not ended from logits (b, V), and keeps what is wanted of it."""
         plan, ended = self.plan, self.finished
         scaled = at_temperature(logits, plan.decoding)
-        if plan.eos_id is not None and plan.decoding.min_new_tokens:
-            scaled[:, plan.eos_id].masked_fill_(self.step < plan.decoding.min_new_tokens, NEVER)
+        for end in plan.ends if plan.decoding.min_new_tokens else ():
+            scaled[:, end].masked_fill_(self.step < plan.decoding.min_new_tokens, NEVER)
         token, probabilities = draw(scaled, self.u.index_select(1, self.step).squeeze(1), plan.decoding)
         self.is_finite &= probabilities.sum().isfinite()
         columns = [(self.drawn, token.masked_fill(ended, plan.pad_id)), (self.is_drawn, ~ended)]
@@ -247,8 +248,8 @@ class _Decoder:
         self.token.copy_(token.unsqueeze(1))
         self.step += 1
         self.finished |= self.limits == self.step
-        if plan.eos_id is not None:
-            self.finished |= token == plan.eos_id
+        for end in plan.ends:
+            self.finished |= token == end
 
     def fill(self, capture: Capture) -> None:
         """Gives away copies of what was captured; values are computed here, of all positions at once."""

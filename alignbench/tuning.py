@@ -16,7 +16,8 @@ from pathlib import Path
 
 from alignbench import distributed, pipeline
 from alignbench.errors import AlignbenchError, DataError, ModelError, ResultsError, UsageError
-from alignbench.pipeline import Key, Outcome, Planned
+from alignbench.pipeline import Outcome
+from alignbench.plan import Key, Planned, folder, plan, run_path
 from alignbench.recipe import Recipe
 from alignbench.recipe_sweeps import CriterionSettings, Point
 from alignbench.records import Cost, Direction, fingerprint
@@ -75,7 +76,7 @@ def describe(recipes: Sequence[Recipe], results: Path, *, force: bool) -> list[s
         open_names.add(recipe.name)
     is_open = [bool(open_names.intersection({recipe.name, *_upstream_names(recipe)})) for recipe in recipes]
     ready = [session.settled(recipe) for recipe, undecided in zip(recipes, is_open, strict=True) if not undecided]
-    lines += [pipeline.describe(one, results, force=force) for one in pipeline.plan(ready)]
+    lines += [pipeline.describe(one, results, force=force) for one in plan(ready)]
     lines += [
         f"{recipe.name}, seed {recipe.seed}: {recipe.method_name}, when the trials above have decided"
         for recipe, undecided in zip(recipes, is_open, strict=True)
@@ -111,8 +112,8 @@ class _Session:
         error = self.lacks(recipe)
         if error is None:
             trials, planned = _plan(recipe)
-            record = self.finished(recipe, trials, planned)
             try:
+                record = self.finished(recipe, trials, planned)
                 self.accept(recipe, record or self._try_out(recipe, trials, planned))
             except AlignbenchError as failure:
                 error = AlignbenchError(f"not tuned: {failure}")
@@ -122,12 +123,16 @@ class _Session:
     def finished(
         self, recipe: Recipe, trials: Mapping[str, Point], planned: Mapping[str, Planned]
     ) -> TuningFile | None:
-        """Returns the record of the same sweep, finished before."""
+        """Returns the record of the same sweep, finished before; RunExistsError where a trial read other inputs."""
         try:
             record = read_record(store.tuning_path(self.results, recipe.name), TuningFile)
         except UnreadableError:
             return None
-        return None if self.force or record.identity != _identity(recipe, trials, planned) else record
+        if self.force or record.identity != _identity(recipe, trials, planned):
+            return None
+        for one in planned.values():
+            pipeline.describe(one, self.results, force=False)
+        return record
 
     def accept(self, recipe: Recipe, record: TuningFile) -> None:
         """Takes over the settings that a sweep has selected."""
@@ -182,11 +187,12 @@ class _Session:
     ) -> tuple[Trial, dict[str, Cost]]:
         """Returns what a trial measured, or why it failed, and what it is charged."""
         (name, seed), reason = planned.key, f"it failed: {outcome.error}"
-        about = {"recipe": name, "seed": seed, "run_hash": planned.run_hash, "settings": point}
+        about: dict[str, object] = {"recipe": name, "seed": seed, "run_hash": planned.run_hash, "settings": point}
         if outcome.state != "failed":
-            run = store.read_run(pipeline.run_path(planned.recipe, self.results))
+            run = store.read_run(run_path(planned.recipe, self.results))
+            about["run_hash"] = run.status.run_hash  # that of its time, where the trial ran before
             return Trial.model_validate(about | judge(run, criterion)), _spent(run.status)
-        partial = store.partial_path(pipeline.folder(planned.recipe, self.results), name, seed)
+        partial = store.partial_path(folder(planned.recipe, self.results), name, seed)
         try:
             status = read_record(partial / store.STATUS_FILE, RunStatus)
         except UnreadableError:  # it failed before its first step, and left nothing
@@ -195,7 +201,7 @@ class _Session:
 
     def _require_alike(self, trials: Sequence[Planned]) -> None:
         """ResultsError where trials were not measured alike, on the same validation prompts above all."""
-        runs = [store.read_run(pipeline.run_path(one.recipe, self.results)) for one in trials]
+        runs = [store.read_run(run_path(one.recipe, self.results)) for one in trials]
         mismatches = find_mismatches([(run, _on_validation(run)) for run in runs])
         if mismatches:
             lines = "; ".join(map(str, mismatches))
@@ -289,7 +295,7 @@ def _plan(recipe: Recipe) -> tuple[dict[str, Point], dict[str, Planned]]:
     """Returns the trials' settings by name, and every run they need by name."""
     assert recipe.sweep is not None
     trials = [recipe.trial(number, point) for number, point in enumerate(recipe.sweep.trials)]
-    planned = {one.recipe.name: one for one in pipeline.plan(trials)}
+    planned = {one.recipe.name: one for one in plan(trials)}
     return {one.name: point for one, point in zip(trials, recipe.sweep.trials, strict=True)}, planned
 
 

@@ -69,8 +69,8 @@ def word_tokenizer(words=WORDS, **special):
 
 
 @pytest.fixture(scope="session")
-def words():
-    """Makes a tokenizer of words between white space."""
+def make_tokenizer():
+    """Makes a tokenizer over the 26 words with special tokens of one's own in front: `word_tokenizer`."""
     return word_tokenizer
 
 

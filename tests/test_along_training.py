@@ -219,6 +219,26 @@ def test_a_run_killed_behind_its_last_step_still_gets_its_last_point(recipe_fold
     assert points("ppo") == [(0, 0), (2, 16), (3, 24), (4, 32)]
 
 
+def test_a_curve_that_is_switched_off_halfway_is_not_diagnosed(recipe_folder, monkeypatch):
+    """A run may go on without points; half a curve says nothing about what became of it."""
+    plain_step, killed = PPOTrainer._train_step, []
+
+    def dies(self, n_steps):
+        if self.step == 3 and not killed:
+            killed.append(self.step)
+            raise KeyboardInterrupt
+        return plain_step(self, n_steps)
+
+    monkeypatch.setattr(PPOTrainer, "_train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run("ppo", sets=[ODD])
+    run("ppo", sets=["evaluation.evaluate_every=0"])
+    assert points("ppo") == [(0, 0), (2, 16), (3, 24)]
+    status = read_run(Path("results/ppo/seed0")).status
+    assert status.reward_hacking is None
+    assert "switched off" in status.reward_hacking_reason
+
+
 @pytest.fixture
 def timed(clock, monkeypatch):
     """By the clock of the test a step takes 2 seconds, a point half of one, and all else none."""

@@ -235,8 +235,9 @@ def scripted(tiny_policy, monkeypatch):
         ids = tuple(policy.tokenizer.convert_tokens_to_ids([*text.split(), *["dog"] * 9]))
 
         def drawn(model, prompt_ids, lengths, u, decoding, *, eos_id, pad_id, capture):
-            if eos_id in ids:
-                return [Sampled(ids[: ids.index(eos_id) + 1], "eos") for _ in lengths]
+            [end] = eos_id
+            if end in ids:
+                return [Sampled(ids[: ids.index(end) + 1], "eos") for _ in lengths]
             return [Sampled(ids[:n], "length") for n in lengths]
 
         monkeypatch.setattr("alignbench.language_model.sample", drawn)

@@ -5,6 +5,7 @@ import torch
 
 from alignbench.language_model import Chat, LanguageModel
 from alignbench.records import Decoding, Prompt, read_text
+from alignbench.scorers.reading import joint_of
 
 TEXTS = ["the old man runs and sings .", "a dog's bone is the dog's", "unbelievable birds walking", "schöne Grüße"]
 DECODING = Decoding(max_new_tokens=12)
@@ -85,7 +86,7 @@ def policy():
 
 
 def joined(policy, prompt, completion):
-    return read_text(prompt.text, completion.text, "prompt_and_completion", policy.joint)
+    return read_text(prompt.text, completion.text, "prompt_and_completion", joint_of(policy))
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "sentencepiece", "wordpiece"])
@@ -127,7 +128,7 @@ def test_where_the_tokenizer_tidies_up_the_join_a_completion_stands_alone(policy
 
 def test_what_a_decoder_writes_stands_behind_a_space(policy):
     made = policy("sentencepiece", encoder_decoder=True)
-    assert made.joint == " "
+    assert joint_of(made) == " "
     prompt = Prompt("p", "the old man")
     for completion in made.generate([prompt], DECODING, 8, ("join",)):
         ids = [*made.encode_prompt(prompt.text), *completion.token_ids]
@@ -139,7 +140,7 @@ def test_what_a_decoder_writes_stands_behind_a_space(policy):
 def test_an_answer_to_a_chat_turn_begins_a_line(policy):
     template = "{% for m in messages %}the {{ m['content'] }} and {% endfor %}"
     made = policy("byte-level", chat=Chat(template=template))
-    assert made.joint == "\n"
+    assert joint_of(made) == "\n"
     prompt = Prompt("p", "old man")
     [completion] = made.generate([prompt], DECODING, 1, ("join",))
     found = joined(made, prompt, completion)

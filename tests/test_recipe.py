@@ -569,6 +569,7 @@ def test_resolved_writes_every_default(write):
     assert resolved["policy"] == {
         "model": "some/model",
         "revision": None,
+        "trust_remote_code": False,
         "dtype": "float32",
         "lora": None,
         "quantization": "none",
@@ -602,7 +603,7 @@ def test_hash_is_stable_under_writing(write):
         "evaluation.n_prompts=3",
         "evaluation.scorers=[reward]",
         "chat.system=hello",
-        "hardware.device=cpu",
+        "policy.trust_remote_code=true",
     ],
 )
 def test_hash_sees_every_block(write, change):

@@ -198,6 +198,19 @@ def test_again_everything_is_kept_and_forced_everything_runs_once(recipe_folder,
     assert len(trained) == 3
 
 
+def test_a_finished_sweep_on_other_data_decides_nothing(recipe_folder, prompt_file):
+    shutil.copy(prompt_file, "prompts.jsonl")
+    write_suite()
+    run(sets=["data.prompts=prompts.jsonl"])
+    shutil.rmtree("results/dpo")
+    Path("prompts.jsonl").write_text("".join(Path("prompts.jsonl").read_text().splitlines(keepends=True)[1:]))
+    outcomes = run(sets=["data.prompts=prompts.jsonl"])
+    assert states(outcomes) == {"base/seed0": "failed", "dpo/seed0": "failed"}
+    for outcome in outcomes:
+        assert "data.prompts, prompts.jsonl: was " in str(outcome.error)
+    assert not Path("results/dpo").exists()
+
+
 def test_killed_in_the_middle_the_same_command_goes_on(recipe_folder, monkeypatch):
     write_suite()
     plain = DPO.train

@@ -43,6 +43,7 @@ class DPO(TrainerSettings):
         from trl import DPOConfig, DPOTrainer
 
         from alignbench.language_model import lora_config
+        from alignbench.training.checkpoints import training_identity
         from alignbench.training.preference_collator import SampledTokensCollator, preference_rows
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
@@ -52,19 +53,21 @@ class DPO(TrainerSettings):
             # The pairs were paid for before training; each step uses its share of them.
             run.evaluate_at(step, data.pair_completions * step // n_steps, policy.with_model(model))
 
+        rows = preference_rows(data.pairs, policy)
+        identity = training_identity(self, policy.model, rows, seed=run.seed, lora=run.lora)
         shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=policy.device.type == "cpu")
         trainer = DPOTrainer(
             model=policy.model,
             # Left to itself TRL reloads a reference from the hub name; with an adapter it switches the adapter off.
             ref_model=None if run.lora else policy.frozen_copy().model,
             args=DPOConfig(beta=self.beta, loss_type=["sigmoid"], **shared),
-            train_dataset=Dataset.from_list(preference_rows(data.pairs, policy)),
+            train_dataset=Dataset.from_list(rows),
             data_collator=SampledTokensCollator(policy.pad_id),
             processing_class=policy.tokenizer,
             peft_config=lora_config(run.lora, policy.model) if run.lora else None,
             callbacks=[StepLog("DPO", _LOG_NAMES, run.log, check_first_step, after_step)],
         )
-        train(trainer, run.checkpoints, run.ledger, n_forward=2)  # policy and reference
+        train(trainer, run.checkpoints, run.ledger, identity, n_forward=2)  # policy and reference
         policy.model = trainer.model.eval()
         run.evaluate_at(trainer.state.global_step, data.pair_completions, policy)  # a resumed run may have had no step
         return policy

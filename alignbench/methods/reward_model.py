@@ -39,6 +39,8 @@ class RewardModel(TrainerSettings):
     text: TextWindow | None = None
     """What it reads, here and wherever it is used; None is what `reward.text` says of the classifier behind the pairs.
     `chat` needs a chat template of the checkpoint's own tokenizer."""
+    trust_remote_code: bool = False
+    """Run Python code that `model` brings with it; the policy's stands under `policy.trust_remote_code`."""
 
     needs: ClassVar[frozenset[DataKind]] = frozenset({"preference_pairs"})
     needs_reward: ClassVar[bool] = False
@@ -51,18 +53,20 @@ class RewardModel(TrainerSettings):
         from trl import RewardConfig, RewardTrainer
 
         from alignbench.scorers.padding import ignores_padding
-        from alignbench.scorers.reading import Reader
+        from alignbench.scorers.reading import Reader, joint_of
         from alignbench.scorers.reward_model import reward_scorer
+        from alignbench.training.checkpoints import training_identity
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
         model, tokenizer = run.load_reward_model(self.model)
         shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=model.device.type == "cpu")
-        text, joint = self.text or run.reward_text, run.policy.joint
+        text, joint = self.text or run.reward_text, joint_of(run.policy)
         reader = Reader(model, tokenizer, text, joint, where="method")
         if not ignores_padding(model, reader):
             kind = type(model).__name__
             raise ModelError(f"method.model: got {kind}, which reads padding as text; name a model of another family")
         pairs, rows = _readable(data.pairs, reader)
+        identity = training_identity(self, model, rows, seed=run.seed)
         trainer = RewardTrainer(
             model=model,
             args=RewardConfig(center_rewards_coefficient=None, **shared),
@@ -70,7 +74,7 @@ class RewardModel(TrainerSettings):
             processing_class=tokenizer,
             callbacks=[StepLog("reward model", _LOG_NAMES, run.log)],
         )
-        train(trainer, run.checkpoints, run.ledger)
+        train(trainer, run.checkpoints, run.ledger, identity)
         # Only now: a scorer's faster layers would move the numbers of training in their last digits.
         scorer = reward_scorer(model.eval(), tokenizer, name="reward_model", text=text, joint=joint)
         with spending(scorer) as spent:

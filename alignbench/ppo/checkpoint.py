@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench import distributed
 from alignbench.errors import TrainingError
+from alignbench.identity import not_identity, require_same
+from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.placement import placed_like, whole
 from alignbench.records import file_sha256
 
@@ -95,7 +97,7 @@ def load(
         is_whole = False
     if not is_whole:
         raise TrainingError(f"{directory}: the checkpoint is damaged; use --force to start anew")
-    _check_identity(directory, record["identity"], identity)
+    require_same(str(directory), record["identity"], identity, frozenset(not_identity(PPOConfig)))
     tensors = load_file(tensor_file)
     saved = {name.removeprefix("parameter/"): value for name, value in tensors.items() if name.startswith("parameter/")}
     if {name: _kind(value) for name, value in saved.items()} != {name: _kind(p) for name, p in parameters.items()}:
@@ -117,17 +119,6 @@ def load(
         _set_torch_states(random_states)
         _set_plain_states(record["random"])
     return dict(record["state"])
-
-
-def _check_identity(directory: Path, saved: Mapping[str, object], wanted: Mapping[str, object]) -> None:
-    here = json.loads(json.dumps(dict(wanted)))
-    differing = [
-        f"{key} {saved.get(key)} (this run: {here.get(key)})"
-        for key in sorted({*saved, *here})
-        if saved.get(key) != here.get(key)
-    ]
-    if differing:
-        raise TrainingError(f"{directory}: the checkpoint is of {', '.join(differing)}; use --force to start anew")
 
 
 def _kind(tensor: Tensor) -> tuple[Any, Any]:

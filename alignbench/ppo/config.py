@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from alignbench.identity import NotIdentity
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
@@ -25,7 +27,9 @@ class PPOConfig:
     """Completions sampled for one PPO step."""
     mini_batch_size: Count = 16
     """Completions behind one optimizer step."""
-    micro_batch_size: Count | None = None
+    micro_batch_size: Annotated[Count | None, NotIdentity("completions in a pass; the update is of a mini-batch")] = (
+        None
+    )
     """Completions in one forward and backward pass; None is the mini-batch. Changes memory, not the update."""
     ppo_epochs: Count = 4
     """Passes over the sampled batch in one PPO step."""
@@ -115,19 +119,19 @@ class PPOConfig:
     """Longest gradient before it is scaled down; None leaves it as it is."""
     mixed_precision: bool = False
     """Forward passes in bfloat16 where that is safe, weights and optimizer as they are."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, NotIdentity("memory against time")] = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
-    sharding: Literal["none", "full"] = "none"
+    sharding: Annotated[Literal["none", "full"], NotIdentity("what each of several processes holds")] = "none"
     """Of several processes each holds all weights, or a part of every weight, gradient and moment of the optimizer."""
-    execution: Literal["fast", "plain"] = "fast"
+    execution: Annotated[Literal["fast", "plain"], NotIdentity("speed; the same numbers to float rounding")] = "fast"
     """`fast` takes log-probabilities and values down while sampling and fuses passes over the vocabulary, where other
     options allow it; `plain` computes each by a full pass. The same numbers to float rounding."""
 
     # Records
-    checkpoint_every: Count = 10
+    checkpoint_every: Annotated[Count, NotIdentity("how much work a kill can cost")] = 10
     """PPO steps between checkpoints."""
-    log_completions_every: Count = 10
+    log_completions_every: Annotated[Count, NotIdentity("how many completions are kept for reading")] = 10
     """PPO steps between samples of completions in the training record."""
 
     def cautions(self) -> list[str]:

@@ -7,22 +7,23 @@ is a third of an update. Here one such tensor is made and its gradient is writte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alignbench.draws import EosId, end_tokens
+
 
 def sampled_logprobs(
-    logits: Tensor, token_ids: Tensor, temperature: float = 1.0, banned: int | None = None, n_banned: int = 0
+    logits: Tensor, token_ids: Tensor, temperature: float = 1.0, banned: EosId = None, n_banned: int = 0
 ) -> Tensor:
     """Log-probabilities in nats of `token_ids` (b, t) under logits (b, t, V) / temperature, in float32: (b, t).
 
-    At the first `n_banned` positions the token `banned` has probability 0 and the others share what it had.
+    At the first `n_banned` positions the tokens `banned` have probability 0 and the others share what they had.
     """
-    if banned is None or n_banned == 0:
-        banned, n_banned = 0, 0
-    found: Tensor = _SampledLogprobs.apply(logits, token_ids, temperature, banned, n_banned)  # type: ignore[no-untyped-call]
+    found: Tensor = _SampledLogprobs.apply(logits, token_ids, temperature, end_tokens(banned), n_banned)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -30,13 +31,15 @@ class _SampledLogprobs(torch.autograd.Function):
     """log p(y) = z_y - log sum_v exp z_v;  d log p(y) / d z_v = [v = y] - p(v),  z = logits / temperature."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, token_ids: Tensor, temperature: float, banned: int, n_banned: int) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, token_ids: Tensor, temperature: float, banned: Sequence[int], n_banned: int
+    ) -> Tensor:
         scaled = logits.float()
         if temperature != 1.0:
             scaled = scaled / temperature
-        if n_banned:
+        if banned and n_banned:
             scaled = scaled.clone() if scaled is logits else scaled
-            scaled[:, :n_banned, banned] = -torch.inf
+            scaled[:, :n_banned, list(banned)] = -torch.inf
         logprobs = scaled.log_softmax(dim=-1)
         chosen = token_ids.unsqueeze(-1)
         found = logprobs.gather(-1, chosen).squeeze(-1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alignbench import distributed
-from alignbench.draws import sampling_support
+from alignbench.draws import EosId, sampling_support
 from alignbench.errors import TrainingError
 from alignbench.generation import Capture
 from alignbench.passes import SequenceBatch, to_device, token_logprobs
@@ -117,7 +117,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def policy_distribution(logits: Tensor, decoding: Decoding, eos_id: int | None) -> Tensor:
+def policy_distribution(logits: Tensor, decoding: Decoding, eos_id: EosId) -> Tensor:
     """Logits (b, t, V) in float32 at the sampling temperature, where no end of sequence is allowed before its time.
 
     Top-k and top-p are left out. What cannot be drawn gets so low a logit that its probability is 0 and products
@@ -128,9 +128,7 @@ def policy_distribution(logits: Tensor, decoding: Decoding, eos_id: int | None) 
     return scaled if allowed is None else scaled.masked_fill(~allowed, -1e9)
 
 
-def whole_logprobs(
-    logits: Tensor, batch: SequenceBatch, decoding: Decoding, eos_id: int | None, *, fused: bool
-) -> Tensor:
+def whole_logprobs(logits: Tensor, batch: SequenceBatch, decoding: Decoding, eos_id: EosId, *, fused: bool) -> Tensor:
     """Log-probabilities in nats of a batch's tokens by `policy_distribution` of logits (b, t, V): (b, t)."""
     if not fused:
         return token_logprobs(policy_distribution(logits, decoding, eos_id), batch.completion_ids)
@@ -148,7 +146,7 @@ def measure(
     networks: Networks,
     batch: SequenceBatch,
     decoding: Decoding,
-    eos_id: int | None,
+    eos_id: EosId,
     capture: Capture | None = None,
 ) -> Rollout:
     """What the update needs of sampled completions, a micro-batch at a time; all of it but the rewards, which are 0.
@@ -159,7 +157,7 @@ def measure(
         networks: What runs.
         batch: The completions, those of all processes.
         decoding: How the completions were sampled.
-        eos_id: The end-of-sequence token.
+        eos_id: The end-of-sequence tokens.
         capture: What sampling saw of this process's; None: the policy and its values are run over them once more.
     """
     own = batch.rows(distributed.share())
@@ -173,7 +171,7 @@ def measure(
     return Rollout(batch=batch, mask=batch.completion_mask, rewards=unknown, **columns)
 
 
-def _full_passes(networks: Networks, batch: SequenceBatch, decoding: Decoding, eos_id: int | None) -> dict[str, Any]:
+def _full_passes(networks: Networks, batch: SequenceBatch, decoding: Decoding, eos_id: EosId) -> dict[str, Any]:
     """Columns of a rollout by one full pass each of policy, values and reference."""
     config = networks.config
     parts: list[dict[str, Any]] = []
@@ -189,7 +187,7 @@ def _full_passes(networks: Networks, batch: SequenceBatch, decoding: Decoding, e
 
 
 def _of_distributions(
-    networks: Networks, batch: SequenceBatch, raw: Tensor, raw_reference: Tensor, decoding: Decoding, eos_id: int | None
+    networks: Networks, batch: SequenceBatch, raw: Tensor, raw_reference: Tensor, decoding: Decoding, eos_id: EosId
 ) -> dict[str, Any]:
     """Columns that come from logits of policy and reference; of few rows, for it makes many tensors of their size."""
     config = networks.config
@@ -213,7 +211,7 @@ def _of_distributions(
 
 
 def _captured(
-    networks: Networks, batch: SequenceBatch, decoding: Decoding, eos_id: int | None, capture: Capture
+    networks: Networks, batch: SequenceBatch, decoding: Decoding, eos_id: EosId, capture: Capture
 ) -> dict[str, Any]:
     """Columns of a rollout from what sampling saw and one full pass of the reference."""
     logprobs, values, entropies = (as_wide(batch, kept) for kept in (capture.logprobs, capture.values, capture.entropy))

@@ -21,6 +21,7 @@ from torch import Tensor
 from alignbench import distributed
 from alignbench.errors import TrainingError
 from alignbench.generation import Capture
+from alignbench.identity import identity_values
 from alignbench.language_model import LanguageModel
 from alignbench.ledger import Ledger, spending
 from alignbench.passes import SequenceBatch, to_device
@@ -106,7 +107,7 @@ class PPOTrainer:
             top_p=config.top_p,
             stop_strings=config.stop_strings,
         )
-        self.updater = Updater(self.networks, self.optimizer, self.decoding, policy.eos_id, seed)
+        self.updater = Updater(self.networks, self.optimizer, self.decoding, policy.eos_ids, seed)
         self.captures = config.captures and all(p.dtype == torch.float32 for p in self.model.parameters())
         alone = distributed.world_size() == 1
         self.overlaps = alone and overlap.may_overlap(reward, self.model, policy.device)
@@ -256,7 +257,7 @@ class PPOTrainer:
 
         From what sampling saw; now and then by full passes, which that is then checked against.
         """
-        arguments = (self.networks, batch, self.decoding, self.policy.eos_id)
+        arguments = (self.networks, batch, self.decoding, self.policy.eos_ids)
         if capture is not None and not self._is_noted(self.step + 1):
             return measure(*arguments, capture)
         rollout = measure(*arguments)
@@ -336,19 +337,16 @@ class PPOTrainer:
         if state is None:
             return
         self.step, self.controller.coef = state["step"], state["kl_coef"]
-        self.moments, self.captures = RunningMoments(**state["moments"]), state["captures"]
+        self.moments, self.captures = RunningMoments(**state["moments"]), self.captures and state["captures"]
         self.ledger.restore(state["cost"])
 
     def _identity(self, n_steps: int) -> dict[str, object]:
         """What must be equal for a run to go on from a checkpoint: what decides the numbers by more than rounding."""
-        options = {key: value for key, value in asdict(self.config).items() if key not in _RECORDS}
+        options = identity_values(type(self.config), asdict(self.config))
         # A schedule that ends depends on where.
         end = {"n_steps": n_steps} if self.config.schedule != "constant" else {}
         prompts = fingerprint([[prompt.id, prompt.text] for prompt in self.prompts])
         return {"seed": self.seed, "start_weights": self.networks.start, "prompts": prompts, **end, **options}
-
-
-_RECORDS = ("checkpoint_every", "log_completions_every", "sharding")
 
 
 def _check_equal(identity: Mapping[str, object]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alignbench import distributed
+from alignbench.draws import EosId
 from alignbench.errors import TrainingError
 from alignbench.passes import token_logprobs
 from alignbench.ppo.advantages import Targets
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
 class Updater:
     """Moves the weights of some networks."""
 
-    def __init__(
-        self, networks: Networks, optimizer: Optimizer, decoding: Decoding, eos_id: int | None, seed: int
-    ) -> None:
+    def __init__(self, networks: Networks, optimizer: Optimizer, decoding: Decoding, eos_id: EosId, seed: int) -> None:
         """Prepares; `decoding` and `eos_id` say what rollouts are sampled by, `seed` orders the mini-batches."""
         self.networks, self.optimizer, self.decoding, self.eos_id, self.seed = (
             networks,

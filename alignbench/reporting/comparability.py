@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from alignbench.errors import ComparabilityError, LeakError
+from alignbench.recipe_identity import identity_settings
 from alignbench.reporting import evaluation_prompts
-from alignbench.reporting.schema import PromptsFile
+from alignbench.reporting.schema import PROMPTS_AS_ENCODED, PromptsFile
 from alignbench.reporting.store import StoredEvaluation, StoredRun
 
-_MAY_DIFFER = frozenset({"seed", "name", "description", "hardware.threads"})
-"""Settings that do not change what a run is."""
+_TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens", "spiece", "sentencepiece")
+"""How the names of a tokenizer's files begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,15 @@ def find_mismatches(measured: Sequence[tuple[StoredRun, StoredEvaluation]]) -> l
     fields = {run.label: _fields(evaluation) for run, evaluation in measured}
     names = list(dict.fromkeys(name for one in fields.values() for name in one))
     found = [_mismatch(name, {run: one.get(name, "(absent)") for run, one in fields.items()}) for name in names]
-    differing = [
+    runs = [run for run, _ in measured]
+    found += [*_settings_mismatches(runs), *_input_mismatches(runs)]
+    return [
         replace(one, values=evaluation_prompts.described(one.values, measured))
         if one.field == evaluation_prompts.FIELD
         else one
         for one in found
         if len(one.values) > 1
     ]
-    return differing + list(_settings_mismatches([run for run, _ in measured]))
 
 
 def require_comparable(mismatches: Sequence[Mismatch]) -> None:
@@ -111,8 +113,9 @@ def version_notes(runs: Sequence[StoredRun]) -> list[str]:
 
 def word_lists(run: StoredRun) -> frozenset[str]:
     """Returns the scorers that are lists of words, as the run's recipe has them."""
-    scorers = json.loads(_settings(run).get("evaluation.scorers", "[]"))
-    named = (one for one in scorers if isinstance(one, Mapping)) if isinstance(scorers, list) else ()
+    evaluation = run.recipe.get("evaluation")
+    scorers = evaluation.get("scorers") if isinstance(evaluation, Mapping) else None
+    named = (one for one in scorers if isinstance(one, Mapping)) if isinstance(scorers, list | tuple) else ()
     return frozenset(str(one.get("name")) for one in named if one.get("lexicon") is not None)
 
 
@@ -153,10 +156,38 @@ def _settings_mismatches(runs: Sequence[StoredRun]) -> Iterator[Mismatch]:
         settings = {run.label: _settings(run) for run in seeds} if len(seeds) > 1 else {}
         for name in dict.fromkeys(name for one in settings.values() for name in one):
             values = {run: one.get(name, "(absent)") for run, one in settings.items()}
-            if len(set(values.values())) > 1:
-                yield _mismatch(f"settings of {recipe}, {name}", values)
+            yield _mismatch(f"settings of {recipe}, {name}", values)
+
+
+def _input_mismatches(runs: Sequence[StoredRun]) -> Iterator[Mismatch]:
+    """Yields what runs read otherwise though it must be alike; runs from before it was recorded are passed over.
+
+    In one table that is how prompts and judged texts become tokens, which no other field tells; between the seeds of
+    a recipe it is everything but the runs that each builds on.
+    """
+    yield from _differing_inputs("inputs", runs, _decides_tokens)
+    for recipe in dict.fromkeys(run.status.recipe for run in runs):
+        seeds = [run for run in runs if run.status.recipe == recipe]
+        yield from _differing_inputs(
+            f"inputs of {recipe}",
+            seeds,
+            lambda name, part: not name.endswith(".run") and not _decides_tokens(name, part),
+        )
+
+
+def _decides_tokens(name: str, part: str) -> bool:
+    return part == PROMPTS_AS_ENCODED or (name.startswith("evaluation.scorers.") and part.startswith(_TOKENIZER_FILES))
+
+
+def _differing_inputs(title: str, runs: Sequence[StoredRun], counts: Callable[[str, str], bool]) -> Iterator[Mismatch]:
+    known = {run.label: run.status.inputs for run in runs}
+    fields = dict.fromkeys((name, part) for inputs in known.values() for name in inputs for part in inputs[name])
+    for name, part in fields:
+        if counts(name, part):
+            by_run = {run: inputs[name].get(part, "(absent)") for run, inputs in known.items() if name in inputs}
+            yield _mismatch(f"{title}: {name}, {part}", by_run)
 
 
 def _settings(run: StoredRun) -> dict[str, str]:
-    """Returns the resolved recipe, flat, without what may differ between seeds."""
-    return {name: value for name, value in _flatten("", run.recipe) if name not in _MAY_DIFFER}
+    """Returns the settings that belong to the run's identity, flat, but for the seed."""
+    return {name: value for name, value in _flatten("", identity_settings(run.recipe)) if name != "seed"}

@@ -20,31 +20,39 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TextIO
+from typing import Any, Self, TextIO
 
 from alignbench._version import __version__
-from alignbench.errors import ResultsError, RunExistsError, UsageError
-from alignbench.records import Cost, EvalReport, HackingDiagnosis, PromptRows, total
+from alignbench.errors import ResultsError, UsageError
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, PromptRows, fingerprint, total
 from alignbench.reporting import store
 from alignbench.reporting.lock import RunLock
+from alignbench.reporting.publishing import publish, repair
+from alignbench.reporting.recognition import (
+    Action,
+    decide,
+    files_of,
+    has_progress,
+    is_same,
+    read_status,
+    require_same_inputs,
+)
 from alignbench.reporting.schema import (
     EvaluationFile,
+    Inputs,
     Kind,
     PromptsFile,
     RunStatus,
     TuningFile,
-    UnreadableError,
     Upstream,
     plain,
     read_record,
 )
 from alignbench.reporting.writing import finite, rows_before, write_atomically, write_frame, write_record
 
-Action = Literal["start", "resume", "skip"]
-
 
 class RunDirectory:
-    """A run while it is being written, or found complete (`action == "skip"`)."""
+    """A run while it is being written, or found complete (`action` is `skip` or `evaluate`)."""
 
     def __init__(self, path: Path, final: Path, action: Action, status: RunStatus, lock: RunLock | None) -> None:
         self.path = path
@@ -68,37 +76,46 @@ class RunDirectory:
         environment: Mapping[str, Any],
         kind: Kind = "policy",
         upstream: Sequence[Upstream] = (),
+        inputs: Inputs | None = None,
         force: bool = False,
     ) -> Self:
         """Finds out what there is to do for a run, and takes hold of its directory.
 
-        The same hash and complete: `skip`. The same hash and unfinished: `resume`. Nothing there, or `force`: `start`;
-        a complete run that is to be replaced stays until the new one is complete.
+        The same run and complete: `skip`, or `evaluate` where files of its evaluation are gone. The same run and
+        unfinished: `resume`. Nothing there, or `force`: `start`; a complete run that is to be replaced stays until the
+        new one is complete. docs/identity.md says what makes two runs the same.
 
         Raises:
-            RunExistsError: Another recipe was run under this name, or another process is writing this run.
+            RunExistsError: Another recipe was run under this name, or this one on other `inputs`; or files of the
+                complete run are gone; or another process is writing this run.
             UsageError: The results path cannot be a directory.
         """
         final, partial = store.run_path(results, recipe, seed), store.partial_path(results, recipe, seed)
         _make_directory(Path(results), final.parent)
-        if not force and (done := _identity(final)) and done.run_hash == run_hash and done.state == "complete":
+        inputs = inputs or {}
+        done = None if force else read_status(final)
+        is_complete = done is not None and done.state == "complete" and is_same(final, done, run_hash)
+        if done is not None and is_complete and decide(final, partial, run_hash, inputs) == "skip":
             return cls(final, final, "skip", done, None)
         lock = RunLock(store.lock_path(final))
         try:
-            _repair(final, partial)
-            action = _decide(final, partial, run_hash, force)
-            if action == "skip":
-                lock.release()
-                return cls(final, final, "skip", read_record(final / store.STATUS_FILE, RunStatus), None)
+            repair(final, partial)
+            action = decide(final, partial, run_hash, inputs, force=force)
+            if action in ("skip", "evaluate"):
+                run = cls(final, final, action, read_record(final / store.STATUS_FILE, RunStatus), lock)
+                if action == "skip":
+                    run.release()
+                return run
             if action == "start":
                 shutil.rmtree(partial, ignore_errors=True)
                 status = RunStatus(
                     alignbench=__version__, state="running", kind=kind, recipe=recipe, method=method, seed=seed,
-                    run_hash=run_hash, upstream=tuple(upstream), started=_now(),
+                    run_hash=run_hash, upstream=tuple(upstream), inputs=inputs, started=_now(),
                 )  # fmt: skip
             else:
                 old = read_record(partial / store.STATUS_FILE, RunStatus)
-                status = old.model_copy(update={"state": "running", "error": None, "upstream": tuple(upstream)})
+                changes = {"state": "running", "error": None, "run_hash": run_hash, "upstream": tuple(upstream)}
+                status = old.model_copy(update=changes)
             run = cls(partial, final, action, status, lock)
             run._write_header(resolved_recipe, environment)
         except BaseException:
@@ -107,10 +124,12 @@ class RunDirectory:
         return run
 
     @staticmethod
-    def foresee(results: str | Path, recipe: str, seed: int, run_hash: str, *, force: bool = False) -> Action:
+    def foresee(
+        results: str | Path, recipe: str, seed: int, run_hash: str, *, inputs: Inputs | None = None, force: bool = False
+    ) -> Action:
         """Returns what `begin` would do, and touches nothing; raises RunExistsError as it would."""
         final, partial = store.run_path(results, recipe, seed), store.partial_path(results, recipe, seed)
-        return _decide(final, partial, run_hash, force)
+        return decide(final, partial, run_hash, inputs or {}, force=force)
 
     @property
     def artifact(self) -> Path:
@@ -167,9 +186,21 @@ class RunDirectory:
         """Returns the completions of the budget spent at each step that has been evaluated along training."""
         return {point.step: point.completions for point in store.read_points(self.path)}
 
+    def record_inputs(self, inputs: Inputs) -> None:
+        """Writes down what the run reads; RunExistsError where a resumed run was begun with something else."""
+        require_same_inputs(self.path, self.status.inputs, inputs)
+        self._set_status(inputs={**self.status.inputs, **inputs})
+
     def write_prompts(self, seen: Iterable[str], heldout: Mapping[str, str]) -> None:
-        """Writes the hashes of the whole texts that training could see, and of those held out with their ids."""
+        """Writes the hashes of the whole texts that training could see, and of those held out with their ids.
+
+        RunExistsError where the run that is resumed had others: those are known to it for ever.
+        """
         record = PromptsFile(seen=tuple(sorted(set(seen))), heldout=dict(sorted(heldout.items())))
+        if self.has_progress and (self.path / store.PROMPTS_FILE).exists():
+            before = read_record(self.path / store.PROMPTS_FILE, PromptsFile)
+            texts = [{"seen": fingerprint(one.seen), "held out": fingerprint(one.heldout)} for one in (before, record)]
+            require_same_inputs(self.path, {"prompts": texts[0]}, {"prompts": texts[1]})
         write_atomically(self.path / store.PROMPTS_FILE, json.dumps(plain(record)) + "\n")
 
     def write_evaluation(
@@ -268,12 +299,22 @@ class RunDirectory:
             trained_on=tuple(trained_on),
             reward_hacking=reward_hacking,
             reward_hacking_reason=reward_hacking_reason,
+            files=files_of(self.path),
             finished=_now(),
         )
-        _publish(self.path, self._final)
+        publish(self.path, self._final)
         self.path = self._final
         self.release()
         return self._final
+
+    def complete_again(self, evaluation_cost: Cost) -> None:
+        """Marks the evaluation of a complete run as whole again, and charges what that took."""
+        event = {"step": None, "event": "evaluation", "account": "evaluation_cost", **evaluation_cost.amounts()}
+        with (self.path / store.EVENTS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+        whole = total((self.status.evaluation_cost, evaluation_cost))
+        self._set_status(evaluation_cost=whole, files=files_of(self.path))
+        self.release()
 
     def fail(self, error: str) -> None:
         """Writes down why the run ended; its checkpoints stay, and the same recipe resumes from them.
@@ -281,6 +322,9 @@ class RunDirectory:
         A run that failed before its first step leaves nothing: a typo, once mended, must not be in its own way.
         """
         self._close_logs()
+        if self.path == self._final:  # complete, and lacks its evaluation as before
+            self.release()
+            return
         self._set_status(state="failed", error=error, finished=_now())
         if not self.has_progress:
             shutil.rmtree(self.path)
@@ -291,7 +335,7 @@ class RunDirectory:
     @property
     def has_progress(self) -> bool:
         """True where the unfinished run holds a logged step or a checkpoint."""
-        return (self.path / store.TRAIN_LOG_FILE).exists() or any(self.checkpoints.glob("*"))
+        return has_progress(self.path)
 
     def release(self) -> None:
         """Lets other processes have the run."""
@@ -324,56 +368,6 @@ class RunDirectory:
     def _set_status(self, **changes: object) -> None:
         self.status = self.status.model_copy(update=changes)
         write_record(self.path / store.STATUS_FILE, self.status)
-
-
-def _decide(final: Path, partial: Path, run_hash: str, force: bool) -> Action:
-    """Returns what to do; RunExistsError where something else stands under this name."""
-    if force:
-        return "start"
-    done, begun = _identity(final), _identity(partial)
-    if done is not None and done.run_hash == run_hash and done.state == "complete":
-        return "skip"
-    if begun is not None and begun.run_hash == run_hash:
-        return "skip" if begun.state == "complete" else "resume"
-    for path, status in ((final, done), (partial, begun)):
-        if path.exists() and (status is not None or path == final):
-            what = f"a run of another recipe ({status.run_hash})" if status else "files that are no readable run"
-            raise RunExistsError(
-                f"{path} holds {what}, this one is {run_hash}; "
-                "give this one another name with --name, or replace the old one with --force"
-            )
-    return "start"
-
-
-def _identity(path: Path) -> RunStatus | None:
-    try:
-        return read_record(path / store.STATUS_FILE, RunStatus)
-    except UnreadableError:
-        return None
-
-
-def _publish(partial: Path, final: Path) -> None:
-    """Gives a complete run its final name. A run that it replaces is moved aside first and deleted last."""
-    shutil.rmtree(partial / store.CHECKPOINTS, ignore_errors=True)
-    aside = _aside(final)
-    if final.exists():
-        final.rename(aside)
-    partial.rename(final)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _repair(final: Path, partial: Path) -> None:
-    """Finishes what a killed process left between marking a run complete and giving it its name."""
-    aside, begun = _aside(final), _identity(partial)
-    if begun is not None and begun.state == "complete":
-        _publish(partial, final)
-    if aside.exists() and not final.exists():
-        aside.rename(final)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _aside(final: Path) -> Path:
-    return final.parent / f".{final.name}.replaced"
 
 
 def _make_directory(results: Path, folder: Path) -> None:

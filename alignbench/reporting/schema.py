@@ -17,6 +17,10 @@ SCHEMA_VERSION = 1
 
 State = Literal["running", "failed", "complete"]
 Kind = Literal["policy", "reward_model"]
+Inputs = Mapping[str, Mapping[str, str]]
+"""What a run reads beside its recipe, by the key that names it: files or facts with the hash of each."""
+PROMPTS_AS_ENCODED = "prompts as encoded"
+"""Of the inputs under `policy.model`: what the tokenizer and the chat template make of some texts."""
 _Record = TypeVar("_Record", bound="Record")
 
 
@@ -51,7 +55,11 @@ class RunStatus(Record):
     method: str
     seed: int
     run_hash: str
-    """Hash of the resolved recipe: the run's identity."""
+    """Hash of the settings that are the run's identity."""
+    inputs: dict[str, dict[str, str]] = {}
+    """What the run reads beside its recipe; empty in runs from before it was recorded."""
+    files: dict[str, int] | None = None
+    """Of a complete run: its trained model and final evaluations, with their sizes in bytes; null where not listed."""
     upstream: tuple[Upstream, ...] = ()
     cost: Cost = Cost()
     """Training itself."""

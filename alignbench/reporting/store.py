@@ -211,9 +211,7 @@ class StoredRun:
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
         """The resolved recipe."""
-        from ruamel.yaml import YAML
-
-        return _mapping(self.path / RECIPE_FILE, YAML(typ="safe", pure=True).load)
+        return read_recipe(self.path)
 
     @cached_property
     def prompts(self) -> PromptsFile | None:
@@ -256,6 +254,13 @@ def _mapping(path: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
     if not isinstance(content, Mapping) or not content:
         raise UnreadableError(f"{path.name}: got {'nothing' if not content else type(content).__name__}, expected keys")
     return content
+
+
+def read_recipe(run: Path) -> Mapping[str, Any]:
+    """Returns the resolved recipe of a run, complete or not; UnreadableError where it is missing or damaged."""
+    from ruamel.yaml import YAML
+
+    return _mapping(run / RECIPE_FILE, YAML(typ="safe", pure=True).load)
 
 
 def read_run(path: Path) -> StoredRun:

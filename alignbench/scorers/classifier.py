@@ -87,9 +87,20 @@ class ClassifierScorer:
         """FLOPs of everything scored so far."""
 
     @classmethod
-    def load(cls, model: str, *, where: str, revision: str | None, device: torch.device, **options: Any) -> Self:
+    def load(
+        cls,
+        model: str,
+        *,
+        where: str,
+        revision: str | None,
+        device: torch.device,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> Self:
         """Loads the classifier `model` (hub id or path); `options` as in the constructor."""
-        loaded, tokenizer = load_classifier(model, where=where, revision=revision, device=device)
+        loaded, tokenizer = load_classifier(
+            model, where=where, revision=revision, device=device, trust_remote_code=trust_remote_code
+        )
         return cls(loaded, tokenizer, where=where, **options)
 
     @property

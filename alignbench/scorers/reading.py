@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from alignbench.errors import ModelError
 from alignbench.passes import base_model, parameters_of
 from alignbench.records import TextWindow, read_text
+
+if TYPE_CHECKING:
+    from alignbench.language_model import LanguageModel
 
 _TURNS = ("user", "assistant")
 
@@ -120,6 +123,14 @@ class Reader:
         tokens = enumerate(zip(encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True))
         ordinary = [(i, *offsets) for i, (offsets, special) in tokens if not special]
         return [i for i, first, _ in takewhile(lambda token: token[2] <= end, ordinary) if first >= start]
+
+
+def joint_of(policy: LanguageModel) -> str:
+    """What stands between a prompt and its completion in one text: nothing where the completion goes on with it.
+
+    An answer to a chat turn begins a line of its own, and what a decoder writes stands behind a space.
+    """
+    return "\n" if policy.chat is not None else " " if policy.is_encoder_decoder else ""
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:

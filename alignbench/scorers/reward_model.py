@@ -79,13 +79,13 @@ def reward_scorer(
 
 
 def load_reward_scorer(
-    directory: Path, *, name: str, text: TextWindow, device: torch.device, joint: str = ""
+    directory: Path, *, text: TextWindow, device: torch.device, name: str = "reward_model", **options: Any
 ) -> RewardModelScorer:
-    """Loads a reward model that alignbench has saved, for its raw output."""
+    """Loads a reward model that alignbench has saved, for its raw output; `options` as of any classifier."""
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: holds no reward model; train it with the recipe named in reward.run")
     return RewardModelScorer.load(
-        str(directory), where="reward.run", revision=None, device=device, name=name, text=text, joint=joint, **_HEAD
+        str(directory), where="reward.run", revision=None, device=device, name=name, text=text, **options, **_HEAD
     )
 
 

@@ -46,6 +46,7 @@ def kept_pairs(
     key = {
         "prompts": [[prompt.id, prompt.text, policy.encode_prompt(prompt.text)] for prompt in prompts],
         "policy": weights_fingerprint(policy.model),
+        "ends": policy.eos_ids,
         "labeller": labeller.fingerprint,
         "settings": settings.model_dump(mode="json", exclude={"n_prompts"}),
         "chat": chat,

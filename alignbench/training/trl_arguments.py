@@ -5,7 +5,6 @@ TRL's defaults differ between its trainers and assume a GPU with bfloat16, so no
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,10 +17,9 @@ from alignbench.errors import TrainingError
 from alignbench.ledger import Ledger
 from alignbench.models import has_finite_weights
 from alignbench.runtime import progress_bar
+from alignbench.training.checkpoints import Identity, Vouching, last_checkpoint
 from alignbench.training.settings import TrainerSettings
 from alignbench.training.step_costs import StepCosts
-
-_CHECKPOINTS_KEPT = 1
 
 
 def trl_arguments(settings: TrainerSettings, directory: Path, *, seed: int, on_cpu: bool) -> dict[str, Any]:
@@ -61,7 +59,7 @@ def trl_arguments(settings: TrainerSettings, directory: Path, *, seed: int, on_c
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": 50,
-        "save_total_limit": _CHECKPOINTS_KEPT,
+        "save_total_limit": None,  # `Vouching` deletes the one before, once the next is vouched for
         "report_to": [],
         "disable_tqdm": True,
         "dataloader_pin_memory": not on_cpu,
@@ -122,29 +120,22 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._advance()
 
 
-def train(trainer: Any, checkpoints: Path, ledger: Ledger, *, n_forward: int = 1) -> None:
-    """Trains to the end, from the newest whole checkpoint that a killed run has left.
+def train(trainer: Any, checkpoints: Path, ledger: Ledger, identity: Identity, *, n_forward: int = 1) -> None:
+    """Trains to the end, from the newest checkpoint that a killed run has left.
 
     Args:
         trainer: A TRL trainer.
         checkpoints: Where it keeps its state.
         ledger: Where every step is booked.
+        identity: What must be equal for it to go on from a checkpoint; see `training_identity`.
         n_forward: Models that read each batch, a reference included.
+
+    Raises:
+        TrainingError: The checkpoint is one of another training, or is not whole.
     """
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepCosts(ledger, trainer, n_forward))
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-
-
-def last_checkpoint(directory: Path) -> str | None:
-    """The newest checkpoint that is whole: its state file, which the trainer writes last, can be read."""
-    found = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return str(path)
-    return None
+    trainer.add_callback(Vouching(identity))
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints, identity))

@@ -1,8 +1,11 @@
 """Methods on TRL go on from their last checkpoint, to the same numbers bit for bit."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from alignbench.errors import TrainingError
 from alignbench.language_model import Lora
 from alignbench.methods.base import TrainData
 from alignbench.methods.dpo import DPO
@@ -52,3 +55,50 @@ def test_a_killed_run_goes_on_bit_for_bit(run_context, tiny_policy, pairs, metho
     expected = weights(straight)
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
     assert again.cost.optimizer_steps == 72
+
+
+def killed_at_60(run_context, tiny_policy, pairs, method, checkpoints):
+    def dies(step, metrics):
+        if step == 60:
+            raise KilledError
+
+    run, _ = run_context(tiny_policy(), checkpoints=checkpoints, log=dies)
+    with pytest.raises(KilledError):
+        method.train(TrainData([], [], pairs), run)
+
+
+@pytest.mark.parametrize("kind", [DPO, RewardModel])
+def test_a_killed_run_goes_on_only_as_what_it_was(run_context, tiny_policy, pairs, tmp_path, kind):
+    """Not on other pairs, other starting weights, other settings, nor without the optimizer's state."""
+    method = kind(learning_rate=1e-3, batch_size=1, epochs=6)
+    killed_at_60(run_context, tiny_policy, pairs, method, tmp_path / "killed")
+
+    def go_on(method=method, pairs=pairs, **changes):
+        run, log = run_context(tiny_policy(), checkpoints=tmp_path / "killed", **changes)
+        method.train(TrainData([], [], pairs), run)
+        return log
+
+    def halved(_=None):
+        from alignbench.models import load_classifier
+
+        model, tokenizer = load_classifier(tiny_policy().name, where="method.model", labels=["reward"])
+        with torch.no_grad():
+            model.base_model.get_input_embeddings().weight.mul_(0.5)
+        return model, tokenizer
+
+    with pytest.raises(TrainingError, match=r"checkpoint-50: the checkpoint is of pairs .*use --force"):
+        go_on(pairs=[*pairs[1:], pairs[0]])
+    with pytest.raises(TrainingError, match=r"epochs 6 \(this run: 7\)"):
+        go_on(dataclasses.replace(method, epochs=7))
+    with pytest.raises(TrainingError, match=r"seed 0 \(this run: 1\)"):
+        go_on(seed=1)
+    if kind is RewardModel:
+        with pytest.raises(TrainingError, match="is of start_weights"):
+            go_on(load_reward_model=halved)
+    optimizer = tmp_path / "killed" / "checkpoint-50" / "optimizer.pt"
+    state = optimizer.read_bytes()
+    optimizer.unlink()
+    with pytest.raises(TrainingError, match=r"optimizer\.pt is gone or damaged"):
+        go_on()
+    optimizer.write_bytes(state)
+    assert min(go_on()) == 51

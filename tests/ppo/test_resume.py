@@ -136,6 +136,20 @@ def test_a_constant_schedule_can_be_prolonged_and_records_do_not_count(tiny_poli
     assert longer.cost.training_completions == 24
 
 
+def test_what_decides_no_number_may_change(tiny_policy, prompts, tmp_path):
+    """Also under a checkpoint from when it was taken for a part of the identity."""
+    build(tiny_policy(), prompts, schedule="constant").train(2, checkpoints=tmp_path)
+    file = tmp_path / "state.json"
+    record = json.loads(file.read_text())
+    record["identity"] |= {"execution": "fast", "gradient_checkpointing": False, "micro_batch_size": None}
+    file.write_text(json.dumps(record))
+    changes = {"execution": "plain", "gradient_checkpointing": True, "micro_batch_size": 2}
+    resumed = build(tiny_policy(), prompts, schedule="constant", **changes)
+    resumed.train(3, checkpoints=tmp_path)
+    assert resumed.step == 3
+    assert not resumed.captures  # as `plain` has it, whatever the checkpoint says
+
+
 def damage_json(directory):
     file = directory / "state.json"
     file.write_text(file.read_text()[:-20])

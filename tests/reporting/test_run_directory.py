@@ -12,7 +12,7 @@ import pytest
 
 from alignbench.errors import ResultsError, RunExistsError, UsageError
 from alignbench.records import Cost, EvalReport, MetricValue
-from alignbench.reporting import run_directory
+from alignbench.reporting import publishing, run_directory
 from alignbench.reporting.frames import load_events, load_train_completions
 from alignbench.reporting.lock import is_locked
 from alignbench.reporting.store import find_runs, lock_path, read_run
@@ -183,11 +183,11 @@ def test_killed_while_completing(tmp_path, begin, monkeypatch, moment):
 
     def killed(partial, final):
         if moment == "between two renames":
-            final.rename(run_directory._aside(final))
+            final.rename(publishing._aside(final))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_directory, "_publish", killed)
+        patch.setattr(run_directory, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
             run.complete(cost=Cost())
     run.release()
@@ -200,7 +200,7 @@ def test_killed_while_completing(tmp_path, begin, monkeypatch, moment):
 
 def test_a_run_that_was_moved_aside_comes_back(tmp_path, begin):
     final = finish(begin(tmp_path, run_hash="old"))
-    final.rename(run_directory._aside(final))  # and the replacement was deleted by hand
+    final.rename(publishing._aside(final))  # and the replacement was deleted by hand
     assert begin(tmp_path, run_hash="old").action == "skip"
     assert [path.name for path in final.parent.iterdir()] == ["seed0"]
 
@@ -208,12 +208,12 @@ def test_a_run_that_was_moved_aside_comes_back(tmp_path, begin):
 KILLED_WRITER = """
 import os, signal, sys
 from alignbench.records import Cost
-from alignbench.reporting import run_directory
+from alignbench.reporting import publishing, run_directory
 from alignbench.reporting.run_directory import RunDirectory
 who = {"recipe": "ppo", "method": "ppo", "seed": 0, "run_hash": "h0"}
 run = RunDirectory.begin(sys.argv[1], **who, resolved_recipe="name: ppo", environment={"python": "3"})
 if sys.argv[2] == "rename":
-    run_directory._publish = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+    run_directory.publish = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
     run.complete(cost=Cost(wall_seconds=3.0))
 print("writing", flush=True)
 signal.pause()

@@ -22,11 +22,11 @@ def cases(families):
 
 
 @pytest.fixture
-def tokenizer(words):
+def tokenizer(make_tokenizer):
     """Closes every text with the end-of-sequence token, and knows a pad token beside it."""
     from tokenizers import processors
 
-    made = words(unk_token="<unk>", eos_token="<eos>", pad_token="<pad>")
+    made = make_tokenizer(unk_token="<unk>", eos_token="<eos>", pad_token="<pad>")
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A <eos>", special_tokens=[("<eos>", made.eos_token_id)]
     )
@@ -58,9 +58,9 @@ def test_a_batch_gives_what_a_text_has_alone_in_every_family(family, pad, classi
     check(family, pad, classifier, margins_alone, tokenizer)
 
 
-def test_a_model_that_cannot_read_one_text_is_refused(classifier, words):
+def test_a_model_that_cannot_read_one_text_is_refused(classifier, make_tokenizer):
     """BART reads the end-of-sequence token, and this tokenizer adds none."""
-    tokenizer = words(unk_token="<unk>", eos_token="<eos>", pad_token="<pad>")
+    tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>", pad_token="<pad>")
     with pytest.raises(ModelError, match=r"^judge: BartForSequenceClassification cannot read .*<eos>"):
         ClassifierScorer(
             classifier("Bart", len(tokenizer), pad_token_id=2), tokenizer, name="s", label="hate", transform="logit",
@@ -98,9 +98,9 @@ def test_the_pad_token_that_the_configuration_names_is_kept(classifier, tokenize
     assert min(abs(a - b) for a, b in zip(alone, early, strict=True)) > 0.01
 
 
-def test_a_text_that_uses_every_word_is_read_alone(classifier, margins_alone, words):
+def test_a_text_that_uses_every_word_is_read_alone(classifier, margins_alone, make_tokenizer):
     """No word is left to pad with, and the model names none."""
-    tokenizer = words(["a", "b"], unk_token="<unk>", eos_token="<eos>")
+    tokenizer = make_tokenizer(["a", "b"], unk_token="<unk>", eos_token="<eos>")
     model = classifier("Llama", len(tokenizer), pad_token_id=None)
     scorer = ClassifierScorer(model, tokenizer, name="s", label="hate", transform="margin")
     texts = ["a b c <eos>", "b"]
@@ -108,8 +108,8 @@ def test_a_text_that_uses_every_word_is_read_alone(classifier, margins_alone, wo
     assert scorer.score(texts, texts) == pytest.approx(alone, abs=1e-4)
 
 
-def test_a_token_without_an_embedding_leaves_a_text_unscored(classifier, words):
-    tokenizer = words(unk_token="<unk>", eos_token="<eos>")
+def test_a_token_without_an_embedding_leaves_a_text_unscored(classifier, make_tokenizer):
+    tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")
     model = classifier("DistilBert", len(tokenizer), pad_token_id=0)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     scorer = ClassifierScorer(model, tokenizer, name="s", label="hate", transform="logit")
@@ -118,9 +118,9 @@ def test_a_token_without_an_embedding_leaves_a_text_unscored(classifier, words):
     assert unknown is None
 
 
-def test_an_empty_text_has_one_score_wherever_it_stands(classifier, words):
+def test_an_empty_text_has_one_score_wherever_it_stands(classifier, make_tokenizer):
     """Without special tokens there is nothing to read, so the end-of-sequence token is."""
-    tokenizer = words(unk_token="<unk>", eos_token="<eos>")
+    tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")
     scorer = ClassifierScorer(
         classifier("GPT2", len(tokenizer), pad_token_id=None), tokenizer, name="s", label="hate", transform="margin"
     )
@@ -130,12 +130,12 @@ def test_an_empty_text_has_one_score_wherever_it_stands(classifier, words):
     assert scorer.score(["p"], ["<eos>"])[0] == pytest.approx(alone, abs=1e-6)
 
 
-def test_token_types_are_read_as_the_tokenizer_gives_them(classifier, words):
+def test_token_types_are_read_as_the_tokenizer_gives_them(classifier, make_tokenizer):
     """XLNet's tokenizer gives its last token a type of its own, and transformers hands types on to the model."""
     import torch
     from tokenizers import processors
 
-    tokenizer = words(unk_token="<unk>", eos_token="<eos>")
+    tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A:0 <eos>:2", special_tokens=[("<eos>", 1)]

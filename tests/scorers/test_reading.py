@@ -79,9 +79,9 @@ def test_a_text_of_any_length_is_read_whole_or_not_at_all(scorer, tokenizer, win
             assert made.score([prompt], [completion])[0] is not None
 
 
-def test_a_token_across_the_join_stays(classifier, words):
+def test_a_token_across_the_join_stays(classifier, make_tokenizer):
     """WordPiece-like trouble: prompt and completion meet inside one token, which is part of the completion."""
-    tokenizer = words(unk_token="<unk>", eos_token="<eos>")
+    tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")
     tokenizer.model_max_length = 3
     reader = Reader(classifier("Bert", len(tokenizer), pad_token_id=0), tokenizer, "prompt_and_completion")
     assert tokenizer.convert_ids_to_tokens(reader.read("the old ru", "ns and").ids) == ["old", "runs", "and"]
@@ -165,9 +165,9 @@ def test_chat_needs_a_template_that_renders_both_turns(chat):
         ("DebertaV2", {"position_biased_input": True}, 64),
     ],
 )
-def test_the_longest_input_of_a_family(classifier, words, family, config, limit):
+def test_the_longest_input_of_a_family(classifier, make_tokenizer, family, config, limit):
     """Its tokenizer names no length: the number of transformers for that is 1e30."""
-    tokenizer = words(unk_token="<unk>", eos_token="<eos>")
+    tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")
     tokenizer.model_max_length = int(1e30)
     model = classifier(family, len(tokenizer), **config)
     assert longest_input(model, tokenizer) == limit
@@ -176,8 +176,8 @@ def test_the_longest_input_of_a_family(classifier, words, family, config, limit)
 
 
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "GPT2", "OPT", "DebertaV2", "XLNet"])
-def test_the_longest_input_can_be_read(classifier, words, family):
-    tokenizer = words(unk_token="<unk>", eos_token="<eos>")
+def test_the_longest_input_can_be_read(classifier, make_tokenizer, family):
+    tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")
     tokenizer.model_max_length = 100
     model = classifier(family, len(tokenizer))
     scorer = ClassifierScorer(model, tokenizer, name="s", label="hate", transform="margin")

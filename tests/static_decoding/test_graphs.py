@@ -68,7 +68,7 @@ def without_values(build):
         past, logits, hidden = output.past_key_values, output.logits[:, -1], output.hidden_states[-1][:, -1]
         for layer in past.layers:
             layer.keys, layer.values = layer.keys.to("meta"), layer.values.to("meta")
-        plan = Plan(len(PROMPTS), 64, 12, Decoding(12, **options), 1, 0, True)
+        plan = Plan(len(PROMPTS), 64, 12, Decoding(12, **options), (1, 4), 0, True)
         decoder = static_decoding._Decoder(plan, past, hidden.to("meta"), model.to("meta"))
         u = torch.empty((len(PROMPTS), 12), dtype=torch.float64, device="meta")
         decoder.begin(past, tokens.to("meta"), torch.empty(len(PROMPTS), dtype=torch.long, device="meta"), u)

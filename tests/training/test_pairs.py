@@ -70,8 +70,11 @@ def test_pairs_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monke
     other.fingerprint = "another"
     # What a tokenizer's own template makes of a prompt is nothing that the recipe says.
     templated = tiny_policy(chat=Chat(None, "{% for m in messages %}you {{ m.content }}{% endfor %}"))
+    other_ends = tiny_policy()
+    other_ends.model.generation_config.eos_token_id = [1, 4]
     assert is_drawn()
     assert not is_drawn()
+    assert is_drawn(other_ends)
     assert not is_drawn(settings=SETTINGS.model_copy(update={"n_prompts": 4}))
     assert is_drawn(templated)
     assert is_drawn(labeller=other)

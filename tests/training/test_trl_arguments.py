@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from alignbench.errors import TrainingError
+from alignbench.training.checkpoints import VOUCHER, Vouching, last_checkpoint
 from alignbench.training.settings import TrainerSettings
-from alignbench.training.trl_arguments import StepLog, last_checkpoint, trl_arguments
+from alignbench.training.trl_arguments import StepLog, trl_arguments
 
 
 def test_every_argument_is_one_that_trl_knows(tmp_path):
@@ -46,13 +47,52 @@ def test_the_first_loss_is_checked_and_no_other():
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
-    for step, content in ((50, "{}"), (100, ""), (150, None)):
+    """One without a voucher, or with a torn one."""
+    checkpoint(tmp_path, 50, {"seed": 1})
+    for step, voucher in ((100, ""), (150, None)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        if content is not None:
-            (folder / "trainer_state.json").write_text(content)
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-50")
-    assert last_checkpoint(tmp_path / "none") is None
+        (folder / "trainer_state.json").write_text("{}")
+        if voucher is not None:
+            (folder / VOUCHER).write_text(voucher)
+    assert last_checkpoint(tmp_path, {"seed": 1}) == str(tmp_path / "checkpoint-50")
+    assert last_checkpoint(tmp_path / "none", {"seed": 1}) is None
+
+
+def checkpoint(directory, step, identity):
+    """What the trainer writes at a step, vouched for."""
+    folder = directory / f"checkpoint-{step}"
+    folder.mkdir()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
+        (folder / name).write_text(f"{name} at {step}")
+    Vouching(identity).on_save(SimpleNamespace(output_dir=str(directory)), SimpleNamespace(global_step=step), None)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_checkpoint_that_lost_a_file_is_refused(tmp_path, name):
+    folder = checkpoint(tmp_path, 50, {"seed": 1})
+    content = (folder / name).read_text()
+    (folder / name).unlink()
+    with pytest.raises(TrainingError, match=rf"{name} is gone or damaged; use --force"):
+        last_checkpoint(tmp_path, {"seed": 1})
+    (folder / name).write_text(content.upper())  # of the same size
+    with pytest.raises(TrainingError, match=rf"{name} is gone or damaged"):
+        last_checkpoint(tmp_path, {"seed": 1})
+
+
+def test_a_checkpoint_of_another_training_is_refused_by_what_differs(tmp_path):
+    checkpoint(tmp_path, 50, {"seed": 1, "pairs": "a"})
+    with pytest.raises(
+        TrainingError, match=r"checkpoint-50: the checkpoint is of pairs a \(this run: b\); use --force"
+    ):
+        last_checkpoint(tmp_path, {"seed": 1, "pairs": "b"})
+
+
+def test_the_checkpoint_before_goes_when_the_next_is_vouched_for(tmp_path):
+    checkpoint(tmp_path, 50, {})
+    checkpoint(tmp_path, 100, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-100"]
 
 
 def test_weights_that_are_not_finite_are_not_saved():

@@ -1,0 +1,146 @@
+"""What a run is: which settings belong to its identity is said where each of them is declared.
+
+A field annotated with `NotIdentity` decides no number: two runs that differ in it alone are one run. Every other field
+belongs to the identity, and so does a key that no declaration knows. Run hashes, the check of a checkpoint, `compare`
+and docs/identity.md all read these declarations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter
+
+from alignbench.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class NotIdentity:
+    """Marks a setting that decides no number of a run."""
+
+    effect: str
+    """What it changes instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartOfIdentity:
+    """Marks a text of which only a part belongs to the identity."""
+
+    part: Callable[[str], str]
+    """Returns that part."""
+    effect: str
+    """What stands for the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+    hint: Any
+    """Its type, without annotations."""
+    marks: tuple[object, ...]
+    default: Any
+    """`dataclasses.MISSING` where it must be given."""
+
+
+def identity_values(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that belong to the identity, those of nested blocks too.
+
+    Args:
+        schema: The pydantic model or dataclass that declares them.
+        values: JSON-like, as in a resolved recipe. What a field added since then would have had, its default, is
+            filled in; a key that the schema does not know is kept.
+    """
+    counted = dict(values)
+    for field in _fields(schema):  # type: ignore[arg-type]  # a class is hashable
+        if any(isinstance(mark, NotIdentity) for mark in field.marks):
+            counted.pop(field.name, None)
+            continue
+        if field.name not in counted:
+            if field.default is dataclasses.MISSING:
+                continue
+            counted[field.name] = TypeAdapter(field.hint).dump_python(field.default, mode="json")
+        value = _within(field.hint, counted[field.name])
+        for mark in field.marks:
+            if isinstance(mark, PartOfIdentity) and isinstance(value, str):
+                value = mark.part(value)
+        counted[field.name] = value
+    return counted
+
+
+def not_identity(schema: type[Any], prefix: str = "") -> dict[str, str]:
+    """Returns the keys that do not belong to the identity (or only in part), dotted, and what each changes instead."""
+    found: dict[str, str] = {}
+    for field in _fields(schema):  # type: ignore[arg-type]  # a class is hashable
+        effects = [mark.effect for mark in field.marks if isinstance(mark, NotIdentity | PartOfIdentity)]
+        found |= {f"{prefix}{field.name}": effect for effect in effects}
+        if not effects:
+            for nested in _schemas(field.hint):
+                found |= not_identity(nested, f"{prefix}{field.name}.")
+    return found
+
+
+def require_same(what: str, saved: Mapping[str, Any], here: Mapping[str, Any], ignored: frozenset[str]) -> None:
+    """TrainingError, naming each key that differs, where a checkpoint is not of this run.
+
+    Args:
+        what: The checkpoint, for the message.
+        saved: The identity that it was written with.
+        here: That of this run.
+        ignored: Keys that an earlier release took for a part of it.
+    """
+    here = json.loads(json.dumps(dict(here)))
+    differing = [
+        f"{key} {saved.get(key)} (this run: {here.get(key)})"
+        for key in sorted({*saved, *here} - ignored)
+        if saved.get(key) != here.get(key)
+    ]
+    if differing:
+        raise TrainingError(f"{what}: the checkpoint is of {', '.join(differing)}; use --force to start anew")
+
+
+@cache
+def _fields(schema: type[Any]) -> tuple[_Field, ...]:
+    hints = get_type_hints(schema, include_extras=True)
+    if issubclass(schema, BaseModel):
+        defaults = {
+            name: dataclasses.MISSING if info.is_required() else info.get_default(call_default_factory=True)
+            for name, info in schema.model_fields.items()
+        }
+    else:
+        defaults = {
+            field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            for field in dataclasses.fields(schema)
+            if field.init
+        }
+    return tuple(_Field(name, *_split(hints[name]), default) for name, default in defaults.items())
+
+
+def _split(hint: Any) -> tuple[Any, tuple[object, ...]]:
+    """A type and what it is annotated with, at the top."""
+    if get_origin(hint) is not Annotated:
+        return hint, ()
+    inner, *marks = get_args(hint)
+    return inner, tuple(marks)
+
+
+def _within(hint: Any, value: Any) -> Any:
+    """The value without what does not belong to the identity of the blocks that it holds."""
+    if isinstance(value, list | tuple):
+        return [_within(hint, item) for item in value]
+    if isinstance(value, Mapping):
+        for schema in _schemas(hint):
+            return identity_values(schema, value)
+    return value
+
+
+def _schemas(hint: Any) -> Iterator[type[Any]]:
+    """The models and dataclasses that a type speaks of."""
+    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or issubclass(hint, BaseModel)):
+        yield hint
+    for argument in get_args(hint):
+        yield from _schemas(argument)
