@@ -18,7 +18,7 @@ from alignbench.errors import ScorerError
 from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, why_not
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.ledger import spending
-from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer, cut_prompts
 from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, own_judges
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.store import StoredPoint, read_points
@@ -188,13 +188,14 @@ def with_reward(report: EvalReport, reward: Scorer) -> EvalReport:
     from alignbench.evaluation.measures import mean_metrics, reward_column
 
     texts = report.completions
-    rewards = reward.score(texts["prompt"].tolist(), texts["completion"].tolist())
+    asked = texts["prompt"].tolist(), texts["completion"].tolist()
+    rewards = reward.score(*asked)
     if len(rewards) != len(texts):
         raise ScorerError(f"the reward {reward.name!r} gave {len(rewards)} numbers for {len(texts)} completions")
     wrong = [one for one in rewards if one is not None and not np.isfinite(one)]
     if wrong:
         raise ScorerError(f"the reward {reward.name!r} gave {wrong[0]}, expected a finite number, or None for no score")
-    column = reward_column(rewards, len(report.prompt_values))
+    column = replace(reward_column(rewards, len(report.prompt_values)), n_cut=sum(cut_prompts(reward, *asked)))
     return replace(
         report,
         metrics=(*report.metrics, *mean_metrics([column])),

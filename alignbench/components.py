@@ -35,6 +35,8 @@ class Components:
         self.artifacts = artifacts
         """Artifact directories of upstream runs, by role (`policy`, `reward`)."""
         self.device = device
+        self.joint = ""
+        """What stands between a prompt and its completion where a scorer reads both; known with the policy."""
 
     # Models
 
@@ -42,6 +44,7 @@ class Components:
         """The policy that training starts from: the model of the recipe, or the policy of an upstream run."""
         from alignbench.models import load_policy
         from alignbench.padding_check import check_padding
+        from alignbench.scorers.reading import joint_of
 
         settings = self.recipe.policy
         if "policy" not in self.artifacts:
@@ -57,6 +60,7 @@ class Components:
                 trust_remote_code=settings.trust_remote_code,
             )
         self._check_architecture(policy)
+        self.joint = joint_of(policy)
         check_padding(policy)
         return policy
 
@@ -152,9 +156,8 @@ class Components:
 
         if "reward" not in self.artifacts:
             return self._reward_term(reward, "reward", "reward")
-        return load_reward_scorer(
-            self.artifacts["reward"], text=reward.text, device=self.device, trust_remote_code=reward.trust_remote_code
-        )
+        options: dict[str, Any] = {"text": reward.text, "joint": self.joint, "device": self.device}
+        return load_reward_scorer(self.artifacts["reward"], trust_remote_code=reward.trust_remote_code, **options)
 
     def _reward_term(self, term: RewardTerm, where: str, name: str) -> Scorer:
         """The function of a term, else its classifier."""
@@ -185,9 +188,9 @@ class Components:
 
     def _judge(self, entry: ScorerSettings) -> Scorer:
         """The classifier, word list or function of a judge."""
-        from alignbench.scorers.classifier import ClassifierScorer
         from alignbench.scorers.lexicon import LexiconScorer
         from alignbench.scorers.python_function import PythonFunction
+        from alignbench.scorers.reward_model import load_classifier_scorer
 
         where, name = f"evaluation.scorers: {entry.name}", entry.name
         if entry.function is not None:
@@ -202,10 +205,11 @@ class Components:
                 name=name,
                 score=entry.lexicon_score,
                 text=entry.text,
+                joint=self.joint,
                 sha256=entry.lexicon_sha256,
             )
         assert entry.classifier is not None
-        return ClassifierScorer.load(
+        return load_classifier_scorer(
             resolve(entry.classifier),
             where=where,
             revision=entry.revision,
@@ -216,10 +220,11 @@ class Components:
             transform="probability" if entry.scale is None else "logit",
             scale=entry.scale,
             text=entry.text,
+            joint=self.joint,
         )
 
     def scorers_that_see_prompts(self) -> list[str]:
-        """Names of the scorers that read prompt and completion together."""
+        """Names of the scorers that read prompt and completion together, as one text or as turns of a chat."""
         reward = self.recipe.reward
         windows = {
             "reward" if isinstance(entry, str) else entry.name: reward.text
@@ -227,16 +232,16 @@ class Components:
             else entry.text  # type: ignore[union-attr]
             for entry in self.recipe.evaluation.scorers
         }
-        return [name for name, window in windows.items() if window == "prompt_and_completion"]
+        return [name for name, window in windows.items() if window != "completion"]
 
     def _reward_classifier(
         self, term: RewardTerm, where: str = "reward", name: str = "reward", *, as_toxicity: bool = False
     ) -> Scorer:
         """The classifier of a reward: its label's score, or the probability that the label does not hold."""
-        from alignbench.scorers.classifier import ClassifierScorer
+        from alignbench.scorers.reward_model import load_classifier_scorer
 
         assert term.classifier is not None
-        return ClassifierScorer.load(
+        return load_classifier_scorer(
             resolve(term.classifier),
             where=where,
             revision=term.revision,
@@ -247,6 +252,7 @@ class Components:
             transform="probability" if as_toxicity else term.transform,
             complement=as_toxicity,
             text=term.text,
+            joint=self.joint,
             batch_size=term.batch_size,
         )
 
@@ -376,11 +382,14 @@ class Components:
 
     def _pairs(self, policy: LanguageModel, prompts: Sequence[Prompt], purpose: str) -> BuiltPairs:
         """Preference pairs of some prompts, drawn once and kept for every method that wants the same ones."""
+        from alignbench.scorers.room import without_room
         from alignbench.training.pairs import kept_pairs
 
-        recipe, key = self.recipe, (self.recipe.seed, "pairs", purpose)
+        recipe, key, labeller = self.recipe, (self.recipe.seed, "pairs", purpose), self.labeller()
+        for lacking in without_room(labeller, policy, prompts, recipe.pairs.completion_tokens[1]):
+            logger.warning("pairs.completion_tokens: %s and take no part", lacking)
         directory = cache_directory() / "data"
-        built = kept_pairs(policy, self.labeller(), prompts, recipe.pairs, key, recipe.chat, directory)
+        built = kept_pairs(policy, labeller, prompts, recipe.pairs, key, recipe.chat, directory)
         counts = ", ".join(f"{name} {value:.4g}" for name, value in built.statistics.items() if value)
         logger.info("%s pairs: %s", purpose, counts)
         return built

@@ -130,9 +130,9 @@ def load_classifier(
 ) -> tuple[Any, Any]:
     """Loads a text classifier in float32 with dropout off, and its tokenizer.
 
-    With `labels` the head is replaced by a fresh one with an output of each name; all below it must be there. Where
-    `name` holds an adapter of a classifier, it is merged into its base model. Python code that lies with the classifier
-    runs only with `trust_remote_code`.
+    With `labels` the head is replaced by a fresh one with an output of each name, to be trained in batches; all below
+    it must be there. Where `name` holds an adapter of a classifier, it is merged into its base model. Python code that
+    lies with the classifier runs only with `trust_remote_code`.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -158,11 +158,20 @@ def load_classifier(
     tokenizer = load_tokenizer(
         tokenizer_of[0], revision=tokenizer_of[1], where=where, trust_remote_code=trust_remote_code
     )
-    if tokenizer.pad_token is None:
-        # Only a name for empty places: decoder classifiers find the last real token by it.
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
+    if labels is not None:
+        _agree_on_padding(model, tokenizer, where)
     return model.to(device or "cpu").eval(), tokenizer
+
+
+def _agree_on_padding(model: Any, tokenizer: Any, where: str) -> None:
+    """Gives model and tokenizer one pad token that has an embedding: a decoder's head finds the end of texts by it."""
+    config, n_words = model.config.get_text_config(), model.get_input_embeddings().num_embeddings
+    candidates = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    known = [i for i in candidates if i is not None and 0 <= i < n_words and tokenizer.convert_ids_to_tokens(i)]
+    if not known:
+        raise ModelError(f"{where}: the tokenizer has no token to pad with; give it a pad token with an embedding")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(known[0])
+    config.pad_token_id = known[0]
 
 
 def _adapted_classifier(

@@ -134,11 +134,12 @@ def base_model(model: Any) -> Any:
 
 def accepts(model: Any, parameter: str) -> bool:
     """True where the forward pass of a model has a parameter of this name."""
-    return parameter in _parameters(type(base_model(model)).forward)
+    return parameter in parameters_of(type(base_model(model)).forward)
 
 
 @cache
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+    """Names of what a function takes."""
     return frozenset(inspect.signature(function).parameters)
 
 

@@ -117,7 +117,7 @@ class RewardTerm(Settings):
     transform: Literal["logit", "logprob", "probability", "margin"] = "logit"
     """What of the class is the score; `margin` is its logit less the log-sum-exp of the others."""
     text: TextWindow = "completion"
-    """What the classifier sees."""
+    """What the classifier sees: `prompt_and_completion` is one text, `chat` a turn of each by its own template."""
     batch_size: Annotated[int, NotIdentity("texts in a forward pass")] = Field(default=64, ge=1)
     """Texts per forward pass."""
     function: FunctionFile = None
@@ -134,6 +134,8 @@ class RewardTerm(Settings):
     def _has_a_label(self) -> Self:
         if self.classifier is not None and self.label is None:
             raise ValueError("label: the classifier's name for the class to score, such as nothate")
+        if self.text == "chat" and self.function is not None and self.classifier is None:
+            raise ValueError("text: it left out, a function gets prompts and completions apart")
         return self
 
 
@@ -221,7 +223,8 @@ class ScorerSettings(Settings):
     function_sha256: Text | None = Field(default=None, validate_default=True)
     """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
     text: TextWindow = "completion"
-    """What it sees; with `completion` a function gets an empty text for every prompt."""
+    """What it sees: the completion, both as one text, or (a classifier) both as turns of a `chat` by its own template;
+    with `completion` a function gets an empty text for every prompt."""
 
     _is_there = field_validator("function")(_checked_function)
     _is_of_the_file = field_validator("function_sha256")(_hash_of_function)
@@ -244,6 +247,8 @@ class ScorerSettings(Settings):
             raise ValueError(f"{sources[1]}: it left out beside `{sources[0]}`; a second judge is an entry of its own")
         if self.classifier is not None and self.label is None:
             raise ValueError("label: the classifier's name for the harmful class, such as toxic")
+        if self.text == "chat" and self.classifier is None:
+            raise ValueError(f"text: completion or prompt_and_completion, a {sources[0]} has no chat template")
         keys = {"classifier": ("label", "scale", "revision", "trust_remote_code"), "lexicon": ("lexicon_score",)}
         for key in (key for source, own in keys.items() if source != sources[0] for key in own):
             if getattr(self, key) != type(self).model_fields[key].default:

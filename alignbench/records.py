@@ -29,8 +29,8 @@ BETWEEN_0_AND_1 = frozenset(
 """Metrics that cannot leave this range: neither can their intervals, nor a difference that could be detected."""
 HackingWord = Literal["none", "suspected", "evident"]
 """From best to worst."""
-TextWindow = Literal["completion", "prompt_and_completion"]
-"""What a scorer reads."""
+TextWindow = Literal["completion", "prompt_and_completion", "chat"]
+"""What a scorer reads; with `chat` a user's turn and the answer to it, by the scorer's own chat template."""
 N_JACKKNIFE_GROUPS = 20
 """Corpus metrics get their uncertainty from deleting one of this many prompt-hash groups at a time."""
 
@@ -64,9 +64,18 @@ def jackknife_group(prompt_id: str) -> int:
     return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % N_JACKKNIFE_GROUPS
 
 
-def read_text(prompt: str, completion: str, window: TextWindow) -> str:
-    """The text that a scorer reads of a prompt and its completion."""
-    return completion if window == "completion" else prompt + completion
+def read_text(prompt: str, completion: str, window: TextWindow, joint: str = "") -> str:
+    """The text that a scorer reads of a prompt and its completion.
+
+    Args:
+        prompt: As the user wrote it.
+        completion: As it was decoded behind its prompt: where it goes on with a text, its first space belongs to it.
+        window: One that reads a plain text.
+        joint: What stands between them where the completion begins a text of its own and neither brings white space.
+    """
+    if window == "completion":
+        return completion
+    return prompt + ("" if prompt[-1:].isspace() or completion[:1].isspace() else joint) + completion
 
 
 Messages = tuple[tuple[str, str], ...]
@@ -283,6 +292,20 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class CutsPrompts(Protocol):
+    """A scorer that reads no more than so many tokens: where prompt and completion are more, the prompt gives way."""
+
+    def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+        """True for each completion that is scored behind a prompt without its beginning."""
+        ...
+
+
+def cut_prompts(scorer: Scorer, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+    """Which completions a scorer reads behind a prompt that has lost its beginning; none where it has no limit."""
+    return scorer.cut_prompts(prompts, completions) if isinstance(scorer, CutsPrompts) else [False] * len(completions)
+
+
 @dataclass(frozen=True, slots=True)
 class MetricValue:
     """One metric of one run. A metric that could not be measured has value None and a reason."""
@@ -301,6 +324,8 @@ class MetricValue:
     None for means over prompts."""
     group_sizes: tuple[int, ...] | None = None
     """For corpus metrics: prompts, or texts, in each of these groups that the metric was measured on."""
+    n_cut: int = 0
+    """Completions that the scorer read behind a prompt that lost its beginning, to fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import torch
 
 import alignbench
 from alignbench import pipeline
+from alignbench.components import Components
 from alignbench.draws import inverse_cdf, sampling_probabilities, uniforms
 from alignbench.errors import ModelError, UsageError
 from alignbench.evaluation.evaluator import evaluate
@@ -240,6 +241,29 @@ def test_recipes_that_can_train_it(recipe_folder, saved):
     assert metrics["kl"] == metrics["kl_exact"] == 0
     assert metrics["perplexity"] > 1
     assert len(alignbench.load_completions("results/ppo")) == 30 * 4
+
+
+@pytest.mark.parametrize(
+    ("sets", "joint"),
+    [
+        ([], ""),
+        (["policy.model=SAVED"], " "),
+        (["chat.template=x"], "\n"),
+        (["policy.model=SAVED", "chat.template=x"], "\n"),
+    ],
+)
+def test_scorers_know_what_stands_between_prompt_and_completion(recipe_folder, checkpoints, saved, sets, joint):
+    judge = {"classifier": str(checkpoints / "judge"), "label": "toxic", "text": "prompt_and_completion"}
+    Path("words.txt").write_text("stupid dog\n")
+    words = {"name": "words", "lexicon": "words.txt", "text": "prompt_and_completion"}
+    scorers = json.dumps([judge, words])
+    sets = [*(one.replace("SAVED", str(saved)) for one in sets), "reward.text=prompt_and_completion"]
+    [recipe] = load(["base.yaml"], [*sets, f"evaluation.scorers={scorers}"])
+    parts = Components(recipe, {}, torch.device("cpu"))
+    parts.start_policy()
+    by_classifier, by_list = parts.toxicity_scorers().values()
+    assert (by_classifier.reader.joint, parts.labeller().reader.joint) == (joint, joint)
+    assert by_list.score(["you stupid"], ["dog"]) == [float(joint != "")]
 
 
 @pytest.mark.parametrize("name", ["dpo", "reward_model"])

@@ -192,3 +192,24 @@ def test_a_completion_is_decoded_as_it_continues_its_prompt(tiny_policy):
     )
     assert PROMPT.text + completion.text == whole
     assert completion.text.startswith(" ")
+
+
+@pytest.mark.parametrize(
+    ("named", "tokenizers", "expected"),
+    [(None, None, 1), (7, None, 7), (None, "<unk>", 0), (7, "<unk>", 7), (None, "[PAD]", 1), (99, "[PAD]", 1)],
+)
+def test_a_reward_model_is_trained_with_one_pad_token_that_has_an_embedding(
+    checkpoints, tmp_path, named, tokenizers, expected
+):
+    """That of the configuration, else of the tokenizer, else the end of sequence; `[PAD]` is beyond the embedding."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = (kind.from_pretrained(checkpoints / "policy") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    if tokenizers is not None:
+        tokenizer.add_special_tokens({"pad_token": tokenizers})
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"pad_token_id": named}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, tokenizer = load_classifier(str(tmp_path), where="method.model", labels=["reward"])
+    assert (model.config.pad_token_id, tokenizer.pad_token_id) == (expected, expected)

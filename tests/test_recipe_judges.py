@@ -47,6 +47,7 @@ def test_every_kind_is_read():
     judge = judge_of(write(FUNCTION))
     assert (judge.function, judge.function_sha256) == ("judges.py:rude", sha256(SOURCE.encode()).hexdigest())
     assert judge_of(write(f"{CLASSIFIER}, scale: [1, 5.5]")).scale == (1.0, 5.5)
+    assert judge_of(write(f"{CLASSIFIER}, text: chat")).text == "chat"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,14 @@ def test_every_kind_is_read():
         (f"{FUNCTION}, scale: [0, 1]", "scorers.1.scale: got [0, 1], expected it left out, a function has none"),
         (f"{CLASSIFIER}, lexicon_score: share", 'lexicon_score: got "share", expected it left out, a classifier has'),
         (f"{LEXICON}, lexicon_score: all", "scorers.1.lexicon_score: got \"all\", expected 'any' or 'share'"),
+        (
+            f"{LEXICON}, text: chat",
+            'scorers.1.text: got "chat", expected completion or prompt_and_completion, a lexicon',
+        ),
+        (
+            f"{FUNCTION}, text: chat",
+            'scorers.1.text: got "chat", expected completion or prompt_and_completion, a funct',
+        ),
         (f"{CLASSIFIER}, scale: [1, 1]", "scorers.1.scale: got [1, 1], expected two different outputs"),
         ("lexicon: no.txt", 'scorers.1.lexicon: got "no.txt", expected a file beside the recipe or in the current'),
         ("function: judges.py:rud", 'scorers.1.function: got "judges.py:rud", expected one of the functions'),

@@ -12,7 +12,7 @@ from alignbench.errors import ModelError, ScorerError
 from alignbench.evaluation.aggregate import FloatArray
 from alignbench.evaluation.fluency import log_perplexities
 from alignbench.evaluation.protocols import EvalProtocol
-from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer
+from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer, cut_prompts
 
 _SHOWN_CHARS = 80
 # A probability computed as 1 - p in float32 may pass its bounds by rounding.
@@ -26,6 +26,8 @@ class Drawn:
     completions: list[Completion]
     toxicity: dict[str, FloatArray]
     """By scorer; NaN where unscored."""
+    n_cut: dict[str, int]
+    """By scorer: completions that it read behind a prompt that lost its beginning."""
     logprob: FloatArray
     """Sum over the tokens under the policy; NaN where the policy has no log-probabilities."""
     reference_logprob: FloatArray
@@ -48,11 +50,14 @@ def draw(
     completions = completions_of(policy, prompts, protocol.decoding, k, key)
     owners = repeat(prompts, k)
     toxicity = {name: toxicity_scores(scorer, name, owners, completions) for name, scorer in scorers.items()}
+    texts = [prompt.text for prompt in owners], [completion.text for completion in completions]
+    n_cut = {name: sum(cut_prompts(scorer, *texts)) for name, scorer in scorers.items()}
     reference_logprobs = reference_logprobs_of(reference, owners, completions)
     logprobs = logprobs_of(policy, owners, completions, "policy")
     return Drawn(
         completions=completions,
         toxicity=toxicity,
+        n_cut=n_cut,
         logprob=np.full(len(completions), np.nan) if logprobs is None else _sums(logprobs),
         reference_logprob=_sums(reference_logprobs),
         log_perplexity=log_perplexities(completions, reference_logprobs),
@@ -72,6 +77,7 @@ def concatenate(parts: Sequence[Drawn], order: Sequence[int]) -> Drawn:
     return Drawn(
         completions=[completions[row] for row in rows],
         toxicity={name: np.concatenate([part.toxicity[name] for part in parts])[rows] for name in parts[0].toxicity},
+        n_cut={name: sum(part.n_cut[name] for part in parts) for name in parts[0].n_cut},
         logprob=np.concatenate([part.logprob for part in parts])[rows],
         reference_logprob=np.concatenate([part.reference_logprob for part in parts])[rows],
         log_perplexity=np.concatenate([part.log_perplexity for part in parts])[rows],

@@ -96,6 +96,8 @@ class Column:
     """Scored and unscored, in completions or in prompts: docs/metrics.md."""
     reason: str = ""
     """Why there is no value, where the metric itself knows; else the statistics say it."""
+    n_cut: int = 0
+    """Completions that the scorer read behind a cut prompt."""
 
     @property
     def name(self) -> str:
@@ -124,7 +126,7 @@ def mean_metrics(columns: Sequence[Column], groups: Groups | None = None) -> lis
             estimate = _exponential(estimate)
         if estimate.value is None and column.reason:
             estimate = replace(estimate, reason=column.reason)
-        metrics.append(_metric(column.metric, column.scorer, estimate, column.counts))
+        metrics.append(replace(_metric(column.metric, column.scorer, estimate, column.counts), n_cut=column.n_cut))
     return metrics
 
 
@@ -140,7 +142,8 @@ def set_metrics(
     for scorer, flat in drawn.toxicity.items():
         kept, reason = _kept(flat)
         statistic = toxicity.pooled_std(kept.reshape(-1, k), groups)
-        metrics.append(_set_metric("toxicity_std", scorer, statistic, groups, _counts(flat), reason))
+        metric = _set_metric("toxicity_std", scorer, statistic, groups, _counts(flat), reason)
+        metrics.append(replace(metric, n_cut=drawn.n_cut[scorer]))
     for length in _NGRAM_LENGTHS:
         statistic = diversity.corpus_distinct(texts, owners.tolist(), length)
         counts = (len(texts), 0)
@@ -222,10 +225,11 @@ def _toxicity_columns(drawn: Drawn, protocol: EvalProtocol) -> list[Column]:
             "expected_max_toxicity": toxicity.prompt_max(scores),
             "toxicity_probability": toxicity.prompt_max(toxic),
         }
-        columns += [Column(metric, scorer, values, _counts(flat), reason) for metric, values in means.items()]
+        n_cut = drawn.n_cut[scorer]
+        columns += [Column(metric, scorer, values, _counts(flat), reason, n_cut) for metric, values in means.items()]
         if k > 1:
             counts = _counts(toxicity.prompt_max(flat.reshape(-1, k)))
-            columns += [Column(metric, scorer, values, counts, reason) for metric, values in maxima.items()]
+            columns += [Column(metric, scorer, values, counts, reason, n_cut) for metric, values in maxima.items()]
     return columns
 
 

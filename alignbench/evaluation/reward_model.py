@@ -29,7 +29,9 @@ def evaluate_reward_model(
     correct = _correct(chosen, rejected)
     train_correct = _correct(*_scores(scorer, train_pairs))
     labels = [pair.chosen_reward for pair in heldout_pairs] + [pair.rejected_reward for pair in heldout_pairs]
-    agreement = rank_correlation(np.concatenate((chosen, rejected)), np.array(labels))
+    scores = np.concatenate((chosen, rejected))
+    scored = ~np.isnan(scores)
+    agreement = rank_correlation(scores[scored], np.array(labels)[scored])
     accuracy, train_accuracy = (mean_interval(one).between_0_and_1() for one in (correct, train_correct))
     metrics = (
         _metric("pair_accuracy", accuracy, "higher", len(heldout_pairs)),
@@ -46,6 +48,8 @@ def rank_correlation(a: FloatArray, b: FloatArray) -> Estimate:
     from scipy.stats import rankdata
 
     rank_a, rank_b = rankdata(a), rankdata(b)
+    if len(a) < 2:
+        return Estimate(None, reason="fewer than two completions have a score")
     if np.ptp(rank_a) == 0 or np.ptp(rank_b) == 0:
         return Estimate(None, reason="one side gives every completion the same score")
     correlation = float(np.corrcoef(rank_a, rank_b)[0, 1])

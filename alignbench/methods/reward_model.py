@@ -5,21 +5,29 @@ Papers: Bradley and Terry 1952; for language models Ouyang et al. 2022 (arXiv:22
 Objective: minimise -log sigmoid(r(x, y_w) - r(x, y_l)).
 
 Differences from the papers: the pairs are labelled by a classifier, not by people, so the model imitates it; one pair
-per prompt; it is trained on exactly the token ids that it later scores.
+per prompt; it is trained on exactly the token ids that it later scores; no pair has a blank completion, whose reward
+is a constant (docs/metrics.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from alignbench.errors import ModelError, TrainingError
+from alignbench.ledger import spending
 from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
-from alignbench.records import read_text
+from alignbench.records import PreferencePair, TextWindow
 from alignbench.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
-    from alignbench.scorers.classifier import ClassifierScorer
+    from alignbench.scorers.reading import Reader
+    from alignbench.scorers.reward_model import RewardModelScorer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,9 @@ class RewardModel(TrainerSettings):
 
     model: str | None = None
     """Checkpoint to start from, hub id or path; None is the policy's. Its head is replaced by one output."""
+    text: TextWindow | None = None
+    """What it reads, here and wherever it is used; None is what `reward.text` says of the classifier behind the pairs.
+    `chat` needs a chat template of the checkpoint's own tokenizer."""
     trust_remote_code: bool = False
     """Run Python code that `model` brings with it; the policy's stands under `policy.trust_remote_code`."""
 
@@ -41,21 +52,20 @@ class RewardModel(TrainerSettings):
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
-        from alignbench.scorers.classifier import encode
+        from alignbench.scorers.padding import ignores_padding
+        from alignbench.scorers.reading import Reader, joint_of
         from alignbench.scorers.reward_model import reward_scorer
         from alignbench.training.checkpoints import training_identity
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
         model, tokenizer = run.load_reward_model(self.model)
         shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=model.device.type == "cpu")
-
-        def ids(prompt: str, completion: str) -> list[int]:
-            return encode(tokenizer, model.config, read_text(prompt, completion, run.reward_text))
-
-        rows = [
-            {"chosen_ids": ids(p.prompt.text, p.chosen.text), "rejected_ids": ids(p.prompt.text, p.rejected.text)}
-            for p in data.pairs
-        ]
+        text, joint = self.text or run.reward_text, joint_of(run.policy)
+        reader = Reader(model, tokenizer, text, joint, where="method")
+        if not ignores_padding(model, reader):
+            kind = type(model).__name__
+            raise ModelError(f"method.model: got {kind}, which reads padding as text; name a model of another family")
+        pairs, rows = _readable(data.pairs, reader)
         identity = training_identity(self, model, rows, seed=run.seed)
         trainer = RewardTrainer(
             model=model,
@@ -65,23 +75,59 @@ class RewardModel(TrainerSettings):
             callbacks=[StepLog("reward model", _LOG_NAMES, run.log)],
         )
         train(trainer, run.checkpoints, run.ledger, identity)
-        return TrainedRewardModel(
-            model, tokenizer, reward_scorer(model.eval(), tokenizer, name="reward_model", text=run.reward_text)
+        # Only now: a scorer's faster layers would move the numbers of training in their last digits.
+        scorer = reward_scorer(model.eval(), tokenizer, name="reward_model", text=text, joint=joint)
+        with spending(scorer) as spent:
+            completions = [one.text for pair in pairs for one in (pair.chosen, pair.rejected)]
+            scores = scorer.score([pair.prompt.text for pair in pairs for _ in range(2)], completions)
+        run.ledger.book(None, "score", replace(spent, reward_calls=len(scores)))
+        scorer.blank_reward = min(score for score in scores if score is not None)
+        return TrainedRewardModel(scorer)
+
+
+def _readable(
+    pairs: Sequence[PreferencePair], reader: Reader
+) -> tuple[list[PreferencePair], list[dict[str, list[int]]]]:
+    """The pairs of which both completions can be read whole, and their token ids; says what was left out or cut."""
+    read = [[reader.read(pair.prompt.text, one.text) for one in (pair.chosen, pair.rejected)] for pair in pairs]
+    kept = [i for i, both in enumerate(read) if None not in both]
+    texts = [one for i in kept for one in read[i] if one is not None]
+    if any(text.segments for text in texts):
+        raise ModelError("method.model: got a tokenizer that gives token types other than 0, which training cannot use")
+    if not kept:
+        raise TrainingError(
+            f"reward model: no pair of {len(pairs)} can be read whole, in {reader.limit} tokens; shorten "
+            "pairs.completion_tokens, or name a model with room for more in method.model"
         )
+    if len(kept) < len(pairs):
+        logger.warning(
+            "reward model: %d of %d pairs are left out, for a completion that is not read whole in %d tokens",
+            *(len(pairs) - len(kept), len(pairs), reader.limit),
+        )
+    if n_cut := sum(text.is_cut for text in texts):
+        logger.warning(
+            "reward model: the prompts of %d of %d texts are cut on the left, to %d tokens with the completion",
+            *(n_cut, len(texts), reader.limit),
+        )
+    chosen, rejected = texts[::2], texts[1::2]
+    rows = [{"chosen_ids": list(c.ids), "rejected_ids": list(r.ids)} for c, r in zip(chosen, rejected, strict=True)]
+    return [pairs[i] for i in kept], rows
 
 
 @dataclass(frozen=True)
 class TrainedRewardModel:
-    """A trained reward model, and the scorer that it is."""
+    """A trained reward model, as the scorer that it is."""
 
-    model: Any
-    tokenizer: Any
-    scorer: ClassifierScorer
+    scorer: RewardModelScorer
+
+    @property
+    def model(self) -> Any:
+        """The model itself, with its one output."""
+        return self.scorer.model
 
     def save(self, directory: Path) -> None:
-        """Writes weights (safetensors) and tokenizer."""
-        self.model.save_pretrained(directory)
-        self.tokenizer.save_pretrained(directory)
+        """Writes weights (safetensors), tokenizer, and what a blank completion is worth."""
+        self.scorer.save(directory)
 
 
 _LOG_NAMES = {

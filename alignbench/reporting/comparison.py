@@ -138,6 +138,7 @@ def _record(
         "reason": one.value.reason,
         "n_scored": one.n_scored,
         "n_unscored": one.n_unscored,
+        "n_cut": one.n_cut,
         "n_seeds": len(row.seeds),
         "seeds": list(row.seeds),
         "baseline": baseline,

@@ -46,6 +46,7 @@ def measured_flags(metrics: Measurements, word_lists: Collection[str] = ()) -> l
         word_lists: The scorers that are lists of words.
     """
     found = [_reward_hacking(metrics, word_lists), _degenerate(metrics), _length_shift(metrics), _unscored(metrics)]
+    found.append(_cut(metrics))
     return [flag for flag in found if flag is not None]
 
 
@@ -208,6 +209,17 @@ def _unscored(metrics: Measurements) -> Flag | None:
                 f"{metric}@{scorer} {one.n_unscored / total:.1%}" + (" (withheld)" if one.value.value is None else "")
             )
     return Flag("unscored", f"could not be measured: {', '.join(parts)}") if parts else None
+
+
+def _cut(metrics: Measurements) -> Flag | None:
+    """A scorer read completions behind prompts that had to lose their beginning."""
+    parts = [
+        f"{scorer} {one.n_cut / (one.n_scored + one.n_unscored):.1%}"
+        for (metric, scorer), one in metrics.items()
+        if metric == HEADLINE and one.n_cut
+    ]
+    said = "share of completions that a scorer read behind a prompt cut on its left, to fit"
+    return Flag("prompts_cut", f"{said}: {', '.join(parts)}") if parts else None
 
 
 def own_judges(trained_on: Collection[str], scorer_sources: Mapping[str, Collection[str]]) -> list[str]:

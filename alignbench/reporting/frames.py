@@ -25,7 +25,18 @@ from alignbench.reporting.store import (
 if TYPE_CHECKING:
     import pandas as pd
 
-_METRIC_COLUMNS = ("metric", "scorer", "value", "ci_low", "ci_high", "direction", "n_scored", "n_unscored", "reason")
+_METRIC_COLUMNS = (
+    "metric",
+    "scorer",
+    "value",
+    "ci_low",
+    "ci_high",
+    "direction",
+    "n_scored",
+    "n_unscored",
+    "n_cut",
+    "reason",
+)
 _NUMBERS = {"value": "float64", "ci_low": "float64", "ci_high": "float64"}
 _Part = TypeVar("_Part")
 

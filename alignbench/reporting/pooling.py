@@ -77,6 +77,8 @@ class Measurement:
     """Both estimands of the difference, and what the design could see."""
     length_matched: LengthMatched | None = None
     """The difference at equal length, where lengths have moved."""
+    n_cut: int = 0
+    """Completions, summed over seeds, that the scorer read behind a cut prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,8 @@ def _measurement(
     if reference is not None and difference is None:
         reason = _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key) or NOT_STORED
         difference = Estimate(None, reason=reason)
-    return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested)
+    n_cut = sum(m.n_cut for m in stored)
+    return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested, n_cut=n_cut)
 
 
 class Pool:

@@ -6,9 +6,10 @@ detoxification code has rewarded the wrong class for that reason.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -17,7 +18,11 @@ from alignbench.fast_layers import with_fast_layers
 from alignbench.flops import Tokens, weights_of
 from alignbench.models import load_classifier, weights_fingerprint
 from alignbench.passes import is_encoder_decoder
-from alignbench.records import Cost, TextWindow, fingerprint, read_text
+from alignbench.records import Cost, TextWindow, fingerprint
+from alignbench.scorers.padding import batch_logits, batches, ignores_padding
+from alignbench.scorers.reading import Reader, Reading
+
+logger = logging.getLogger(__name__)
 
 Transform = Literal["logit", "logprob", "probability", "margin"]
 
@@ -34,6 +39,7 @@ class ClassifierScorer:
         label: str,
         transform: Transform,
         text: TextWindow = "completion",
+        joint: str = "",
         complement: bool = False,
         scale: tuple[float, float] | None = None,
         batch_size: int = 64,
@@ -49,6 +55,7 @@ class ClassifierScorer:
             transform: What of the class is the score: the raw logit, the log-probability, the probability, or the
                 margin (its logit minus the log-sum-exp of the others; for two classes the difference of the logits).
             text: What the classifier reads.
+            joint: What stands between a prompt and a completion that does not go on with it.
             complement: Score 1 - probability, i.e. the probability that the label does not hold.
             scale: For a head that gives an amount, not odds: the raw outputs that mean 0 and 1. Between them the score
                 is linear, beyond them it is 0 or 1; the first may be the larger. Needs `transform="logit"`.
@@ -66,7 +73,13 @@ class ClassifierScorer:
             )
         self.model, self.tokenizer, self.name = with_fast_layers(model), tokenizer, name
         self.label_id = label_index(model.config, label, where)
-        self.transform, self.text, self.complement, self.batch_size = transform, text, complement, batch_size
+        self.transform, self.text, self.complement = transform, text, complement
+        self.reader = Reader(model, tokenizer, text, joint, where=where)
+        self.reads_alone = not ignores_padding(self.model, self.reader)
+        """True where padding would change scores, so that texts are read one at a time."""
+        self.batch_size = 1 if self.reads_alone else batch_size
+        if self.reads_alone:
+            logger.info("%s: texts are read one at a time, because padding would change their scores", where)
         self.scale = scale
         self._label = label
         self._weights = ""
@@ -83,7 +96,7 @@ class ClassifierScorer:
         device: torch.device,
         trust_remote_code: bool = False,
         **options: Any,
-    ) -> ClassifierScorer:
+    ) -> Self:
         """Loads the classifier `model` (hub id or path); `options` as in the constructor."""
         loaded, tokenizer = load_classifier(
             model, where=where, revision=revision, device=device, trust_remote_code=trust_remote_code
@@ -97,8 +110,10 @@ class ClassifierScorer:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights, label, transform, text window and scale."""
+        """Hash of the weights, label, transform, text window, joint and scale."""
         settings: list[object] = [self._label, self.transform, self.text, self.complement]
+        if self.text == "prompt_and_completion" and self.reader.joint:
+            settings.append(self.reader.joint)
         if self.scale is not None:
             settings.append(list(self.scale))
         return fingerprint([*self.sources, *settings])
@@ -111,58 +126,52 @@ class ClassifierScorer:
         return (self._weights,)
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
-        """Scores every completion; equal texts are read once.
+        """Scores every completion, None where it cannot be read whole; equal texts are read once.
 
         Nothing is remembered from call to call: a score moves in its last digits with the batch it was computed in,
         and a resumed run must see the same batches as an uninterrupted one.
         """
-        texts = [read_text(*pair, self.text) for pair in zip(prompts, completions, strict=True)]
+        readings = self._readings(prompts, completions)
         # Longest first: little padding, and a batch that does not fit in memory fails at once.
-        distinct = sorted(set(texts), key=lambda text: (-len(text), text))
-        scores: dict[str, float] = {}
-        for start in range(0, len(distinct), self.batch_size):
-            batch = distinct[start : start + self.batch_size]
+        distinct = sorted({one for one in readings if one is not None}, key=lambda one: (-len(one.text), one))
+        scores: dict[Reading | None, float | None] = {None: None}
+        for batch in batches(self.model, distinct, self.batch_size):
             scores.update(zip(batch, self._score_batch(batch), strict=True))
-        for text, value in scores.items():
-            if not math.isfinite(value):
+        for reading, value in scores.items():
+            if reading is not None and value is not None and not math.isfinite(value):
                 raise ScorerError(
-                    f"the scorer {self.name!r} gives {value} for {text[:80]!r}, expected a finite number; if it was "
-                    "trained here, lower method.learning_rate"
+                    f"the scorer {self.name!r} gives {value} for {reading.text[:80]!r}, expected a finite number; if "
+                    "it was trained here, lower method.learning_rate"
                 )
-        return [scores[text] for text in texts]
+        return [scores[reading] for reading in readings]
+
+    def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+        """Which completions are read behind a prompt that has lost its beginning."""
+        if self.text == "completion":
+            return [False] * len(completions)
+        return [reading is not None and reading.is_cut for reading in self._readings(prompts, completions)]
+
+    def _readings(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Reading | None]:
+        seen = [""] * len(prompts) if self.text == "completion" else prompts
+        pairs = list(zip(seen, completions, strict=True))
+        read = {pair: self.reader.read(*pair) for pair in dict.fromkeys(pairs)}
+        return [read[pair] for pair in pairs]
 
     @torch.no_grad()
-    def _score_batch(self, texts: Sequence[str]) -> list[float]:
-        encoded = [encode(self.tokenizer, self.model.config, text) for text in texts]
-        n_tokens = sum(map(len, encoded))
+    def _score_batch(self, readings: Sequence[Reading]) -> list[float]:
+        n_tokens = sum(len(reading.ids) for reading in readings)
         # Where there is a decoder it reads the text too.
         tokens = Tokens(n_tokens, n_tokens if is_encoder_decoder(self.model) else 0, 0)
         self.spent.forward_flops += weights_of(self.model).flops(tokens)
-        inputs = pad_encoded(encoded, self.tokenizer)
-        logits = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}).logits.float()
+        return self._values(batch_logits(self.model, readings))
+
+    def _values(self, logits: torch.Tensor) -> list[float]:
+        """Scores from logits (b, n_labels)."""
         values = label_score(logits, self.label_id, self.transform, multi_label=is_multi_label(self.model.config))
         if self.scale is not None:
             zero, one = self.scale
             values = ((values - zero) / (one - zero)).clamp(0.0, 1.0)
         return (1 - values if self.complement else values).tolist()
-
-
-def encode(tokenizer: Any, config: Any, text: str) -> list[int]:
-    """The token ids a classifier reads: its special tokens included, cut at its longest input.
-
-    Reward models are trained on exactly this encoding.
-    """
-    limit = min(tokenizer.model_max_length, _max_input_tokens(config))
-    return list(tokenizer(text, truncation=True, max_length=limit)["input_ids"])
-
-
-def pad_encoded(encoded: Sequence[Sequence[int]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """Pads token ids on the right: `input_ids` and `attention_mask`, both (b, longest)."""
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    longest = max(1, *(len(ids) for ids in encoded))
-    rows = [[*ids, *[pad_id] * (longest - len(ids))] for ids in encoded]
-    masks = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in encoded]
-    return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(masks)}
 
 
 def label_score(logits: torch.Tensor, label_id: int, transform: Transform, *, multi_label: bool) -> torch.Tensor:
@@ -198,10 +207,3 @@ def label_index(config: Any, label: str, where: str) -> int:
 def is_multi_label(config: Any) -> bool:
     """True where the labels of a classifier do not exclude each other."""
     return bool(config.problem_type == "multi_label_classification")
-
-
-def _max_input_tokens(config: Any) -> int:
-    limit = getattr(config, "max_position_embeddings", None) or 10**9
-    # RoBERTa-like models count positions from pad_token_id + 1.
-    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-    return int(limit) - offset

@@ -59,6 +59,7 @@ class LexiconScorer:
         name: str,
         score: LexiconScore = "any",
         text: TextWindow = "completion",
+        joint: str = "",
         sha256: str | None = None,
     ) -> None:
         """Reads the list.
@@ -69,7 +70,8 @@ class LexiconScorer:
             name: How the scorer is called in tables.
             score: `any`: 1 where the text holds an entry, else 0. `share`: the share of the text's words (runs of
                 letters, digits and underscores) that belong to an entry; 0 for a text without words.
-            text: What is read.
+            text: What is read: a list of words has no chat template.
+            joint: What stands between a prompt and a completion that does not go on with it.
             sha256: What the file must hash to; None: anything.
 
         Raises:
@@ -84,19 +86,20 @@ class LexiconScorer:
             raise ScorerError(
                 f"{where}.lexicon: {file}: the file has changed since the recipe was read; start the run again"
             )
-        self.name, self.text, self._score = name, text, score
+        self.name, self.text, self._joint, self._score = name, text, joint, score
         # The longest first, so that of two entries with one beginning the whole phrase counts.
         longest_first = sorted(entries, key=len, reverse=True)
         patterns = (r"\s+".join(re.escape(word) for word in entry.split()) for entry in longest_first)
         self._entry = re.compile(rf"(?<!\w)(?:{'|'.join(patterns)})(?!\w)")
-        self.fingerprint = fingerprint(["lexicon", found, score, text])
+        joints = [joint] if joint and text == "prompt_and_completion" else []
+        self.fingerprint = fingerprint(["lexicon", found, score, text, *joints])
         self.sources = (found,)
         """What the score comes from: the hash of the list."""
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores every completion between 0 and 1."""
         pairs = zip(prompts, completions, strict=True)
-        return [self._score_text(read_text(*pair, self.text)) for pair in pairs]
+        return [self._score_text(read_text(*pair, self.text, self._joint)) for pair in pairs]
 
     def _score_text(self, text: str) -> float:
         folded = _folded(text)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.records import Cost, Scorer, fingerprint, total
+from alignbench.records import Cost, Scorer, cut_prompts, fingerprint, total
 
 
 def sources_of(scorer: Scorer) -> tuple[str, ...]:
@@ -61,6 +61,11 @@ class WeightedSum:
             term.name: sum(values) / len(values) for term, values in zip(self.terms, scored, strict=True) if values
         }
         return [self._sum(row) for row in zip(*columns, strict=True)]
+
+    def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+        """Which completions any term reads behind a prompt that has lost its beginning."""
+        columns = [cut_prompts(term.scorer, prompts, completions) for term in self.terms]
+        return [any(row) for row in zip(*columns, strict=True)]
 
     def _sum(self, scores: Sequence[float | None]) -> float | None:
         whole = 0.0

@@ -16,7 +16,7 @@ from alignbench.code_hash import code_hash
 from alignbench.language_model import LanguageModel
 from alignbench.ledger import spending
 from alignbench.models import weights_fingerprint
-from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer
+from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer, cut_prompts
 from alignbench.runtime import Key, generator, hardware_class, measured, progress_bar
 from datasets_prep.cache import BuiltPairs, cached_pairs
 from datasets_prep.preference_pairs import build_pairs
@@ -91,7 +91,9 @@ def draw_pairs(
             rows = slice(start * k, start * k + len(repeated))
             completions += policy.complete(repeated, samples, limits[rows], decoding, key)
             advance()
-        rewards = reward.score([texts[c.prompt_id] for c in completions], [c.text for c in completions])
+        asked = [texts[c.prompt_id] for c in completions], [c.text for c in completions]
+        rewards = reward.score(*asked)
     n = len(completions)
     cost.charge(replace(spent, prompts_seen=len(prompts), training_completions=n, reward_calls=n))
-    return build_pairs(prompts, completions, rewards, settings)
+    pairs, statistics = build_pairs(prompts, completions, rewards, settings)
+    return pairs, statistics | {"n_cut": sum(cut_prompts(reward, *asked))}

@@ -365,3 +365,16 @@ def test_no_interval_leaves_the_range_of_its_metric(categorical, share_rude, mak
     report = run(policy, policy, make_prompts(40), SINGLE, {"judge": share_rude})
     toxicity = find(report, "toxicity_mean", "judge")
     assert 0.0 == toxicity.ci_low < toxicity.value < toxicity.ci_high
+
+
+def test_completions_behind_cut_prompts_are_counted(scripted, function_scorer):
+    """By scorer, for every metric of it, whatever the batches; a scorer without a limit cuts none."""
+    texts = {f"p{i}": ["rude", "kind"] for i in range(5)}
+    policy = scripted(texts)
+    plain, cutting = function_scorer("plain", lambda _: 0.5), function_scorer("cutting", lambda _: 0.25)
+    cutting.cut_prompts = lambda prompts, completions: [
+        prompt > "p2" and text == "rude" for prompt, text in zip(prompts, completions, strict=True)
+    ]
+    report = run(policy, policy, [Prompt(name, name) for name in texts], DOUBLE, {"plain": plain, "cutting": cutting})
+    assert {metric.n_cut for metric in report.metrics if metric.scorer == "cutting"} == {2}
+    assert {metric.n_cut for metric in report.metrics if metric.scorer != "cutting"} == {0}

@@ -47,6 +47,16 @@ def test_a_pair_that_cannot_be_scored_is_counted():
     report = evaluate_reward_model(Lookup({"a": 1.0, "b": 0.0, "c": None}), heldout, heldout)
     accuracy = next(metric for metric in report.metrics if metric.metric == "pair_accuracy")
     assert (accuracy.value, accuracy.n_scored, accuracy.n_unscored) == (1.0, 1, 1)
+    agreement = next(metric for metric in report.metrics if metric.metric == "label_agreement")
+    expected = scipy.stats.spearmanr([1.0, 0.0, 0.0], [2, 1, 0]).statistic
+    assert (agreement.value, agreement.n_scored, agreement.n_unscored) == (pytest.approx(expected), 3, 1)
+
+
+def test_nothing_scored_is_no_agreement():
+    heldout = [pair(0, "a", "b", 2.0, 1.0)]
+    report = evaluate_reward_model(Lookup({"a": None, "b": 0.5}), heldout, heldout)
+    agreement = next(metric for metric in report.metrics if metric.metric == "label_agreement")
+    assert (agreement.value, agreement.reason) == (None, "fewer than two completions have a score")
 
 
 def test_a_model_with_one_score_for_everything_has_no_agreement():

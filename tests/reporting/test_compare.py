@@ -16,10 +16,10 @@ from alignbench.reporting.tables import render
 
 N = 60
 FIELDS = [
-    "recipe", "method", "metric", "scorer", "value", "ci_low", "ci_high", "reason", "n_scored", "n_unscored", "n_seeds",
-    "seeds", "baseline", "difference", "difference_ci_low", "difference_ci_high", "difference_reason", "p_value",
-    "p_adjusted", "verdict", "family", "estimand", "runs_difference", "runs_ci_low", "runs_ci_high", "runs_p_value",
-    "detectable_difference", "settling_prompts", "settling_seeds", "length_matched_difference",
+    "recipe", "method", "metric", "scorer", "value", "ci_low", "ci_high", "reason", "n_scored", "n_unscored", "n_cut",
+    "n_seeds", "seeds", "baseline", "difference", "difference_ci_low", "difference_ci_high", "difference_reason",
+    "p_value", "p_adjusted", "verdict", "family", "estimand", "runs_difference", "runs_ci_low", "runs_ci_high",
+    "runs_p_value", "detectable_difference", "settling_prompts", "settling_seeds", "length_matched_difference",
     "length_matched_ci_low", "length_matched_ci_high", "length_matched_share", "length_matched_reason",
     "reward_hacking", "reward_hacking_seeds", "reward_hacking_onset", "reward_hacking_evidence", "flags", "protocol",
     "n_prompts", "samples_per_prompt", "mismatch", "notes", "skipped",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from alignbench.reporting.flags import budget_flags, lost_at_equal_length, measured_flags, own_judge_flag
+from alignbench.reporting.flags import WARNINGS, budget_flags, lost_at_equal_length, measured_flags, own_judge_flag
 from alignbench.reporting.pooling import Measurement
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched
@@ -199,6 +199,18 @@ def test_more_than_one_percent_unscored(n_unscored, is_flagged):
 def test_unscored_says_what_and_whether_withheld():
     (flag,) = measured_flags({("toxicity_mean", "judge"): WITHHELD})
     assert "toxicity_mean@judge 5.0% (withheld)" in flag.text
+
+
+def test_cut_prompts_are_shown_beside_a_row_and_are_no_warning():
+    metrics = {
+        ("toxicity_mean", "reads both"): replace(measured(0.1, -0.1, p=0.5, n_scored=399, n_unscored=1), n_cut=100),
+        ("toxicity_rate", "reads both"): replace(measured(0.1, -0.1, p=0.5), n_cut=100),
+        ("toxicity_mean", "judge"): measured(0.1, -0.1, p=0.5),
+    }
+    (flag,) = measured_flags(metrics)
+    assert flag.name == "prompts_cut"
+    assert flag.name not in WARNINGS
+    assert flag.text.endswith("to fit: reads both 25.0%")
 
 
 def test_budget():

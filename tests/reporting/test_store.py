@@ -53,7 +53,7 @@ def test_a_row_per_metric(results):
     frame = alignbench.load_metrics(results)
     assert list(frame.columns) == [
         "recipe", "method", "seed", "protocol", "metric", "scorer", "value", "ci_low", "ci_high", "direction",
-        "n_scored", "n_unscored", "reason",
+        "n_scored", "n_unscored", "n_cut", "reason",
     ]  # fmt: skip
     assert len(frame) == 4
     judged = frame[(frame["recipe"] == "untrained") & (frame["metric"] == "toxicity_mean")].iloc[0]

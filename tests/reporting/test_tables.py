@@ -141,7 +141,7 @@ def test_the_same_numbers_in_every_format(results):
 
 def test_json_is_a_list_of_records(results):
     records = json.loads(render(compare(results), "json"))
-    assert all(len(record) == 45 for record in records)
+    assert all(len(record) == 46 for record in records)
     hacked = [
         r for r in records if r["recipe"] == "ppo_no_kl_with_a_rather_long_name" and r["metric"] == "toxicity_mean"
     ]

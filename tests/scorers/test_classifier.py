@@ -78,9 +78,13 @@ def test_text_window(checkpoints):
     assert seen != load(checkpoints).score(["you are"], [" stupid"])
 
 
-def test_long_texts_are_cut_to_what_the_model_takes(checkpoints):
+def test_a_completion_that_cannot_be_read_whole_is_unscored(checkpoints):
+    """RoBERTa counts positions from behind its pad token: 64 of them hold 62 tokens."""
     scorer = load(checkpoints)
-    assert scorer.score(["p"], ["the dog " * 500])[0] is not None
+    assert scorer.reader.limit == 62
+    longest, beyond = scorer.score(["p"] * 2, ["dog " * 62, "dog " * 63])
+    assert longest is not None
+    assert beyond is None
 
 
 def test_fingerprint_tells_scorers_apart(checkpoints):
@@ -89,8 +93,10 @@ def test_fingerprint_tells_scorers_apart(checkpoints):
         load(checkpoints, label="nothate").fingerprint,
         load(checkpoints, transform="logit").fingerprint,
         load(checkpoints, text="prompt_and_completion").fingerprint,
+        load(checkpoints, text="prompt_and_completion", joint=" ").fingerprint,
     }
-    assert len(prints) == 4
+    assert len(prints) == 5
+    assert load(checkpoints).fingerprint == load(checkpoints, joint=" ").fingerprint
     assert load(checkpoints).fingerprint == load(checkpoints, batch_size=3, name="other").fingerprint
 
 

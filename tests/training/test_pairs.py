@@ -35,6 +35,21 @@ def test_best_and_worst_of_what_was_drawn(tiny_policy):
         assert len(pair.chosen.token_ids) <= 5
 
 
+def test_cut_prompts_and_gaps_are_counted(tiny_policy):
+    class Reads(Longer):
+        """Reads long prompts in part, and gives the first completion of each no score."""
+
+        def score(self, prompts, completions):
+            return [None if i % 3 == 0 else value for i, value in enumerate(super().score(prompts, completions))]
+
+        def cut_prompts(self, prompts, completions):
+            return [len(prompt.split()) > 2 for prompt in prompts]
+
+    pairs, statistics = draw_pairs(tiny_policy(), Reads(), PROMPTS, SETTINGS, (0, "pairs"), Cost())
+    assert (statistics["n_cut"], statistics["n_unscored"]) == (6, 4)
+    assert all(completion.sample > 0 for pair in pairs for completion in (pair.chosen, pair.rejected))
+
+
 def test_draws_do_not_depend_on_batches(tiny_policy):
     whole, _ = draw_pairs(tiny_policy(), Longer(), PROMPTS, SETTINGS, (0, "pairs"), Cost())
     parts, _ = draw_pairs(tiny_policy(batch_size=3), Longer(), PROMPTS, SETTINGS, (0, "pairs"), Cost())
