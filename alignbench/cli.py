@@ -111,6 +111,7 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...]) -> None:
     from alignbench.recipe import load
 
     for recipe in load(recipes, sets):
+        recipe.check_names()
         click.echo(f"{recipe.name} (seed {recipe.seed}): {recipe.method_name}, fine")
         if recipe.sweep is not None:
             click.echo(f"  to be tuned: {recipe.sweep}")

@@ -212,6 +212,7 @@ class Components:
             device=self.device,
             name=name,
             label=entry.label,
+            outputs=entry.outputs,
             transform="probability" if entry.scale is None else "logit",
             scale=entry.scale,
             text=entry.text,
@@ -231,10 +232,11 @@ class Components:
     def _reward_classifier(
         self, term: RewardTerm, where: str = "reward", name: str = "reward", *, as_toxicity: bool = False
     ) -> Scorer:
-        """The classifier of a reward: its label's score, or the probability that the label does not hold."""
+        """The classifier of a reward: larger for less harm, or with `as_toxicity` the probability of harm."""
         from alignbench.scorers.classifier import ClassifierScorer
 
         assert term.classifier is not None
+        names_harm = term.harmful_label is not None
         return ClassifierScorer.load(
             resolve(term.classifier),
             where=where,
@@ -242,9 +244,11 @@ class Components:
             trust_remote_code=term.trust_remote_code,
             device=self.device,
             name=name,
-            label=term.label,
+            label=term.harmful_label if names_harm else term.label,
+            label_key="harmful_label" if names_harm else "label",
             transform="probability" if as_toxicity else term.transform,
-            complement=as_toxicity,
+            complement=names_harm != as_toxicity,
+            outputs=term.outputs,
             text=term.text,
             batch_size=term.batch_size,
         )

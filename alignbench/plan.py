@@ -50,6 +50,7 @@ def plan(recipes: Sequence[Recipe]) -> list[Planned]:
         if key not in planned:
             upstream: dict[str, Planned] = {role: visit(other) for role, other in recipe.upstream().items()}
             _check_same_data(recipe, upstream)
+            recipe.check_names()
             run_hash = recipe.run_hash({role: other.run_hash for role, other in upstream.items()})
             planned[key] = Planned(recipe, run_hash, upstream)
         elif planned[key].recipe != recipe:

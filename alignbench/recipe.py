@@ -76,6 +76,14 @@ class Recipe(RecipeSettings):
         names = {"policy": self.policy.run, "reward": self.reward.run if self.reward else None}
         return {role: self._source.upstream(role, name).build(self.seed) for role, name in names.items() if name}  # type: ignore[misc]
 
+    def check_names(self) -> None:
+        """UsageError where a label that is called harmless, or harmful, says the opposite by its own name."""
+        if self.reward is not None:
+            self.reward.check_names()
+        for scorer in self.evaluation.scorers:
+            if not isinstance(scorer, str):
+                scorer.check_names()
+
     @property
     def sweep(self) -> Sweep | None:
         """How it is to be tuned before it runs; None where it runs as it stands."""

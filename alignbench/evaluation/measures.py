@@ -253,11 +253,10 @@ def _text_columns(drawn: Drawn, prompts: Sequence[Prompt]) -> list[Column]:
     return columns
 
 
-def reward_column(rewards: Sequence[float | None], n_prompts: int) -> Column:
-    """The training reward of evaluated completions, prompt-major, None where it gave none; withheld as a scorer is."""
-    flat = np.array([math.nan if reward is None else reward for reward in rewards], dtype=np.float64)
-    kept, reason = _kept(flat)
-    return Column("reward_mean", None, prompt_means(kept.reshape(n_prompts, -1)), _counts(flat), reason)
+def reward_column(rewards: FloatArray, n_prompts: int) -> Column:
+    """The training reward of evaluated completions, prompt-major, NaN where it gave none; withheld as a scorer is."""
+    kept, reason = _kept(rewards)
+    return Column("reward_mean", None, prompt_means(kept.reshape(n_prompts, -1)), _counts(rewards), reason)
 
 
 def _dexperts_columns(drawn: Drawn, prompts: Sequence[Prompt]) -> list[Column]:

@@ -96,6 +96,21 @@ def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
     return list(dict.fromkeys((m.metric, m.scorer) for m in metrics))
 
 
+def harm_by_scorer(one: RecipeRuns, headline: str) -> dict[str, Matrix]:
+    """Returns what each scorer gave a recipe's prompts, means over seeds and over the variants of a text: (texts,)."""
+    pool = Pool([one])
+    scorers = [scorer for metric, scorer in metric_keys([one]) if metric == headline and scorer is not None]
+    stored = {scorer: pool.matrix(one, (headline, scorer)) for scorer in scorers}
+    found = {scorer: over_seeds(values) for scorer, values in stored.items() if values is not None}
+    if (groups := pool.groups) is None:
+        return found
+    texts = np.unique(groups)
+    return {
+        scorer: np.array([over_seeds(values[groups == text, None])[0] for text in texts])
+        for scorer, values in found.items()
+    }
+
+
 def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[tuple[str, MetricKey], Measurement]:
     """Estimates every metric of every recipe and its difference to the baseline, by (recipe, metric).
 
