@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignbench.errors import UsageError, did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
-from alignbench.identity import NotIdentity, PartOfIdentity
-from alignbench.records import Settings, TextWindow, file_sha256
+from alignbench.identity import NotIdentity
+from alignbench.named_files import (
+    FunctionFile,
+    Text,
+    checked_function,
+    checked_lexicon,
+    hash_of_function,
+    hash_of_lexicon,
+)
+from alignbench.records import Settings, TextWindow
 from alignbench.scorers.labels import Outputs, polarity
-from alignbench.scorers.lexicon import LexiconScore, read_lexicon
-from alignbench.scorers.python_function import check_function, function_sha256
+from alignbench.scorers.lexicon import LexiconScore
 from datasets_prep.neutral_texts import check_source
 from datasets_prep.settings import PairSettings, PromptSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-def _name_in_file(function: str) -> str:
-    return function.rpartition(":")[2]
-
-
-FunctionFile = Annotated[
-    Text | None, PartOfIdentity(_name_in_file, "where the file lies; `function_sha256` says what is in it")
-]
 
 
 class LoraSettings(Settings):
@@ -74,36 +70,6 @@ class PolicySettings(Settings):
         return self
 
 
-def _checked_function(value: str | None) -> str | None:
-    if value is not None:
-        check_function(value)
-    return value
-
-
-def _checked_lexicon(value: str | None) -> str | None:
-    if value is not None:
-        read_lexicon(value)
-    return value
-
-
-def _hash_of_function(value: str | None, info: ValidationInfo) -> str | None:
-    return _hash_of(info.data.get("function"), function_sha256, value)
-
-
-def _hash_of_lexicon(value: str | None, info: ValidationInfo) -> str | None:
-    return _hash_of(info.data.get("lexicon"), file_sha256, value)
-
-
-def _hash_of(file: str | None, sha256: Callable[[str], str], value: str | None) -> str | None:
-    """The hash of a file; None where there is none, or it was refused. ValueError where another one is asked for."""
-    if file is None:
-        return None
-    found = sha256(file)
-    if value not in (None, found):
-        raise ValueError(f"{found}, that of {file} now; null takes the file as it is")
-    return found
-
-
 class RewardTerm(Settings):
     """One score: of a classifier, or of a Python function."""
 
@@ -132,8 +98,8 @@ class RewardTerm(Settings):
     weight: float = 1.0
     """What the score is multiplied by."""
 
-    _is_there = field_validator("function")(_checked_function)
-    _is_of_the_file = field_validator("function_sha256")(_hash_of_function)
+    _is_there = field_validator("function")(checked_function)
+    _is_of_the_file = field_validator("function_sha256")(hash_of_function)
 
     @model_validator(mode="after")
     def _has_a_label(self) -> Self:
@@ -293,10 +259,10 @@ class ScorerSettings(Settings):
     text: TextWindow = "completion"
     """What it sees; with `completion` a function gets an empty text for every prompt."""
 
-    _is_there = field_validator("function")(_checked_function)
-    _is_of_the_file = field_validator("function_sha256")(_hash_of_function)
-    _has_words = field_validator("lexicon")(_checked_lexicon)
-    _is_of_the_list = field_validator("lexicon_sha256")(_hash_of_lexicon)
+    _is_there = field_validator("function")(checked_function)
+    _is_of_the_file = field_validator("function_sha256")(hash_of_function)
+    _has_words = field_validator("lexicon")(checked_lexicon)
+    _is_of_the_list = field_validator("lexicon_sha256")(hash_of_lexicon)
 
     @field_validator("scale")
     @classmethod
