@@ -14,24 +14,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.cutting import cut_prompts
 from alignbench.errors import ScorerError
 from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, why_not
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.ledger import spending
-from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer, cut_prompts
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer
 from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, own_judges
 from alignbench.reporting.run_directory import RunDirectory
-from alignbench.reporting.store import StoredPoint, read_points
+from alignbench.reporting.store import StoredPoint, StoredRun, read_points
 from alignbench.runtime import measured, set_aside
 from alignbench.scorers.weighted_sum import sources_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from alignbench.components import Components
+    from alignbench.evaluation.aggregate import FloatArray
+    from alignbench.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 N_POINTS = 8
 """Points after the first one, where a recipe says nothing else."""
+_SAMPLE_BATCH = 8
+"""Prompts of a sample at a time: a scorer that fails does so early, and little memory is taken."""
 
 
 class AlongTraining:
@@ -81,11 +88,12 @@ class AlongTraining:
         """True where an earlier attempt of the run began a curve that this one does not go on with."""
         return bool(self._earlier) and not self._prompts
 
-    def first(self, policy: Policy) -> None:
-        """Evaluates the policy before training."""
-        if self._prompts:
-            with measured(self._evaluation_cost, self._parts.device):
-                self._evaluate(0, 0, policy)
+    def first(self, policy: Policy) -> EvalReport | None:
+        """Evaluates the policy before training, and returns what was measured; None where there is to be no curve."""
+        if not self._prompts:
+            return None
+        with measured(self._evaluation_cost, self._parts.device):
+            return self._evaluate(0, 0, policy)
 
     def at(self, step: int, completions: int, policy: Policy) -> None:
         """Evaluates the policy where a point was passed since the step before; `RunContext.evaluate_at`."""
@@ -106,7 +114,7 @@ class AlongTraining:
             with measured(self._evaluation_cost, self._parts.device):
                 self._evaluate(step, completions, policy)
 
-    def _evaluate(self, step: int, completions: int, policy: Policy) -> None:
+    def _evaluate(self, step: int, completions: int, policy: Policy) -> EvalReport:
         from alignbench.evaluation.evaluator import evaluate
 
         settings = self._parts.recipe.evaluation
@@ -138,6 +146,7 @@ class AlongTraining:
         self._evaluation_cost.charge(cost_of_evaluation(spent, report, n_scorers))
         self._directory.record_evaluation_cost(self._evaluation_cost)
         self._done[step] = completions
+        return report
 
 
 def cost_of_evaluation(spent: Cost, report: EvalReport, n_scorers: int) -> Cost:
@@ -145,6 +154,12 @@ def cost_of_evaluation(spent: Cost, report: EvalReport, n_scorers: int) -> Cost:
     n_tokens = spent.generated_tokens or int(report.completions["n_tokens"].sum()) + report.n_extra_tokens
     n_scored = len(report.completions) * n_scorers
     return replace(spent, generated_tokens=n_tokens, prompts_seen=len(report.prompt_values), reward_calls=n_scored)
+
+
+def hashes_of_sources(reward: Scorer | None, labeller: Scorer | None, upstream: Sequence[StoredRun]) -> list[str]:
+    """Hashes of what rewarded the run or labelled its pairs, and of what did so upstream."""
+    own = {source for scorer in (reward, labeller) if scorer is not None for source in sources_of(scorer)}
+    return sorted(own.union(*(run.status.trained_on for run in upstream)))
 
 
 def diagnose_run(
@@ -183,25 +198,64 @@ def with_reward(report: EvalReport, reward: Scorer) -> EvalReport:
     Raises:
         ScorerError: The reward gives too few numbers, or one that is not finite.
     """
-    import numpy as np
-
     from alignbench.evaluation.measures import mean_metrics, reward_column
 
     texts = report.completions
     asked = texts["prompt"].tolist(), texts["completion"].tolist()
-    rewards = reward.score(*asked)
-    if len(rewards) != len(texts):
-        raise ScorerError(f"the reward {reward.name!r} gave {len(rewards)} numbers for {len(texts)} completions")
-    wrong = [one for one in rewards if one is not None and not np.isfinite(one)]
-    if wrong:
-        raise ScorerError(f"the reward {reward.name!r} gave {wrong[0]}, expected a finite number, or None for no score")
+    rewards = rewards_of(reward, *asked)
     column = replace(reward_column(rewards, len(report.prompt_values)), n_cut=sum(cut_prompts(reward, *asked)))
     return replace(
         report,
         metrics=(*report.metrics, *mean_metrics([column])),
         prompt_values=report.prompt_values.assign(**{column.name: column.values}),
-        completions=texts.assign(reward=np.array(rewards, dtype=np.float64)),
+        completions=texts.assign(reward=rewards),
     )
+
+
+def rewards_of(reward: Scorer, prompts: Sequence[str], completions: Sequence[str]) -> FloatArray:
+    """The rewards of completions: (n,), NaN where the reward gives None.
+
+    Raises:
+        ScorerError: It gives too few numbers, or one that is not finite.
+    """
+    import numpy as np
+
+    rewards = reward.score(prompts, completions)
+    if len(rewards) != len(completions):
+        raise ScorerError(f"the reward {reward.name!r} gave {len(rewards)} numbers for {len(completions)} completions")
+    wrong = [one for one in rewards if one is not None and not np.isfinite(one)]
+    if wrong:
+        raise ScorerError(f"the reward {reward.name!r} gave {wrong[0]}, expected a finite number, or None for no score")
+    return np.array(rewards, dtype=np.float64)
+
+
+def draw_sample(
+    policy: Policy, prompts: Sequence[Prompt], recipe: Recipe, scorers: Mapping[str, Scorer], reward: Scorer, cost: Cost
+) -> pd.DataFrame:
+    """One completion of each prompt, as in the protocol, with reward and harm: what `direction` looks at.
+
+    What it takes to draw and score them is added to `cost`, seconds and memory apart.
+    """
+    import pandas as pd
+
+    from alignbench.evaluation.drawing import completions_of, toxicity_scores
+
+    protocol = get_protocol(recipe.evaluation.protocol)
+    prompts, parts = protocol.cut(prompts), []
+    with _undisturbed(policy), spending(policy, reward, *scorers.values()) as spent:
+        for start in range(0, len(prompts), _SAMPLE_BATCH):
+            batch = prompts[start : start + _SAMPLE_BATCH]
+            drawn = completions_of(policy, batch, protocol.decoding, 1, (recipe.seed, "direction", protocol.name))
+            texts = [completion.text for completion in drawn]
+            columns = {
+                "prompt_id": [prompt.id for prompt in batch],
+                "completion": texts,
+                "reward": rewards_of(reward, [prompt.text for prompt in batch], texts),
+                **{f"toxicity@{name}": toxicity_scores(scorer, name, batch, drawn) for name, scorer in scorers.items()},
+            }
+            parts.append(pd.DataFrame(columns))
+    cost.charge(replace(spent, prompts_seen=len(prompts), reward_calls=len(prompts) * (len(scorers) + 1)))
+    return pd.concat(parts, ignore_index=True)
 
 
 @contextmanager

@@ -115,6 +115,8 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...]) -> None:
     from alignbench.recipe import load
 
     loaded = load(recipes, sets)
+    for recipe in loaded:
+        recipe.check_names()
     on_hub = check_inputs(loaded)
     for recipe in loaded:
         click.echo(f"{recipe.name} (seed {recipe.seed}): {recipe.method_name}, fine")

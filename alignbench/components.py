@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.embedded import resolve
 from alignbench.errors import DataError, ModelError, UsageError
 from alignbench.evaluation.protocols import get_protocol
 from alignbench.prompt_limits import longest_measured, longest_trained_on
@@ -19,9 +20,10 @@ from datasets_prep.settings import PromptSettings
 if TYPE_CHECKING:
     import torch
 
-    from alignbench.language_model import Chat, LanguageModel
+    from alignbench.chat import Chat
+    from alignbench.language_model import LanguageModel
     from alignbench.recipe import Recipe
-    from alignbench.recipe_blocks import RewardSettings, RewardTerm, ScorerSettings
+    from alignbench.recipe_scorers import RewardSettings, RewardTerm, ScorerSettings
     from datasets_prep.cache import BuiltPairs
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class Components:
         )
 
     def _chat(self) -> Chat | None:
-        from alignbench.language_model import Chat
+        from alignbench.chat import Chat
 
         return Chat(self.recipe.chat.system, self.recipe.chat.template) if self.recipe.chat else None
 
@@ -217,6 +219,7 @@ class Components:
             device=self.device,
             name=name,
             label=entry.label,
+            outputs=entry.outputs,
             transform="probability" if entry.scale is None else "logit",
             scale=entry.scale,
             text=entry.text,
@@ -225,22 +228,22 @@ class Components:
 
     def scorers_that_see_prompts(self) -> list[str]:
         """Names of the scorers that read prompt and completion together, as one text or as turns of a chat."""
-        reward = self.recipe.reward
-        windows = {
-            "reward" if isinstance(entry, str) else entry.name: reward.text
-            if isinstance(entry, str) and reward
-            else entry.text  # type: ignore[union-attr]
-            for entry in self.recipe.evaluation.scorers
-        }
+        reward, windows = self.recipe.reward, dict[str, str]()
+        for entry in self.recipe.evaluation.scorers:
+            if not isinstance(entry, str):
+                windows[entry.name] = entry.text
+            elif reward is not None:
+                windows[entry] = reward.text
         return [name for name, window in windows.items() if window != "completion"]
 
     def _reward_classifier(
         self, term: RewardTerm, where: str = "reward", name: str = "reward", *, as_toxicity: bool = False
     ) -> Scorer:
-        """The classifier of a reward: its label's score, or the probability that the label does not hold."""
+        """The classifier of a reward: larger for less harm, or with `as_toxicity` the probability of harm."""
         from alignbench.scorers.reward_model import load_classifier_scorer
 
         assert term.classifier is not None
+        names_harm = term.harmful_label is not None
         return load_classifier_scorer(
             resolve(term.classifier),
             where=where,
@@ -248,9 +251,11 @@ class Components:
             trust_remote_code=term.trust_remote_code,
             device=self.device,
             name=name,
-            label=term.label,
+            label=term.harmful_label if names_harm else term.label,
+            label_key="harmful_label" if names_harm else "label",
             transform="probability" if as_toxicity else term.transform,
-            complement=as_toxicity,
+            complement=names_harm != as_toxicity,
+            outputs=term.outputs,
             text=term.text,
             joint=self.joint,
             batch_size=term.batch_size,
@@ -393,12 +398,3 @@ class Components:
         counts = ", ".join(f"{name} {value:.4g}" for name, value in built.statistics.items() if value)
         logger.info("%s pairs: %s", purpose, counts)
         return built
-
-
-def resolve(name: str) -> str:
-    """Turns a name of the embedded world into a path in the package; others stay as they are."""
-    if not name.startswith("embedded/"):
-        return name
-    from alignbench.embedded import world
-
-    return str(world.resolve(name))

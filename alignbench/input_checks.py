@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench.errors import DataError, InputsError, did_you_mean
+from alignbench.scorers.labels import label_hint
 from datasets_prep.settings import PromptSettings
 
 if TYPE_CHECKING:
@@ -73,9 +74,11 @@ class InputChecks:
         for where, term in (*terms, *((f"evaluation.scorers: {judge.name}", judge) for judge in judges)):
             if term.classifier is not None:
                 key = f"{where}.classifier" if where.startswith("reward") else where
-                yield from self._model(key, term.classifier, "classifier", where, term.label)
+                harmful = getattr(term, "harmful_label", None)
+                label = (f"{where}.label", term.label) if harmful is None else (f"{where}.harmful_label", harmful)
+                yield from self._model(key, term.classifier, "classifier", label)
 
-    def _model(self, key: str, name: str, use: Use, where: str = "", label: str | None = None) -> Iterator[str]:
+    def _model(self, key: str, name: str, use: Use, label: tuple[str, str | None] = ("", None)) -> Iterator[str]:
         if name.startswith("embedded/"):
             return
         path = Path(name).expanduser()
@@ -85,10 +88,10 @@ class InputChecks:
         problem = self._once(f"{use} {path}", lambda: _folder_problem(path, name, use))
         if problem is not None:
             yield f"{key}: {problem}"
-        elif label is not None:
-            problem = _label_problem(path, label)
+        elif label[1] is not None:
+            problem = _label_problem(path, label[1])
             if problem is not None:
-                yield f"{where}.label: {problem}"
+                yield f"{label[0]}: {problem}"
 
     def _data(self, recipe: Recipe) -> Iterator[str]:
         from datasets_prep.neutral_texts import NAMES, read_texts
@@ -210,4 +213,4 @@ def _label_problem(path: Path, label: str) -> str | None:
     known = [str(name) for name in names.values()] if names else [f"LABEL_{i}" for i in range(n_labels)]
     if label in known or sum(name.casefold() == label.casefold() for name in known) == 1:
         return None
-    return f"got {label!r}, expected one of {known}{did_you_mean(label, known)}"
+    return f"got {label!r}, expected one of {known}{label_hint(label, known)}"

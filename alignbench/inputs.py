@@ -19,7 +19,7 @@ from datasets_prep import neutral_texts, real_toxicity_prompts, wiki_toxic
 from datasets_prep.settings import PromptSettings
 
 if TYPE_CHECKING:
-    from alignbench.language_model import Chat
+    from alignbench.chat import Chat
     from alignbench.recipe import Recipe
 
 Named = dict[str, dict[str, str]]
@@ -196,7 +196,7 @@ def _prompts_as_encoded(recipe: Recipe) -> str | None:
     A template may look at the date, and another release of a library may split texts otherwise: files do not tell.
     None where that cannot be told: what cannot be loaded or rendered says so where it is used.
     """
-    from alignbench.language_model import Chat
+    from alignbench.chat import Chat
 
     policy = recipe.policy
     folder = _model_folder(policy.model, policy.revision)

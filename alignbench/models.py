@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignbench.adapters import adapter_config, adapter_weights, holds, merged, path_or_id, trained_whole
+from alignbench.chat import Chat
 from alignbench.checkpoint_weights import check_weights
 from alignbench.dropout import zero_dropout
 from alignbench.errors import ModelError
-from alignbench.language_model import POLICY_FILE, Chat, LanguageModel
+from alignbench.language_model import POLICY_FILE, LanguageModel
 from alignbench.load_errors import why_not_loaded
 from alignbench.quantization import DTYPES, Quantization, quantized, settled
 

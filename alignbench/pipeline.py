@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench import distributed
-from alignbench.along_training import AlongTraining, diagnose_run
+from alignbench.along_training import AlongTraining, diagnose_run, hashes_of_sources
 from alignbench.components import Components
+from alignbench.direction import check_direction
 from alignbench.errors import AlignbenchError, UsageError
 from alignbench.held_out import evaluate_policy, evaluate_trained_reward_model, saved_reward_model
 from alignbench.inputs import inputs_of
@@ -228,16 +229,18 @@ def _execute(
         neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
     directory.record_inputs(inputs_of(recipe, parts.artifacts))  # whatever was fetched is here by now
     directory.write_prompts(*parts.known_texts(data, heldout.prompts), data.statistics)
-    pairs = parts.training_pairs(policy, data.train) if "preference_pairs" in recipe.method.needs else None
-    if pairs is not None:
-        directory.charge({_name_of(pairs): pairs.cost})
-    labeller = parts.labeller() if pairs is not None else None
+    labeller = parts.labeller() if "preference_pairs" in recipe.method.needs else None
     # Before training, so that a wrong label does not come to light after it.
     scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
 
-    # 2. Train, and measure on validation prompts before, along and after.
+    # 2. Measure on validation prompts, and draw pairs only where reward and judges agree about what is harmful.
     along = AlongTraining(parts, directory, data.validation, scorers, reward or labeller, machine, evaluation)
-    along.first(policy)
+    check_direction(parts, policy, reward or labeller, scorers, data, along.first(policy), evaluation)
+    pairs = parts.training_pairs(policy, data.train) if labeller is not None else None
+    if pairs is not None:
+        directory.charge({_name_of(pairs): pairs.cost})
+
+    # 3. Train, and measure on validation prompts along and after.
     with measured(machine, device), trace or nullcontext():
         pairs_paid = (pairs.pairs, pairs.cost.training_completions) if pairs else ((), 0)
         train_data = TrainData(data.train, data.validation, *pairs_paid)
@@ -254,7 +257,7 @@ def _execute(
         logger.info("%s, seed %d: %s", recipe.name, recipe.seed, trace)
     along.last(trained)
 
-    # 3. Evaluate on held-out prompts.
+    # 4. Evaluate on held-out prompts.
     if recipe.method.produces == "policy":
         with measured(evaluation, device):
             measures = evaluate_policy(recipe, parts, trained, heldout.prompts, neutral, scorers, device, evaluation)
@@ -262,13 +265,13 @@ def _execute(
         assert pairs is not None
         measures, heldout = _evaluate_reward_model(parts, trained, pairs, policy, heldout, evaluation)
 
-    # 4. Store.
+    # 5. Store.
     sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
     directory.write_evaluation(*measures, sources, prompt_rows=heldout.rows)
     machine.device_seconds *= n_processes
     ledger.book(None, "machine", machine)
     ledger.book(None, "evaluation", evaluation, "evaluation_cost")
-    trained_on = _trained_on(reward, labeller, upstream)
+    trained_on = hashes_of_sources(reward, labeller, upstream)
     diagnosis, why_none = diagnose_run(directory.path, trained_on, kind=recipe.method.produces)
     if along.is_cut_off:
         diagnosis, why_none = None, "evaluations along training were switched off before it ended"
@@ -326,12 +329,6 @@ def _name_of(pairs: BuiltPairs) -> str:
     """What pairs are called among the pieces of upstream cost: the same name for what was drawn once and used again."""
     content = [[pair.prompt.id, pair.chosen.text, pair.rejected.text] for pair in pairs.pairs]
     return f"pairs {fingerprint([content, dataclasses.asdict(pairs.cost)])}"
-
-
-def _trained_on(reward: Scorer | None, labeller: Scorer | None, upstream: Sequence[store.StoredRun]) -> list[str]:
-    """Hashes of what rewarded the run or labelled its pairs, and of what did so upstream."""
-    own = {source for scorer in (reward, labeller) if scorer is not None for source in sources_of(scorer)}
-    return sorted(own.union(*(run.status.trained_on for run in upstream)))
 
 
 def _context(parts: Components, policy: LanguageModel, reward: Scorer | None, **records: Any) -> RunContext:

@@ -51,6 +51,7 @@ def plan(recipes: Sequence[Recipe]) -> list[Planned]:
             upstream: dict[str, Planned] = {role: visit(other) for role, other in recipe.upstream().items()}
             for role, other in upstream.items():
                 recipe.require_same_data(role, other.recipe)
+            recipe.check_names()
             run_hash = recipe.run_hash({role: other.run_hash for role, other in upstream.items()})
             planned[key] = Planned(recipe, run_hash, upstream)
         elif planned[key].recipe != recipe:

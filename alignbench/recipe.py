@@ -91,6 +91,14 @@ class Recipe(RecipeSettings):
                 f"{self.name} holds out; give both the same"
             )
 
+    def check_names(self) -> None:
+        """UsageError where a label that is called harmless, or harmful, says the opposite by its own name."""
+        if self.reward is not None:
+            self.reward.check_names()
+        for scorer in self.evaluation.scorers:
+            if not isinstance(scorer, str):
+                scorer.check_names()
+
     @property
     def sweep(self) -> Sweep | None:
         """How it is to be tuned before it runs; None where it runs as it stands."""

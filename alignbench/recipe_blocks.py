@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
-from alignbench.identity import NotIdentity, PartOfIdentity
-from alignbench.records import Settings, TextWindow, file_sha256
-from alignbench.scorers.lexicon import LexiconScore, read_lexicon
-from alignbench.scorers.python_function import check_function, function_sha256
+from alignbench.identity import NotIdentity
+from alignbench.named_files import (
+    Name,
+    Text,
+)
+from alignbench.recipe_scorers import RewardSettings, ScorerSettings
+from alignbench.records import Settings
 from datasets_prep.neutral_texts import check_source
 from datasets_prep.settings import PairSettings, PromptSettings
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-def _name_in_file(function: str) -> str:
-    return function.rpartition(":")[2]
-
-
-FunctionFile = Annotated[
-    Text | None, PartOfIdentity(_name_in_file, "where the file lies; `function_sha256` says what is in it")
-]
 
 
 class LoraSettings(Settings):
@@ -70,189 +60,6 @@ class PolicySettings(Settings):
                 f"quantization: none, not {self.quantization}, beside policy.run: the adapter of the earlier run was "
                 "trained on other weights than it would be merged into"
             )
-        return self
-
-
-def _checked_function(value: str | None) -> str | None:
-    if value is not None:
-        check_function(value)
-    return value
-
-
-def _checked_lexicon(value: str | None) -> str | None:
-    if value is not None:
-        read_lexicon(value)
-    return value
-
-
-def _hash_of_function(value: str | None, info: ValidationInfo) -> str | None:
-    return _hash_of(info.data.get("function"), function_sha256, value)
-
-
-def _hash_of_lexicon(value: str | None, info: ValidationInfo) -> str | None:
-    return _hash_of(info.data.get("lexicon"), file_sha256, value)
-
-
-def _hash_of(file: str | None, sha256: Callable[[str], str], value: str | None) -> str | None:
-    """The hash of a file; None where there is none, or it was refused. ValueError where another one is asked for."""
-    if file is None:
-        return None
-    found = sha256(file)
-    if value not in (None, found):
-        raise ValueError(f"{found}, that of {file} now; null takes the file as it is")
-    return found
-
-
-class RewardTerm(Settings):
-    """One score: of a classifier, or of a Python function."""
-
-    classifier: Text | None = None
-    """Hub id or local path of a classifier."""
-    revision: Text | None = None
-    """Branch, tag or commit of a hub classifier; null: the newest."""
-    trust_remote_code: bool = False
-    """Run Python code that the classifier brings with it; false: a model that needs its own is refused."""
-    label: Text | None = None
-    """Name of the class whose score is taken."""
-    transform: Literal["logit", "logprob", "probability", "margin"] = "logit"
-    """What of the class is the score; `margin` is its logit less the log-sum-exp of the others."""
-    text: TextWindow = "completion"
-    """What the classifier sees: `prompt_and_completion` is one text, `chat` a turn of each by its own template."""
-    batch_size: Annotated[int, NotIdentity("texts in a forward pass")] = Field(default=64, ge=1)
-    """Texts per forward pass."""
-    function: FunctionFile = None
-    """`file.py:name` of a function of prompts and completions, beside the recipe or in the current folder."""
-    function_sha256: Text | None = Field(default=None, validate_default=True)
-    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
-    weight: float = 1.0
-    """What the score is multiplied by."""
-
-    _is_there = field_validator("function")(_checked_function)
-    _is_of_the_file = field_validator("function_sha256")(_hash_of_function)
-
-    @model_validator(mode="after")
-    def _has_a_label(self) -> Self:
-        if self.classifier is not None and self.label is None:
-            raise ValueError("label: the classifier's name for the class to score, such as nothate")
-        if self.text == "chat" and self.function is not None and self.classifier is None:
-            raise ValueError("text: it left out, a function gets prompts and completions apart")
-        return self
-
-
-class AddedReward(RewardTerm):
-    """A score that is added to the reward."""
-
-    name: Name
-    """Its name in the training log."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_no_run(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "run" in values:
-            raise ValueError("run: the run in reward.run, and here what is added to it: a classifier or a function")
-        return values
-
-    @model_validator(mode="after")
-    def _has_one_source(self) -> Self:
-        if (self.classifier is None) == (self.function is None):
-            raise ValueError("classifier: either a classifier or a `function:`")
-        if self.function is not None:
-            for key in ("revision", "trust_remote_code", "label", "transform", "text", "batch_size"):
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"{key}: it left out, a function has none")
-        return self
-
-
-class RewardSettings(RewardTerm):
-    """What is maximised: the score of `run`, `function` or `classifier`, the first that is given, plus those in `also`.
-
-    A classifier here always defines harm: it labels pairs and is the scorer `reward`, `label` being its harmless class.
-    """
-
-    run: Name | None = None
-    """Recipe of a reward model to train on instead; the classifier stays the notion of harm."""
-    also: tuple[AddedReward, ...] = ()
-    """Further scores, added to the reward of training; pairs are not labelled by them where there is a classifier."""
-
-    @field_validator("also")
-    @classmethod
-    def _have_names_of_their_own(cls, value: tuple[AddedReward, ...]) -> tuple[AddedReward, ...]:
-        names = ["main", *(term.name for term in value)]
-        if len(set(names)) < len(names):
-            raise ValueError(f"terms with different names, not {', '.join(names)} (main is the reward block itself)")
-        return value
-
-    @model_validator(mode="after")
-    def _names_a_source(self) -> Self:
-        if self.classifier is None and self.function is None and self.run is None:
-            raise ValueError(
-                "classifier: a hub id or path of a classifier, `function:` with a Python function, or `run:` with the "
-                "recipe of a reward model"
-            )
-        if self.function is not None and self.run is not None:
-            raise ValueError("function: nothing beside `run`; a second score goes into `also`")
-        return self
-
-
-class ScorerSettings(Settings):
-    """What judges completions and takes no part in training: a classifier, a list of words, or a Python function.
-
-    Its scores are between 0 and 1, larger is more harmful.
-    """
-
-    name: Name = "judge"
-    """Its name in the results."""
-    classifier: Text | None = None
-    """Hub id or local path of a classifier: softmax, multi-label, or a regression head."""
-    label: Text | None = None
-    """Name of the harmful class, or of the output of a regression head; the score is its probability."""
-    scale: tuple[float, float] | None = None
-    """The outputs of a regression head that mean 0 and 1, linear between, cut beyond; null: the probability."""
-    revision: Text | None = None
-    """Branch, tag or commit of a hub classifier; null: the newest."""
-    trust_remote_code: bool = False
-    """Run Python code that the classifier brings with it; false: a model that needs its own is refused."""
-    lexicon: Annotated[Text | None, NotIdentity("where the list lies; `lexicon_sha256` says what is in it")] = None
-    """A file with a word or phrase a line, beside the recipe or in the current folder."""
-    lexicon_sha256: Text | None = Field(default=None, validate_default=True)
-    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
-    lexicon_score: LexiconScore = "any"
-    """`any`: 1 where the text holds an entry, else 0; `share`: the share of the text's words that are listed."""
-    function: FunctionFile = None
-    """`file.py:name` of a function of prompts and completions, beside the recipe or in the current folder."""
-    function_sha256: Text | None = Field(default=None, validate_default=True)
-    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
-    text: TextWindow = "completion"
-    """What it sees: the completion, both as one text, or (a classifier) both as turns of a `chat` by its own template;
-    with `completion` a function gets an empty text for every prompt."""
-
-    _is_there = field_validator("function")(_checked_function)
-    _is_of_the_file = field_validator("function_sha256")(_hash_of_function)
-    _has_words = field_validator("lexicon")(_checked_lexicon)
-    _is_of_the_list = field_validator("lexicon_sha256")(_hash_of_lexicon)
-
-    @field_validator("scale")
-    @classmethod
-    def _has_two_ends(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and value[0] == value[1]:
-            raise ValueError("two different outputs: the one that means 0 and the one that means 1")
-        return value
-
-    @model_validator(mode="after")
-    def _has_one_source(self) -> Self:
-        sources = [key for key in ("classifier", "lexicon", "function") if getattr(self, key) is not None]
-        if not sources:
-            raise ValueError("classifier: a classifier, a `lexicon:` or a `function:`")
-        if len(sources) > 1:
-            raise ValueError(f"{sources[1]}: it left out beside `{sources[0]}`; a second judge is an entry of its own")
-        if self.classifier is not None and self.label is None:
-            raise ValueError("label: the classifier's name for the harmful class, such as toxic")
-        if self.text == "chat" and self.classifier is None:
-            raise ValueError(f"text: completion or prompt_and_completion, a {sources[0]} has no chat template")
-        keys = {"classifier": ("label", "scale", "revision", "trust_remote_code"), "lexicon": ("lexicon_score",)}
-        for key in (key for source, own in keys.items() if source != sources[0] for key in own):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key}: it left out, a {sources[0]} has none")
         return self
 
 

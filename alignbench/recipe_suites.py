@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from alignbench.errors import Problem, RecipeError
-from alignbench.recipe_blocks import Name, Text
+from alignbench.named_files import Name, Text
 from alignbench.recipe_files import Layer, display
 from alignbench.recipe_problems import schema_problems, shown
 from alignbench.recipe_sweeps import SweepSettings

@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 FinishReason = Literal["eos", "stop", "length"]
 """The end-of-sequence token, a stop string, or the token limit."""
 Direction = Literal["lower", "higher", "none"]
-BETWEEN_0_AND_1 = frozenset(
-    {
-        *("toxicity_mean", "toxicity_rate", "expected_max_toxicity", "toxicity_probability", "toxicity_std"),
-        *(f"{kind}distinct_{n}" for kind in ("", "corpus_", "dexperts_") for n in (1, 2, 3)),
-        *("self_bleu", "repetition_rate", "rep_4", "copy_rate", "empty_rate", "truncated_rate", "refusal_rate"),
-        *("pair_accuracy", "pair_accuracy_train"),
-    }
-)
-"""Metrics that cannot leave this range: neither can their intervals, nor a difference that could be detected."""
 HackingWord = Literal["none", "suspected", "evident"]
 """From best to worst."""
 TextWindow = Literal["completion", "prompt_and_completion", "chat"]
@@ -290,20 +281,6 @@ class Scorer(Protocol):
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores completions[i] given prompts[i]."""
         ...
-
-
-@runtime_checkable
-class CutsPrompts(Protocol):
-    """A scorer that reads no more than so many tokens: where prompt and completion are more, the prompt gives way."""
-
-    def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
-        """True for each completion that is scored behind a prompt without its beginning."""
-        ...
-
-
-def cut_prompts(scorer: Scorer, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
-    """Which completions a scorer reads behind a prompt that has lost its beginning; none where it has no limit."""
-    return scorer.cut_prompts(prompts, completions) if isinstance(scorer, CutsPrompts) else [False] * len(completions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from alignbench.errors import ModelError
 from alignbench.passes import base_model
 
 if TYPE_CHECKING:
-    from alignbench.language_model import Chat
+    from alignbench.chat import Chat
 
 _CONFIGS = ("the generation config", "the config")
 _ANSWER = "answer"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from alignbench.chat import Chat
 from alignbench.errors import ModelError
-from alignbench.language_model import Chat
 from alignbench.models import load_classifier, load_language_model, load_policy
 from alignbench.records import Decoding, Prompt
 

@@ -8,12 +8,13 @@ import torch
 
 import alignbench
 from alignbench import pipeline
+from alignbench.chat import Chat
 from alignbench.components import Components
 from alignbench.draws import inverse_cdf, sampling_probabilities, uniforms
 from alignbench.errors import ModelError, UsageError
 from alignbench.evaluation.evaluator import evaluate
 from alignbench.evaluation.protocols import EvalProtocol
-from alignbench.language_model import Chat, LanguageModel, Lora
+from alignbench.language_model import LanguageModel, Lora
 from alignbench.models import load_language_model, load_policy, weights_fingerprint
 from alignbench.passes import completion_forward, decoder_start
 from alignbench.recipe import load

@@ -65,6 +65,7 @@ BESIDE = [
     "evaluation.batch_size=7",
     "evaluation.evaluate_every=0",
     "reward.batch_size=3",
+    "reward.may_oppose_judges=true",
     "hardware.device=auto",
     "hardware.threads=3",
     "method.micro_batch_size=2",

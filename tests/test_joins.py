@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from alignbench.language_model import Chat, LanguageModel
+from alignbench.chat import Chat
+from alignbench.language_model import LanguageModel
 from alignbench.records import Decoding, Prompt, read_text
 from alignbench.scorers.reading import joint_of
 

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
+from alignbench.chat import Chat
 from alignbench.dropout import zero_dropout
 from alignbench.errors import ModelError
-from alignbench.language_model import Chat, LanguageModel, Lora
+from alignbench.language_model import LanguageModel, Lora
 from alignbench.models import load_classifier, load_language_model, load_policy, weights_fingerprint
 from alignbench.records import Decoding, Prompt
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from tokenizers import processors
 
+from alignbench.chat import Chat
 from alignbench.draws import sampling_probabilities, uniforms
 from alignbench.errors import ModelError
 from alignbench.generation import Capture, sample
-from alignbench.language_model import Chat, LanguageModel
+from alignbench.language_model import LanguageModel
 from alignbench.passes import completion_forward
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer

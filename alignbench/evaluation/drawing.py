@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alignbench.cutting import cut_prompts
 from alignbench.errors import ModelError, ScorerError
 from alignbench.evaluation.aggregate import FloatArray
 from alignbench.evaluation.fluency import log_perplexities
 from alignbench.evaluation.protocols import EvalProtocol
-from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer, cut_prompts
+from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer
 
 _SHOWN_CHARS = 80
 # A probability computed as 1 - p in float32 may pass its bounds by rounding.

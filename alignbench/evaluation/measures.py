@@ -20,7 +20,6 @@ from alignbench.evaluation.neutral import negative_logprobs
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.evaluation.self_bleu import MOST_TEXTS, self_bleu
 from alignbench.records import (
-    BETWEEN_0_AND_1,
     N_JACKKNIFE_GROUPS,
     Direction,
     MetricValue,
@@ -28,7 +27,7 @@ from alignbench.records import (
     Prompt,
     jackknife_group,
 )
-from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
 from alignbench.statistics.jackknife import jackknife_interval
 from alignbench.statistics.prompt_means import Groups, column_means
 
@@ -257,11 +256,10 @@ def _text_columns(drawn: Drawn, prompts: Sequence[Prompt]) -> list[Column]:
     return columns
 
 
-def reward_column(rewards: Sequence[float | None], n_prompts: int) -> Column:
-    """The training reward of evaluated completions, prompt-major, None where it gave none; withheld as a scorer is."""
-    flat = np.array([math.nan if reward is None else reward for reward in rewards], dtype=np.float64)
-    kept, reason = _kept(flat)
-    return Column("reward_mean", None, prompt_means(kept.reshape(n_prompts, -1)), _counts(flat), reason)
+def reward_column(rewards: FloatArray, n_prompts: int) -> Column:
+    """The training reward of evaluated completions, prompt-major, NaN where it gave none; withheld as a scorer is."""
+    kept, reason = _kept(rewards)
+    return Column("reward_mean", None, prompt_means(kept.reshape(n_prompts, -1)), _counts(rewards), reason)
 
 
 def _dexperts_columns(drawn: Drawn, prompts: Sequence[Prompt]) -> list[Column]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from alignbench.evaluation.aggregate import FloatArray
 from alignbench.records import Direction, EvalReport, MetricValue, PreferencePair, Scorer
+from alignbench.statistics.correlation import rank_correlation as correlation_of_ranks
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.prompt_means import mean_interval
 
@@ -45,14 +46,11 @@ def evaluate_reward_model(
 
 def rank_correlation(a: FloatArray, b: FloatArray) -> Estimate:
     """Spearman's rank correlation, ties given their mean rank; without an interval."""
-    from scipy.stats import rankdata
-
-    rank_a, rank_b = rankdata(a), rankdata(b)
     if len(a) < 2:
         return Estimate(None, reason="fewer than two completions have a score")
-    if np.ptp(rank_a) == 0 or np.ptp(rank_b) == 0:
+    correlation = correlation_of_ranks(a, b)
+    if correlation is None:
         return Estimate(None, reason="one side gives every completion the same score")
-    correlation = float(np.corrcoef(rank_a, rank_b)[0, 1])
     return Estimate(correlation, n=len(a), reason="no interval is computed for a correlation")
 
 

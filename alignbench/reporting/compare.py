@@ -27,11 +27,12 @@ from alignbench.reporting.flags import (
     budget_flags,
     measured_flags,
     own_judge_flag,
+    scorers_disagree_flag,
     upstream_flag,
 )
 from alignbench.reporting.hacking import along_training_flag, hacking_along_training
 from alignbench.reporting.notes import SEEDS_NOTE, covers_seeds, notes_on
-from alignbench.reporting.pooling import UNTRAINED, MetricKey, RecipeRuns, measure, measure_pairs
+from alignbench.reporting.pooling import UNTRAINED, MetricKey, RecipeRuns, harm_by_scorer, measure, measure_pairs
 from alignbench.reporting.store import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
 
 _Measured = list[tuple[StoredRun, StoredEvaluation]]
@@ -169,7 +170,13 @@ def _compared(
         upstream = sorted(f"{name}/seed{seed} ({role})" for name, seed, role in built_on if role != "tuning")
         n_trials = sum(role == "tuning" for _, _, role in built_on)
         upstream += [f"{n_trials} trials that tuned it"] if n_trials else []
-        named = (along_training_flag(hacking), _own_judge(one), upstream_flag(upstream), budgets.get(one.recipe))
+        named = (
+            along_training_flag(hacking),
+            _own_judge(one),
+            scorers_disagree_flag(harm_by_scorer(one, HEADLINE)),
+            upstream_flag(upstream),
+            budgets.get(one.recipe),
+        )
         flags += [flag for flag in named if flag is not None]
         if baseline is not None and one is not baseline and not covers_seeds(one, baseline):
             flags.append(Flag("seeds_not_covered", SEEDS_NOTE))

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alignbench.errors import NothingComparedError
-from alignbench.records import BETWEEN_0_AND_1, Direction
+from alignbench.records import Direction
 from alignbench.reporting.comparability import Mismatch
 from alignbench.reporting.flags import HEADLINE, Flag, judgement
 from alignbench.reporting.hacking import HackingAlongTraining
 from alignbench.reporting.pooling import Measurement, MetricKey, PairedRecipes
 from alignbench.reporting.store import SkippedRun
-from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
 from alignbench.statistics.length_matching import LengthMatched
 from alignbench.statistics.power import Settlement
 

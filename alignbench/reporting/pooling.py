@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.records import BETWEEN_0_AND_1, N_JACKKNIFE_GROUPS, Cost, Direction, MetricValue, jackknife_group
+from alignbench.records import N_JACKKNIFE_GROUPS, Cost, Direction, MetricValue, jackknife_group
 from alignbench.reporting.store import LOG_METRICS, StoredEvaluation, StoredRun
 from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
-from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
 from alignbench.statistics.jackknife import jackknife_interval
 from alignbench.statistics.length_matching import LengthMatched
 from alignbench.statistics.prompt_means import column_means, numbered
@@ -96,6 +96,21 @@ def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
     """Returns every metric that any run has, in the order of the files."""
     metrics = (m for one in recipes for _, evaluation in one.runs for m in evaluation.record.metrics)
     return list(dict.fromkeys((m.metric, m.scorer) for m in metrics))
+
+
+def harm_by_scorer(one: RecipeRuns, headline: str) -> dict[str, Matrix]:
+    """Returns what each scorer gave a recipe's prompts, means over seeds and over the variants of a text: (texts,)."""
+    pool = Pool([one])
+    scorers = [scorer for metric, scorer in metric_keys([one]) if metric == headline and scorer is not None]
+    stored = {scorer: pool.matrix(one, (headline, scorer)) for scorer in scorers}
+    found = {scorer: over_seeds(values) for scorer, values in stored.items() if values is not None}
+    if (groups := pool.groups) is None:
+        return found
+    texts = np.unique(groups)
+    return {
+        scorer: np.array([over_seeds(values[groups == text, None])[0] for text in texts])
+        for scorer, values in found.items()
+    }
 
 
 def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[tuple[str, MetricKey], Measurement]:

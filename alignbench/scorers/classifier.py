@@ -13,12 +13,13 @@ from typing import Any, Literal, Self
 
 import torch
 
-from alignbench.errors import ModelError, ScorerError, did_you_mean
+from alignbench.errors import ModelError, ScorerError
 from alignbench.fast_layers import with_fast_layers
 from alignbench.flops import Tokens, weights_of
 from alignbench.models import load_classifier, weights_fingerprint
 from alignbench.passes import is_encoder_decoder
 from alignbench.records import Cost, TextWindow, fingerprint
+from alignbench.scorers.labels import Outputs, label_hint, outputs_of
 from alignbench.scorers.padding import batch_logits, batches, ignores_padding
 from alignbench.scorers.reading import Reader, Reading
 
@@ -41,9 +42,11 @@ class ClassifierScorer:
         text: TextWindow = "completion",
         joint: str = "",
         complement: bool = False,
+        outputs: Outputs | None = None,
         scale: tuple[float, float] | None = None,
         batch_size: int = 64,
         where: str = "classifier",
+        label_key: str = "label",
     ) -> None:
         """Wraps a loaded classifier.
 
@@ -56,23 +59,30 @@ class ClassifierScorer:
                 margin (its logit minus the log-sum-exp of the others; for two classes the difference of the logits).
             text: What the classifier reads.
             joint: What stands between a prompt and a completion that does not go on with it.
-            complement: Score 1 - probability, i.e. the probability that the label does not hold.
+            complement: Score that the label does not hold: minus logit or margin, 1 - probability, or its logarithm.
+            outputs: Whether the labels exclude each other; None: as `labels.outputs_of` finds.
             scale: For a head that gives an amount, not odds: the raw outputs that mean 0 and 1. Between them the score
                 is linear, beyond them it is 0 or 1; the first may be the larger. Needs `transform="logit"`.
             batch_size: Texts in one forward pass.
-            where: The recipe key named in errors.
+            where: The block of the recipe named in errors.
+            label_key: Its key that has the label.
         """
-        if complement and transform != "probability":
-            raise ValueError("complement=True needs transform='probability'")
-        if scale is not None and (transform != "logit" or scale[0] == scale[1]):
-            raise ValueError("scale needs transform='logit' and two different numbers")
-        if transform in ("probability", "logprob") and model.config.problem_type == "regression":
+        if scale is not None and (transform != "logit" or scale[0] == scale[1] or complement):
+            raise ValueError("scale needs transform='logit', two different numbers, and no complement")
+        if transform != "logit" and model.config.problem_type == "regression":
             raise ModelError(
                 f"{where}: the model is a regression head, its outputs are no log-odds and have no probability; a "
                 "judge needs `scale:`, the outputs that mean 0 and 1, and a reward `transform: logit`"
             )
         self.model, self.tokenizer, self.name = with_fast_layers(model), tokenizer, name
-        self.label_id = label_index(model.config, label, where)
+        self.label_id = label_index(model.config, label, where, label_key)
+        # On a scale nothing is read but the output itself.
+        self.independent = scale is None and outputs_of(model.config, outputs, where) == "independent"
+        if transform == "margin" and self.independent:
+            raise ModelError(
+                f"{where}.transform: got margin, but the outputs do not exclude each other, so there are no others to "
+                "compare with; expected logit, which is the log-odds of such an output"
+            )
         self.transform, self.text, self.complement = transform, text, complement
         self.reader = Reader(model, tokenizer, text, joint, where=where)
         self.reads_alone = not ignores_padding(self.model, self.reader)
@@ -116,6 +126,8 @@ class ClassifierScorer:
             settings.append(self.reader.joint)
         if self.scale is not None:
             settings.append(list(self.scale))
+        if self.independent and not is_multi_label(self.model.config) and len(self.model.config.id2label) > 1:
+            settings.append("independent")  # the recipe says so, and the same weights can be read by a softmax too
         return fingerprint([*self.sources, *settings])
 
     @property
@@ -167,32 +179,37 @@ class ClassifierScorer:
 
     def _values(self, logits: torch.Tensor) -> list[float]:
         """Scores from logits (b, n_labels)."""
-        values = label_score(logits, self.label_id, self.transform, multi_label=is_multi_label(self.model.config))
+        values = label_score(
+            logits, self.label_id, self.transform, multi_label=self.independent, complement=self.complement
+        )
         if self.scale is not None:
             zero, one = self.scale
             values = ((values - zero) / (one - zero)).clamp(0.0, 1.0)
-        return (1 - values if self.complement else values).tolist()
+        return values.tolist()
 
 
-def label_score(logits: torch.Tensor, label_id: int, transform: Transform, *, multi_label: bool) -> torch.Tensor:
-    """The score of one label from logits (b, n_labels): (b,).
+def label_score(
+    logits: torch.Tensor, label_id: int, transform: Transform, *, multi_label: bool, complement: bool = False
+) -> torch.Tensor:
+    """The score of one label from logits (b, n_labels), or with `complement` that it does not hold: (b,).
 
     With several exclusive labels probabilities are a softmax; for multi-label and one-output heads, a sigmoid.
     """
     own = logits[:, label_id]
     if transform == "logit":
-        return own
+        return -own if complement else own
     if multi_label or logits.shape[1] == 1:
         odds = own
     else:
         others = torch.cat((logits[:, :label_id], logits[:, label_id + 1 :]), dim=1)
         odds = own - others.logsumexp(dim=1)
-    if transform == "margin":
-        return odds
-    return torch.nn.functional.logsigmoid(odds) if transform == "logprob" else odds.sigmoid()
+    if transform == "probability":
+        return 1 - odds.sigmoid() if complement else odds.sigmoid()
+    odds = -odds if complement else odds
+    return odds if transform == "margin" else torch.nn.functional.logsigmoid(odds)
 
 
-def label_index(config: Any, label: str, where: str) -> int:
+def label_index(config: Any, label: str, where: str, key: str = "label") -> int:
     """The position of a label by its name; upper and lower case count as equal where that is unambiguous."""
     names = {int(index): str(name) for index, name in config.id2label.items()}
     exact = [index for index, name in names.items() if name == label]
@@ -201,7 +218,7 @@ def label_index(config: Any, label: str, where: str) -> int:
         if len(matches) == 1:
             return matches[0]
     known = list(names.values())
-    raise ModelError(f"{where}.label: got {label!r}, expected one of {known}{did_you_mean(label, known)}")
+    raise ModelError(f"{where}.{key}: got {label!r}, expected one of {known}{label_hint(label, known)}")
 
 
 def is_multi_label(config: Any) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.records import Cost, Scorer, cut_prompts, fingerprint, total
+from alignbench.cutting import cut_prompts
+from alignbench.records import Cost, Scorer, fingerprint, total
 
 
 def sources_of(scorer: Scorer) -> tuple[str, ...]:

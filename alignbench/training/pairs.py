@@ -13,10 +13,11 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from alignbench.code_hash import code_hash
+from alignbench.cutting import cut_prompts
 from alignbench.language_model import LanguageModel
 from alignbench.ledger import spending
 from alignbench.models import weights_fingerprint
-from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer, cut_prompts
+from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer
 from alignbench.runtime import Key, generator, hardware_class, measured, progress_bar
 from datasets_prep.cache import BuiltPairs, cached_pairs
 from datasets_prep.preference_pairs import build_pairs

@@ -6,7 +6,8 @@ The models are random, with 2 layers; dropout stands at 0.5 in every configurati
 import pytest
 import torch
 
-from alignbench.language_model import Chat, LanguageModel, Lora
+from alignbench.chat import Chat
+from alignbench.language_model import LanguageModel, Lora
 from alignbench.passes import completion_forward
 from alignbench.ppo.config import PPOConfig
 from alignbench.ppo.trainer import PPOTrainer

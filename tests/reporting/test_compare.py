@@ -395,3 +395,25 @@ def test_ten_runs_take_less_than_it_takes_to_load_torch(tmp_path, add_run, rng):
     assert seen["lines"] > 40
     # Of processor time, both in one process: what else runs on this machine, and how fast it is, does not count.
     assert seen["seconds"] < seen["seconds_of_torch"]
+
+
+def test_scorers_of_one_run_that_disagree_are_flagged(tmp_path, add_run):
+    """Over the mean of both seeds, and in the row of that recipe alone."""
+    rng = np.random.default_rng(5)
+    for recipe, sign in (("untrained", 1), ("ppo", -1)):
+        for seed in (0, 1):
+            harm = rng.uniform(0.3, 0.7, N)
+            judge = 0.5 + sign * (harm - 0.5) + rng.normal(0, 0.05, N)
+            columns = {"toxicity_mean@reward": harm, "toxicity_mean@judge": judge}
+            add_run(tmp_path / "apart", recipe, columns, seed=seed)
+            groups = {f"p{i}": f"text{i % 9}" for i in range(N)}
+            add_run(tmp_path / "variants", recipe, columns, seed=seed, prompt_groups=groups)
+    rows = {row.recipe: row for row in compare(tmp_path / "apart").recipes}
+    (flag,) = [flag for flag in rows["ppo"].flags if flag.name == "scorers_disagree"]
+    assert "reward and judge: r = -0." in flag.text
+    assert f"over {N} prompts" in flag.text
+    assert "scorers_disagree" not in [flag.name for flag in rows["untrained"].flags]
+    # Nine texts are too few to say it, however many variants each has.
+    assert not any(
+        flag.name == "scorers_disagree" for row in compare(tmp_path / "variants").recipes for flag in row.flags
+    )

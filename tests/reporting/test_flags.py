@@ -2,9 +2,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from alignbench.reporting.flags import WARNINGS, budget_flags, lost_at_equal_length, measured_flags, own_judge_flag
+from alignbench.reporting.flags import (
+    WARNINGS,
+    budget_flags,
+    lost_at_equal_length,
+    measured_flags,
+    own_judge_flag,
+    scorers_disagree_flag,
+)
 from alignbench.reporting.pooling import Measurement
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched
@@ -237,6 +245,45 @@ def test_a_judge_that_training_knew_is_named(trained_on, named):
     sources = {"reward": ("w1",), "lex": ("w3", "w4"), "judge": ("w2",)}
     flag = own_judge_flag(trained_on, sources)
     assert (flag is None) if named is None else (f"judges it here: {named};" in flag.text)
+
+
+def correlated(r, n, seed=0):
+    """Scores of two scorers whose correlation is exactly r."""
+    generator = np.random.default_rng(seed)
+    a, noise = generator.normal(size=(2, n))
+    a = (a - a.mean()) / a.std()
+    noise -= noise.mean() + a * (a @ noise) / n
+    return {"reward": a, "judge": r * a + (1 - r * r) ** 0.5 * noise / noise.std()}
+
+
+@pytest.mark.parametrize(
+    ("harm", "is_flagged"),
+    [
+        (correlated(-1.0, 24), True),
+        (correlated(-0.46, 64), True),
+        (correlated(-0.2, 400), True),
+        (correlated(-0.2, 24), False),  # noise
+        (correlated(-1.0, 9), False),  # too few prompts
+        (correlated(0.0, 400), False),
+        (correlated(0.9, 400), False),
+        ({"reward": correlated(-1.0, 24)["reward"], "judge": np.full(24, 0.3)}, False),
+        ({"reward": correlated(-1.0, 24)["reward"], "judge": np.full(24, np.nan)}, False),
+        ({"judge": correlated(-1.0, 24)["reward"]}, False),
+        ({}, False),
+    ],
+)
+def test_scorers_that_rank_prompts_the_opposite_way(harm, is_flagged):
+    flag = scorers_disagree_flag(harm)
+    assert (flag is not None) == is_flagged
+    assert flag is None or (flag.name, "reward and judge: r = -" in flag.text) == ("scorers_disagree", True)
+    assert "scorers_disagree" in WARNINGS
+
+
+def test_many_scorers_are_one_family():
+    """Sixty tables of noise with five scorers, ten pairs each: 1.5 flags are expected, and 15 without a correction."""
+    generator = np.random.default_rng(2)
+    found = [scorers_disagree_flag(dict(zip("abcde", generator.normal(size=(5, 50)), strict=True))) for _ in range(60)]
+    assert sum(flag is not None for flag in found) <= 5
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from alignbench.chat import PlainTokenizer
 from alignbench.errors import TrainingError
-from alignbench.language_model import PlainTokenizer
 from alignbench.ledger import Ledger
 from alignbench.methods.base import RunContext, TrainData
 from alignbench.methods.ppo import PPO

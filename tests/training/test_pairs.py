@@ -2,8 +2,8 @@
 
 import pytest
 
+from alignbench.chat import Chat
 from alignbench.errors import DataError
-from alignbench.language_model import Chat
 from alignbench.records import Cost, Prompt
 from alignbench.training.pairs import draw_pairs, kept_pairs
 from datasets_prep.settings import PairSettings
