@@ -34,7 +34,7 @@ class PolicySettings(Settings):
     """The language model that is aligned."""
 
     model: Text
-    """Hub id or local path of a model, or of a LoRA adapter, which is merged into its base model."""
+    """Hub id or local path of a model, or of an adapter, which is merged into its base model."""
     revision: Text | None = None
     """Branch, tag or commit of a hub model; null: the newest."""
     trust_remote_code: bool = False
