@@ -120,7 +120,7 @@ class AlongTraining:
         settings = self._parts.recipe.evaluation
         protocol = get_protocol(settings.protocol)
         reference = self._parts.base_policy()  # loaded for every point: kept, it would take memory from training
-        with _undisturbed(policy), spending(policy, reference, self._reward, *self._scorers.values()) as spent:
+        with undisturbed(policy), spending(policy, reference, self._reward, *self._scorers.values()) as spent:
             report = evaluate(
                 policy,
                 reference,
@@ -242,7 +242,7 @@ def draw_sample(
 
     protocol = get_protocol(recipe.evaluation.protocol)
     prompts, parts = protocol.cut(prompts), []
-    with _undisturbed(policy), spending(policy, reward, *scorers.values()) as spent:
+    with undisturbed(policy), spending(policy, reward, *scorers.values()) as spent:
         for start in range(0, len(prompts), _SAMPLE_BATCH):
             batch = prompts[start : start + _SAMPLE_BATCH]
             drawn = completions_of(policy, batch, protocol.decoding, 1, (recipe.seed, "direction", protocol.name))
@@ -259,8 +259,8 @@ def draw_sample(
 
 
 @contextmanager
-def _undisturbed(policy: Policy) -> Iterator[None]:
-    """Within the block the policy is in evaluation mode; behind it its modes and all random states are as before."""
+def undisturbed(policy: Policy) -> Iterator[None]:
+    """Within the block the policy is in evaluation mode; after it its modes and all random states are as before."""
     import numpy as np
     import torch
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from alignbench._version import __version__
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, InputsError
 from alignbench.reporting import FORMATS
+
+if TYPE_CHECKING:
+    from alignbench.recipe import Recipe
 
 _INTERRUPTED = 130
 
@@ -106,10 +110,13 @@ def compare(paths: tuple[Path, ...], style: str, baseline: str | None, allow_mis
 @main.command()
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE_OR_SUITE...")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key, as in `run`.")
-def check(recipes: tuple[str, ...], sets: tuple[str, ...]) -> None:
+@click.option("--load", "by_loading", is_flag=True, help="Load the models too, and try what a run needs later.")
+def check(recipes: tuple[str, ...], sets: tuple[str, ...], by_loading: bool) -> None:
     """Check recipes and report every problem at once, without loading a model.
 
-    Data files are read, of local models the configurations. What is on the hub is not looked up, and named.
+    Data files are read, of local models the configurations. What is on the hub is not looked up, and named. With
+    --load each recipe's models are loaded and tried on odd texts, a training step's shapes and saving, in seconds, as
+    every run does when it begins.
     """
     from alignbench.input_checks import check_inputs
     from alignbench.recipe import load
@@ -126,6 +133,27 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...]) -> None:
             click.echo(f"  but note: {caution}")
     if on_hub:
         click.echo(f"not looked up, as it is no local file: {', '.join(on_hub)}")
+    if by_loading:
+        _check_by_loading({recipe.name: recipe for recipe in reversed(loaded)})
+
+
+def _check_by_loading(recipes: Mapping[str, Recipe]) -> None:
+    """Says of each recipe, once for all its seeds, that it loads, or all that does not."""
+    from alignbench.preflight import check_by_loading
+    from alignbench.runtime import choose_device, quiet_libraries
+
+    quiet_libraries()
+    problems = []
+    for name in sorted(recipes):
+        try:
+            later = check_by_loading(recipes[name], choose_device(recipes[name].hardware.device))
+        except AlignbenchError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        left = f"; not tried, as it is trained first: {', '.join(later)}" if later else ""
+        click.echo(f"{name}: loaded and tried{left}")
+    if problems:
+        raise InputsError(problems)
 
 
 @main.command()

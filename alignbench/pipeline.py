@@ -25,6 +25,7 @@ from alignbench.inputs import inputs_of
 from alignbench.ledger import Ledger
 from alignbench.methods.base import RunContext, TrainData
 from alignbench.plan import Key, Planned, folder, plan, run_path
+from alignbench.preflight import check_before_start
 from alignbench.profiling import Profile
 from alignbench.records import Cost, EvalReport, HeldOut, Scorer, fingerprint
 from alignbench.reporting import store
@@ -232,6 +233,8 @@ def _execute(
     labeller = parts.labeller() if "preference_pairs" in recipe.method.needs else None
     # Before training, so that a wrong label does not come to light after it.
     scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
+    with measured(machine, device):
+        check_before_start(parts, policy, reward or labeller, scorers, data, heldout.prompts)
 
     # 2. Measure on validation prompts, and draw pairs only where reward and judges agree about what is harmful.
     along = AlongTraining(parts, directory, data.validation, scorers, reward or labeller, machine, evaluation)

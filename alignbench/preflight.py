@@ -1,0 +1,173 @@
+"""A check at the start of everything that a run needs later: seconds then, in place of hours before a failure.
+
+What a recipe has loaded goes once, and small, through what it will go through: each scorer reads an empty, a short and
+a very long text, alone and together; the policy answers the shortest and the longest prompt with the longest completion
+and says the same of both alone and together; one training step's shapes are passed through; and everything that will be
+saved but the weights is saved. Nothing is left of it: no gradient, no random state; its seconds count, its tokens do
+not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+
+from alignbench.along_training import undisturbed
+from alignbench.errors import AlignbenchError, ModelError, ScorerError
+from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
+from alignbench.padding_check import ROUNDED_TOLERANCE, TOLERANCE
+from alignbench.passes import base_model, completion_forward, token_logprobs
+from alignbench.records import Completion, Decoding, PreparedData, Prompt, Scorer
+from alignbench.scorers.python_function import PythonFunction
+
+if TYPE_CHECKING:
+    from alignbench.components import Components
+    from alignbench.language_model import LanguageModel
+    from alignbench.recipe import Recipe
+
+_TEXTS = ("", "a", "one more word " * 400)
+"""Empty, short, and longer than most classifiers read."""
+_SCORE_TOLERANCE = 1e-3
+
+
+def check_before_start(
+    parts: Components,
+    policy: LanguageModel,
+    reward: Scorer | None,
+    judges: Mapping[str, Scorer],
+    data: PreparedData,
+    heldout: Sequence[Prompt],
+) -> None:
+    """Raises what a run would meet later: a ModelError, ScorerError or UsageError that names the recipe's key."""
+    prompts = _shortest_and_longest((*data.train, *data.validation, *heldout))
+    scorers = {"reward": reward, **{f"evaluation.scorers: {name}": judge for name, judge in judges.items()}}
+    with undisturbed(policy):
+        for where, scorer in scorers.items():
+            if scorer is not None:
+                check_scorer(scorer, where, prompts[0].text, is_judge=where != "reward")
+        completions = check_policy(policy, prompts, _longest_completion(parts))
+        if parts.recipe.method.produces == "reward_model":
+            parts.reward_model_start(parts.recipe.method.model)
+        elif parts.recipe.method_name != "untrained" and parts.recipe.policy.lora is None:
+            check_step(policy, prompts[-1], completions[-1])
+        check_saving(policy)
+
+
+def check_by_loading(recipe: Recipe, device: torch.device) -> list[str]:
+    """Loads what a recipe names and checks it as the start of a run does; returns what has to be trained before that.
+
+    Raises:
+        AlignbenchError: As the run would.
+    """
+    from alignbench.components import Components
+
+    parts = Components(recipe, {}, device)
+    policy = parts.start_policy()
+    data = parts.prepared_prompts(policy)
+    heldout = parts.heldout_prompts(policy, data)
+    reward = None
+    if recipe.reward is not None and (recipe.reward.run is None or recipe.reward.classifier is not None):
+        reward = parts.training_reward() if recipe.reward.run is None else parts.labeller()
+    judges = parts.toxicity_scorers()
+    check_before_start(parts, policy, reward, judges, data, heldout.prompts)
+    return sorted(other.name for other in recipe.upstream().values())
+
+
+def check_scorer(scorer: Scorer, where: str, prompt: str, *, is_judge: bool) -> None:
+    """ScorerError where odd texts have no score that is a finite number or None, or another one beside other texts."""
+    draws = any(isinstance(one, PythonFunction) for one in (scorer, *(t.scorer for t in getattr(scorer, "terms", ()))))
+    prompts = [prompt] * len(_TEXTS)
+    together = scorer.score(prompts, _TEXTS)
+    alone = [scorer.score([prompt], [text])[0] for text in _TEXTS]
+    for kind, one, other in zip(("an empty", "a short", "a very long"), alone, together, strict=True):
+        for score in (one, other):
+            if score is not None and (not math.isfinite(score) or (is_judge and not 0.0 <= score <= 1.0)):
+                expected = "a number between 0 and 1" if is_judge else "a finite number"
+                raise ScorerError(f"{where}: got {score} for {kind} text, expected {expected}, or None for no score")
+        same = one == other or (one is not None and other is not None and abs(one - other) <= _SCORE_TOLERANCE)
+        if not same and not draws:
+            raise ScorerError(
+                f"{where}: {kind} text has the score {one} alone and {other} beside other texts; use a classifier of "
+                "another family"
+            )
+
+
+def check_policy(policy: LanguageModel, prompts: Sequence[Prompt], n_tokens: int) -> list[Completion]:
+    """ModelError where prompts with completions of `n_tokens` have other log-probabilities together than alone.
+
+    Returns a completion of this length for each prompt.
+    """
+    where = f"policy.model: {policy.name!r}"
+    with _explained(f"{where} cannot answer its longest prompt with {n_tokens} tokens"):
+        completions = policy.generate(prompts, Decoding(n_tokens, min_new_tokens=n_tokens), 1, ("before the start",))
+        together = policy.token_logprobs(prompts, completions)
+        alone = [policy.token_logprobs([one], [other])[0] for one, other in zip(prompts, completions, strict=True)]
+    for mine, theirs in zip(together, alone, strict=True):
+        if not (mine.isfinite().all() and theirs.isfinite().all()):
+            raise ModelError(f"{where}: got log-probabilities that are not finite; its weights may be damaged")
+        is_whole = all(p.dtype == torch.float32 for p in policy.model.parameters())
+        difference = (mine - theirs).abs().max() if is_whole else (mine - theirs).square().mean().sqrt()
+        if difference > (TOLERANCE if is_whole else ROUNDED_TOLERANCE):
+            raise ModelError(
+                f"{where}: log-probabilities beside a longer text differ by {difference:.2g} nats from those alone; "
+                "use a model of another family"
+            )
+    return completions
+
+
+def check_step(policy: LanguageModel, prompt: Prompt, completion: Completion) -> None:
+    """ModelError where no gradient comes back through the longest prompt and completion; it is thrown away."""
+    where = f"policy.model: {policy.name!r}"
+    with _explained(f"{where} cannot be trained on its longest text"), torch.enable_grad():
+        batch = policy.batch([prompt], [completion])
+        loss = token_logprobs(completion_forward(policy.model, batch)[0], batch.completion_ids).mean()
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
+        finally:
+            policy.model.zero_grad(set_to_none=True)
+    if not gradients:
+        raise ModelError(f"{where}: none of its weights can be trained; set policy.lora, or use weights that are whole")
+
+
+def check_saving(policy: LanguageModel) -> None:
+    """ModelError where the tokenizer or a configuration cannot be saved, which a run would find out at its end."""
+    model = base_model(policy.model)
+    with TemporaryDirectory() as folder, _explained(f"policy.model: {policy.name!r} cannot be saved"):
+        policy.tokenizer.save_pretrained(folder)
+        model.config.save_pretrained(folder)
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.save_pretrained(folder)
+
+
+def _shortest_and_longest(prompts: Sequence[Prompt]) -> list[Prompt]:
+    ordered = sorted(prompts, key=lambda prompt: len(prompt.text))
+    return [ordered[0], ordered[-1]]
+
+
+def _longest_completion(parts: Components) -> int:
+    """The most tokens that evaluation or training draw for a prompt."""
+    recipe = parts.recipe
+    trained = recipe.pairs.completion_tokens if "preference_pairs" in recipe.method.needs else (0, 0)
+    trained = getattr(recipe.method, "completion_tokens", trained)
+    return max(get_protocol(recipe.evaluation.protocol).decoding.max_new_tokens, DIVERGENCE_TOKENS, trained[1])
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns whatever a library raises into a ModelError that begins with `what`."""
+    try:
+        yield
+    except AlignbenchError:
+        raise
+    except torch.OutOfMemoryError as error:
+        hint = "set policy.lora, policy.quantization, or take a smaller model"
+        raise ModelError(f"{what}: the device has too little memory for one text; {hint}") from error
+    except Exception as error:  # what a model or a tokenizer raises has no common type
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{what}: {type(error).__name__}: {first}") from error
