@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from alignbench.statistics.estimate import ALPHA, Estimate
 
 MIN_PROMPTS = 10
-"""Below this many prompts, or groups of them, there is no interval: two prompts that agree would be a proof."""
+"""Below this many prompts, or groups of them (n^2 / sum(size^2)), there is no interval: two that agree would prove it."""
 MIN_SKEWED = 20
 """Below this many a clearly skewed difference has no interval where it leans away from its long tail."""
 _SKEWED = 1.0
@@ -105,6 +105,9 @@ def _mean(column: Columns, groups: Groups | None) -> Estimate:
     n_groups = by_group.values.shape[-1]
     if n_groups < MIN_PROMPTS:
         return Estimate(mean, n=n, reason=f"{_named(n, n_groups)}, an interval needs {MIN_PROMPTS}")
+    if by_group.n_effective < MIN_PROMPTS:
+        reason = f"{_named(n, n_groups)}, the largest so large that they count as {by_group.n_effective:.1f}"
+        return Estimate(mean, n=n, reason=f"{reason}, an interval needs {MIN_PROMPTS}")
     if np.ptp(values) == 0:
         if mean == 0.0:
             return Estimate(mean, n=n, p_value=1.0, reason="zero on every prompt")
@@ -113,7 +116,8 @@ def _mean(column: Columns, groups: Groups | None) -> Estimate:
 
 
 def _named(n: int, n_groups: int) -> str:
-    return f"{n} measured prompts" + (f" in {n_groups} groups" if n_groups < n else "")
+    groups = "group" if n_groups == 1 else "groups"
+    return f"{n} measured prompts" + (f" in {n_groups} {groups}" if n_groups < n else "")
 
 
 def _tested(mean: float, by_group: Collapsed, n: int) -> Estimate:

@@ -144,6 +144,16 @@ def test_groups_of_unequal_size_by_hand():
     assert few.reason == "9 measured prompts in 7 groups, an interval needs 10"
 
 
+def test_a_group_that_outweighs_all_others_leaves_no_interval():
+    # 100^2 / (80^2 + 20) = 1.56: half a degree of freedom would give intervals as wide as a thousand ranges.
+    values = np.random.default_rng(0).random(100)
+    few = mean_interval(values, np.array([0] * 80 + list(range(1, 21))))
+    assert (few.value, few.ci_low, few.p_value) == (pytest.approx(values.mean()), None, None)
+    expected = "100 measured prompts in 21 groups, the largest so large that they count as 1.6, an interval needs 10"
+    assert few.reason == expected
+    assert mean_interval(values, np.zeros(100, dtype=int)).reason.startswith("100 measured prompts in 1 group, ")
+
+
 def test_pairing_uses_the_same_prompts():
     rng = np.random.default_rng(2)
     baseline = rng.normal(0, 10, size=100)
