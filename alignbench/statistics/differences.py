@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -81,9 +82,14 @@ class Tested:
         return None if self.parts is None else minimum_detectable_effect(self.parts, self.n_tests)
 
     def settlement(self) -> Settlement | None:
-        """Returns what would show a true difference as large as the measured one."""
+        """Returns what would show a true difference as large as the measured one; prompts in groups as large as now."""
         value = self.difference.value
-        return None if self.parts is None or value is None else settle(self.parts, value, self.n_tests)
+        if self.parts is None or value is None:
+            return None
+        needed = settle(self.parts, value, self.n_tests)
+        if needed.prompts is None:
+            return needed
+        return replace(needed, prompts=math.ceil(needed.prompts * self.these_runs.n / self.parts.n_prompts))
 
 
 def compare_pairs(pairs: Sequence[Pair], groups: Groups | None = None) -> list[Tested]:

@@ -56,6 +56,15 @@ def test_both_estimands_of_one_pair(rng):
     assert compare_pairs([]) == []
 
 
+def test_what_settles_it_is_counted_in_prompts_where_they_come_in_groups(rng):
+    # 50 texts, four variants each that answer alike: as many texts more as without variants, four times the prompts.
+    mine, theirs = rng.normal(0.1, 1, (1, 50)), rng.normal(0, 1, (1, 50))
+    (texts,) = compare_pairs([Pair(mine, theirs)])
+    (variants,) = compare_pairs([Pair(mine.repeat(4, axis=1), theirs.repeat(4, axis=1))], np.arange(50).repeat(4))
+    assert variants.settlement().prompts == 4 * texts.settlement().prompts > 200
+    assert variants.detectable() == pytest.approx(texts.detectable())
+
+
 def test_detectable_over_prompts_alone_is_the_textbook_formula(rng):
     mine, theirs = rng.normal(0, 1, (1, 400)), rng.normal(0, 1, (1, 400))
     (one,) = compare_pairs([Pair(mine, theirs)])
