@@ -228,11 +228,12 @@ def _execute(
         heldout = parts.heldout_prompts(policy, data)
         reward = parts.training_reward() if recipe.method.needs_reward else None
         neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
-    directory.record_inputs(inputs_of(recipe, parts.artifacts))  # whatever was fetched is here by now
+    directory.record_inputs(inputs_of(recipe, parts.artifacts))
     directory.write_prompts(*parts.known_texts(data, heldout.prompts), data.statistics)
     labeller = parts.labeller() if "preference_pairs" in recipe.method.needs else None
     # Before training, so that a wrong label does not come to light after it.
     scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
+    directory.record_inputs(inputs_of(recipe, parts.artifacts))  # whatever was fetched is here by now
     with measured(machine, device):
         check_before_start(parts, policy, reward or labeller, scorers, data, heldout.prompts)
 

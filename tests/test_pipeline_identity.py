@@ -8,10 +8,12 @@ import pytest
 
 import alignbench
 from alignbench import pipeline
+from alignbench.components import Components
 from alignbench.errors import ComparabilityError, RunExistsError, TrainingError
 from alignbench.plan import plan
 from alignbench.recipe import load
 from alignbench.reporting.compare import compare
+from alignbench.reporting.recognition import changed_inputs
 from alignbench.reporting.run_directory import RunDirectory
 from alignbench.reporting.store import read_run
 
@@ -105,6 +107,34 @@ def test_a_run_of_an_earlier_release_is_recognised(recipe_folder):
     assert [status("reward_model"), status("ppo_learned_reward")] == before
     [_, outcome] = run("ppo_learned_reward", sets=["method.gamma=0.9"])
     assert isinstance(outcome.error, RunExistsError)
+
+
+def test_what_is_fetched_by_the_run_itself_is_recorded_and_refuses_nothing(recipe_folder, monkeypatch):
+    """At first the cache of the hub holds a part of the policy, none of the base's tokenizer and none of the judge."""
+    plain, is_fetched = pipeline.inputs_of, []
+    load_scorers = Components.toxicity_scorers
+    monkeypatch.setattr(Components, "toxicity_scorers", lambda self: is_fetched.append(True) or load_scorers(self))
+
+    def as_fetched(recipe, artifacts):
+        found = plain(recipe, artifacts)
+        if not is_fetched:
+            del found["evaluation.scorers.judge"]
+            found["policy.model"] = {"config.json": found["policy.model"]["config.json"]}
+        return found
+
+    monkeypatch.setattr(pipeline, "inputs_of", as_fetched)
+    [outcome] = run("base")
+    assert outcome.state == "done", outcome.error
+    recorded = status("base")["inputs"]
+    assert {"config.json", "model.safetensors", "prompts as encoded"} <= set(recorded["policy.model"])
+    assert "model.safetensors" in recorded["evaluation.scorers.judge"]
+
+
+def test_a_tokenizer_that_is_not_here_is_no_change():
+    before, gone = {"policy.model": {"a": "1", "prompts as encoded": "2"}}, {"policy.model": {"a": "1"}}
+    assert changed_inputs(before, gone) == changed_inputs(gone, before) == []
+    other = {"policy.model": {"a": "1", "prompts as encoded": "3"}}
+    assert changed_inputs(before, other) == ["policy.model, prompts as encoded: was 2, is 3"]
 
 
 def test_a_complete_run_on_other_inputs_is_not_already_complete(own_files):

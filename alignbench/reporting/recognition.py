@@ -9,7 +9,7 @@ from typing import Any, Literal
 from alignbench.errors import RunExistsError
 from alignbench.recipe_identity import ROLES, run_hash
 from alignbench.reporting import store
-from alignbench.reporting.schema import Inputs, RunStatus, UnreadableError, read_record
+from alignbench.reporting.schema import PROMPTS_AS_ENCODED, Inputs, RunStatus, UnreadableError, read_record
 
 Action = Literal["start", "resume", "evaluate", "skip"]
 """`evaluate`: training is complete, and of the evaluation files are gone."""
@@ -101,7 +101,8 @@ def changed_inputs(recorded: Inputs, now: Inputs) -> list[str]:
     for name in (name for name in recorded if name in now):
         before, after = recorded[name], now[name]
         for part in sorted({*before, *after}):
-            if before.get(part) != after.get(part):
+            is_unknown = part == PROMPTS_AS_ENCODED and not (part in before and part in after)
+            if before.get(part) != after.get(part) and not is_unknown:
                 was, is_now = before.get(part, "absent"), after.get(part, "absent")
                 lines.append(f"{name}, {part}: was {was}, is {is_now}")
     return lines

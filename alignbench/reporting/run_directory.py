@@ -187,8 +187,12 @@ class RunDirectory:
         return {point.step: point.completions for point in store.read_points(self.path)}
 
     def record_inputs(self, inputs: Inputs) -> None:
-        """Writes down what the run reads; RunExistsError where a resumed run was begun with something else."""
-        require_same_inputs(self.path, self.status.inputs, inputs)
+        """Writes down what the run reads; RunExistsError where a resumed run was begun with something else.
+
+        Before the first step files may still arrive, such as the weights of a model that is being fetched.
+        """
+        if self.action == "evaluate" or self.has_progress:
+            require_same_inputs(self.path, self.status.inputs, inputs)
         self._set_status(inputs={**self.status.inputs, **inputs})
 
     def write_prompts(self, seen: Iterable[str], heldout: Mapping[str, str], counts: Mapping[str, float] = {}) -> None:
