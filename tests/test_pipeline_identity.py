@@ -195,20 +195,31 @@ def test_a_run_killed_before_its_first_step_starts_anew_on_other_data(tmp_path):
         RunDirectory.begin(tmp_path, **begun, inputs={"data.prompts": {"x": "3"}})
 
 
-@pytest.mark.parametrize("is_listed", [True, False])
-def test_a_complete_run_without_its_weights_is_not_complete(recipe_folder, is_listed):
+def unlisted(file):
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "files"}))
+
+
+@pytest.mark.parametrize(("is_listed", "gone"), [(True, "*.safetensors"), (False, "*.safetensors"), (False, "*")])
+def test_a_complete_run_without_its_weights_is_not_complete(recipe_folder, is_listed, gone):
     run("base")
-    if is_listed:
-        Path("results/base/seed0/artifact/model.safetensors").unlink()
-    else:  # as written before files were listed
-        record = status("base")
-        del record["files"]
-        Path("results/base/seed0/status.json").write_text(json.dumps(record))
-        shutil.rmtree("results/base/seed0/artifact")
+    if not is_listed:  # as written before files were listed
+        unlisted(Path("results/base/seed0/status.json"))
+        assert [one.state for one in run("base")] == ["kept"]
+    for file in Path("results/base/seed0/artifact").glob(gone):
+        file.unlink()
     [outcome] = run("base")
     assert isinstance(outcome.error, RunExistsError)
     assert "gone or cut short: artifact/" in str(outcome.error)
     assert "--force" in str(outcome.error)
+
+
+def test_values_that_are_gone_are_missed_where_files_were_not_listed(recipe_folder):
+    run("base")
+    unlisted(Path("results/base/seed0/status.json"))
+    [metrics] = Path("results/base/seed0/evaluations").glob("*/metrics.json")
+    metrics.unlink()
+    [planned] = plan(load(["base.yaml"], QUICK))
+    assert "evaluate" in pipeline.describe(planned, Path("results"), force=False)
 
 
 @pytest.mark.parametrize("name", ["ppo", "reward_model"])

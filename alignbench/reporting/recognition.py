@@ -139,12 +139,23 @@ def _lost_files(path: Path, status: RunStatus) -> list[str]:
     there = files_of(path)
     lost = [name for name, size in (status.files or {}).items() if there.get(name) != size]
     if status.files is None:  # written before files were listed
-        folders = (f"{store.ARTIFACT}/", f"{store.EVALUATIONS}/")
-        lost = [folder for folder in folders if not any(name.startswith(folder) for name in there)]
+        lost = _unlisted_loss(there)
     if any(name.startswith(store.ARTIFACT) for name in lost):
         named = ", ".join(lost[:5]) + (" and more" if lost[5:] else "")
         raise RunExistsError(
             f"{path} was complete, but of its files these are gone or cut short: {named}; put them back, or run it "
             "again with --force"
         )
+    return lost
+
+
+def _unlisted_loss(there: Mapping[str, int]) -> list[str]:
+    """Returns what a complete run lacks that nobody listed: the weights of a saved model, the measured values."""
+    saved = {Path(name).name for name in there if name.startswith(f"{store.ARTIFACT}/")}
+    has_weights = any(name.endswith((".safetensors", ".bin")) for name in saved)
+    lost = []
+    if not saved or (saved & {"config.json", "adapter_config.json"} and not has_weights):
+        lost.append(f"{store.ARTIFACT}/" + ("" if not saved else "*.safetensors"))
+    if not any(name.startswith(f"{store.EVALUATIONS}/") and name.endswith(store.METRICS_FILE) for name in there):
+        lost.append(f"{store.EVALUATIONS}/")
     return lost

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from alignbench.statistics.estimate import ALPHA, Estimate
 
 MIN_PROMPTS = 10
-"""Below this many prompts, or groups of them (n^2 / sum(size^2)), there is no interval: two that agree would prove it."""
+"""Below this many prompts, or n^2 / sum(size^2) of groups, there is no interval: two that agree would be a proof."""
 MIN_SKEWED = 20
 """Below this many a clearly skewed difference has no interval where it leans away from its long tail."""
 _SKEWED = 1.0
