@@ -116,11 +116,13 @@ def evaluate_trained_reward_model(
     cost: Cost,
 ) -> tuple[EvalReport, dict[str, Any]]:
     """Does the same for a reward model, on the pairs that it was trained on and on held-out ones."""
+    from alignbench.evaluation.evaluator import prompt_groups
     from alignbench.evaluation.reward_model import evaluate_reward_model
     from alignbench.models import weights_fingerprint
 
     with spending(trained.scorer) as spent:
-        report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout.pairs)
+        groups = prompt_groups(_in_groups(prompts))
+        report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout.pairs, groups)
     cost.charge(dataclasses.replace(spent, reward_calls=2 * (len(pairs.pairs) + len(heldout.pairs))))
     same = {
         "protocol": report.protocol,

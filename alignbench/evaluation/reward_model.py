@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,15 +10,20 @@ from alignbench.evaluation.aggregate import FloatArray
 from alignbench.records import Direction, EvalReport, MetricValue, PreferencePair, Scorer
 from alignbench.statistics.correlation import rank_correlation as correlation_of_ranks
 from alignbench.statistics.estimate import Estimate
-from alignbench.statistics.prompt_means import mean_interval
+from alignbench.statistics.prompt_means import mean_interval, numbered
 
 PROTOCOL = "reward-model"
 
 
 def evaluate_reward_model(
-    scorer: Scorer, train_pairs: Sequence[PreferencePair], heldout_pairs: Sequence[PreferencePair]
+    scorer: Scorer,
+    train_pairs: Sequence[PreferencePair],
+    heldout_pairs: Sequence[PreferencePair],
+    groups: Mapping[str, str] | None = None,
 ) -> EvalReport:
     """Measures a reward model on the pairs it was trained on and on pairs of held-out prompts.
+
+    `groups` names the group of held-out prompts that are variants of one text, by prompt id.
 
     `pair_accuracy` is the share of held-out pairs whose chosen completion scores higher, a tie counting one half;
     `pair_accuracy_gap` is the accuracy on training pairs minus that; `label_agreement` is the rank correlation
@@ -33,15 +38,17 @@ def evaluate_reward_model(
     scores = np.concatenate((chosen, rejected))
     scored = ~np.isnan(scores)
     agreement = rank_correlation(scores[scored], np.array(labels)[scored])
-    accuracy, train_accuracy = (mean_interval(one).between_0_and_1() for one in (correct, train_correct))
+    ids, groups = [pair.prompt.id for pair in heldout_pairs], dict(groups or {})
+    accuracy = mean_interval(correct, numbered(ids, groups)).between_0_and_1()
+    train_accuracy = mean_interval(train_correct).between_0_and_1()
     metrics = (
         _metric("pair_accuracy", accuracy, "higher", len(heldout_pairs)),
         _metric("pair_accuracy_train", train_accuracy, "none", len(train_pairs)),
         _metric("pair_accuracy_gap", _gap(train_accuracy, accuracy), "lower", len(heldout_pairs)),
         _metric("label_agreement", agreement, "higher", 2 * len(heldout_pairs)),
     )
-    index = pd.Index([pair.prompt.id for pair in heldout_pairs], name="prompt_id")
-    return EvalReport(PROTOCOL, metrics, pd.DataFrame({"pair_accuracy": correct}, index=index), pd.DataFrame())
+    values = pd.DataFrame({"pair_accuracy": correct}, index=pd.Index(ids, name="prompt_id"))
+    return EvalReport(PROTOCOL, metrics, values, pd.DataFrame(), prompt_groups=groups)
 
 
 def rank_correlation(a: FloatArray, b: FloatArray) -> Estimate:

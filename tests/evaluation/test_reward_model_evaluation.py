@@ -6,6 +6,7 @@ import scipy.stats
 
 from alignbench.evaluation.reward_model import evaluate_reward_model, rank_correlation
 from alignbench.records import Completion, PreferencePair, Prompt
+from alignbench.statistics.prompt_means import mean_interval
 
 
 class Lookup:
@@ -50,6 +51,19 @@ def test_a_pair_that_cannot_be_scored_is_counted():
     agreement = next(metric for metric in report.metrics if metric.metric == "label_agreement")
     expected = scipy.stats.spearmanr([1.0, 0.0, 0.0], [2, 1, 0]).statistic
     assert (agreement.value, agreement.n_scored, agreement.n_unscored) == (pytest.approx(expected), 3, 1)
+
+
+def test_pairs_of_prompts_that_are_variants_of_one_text_are_one_witness():
+    # Twenty texts, three variants each that come out alike, twelve of the twenty right.
+    heldout = [pair(i, *(("a", "b") if i // 3 < 12 else ("b", "a")), 2.0, 1.0) for i in range(60)]
+    groups = {f"p{i}": f"text {i // 3}" for i in range(60)}
+    report = evaluate_reward_model(Lookup({"a": 1.0, "b": 0.0}), heldout, heldout, groups)
+    by_name = {metric.metric: metric for metric in report.metrics}
+    by_hand = mean_interval([1.0] * 12 + [0.0] * 8)
+    found = by_name["pair_accuracy"]
+    assert (found.value, found.ci_low, found.ci_high) == pytest.approx((0.6, by_hand.ci_low, by_hand.ci_high))
+    assert found.ci_low < by_name["pair_accuracy_train"].ci_low
+    assert report.prompt_groups == groups
 
 
 def test_nothing_scored_is_no_agreement():
