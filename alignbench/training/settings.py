@@ -17,7 +17,8 @@ class TrainerSettings:
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Pairs behind one optimizer step."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Pairs in one forward and backward pass; None is the batch. Changes memory, not the update."""
+    """Pairs in one forward and backward pass; None is the batch. Changes memory; the update only where the
+    last batch is not full, since TRL weighs pairs by micro-batch."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the pairs."""
 
