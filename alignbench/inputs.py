@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.records import file_sha256, fingerprint
-from alignbench.reporting.schema import PROMPTS_AS_ENCODED
+from alignbench.reporting.schema import PROMPTS_AS_ENCODED, SNAPSHOT
 from datasets_prep import neutral_texts, real_toxicity_prompts, wiki_toxic
 from datasets_prep.settings import PromptSettings
 
@@ -113,8 +113,10 @@ def _model(key: str, name: str, revision: str | None) -> Named:
     folder = _model_folder(name, revision)
     if folder is None:
         return {}
-    base = _adapter_base(folder)
-    return {key: _model_files(folder)} | (_model(f"{key}: base of the adapter", *base) if base else {})
+    base, files = _adapter_base(folder), _model_files(folder)
+    if folder.parent == _hub_folder(name, "model") / "snapshots":
+        files[SNAPSHOT] = folder.name
+    return {key: files} | (_model(f"{key}: base of the adapter", *base) if base else {})
 
 
 def _adapter_base(folder: Path) -> tuple[str, str | None] | None:

@@ -124,9 +124,28 @@ def test_hub_names_count_by_what_this_machine_holds(own, monkeypatch, tmp_path):
     shutil.copytree("policy", tmp_path / "hub" / "models--some--model" / "snapshots" / "a1")
     found = inputs_of(own(more=names), {})
     assert found["data.prompts"] == {"commit": "b2"}
-    assert found["policy.model"] == inputs_of(own(), {})["policy.model"]
+    assert found["policy.model"] == inputs_of(own(), {})["policy.model"] | {"snapshot": "a1"}
     (tmp_path / "hub" / "datasets--some--data" / "refs" / "main").write_text("c3")
     assert changed_inputs(found, inputs_of(own(more=names), {})) == ["data.prompts, commit: was b2, is c3"]
+
+
+def test_more_files_of_the_same_commit_are_no_change(own, monkeypatch, tmp_path):
+    """Another recipe may fetch what this one has no use for; another commit counts by the files that it changes."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    hub = tmp_path / "hub" / "models--some--model"
+    (hub / "refs").mkdir(parents=True)
+    for commit in ("b2", "a1"):
+        (hub / "refs" / "main").write_text(commit)
+        shutil.copytree("policy", hub / "snapshots" / commit)
+    named = own(more=["policy.model=some/model"])
+    before = inputs_of(named, {})
+    (hub / "snapshots" / "a1" / "fetched_later.json").write_text("{}")
+    assert changed_inputs(before, inputs_of(named, {})) == changed_inputs(inputs_of(named, {}), before) == []
+    (hub / "refs" / "main").write_text("b2")
+    assert changed_inputs(before, inputs_of(named, {})) == []
+    halve(hub / "snapshots" / "b2")
+    [line] = changed_inputs(before, inputs_of(named, {}))
+    assert line.startswith("policy.model, model.safetensors: was ")
 
 
 @pytest.mark.parametrize("name", ["./none.jsonl", "/none/there", "../none", "~/none", "a/b/c", ""])

@@ -270,6 +270,13 @@ def test_compare_refuses_runs_that_read_otherwise(recipe_folder):
         rewritten(path, lambda inputs: inputs["policy.model"].update({"prompts as encoded": "tomorrow"}))
     assert_refused(r"inputs: policy\.model, prompts as encoded: ")
     for path in (first, second):
+        rewritten(path, lambda inputs: inputs["policy.model"].pop("prompts as encoded"))
+        rewritten(path, lambda inputs: inputs["policy.model"].update({"snapshot": "a1"}))
+    rewritten(second, lambda inputs: inputs["policy.model"].update({"fetched_later.json": "1"}))
+    compare("results")
+    rewritten(second, lambda inputs: inputs["policy.model"].update({"snapshot": "b2"}))
+    assert_refused(r"inputs of dpo: policy\.model, fetched_later\.json: ")
+    for path in (first, second):
         rewritten(path, dict.clear)
     compare("results")
     assert base["policy.model"]["prompts as encoded"]

@@ -10,7 +10,8 @@ from typing import Any
 from alignbench.errors import ComparabilityError, LeakError
 from alignbench.recipe_identity import identity_settings
 from alignbench.reporting import evaluation_prompts
-from alignbench.reporting.schema import PROMPTS_AS_ENCODED, PromptsFile
+from alignbench.reporting.recognition import may_lack
+from alignbench.reporting.schema import PROMPTS_AS_ENCODED, SNAPSHOT, PromptsFile
 from alignbench.reporting.store import StoredEvaluation, StoredRun
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens", "spiece", "sentencepiece")
@@ -193,8 +194,10 @@ def _differing_inputs(title: str, runs: Sequence[StoredRun], counts: Callable[[s
     known = {run.label: run.status.inputs for run in runs}
     fields = dict.fromkeys((name, part) for inputs in known.values() for name in inputs for part in inputs[name])
     for name, part in fields:
-        if counts(name, part):
-            by_run = {run: inputs[name].get(part, "(absent)") for run, inputs in known.items() if name in inputs}
+        if part != SNAPSHOT and counts(name, part):
+            sides = {run: inputs[name] for run, inputs in known.items() if name in inputs}
+            lacking = may_lack(part, sides.values())
+            by_run = {run: one.get(part, "(absent)") for run, one in sides.items() if part in one or not lacking}
             yield _mismatch(f"{title}: {name}, {part}", by_run)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from alignbench.errors import RunExistsError
 from alignbench.recipe_identity import ROLES, run_hash
 from alignbench.reporting import store
-from alignbench.reporting.schema import PROMPTS_AS_ENCODED, Inputs, RunStatus, UnreadableError, read_record
+from alignbench.reporting.schema import PROMPTS_AS_ENCODED, SNAPSHOT, Inputs, RunStatus, UnreadableError, read_record
 
 Action = Literal["start", "resume", "evaluate", "skip"]
 """`evaluate`: training is complete, and of the evaluation files are gone."""
@@ -100,12 +100,18 @@ def changed_inputs(recorded: Inputs, now: Inputs) -> list[str]:
     lines = []
     for name in (name for name in recorded if name in now):
         before, after = recorded[name], now[name]
-        for part in sorted({*before, *after}):
-            is_unknown = part == PROMPTS_AS_ENCODED and not (part in before and part in after)
-            if before.get(part) != after.get(part) and not is_unknown:
+        for part in sorted({*before, *after} - {SNAPSHOT}):  # a newer commit counts by the files that it changes
+            is_known = (part in before and part in after) or not may_lack(part, (before, after))
+            if is_known and before.get(part) != after.get(part):
                 was, is_now = before.get(part, "absent"), after.get(part, "absent")
                 lines.append(f"{name}, {part}: was {was}, is {is_now}")
     return lines
+
+
+def may_lack(part: str, sides: Iterable[Mapping[str, str]]) -> bool:
+    """True where an input that lacks a part says nothing by it: it could not be told, or was not fetched yet."""
+    snapshots = {side.get(SNAPSHOT) for side in sides}
+    return part == PROMPTS_AS_ENCODED or (len(snapshots) == 1 and None not in snapshots)
 
 
 def require_same_inputs(path: Path, recorded: Inputs, now: Inputs) -> None:

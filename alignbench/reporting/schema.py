@@ -22,6 +22,8 @@ Inputs = Mapping[str, Mapping[str, str]]
 """What a run reads beside its recipe, by the key that names it: files or facts with the hash of each."""
 PROMPTS_AS_ENCODED = "prompts as encoded"
 """Of the inputs under `policy.model`: what the tokenizer and the chat template make of some texts."""
+SNAPSHOT = "snapshot"
+"""Of the inputs under a hub model: its commit. Of one commit files arrive as they are fetched, and none changes."""
 _Record = TypeVar("_Record", bound="Record")
 
 
