@@ -89,7 +89,8 @@ def _in_groups(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
         name, size = max(several.items(), key=lambda one: one[1])
         example = next(prompt.text for prompt in grouped if prompt.group == name)
         logger.info(
-            "%d held-out prompts are variants of %d texts, and count as %d; the largest group has %d, like %r",
+            "%d held-out prompts are variants of %d texts, and count as %d; the largest group has %d, like %r "
+            "(data.columns.group says otherwise where they are not)",
             sum(several.values()),
             len(several),
             len(several),

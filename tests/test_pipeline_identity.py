@@ -224,6 +224,9 @@ def test_values_that_are_gone_are_missed_where_files_were_not_listed(recipe_fold
 
 @pytest.mark.parametrize("name", ["ppo", "reward_model"])
 def test_an_evaluation_that_is_gone_is_made_again_without_training(recipe_folder, monkeypatch, name):
+    shared = json.loads(Path("shared.yaml").read_text())
+    shared["reward"]["may_oppose_judges"] = True  # no sample is drawn to look at that, and charged to the evaluation
+    Path("shared.yaml").write_text(json.dumps(shared))
     run(name)
     metrics, before = alignbench.load_metrics("results"), status(name)
     shutil.rmtree(f"results/{name}/seed0/evaluations")

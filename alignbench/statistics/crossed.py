@@ -91,7 +91,7 @@ class Components:
     prompts: float
     """(v - r) of the module, not below zero: falls with the number of prompts."""
     n_prompts: float
-    """Prompts; with groups of them the effective number of groups."""
+    """Prompts; with groups of them as many as have the same degrees of freedom."""
     seeds: float = 0.0
     """m of the module: falls with the number of seeds."""
     seeds_residual: float = 0.0
@@ -183,7 +183,7 @@ def method_difference(
         arms.append(arm(spread, side_varies))
     measured = np.isfinite(difference)
     d = collapse(difference[measured], None if groups is None else groups[measured])
-    parts = components(float(d.values.var(ddof=1)) / len(d.values), d.n_effective, arms)
+    parts = components(float(d.values.var(ddof=1)) / len(d.values), d.df + 1, arms)
     return no_surer(estimate(runs.value, parts), runs), parts
 
 

@@ -21,7 +21,7 @@ from alignbench.statistics.crossed import (
     no_surer,
     over_seeds,
 )
-from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.estimate import ALPHA, Estimate
 from alignbench.statistics.jackknife import jackknife_interval, jackknife_variance
 from alignbench.statistics.multiplicity import holm
 from alignbench.statistics.power import Settlement, minimum_detectable_effect, settle
@@ -113,12 +113,24 @@ def _tested(pair: Pair, groups: Groups | None) -> Tested:
     if is_method:
         sides = pair.values, pair.baseline, pair.varies, pair.baseline_varies
         method, parts = method_difference(*sides, groups)
+        if parts is not None:
+            parts = replace(parts, runs=_as_far_as(runs, parts.of_these_runs))
         return Tested(runs, no_surer_than_signs(method, moved, unit), parts)
     if runs.ci_low is None or measured.sum() < 2:
         return Tested(runs, None)
     by_group = collapse(difference[measured], None if groups is None else groups[measured])
-    variance = float(by_group.values.var(ddof=1)) / len(by_group.values)
-    return Tested(runs, None, Components(variance, by_group.n_effective))
+    parts = Components(float(by_group.values.var(ddof=1)) / len(by_group.values), by_group.df + 1)
+    return Tested(runs, None, replace(parts, prompts=_as_far_as(runs, parts)))
+
+
+def _as_far_as(runs: Estimate, parts: Components) -> float:
+    """Returns the variance of a t interval that reaches as far towards zero as these runs' own, longer where skewed."""
+    if runs.value is None or runs.ci_low is None or runs.ci_high is None:
+        return parts.prompts
+    from scipy.special import stdtrit
+
+    half = runs.ci_high - runs.value if runs.value < 0 else runs.value - runs.ci_low
+    return max(parts.prompts, (half / float(stdtrit(parts.n_prompts - 1, 1 - ALPHA / 2))) ** 2)
 
 
 def compare_corpus(pair: CorpusPair) -> Tested:

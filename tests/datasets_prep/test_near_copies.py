@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import combinations
 
 from alignbench.records import Prompt
@@ -29,14 +30,26 @@ def test_against_every_pair_looked_at():
     def shingles(text):
         return {text[i : i + 5] for i in range(max(1, len(text) - 4))}
 
-    first = list(range(len(texts)))
-    for _ in texts:  # until nothing moves: connected components the slow way
-        for i, j in combinations(range(len(texts)), 2):
-            a, b = shingles(texts[i]), shingles(texts[j])
-            if 10 * len(a & b) >= 6 * len(a | b):
-                first[i] = first[j] = min(first[i], first[j])
+    how_often = Counter(one for text in texts for one in shingles(text))
+    kept = [{one for one in shingles(text) if how_often[one] <= 20} for text in texts]
+    first, before = list(range(len(texts))), []
+    near = combinations(range(len(texts)), 2)
+    pairs = [(i, j) for i, j in near if 10 * len(kept[i] & kept[j]) >= 6 * len(kept[i] | kept[j]) > 0]
+    while first != before:  # connected components the slow way
+        before = list(first)
+        for i, j in pairs:
+            first[i] = first[j] = min(first[i], first[j])
     assert first_copies(texts) == first
     assert len(set(first)) < 110
+
+
+def test_prompts_from_one_template_are_no_copies():
+    rng = random.Random(1)
+    nouns = ["".join(rng.choices("bcdfghjklmnprstvwz", k=8)) for _ in range(40)]
+    texts = [f"Write a short story for children about a {noun}" for noun in nouns]
+    assert first_copies(texts) == list(range(40))
+    # Below twenty there is no telling a template from variants of a text: then they count as one.
+    assert first_copies(texts[:6]) == [0] * 6
 
 
 def test_scripts_without_spaces_are_compared_too():

@@ -66,7 +66,8 @@ def test_what_settles_it_is_counted_in_prompts_where_they_come_in_groups(rng):
 
 
 def test_detectable_over_prompts_alone_is_the_textbook_formula(rng):
-    mine, theirs = rng.normal(0, 1, (1, 400)), rng.normal(0, 1, (1, 400))
+    half = rng.normal(0, 1, 200)
+    mine, theirs = np.concatenate([half, -half])[None] + 0.05, np.zeros((1, 400))  # symmetric: nothing to correct
     (one,) = compare_pairs([Pair(mine, theirs)])
     error = (mine - theirs).std(ddof=1) / 20
     assert one.detectable() == pytest.approx(2.8016 * error, rel=0.005)
@@ -138,3 +139,16 @@ def test_few_prompts_that_differ_prove_little(n_moved, p):
     assert three.method is not None
     assert three.method.p_value is not None
     assert three.method.p_value >= p - 1e-12
+
+
+def test_detectable_reaches_as_far_as_a_skewed_interval(rng):
+    # Few prompts fall far and most rise a little: the interval is long towards zero, and so is what could be missed.
+    values = -(0.05 - rng.exponential(0.3, 100) * (rng.uniform(size=100) < 0.1))
+    (one,) = compare_pairs([Pair(values[None], np.zeros((1, 100)))])
+    (mirrored,) = compare_pairs([Pair(-values[None], np.zeros((1, 100)))])
+    runs = one.these_runs
+    half = max(runs.ci_high - runs.value if runs.value < 0 else runs.value - runs.ci_low, 0)
+    plain = values.std(ddof=1) / 10
+    assert half > 1.99 * plain
+    assert one.detectable() == pytest.approx(mirrored.detectable())
+    assert one.detectable() > 1.2 * 2.8 * plain

@@ -9,6 +9,7 @@ from scipy import stats
 
 from alignbench.statistics.estimate import Estimate, verdict
 from alignbench.statistics.prompt_means import (
+    _degrees_of_freedom,
     _transformed,
     _untransformed,
     column_means,
@@ -127,6 +128,19 @@ def test_variants_of_one_text_are_one_witness():
     assert (each.ci_low, each.p_value) == pytest.approx((naive.ci_low, naive.p_value))
 
 
+def test_degrees_of_freedom_of_groups():
+    assert _degrees_of_freedom(np.full(25, 1 / 25)) == pytest.approx(24)
+    assert _degrees_of_freedom(np.array([*[1 / 200] * 100, *[0.1] * 5])) == pytest.approx(5, abs=0.5)
+
+
+def test_a_few_large_groups_among_prompts_alone_call_no_more_than_they_may():
+    rng = np.random.default_rng(3)
+    groups = np.array([*range(100), *np.repeat(np.arange(100, 105), 20)])
+    values = rng.normal(0, 0.5, (105, 1000))[groups] + rng.normal(0, 0.2, (200, 1000))
+    p = np.array([one.p_value for one in column_means(values, groups)])
+    assert np.mean(p <= 0.05) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
+
+
 def test_groups_of_unequal_size_by_hand():
     # Twelve prompts alone and one group of three. Cluster-robust: G / (G - 1) sum of squared sums over n^2.
     values = np.array([0.1, -0.2, 0.3, 0.0, 0.2, -0.1, 0.4, 0.1, -0.3, 0.2, 0.0, 0.5, 0.3, 0.4, 0.5])
@@ -134,7 +148,12 @@ def test_groups_of_unequal_size_by_hand():
     mean = values.mean()
     sums = [*(values[:12] - mean), (values[12:] - mean).sum()]
     variance = 13 / 12 * sum(e**2 for e in sums) / 15**2
-    df = 15**2 / (12 + 9) - 1
+    # Satterthwaite from the covariance of the sums, written out entry by entry: u_g of a group, less the mean of all.
+    h = np.array([1] * 12 + [3]) / 15
+    centred = np.diag(h) @ (np.eye(13) - np.outer(np.ones(13), h))
+    form = centred.T @ centred
+    df = np.trace(form) ** 2 / np.trace(form @ form)
+    assert df == pytest.approx(_degrees_of_freedom(h))
     t = mean / math.sqrt(variance)
     skewness = stats.skew(sums)
     expected = max(2 * stats.t.sf(abs(x), df) for x in (t, hall(t, skewness, 13)))
