@@ -113,10 +113,14 @@ def _designs() -> Iterator[tuple[str, Callable[[int, int], tuple[float, ...]]]]:
             name = f"{n} prompts, 1 seed" + ("" if kind == "alike" else f", skewed differences ({kind})")
             yield name, partial(alarms, partial(few_prompts, n=n, kind=kind))
     for interaction in (0.1, 0.2):
-        for what, sizes in (("four variants", np.full(100, 4)), ("one to seven variants", np.arange(100) % 7 + 1)):
+        for what, sizes in (
+            ("100 texts, four variants each", np.full(100, 4)),
+            ("100 texts, one to seven variants each", np.arange(100) % 7 + 1),
+            ("100 prompts alone, five texts of twenty variants", np.repeat([1, 20], [100, 5])),
+        ):
             draw = partial(copies, sizes=sizes, interaction=interaction)
-            groups = np.repeat(np.arange(100), sizes)
-            yield f"100 texts, {what} each, interaction {interaction}", partial(alarms, draw, groups=groups)
+            groups = np.repeat(np.arange(len(sizes)), sizes)
+            yield f"{what}, interaction {interaction}", partial(alarms, draw, groups=groups)
     for seeds in (2, 3, 5):
         yield f"honest, {seeds} seeds: accused", partial(flagged, 1.0, seeds)
     for seeds in (2, 3, 5):
