@@ -44,7 +44,6 @@ def evaluate_policy(
     from alignbench.evaluation.protocols import comparability, get_protocol
     from alignbench.models import weights_fingerprint
 
-    prompts = _in_groups(prompts)
     protocol = get_protocol(recipe.evaluation.protocol)
     reference = parts.base_policy()
     spent_on = spending(policy, reference, *scorers.values())
@@ -58,6 +57,7 @@ def evaluate_policy(
             seed=recipe.seed,
             batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
             neutral=neutral,
+            groups=_variants(prompts),
             progress=advance,
         )
     cost.charge(cost_of_evaluation(spent, report, len(scorers)))
@@ -78,26 +78,21 @@ def evaluate_policy(
     return _of_split(report, same, recipe)
 
 
-def _in_groups(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """Returns the prompts with the groups of variants of one text, and says so where there are any."""
-    from datasets_prep.near_copies import with_groups
+def _variants(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Returns the groups of prompts that are variants of one text, and says so where there are any."""
+    from datasets_prep.near_copies import variants
 
-    grouped = with_groups(prompts)
-    sizes = Counter(prompt.group for prompt in grouped if prompt.group is not None)
-    several = {name: size for name, size in sizes.items() if size > 1}
-    if several:
-        name, size = max(several.items(), key=lambda one: one[1])
-        example = next(prompt.text for prompt in grouped if prompt.group == name)
+    groups = variants(prompts)
+    if groups:
+        name, size = Counter(groups.values()).most_common(1)[0]
+        example = next(prompt.text for prompt in prompts if groups.get(prompt.id) == name)
+        n_texts = len(set(groups.values()))
         logger.info(
             "%d held-out prompts are variants of %d texts, and count as %d; the largest group has %d, like %r "
             "(data.columns.group says otherwise where they are not)",
-            sum(several.values()),
-            len(several),
-            len(several),
-            size,
-            example,
+            *(len(groups), n_texts, n_texts, size, example),
         )
-    return grouped
+    return groups
 
 
 def _of_split(report: EvalReport, same: dict[str, Any], recipe: Recipe) -> tuple[EvalReport, dict[str, Any]]:
@@ -117,13 +112,11 @@ def evaluate_trained_reward_model(
     cost: Cost,
 ) -> tuple[EvalReport, dict[str, Any]]:
     """Does the same for a reward model, on the pairs that it was trained on and on held-out ones."""
-    from alignbench.evaluation.evaluator import prompt_groups
     from alignbench.evaluation.reward_model import evaluate_reward_model
     from alignbench.models import weights_fingerprint
 
     with spending(trained.scorer) as spent:
-        groups = prompt_groups(_in_groups(prompts))
-        report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout.pairs, groups)
+        report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout.pairs, _variants(prompts))
     cost.charge(dataclasses.replace(spent, reward_calls=2 * (len(pairs.pairs) + len(heldout.pairs))))
     same = {
         "protocol": report.protocol,

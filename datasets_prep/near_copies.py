@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from alignbench.records import Prompt
 from datasets_prep.text_forms import normalised_text
@@ -25,19 +24,17 @@ _TEMPLATE = 20
 _LENGTH = 5
 
 
-def with_groups(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """Returns the prompts with the group of each: as its data says, else by near copies among those here.
+def variants(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Returns the group by prompt id, of the prompts that share theirs with another one here.
 
-    A group that is found has the name of its first prompt; what has no near copy has no group.
+    Groups are those that the data names, else near copies, which are called after their first prompt.
     """
-    if any(prompt.group is not None for prompt in prompts):
-        return tuple(prompts)
-    firsts = first_copies([prompt.text for prompt in prompts])
-    sizes = Counter(firsts)
-    return tuple(
-        replace(prompt, group=f"near copies of {prompts[first].id}") if sizes[first] > 1 else prompt
-        for prompt, first in zip(prompts, firsts, strict=True)
-    )
+    names: list[str | None] = [prompt.group for prompt in prompts]
+    if not any(names):
+        firsts = first_copies([prompt.text for prompt in prompts])
+        names = [f"near copies of {prompts[first].id}" for first in firsts]
+    sizes = Counter(names)
+    return {p.id: name for p, name in zip(prompts, names, strict=True) if name is not None and sizes[name] > 1}
 
 
 def first_copies(texts: Sequence[str]) -> list[int]:

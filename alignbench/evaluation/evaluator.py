@@ -32,6 +32,7 @@ def evaluate(
     purpose: str | None = None,
     batch_prompts: int,
     neutral: Sequence[str] = (),
+    groups: Mapping[str, str] = {},
     progress: Callable[[], None] | None = None,
 ) -> EvalReport:
     """Measures a policy on held-out prompts under a protocol.
@@ -46,6 +47,7 @@ def evaluate(
         purpose: Gives the draws of an evaluation for another purpose a stream of their own.
         batch_prompts: Prompts at a time; times k completions are drawn at once.
         neutral: Texts for `neutral_perplexity`; where there are none it is not measured.
+        groups: By prompt id, the group of those that are variants of one text and count as one witness.
         progress: Called once for every prompt that is done.
 
     Raises:
@@ -72,19 +74,12 @@ def evaluate(
                 progress()
     drawn, kl = concatenate(parts, order), divergence.concatenate(divergences, order)
     columns = prompt_columns(drawn, kl, cut, protocol)
-    groups = prompt_groups(prompts)
     metrics = mean_metrics(columns, numbered([prompt.id for prompt in cut], groups))
     metrics += set_metrics(drawn, kl, cut, protocol)
     if neutral:
         metrics.append(neutral_metric(policy, neutral))
     frames = _prompt_frame(columns, cut), _completion_frame(drawn, cut), _divergence_frame(kl, cut, reference)
     return EvalReport(protocol.name, tuple(metrics), *frames, int(kl.n_tokens.sum()), groups)
-
-
-def prompt_groups(prompts: Sequence[Prompt]) -> dict[str, str]:
-    """Returns the group by prompt id, of the prompts that share theirs with another one here."""
-    sizes = Counter(prompt.group for prompt in prompts)
-    return {prompt.id: prompt.group for prompt in prompts if prompt.group is not None and sizes[prompt.group] > 1}
 
 
 def _check_prompts(prompts: Sequence[Prompt]) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import combinations
 
 from alignbench.records import Prompt
-from datasets_prep.near_copies import first_copies, with_groups
+from datasets_prep.near_copies import first_copies, variants
 
 VARIANTS = [
     "The old man in the corner shop said that she was",
@@ -57,8 +57,9 @@ def test_scripts_without_spaces_are_compared_too():
     assert first_copies([f"{text}何も言わなかった", f"{text}何か言った", "今日は良い天気です"]) == [0, 0, 2]
 
 
-def test_prompts_get_the_group_of_their_text_or_of_their_column():
+def test_groups_are_those_of_the_data_or_near_copies():
     prompts = [Prompt(f"p{i}", text) for i, text in enumerate([OTHERS[0], *VARIANTS])]
-    assert [prompt.group for prompt in with_groups(prompts)] == [None, *["near copies of p1"] * 4]
-    named = [Prompt("a", VARIANTS[0], group="1"), Prompt("b", VARIANTS[1])]
-    assert [prompt.group for prompt in with_groups(named)] == ["1", None]
+    assert variants(prompts) == {f"p{i}": "near copies of p1" for i in range(1, 5)}
+    named = [Prompt("a", VARIANTS[0], group="1"), Prompt("b", VARIANTS[1]), Prompt("c", OTHERS[0], group="1")]
+    assert variants([*named, Prompt("d", "x", group="2")]) == {"a": "1", "c": "1"}
+    assert variants([]) == {}

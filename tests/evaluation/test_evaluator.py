@@ -345,8 +345,12 @@ def test_variants_of_one_text_count_as_one_witness(categorical, share_rude, make
     alone = make_prompts(60)
     grouped = [dataclasses.replace(prompt, group=f"text {i // 3}") for i, prompt in enumerate(alone[:57])] + alone[57:]
     policy, reference = categorical(POLICY), categorical(REFERENCE)
-    plain, by_text = (run(policy, reference, one, SINGLE, {"judge": share_rude}) for one in (alone, grouped))
-    assert by_text.prompt_groups == {f"p{i}": f"text {i // 3}" for i in range(57)}
+    names = {f"p{i}": f"text {i // 3}" for i in range(57)}
+    plain, by_text = (
+        run(policy, reference, prompts, SINGLE, {"judge": share_rude}, groups=groups)
+        for prompts, groups in ((alone, {}), (grouped, names))
+    )
+    assert by_text.prompt_groups == names
     assert plain.prompt_groups == {}
     one, other = (find(report, "toxicity_mean", "judge") for report in (by_text, plain))
     assert one.value == other.value
@@ -354,7 +358,7 @@ def test_variants_of_one_text_count_as_one_witness(categorical, share_rude, make
     groups = np.array([*np.repeat(np.arange(19), 3), 19, 20, 21])
     expected = mean_interval(values, groups)
     assert (one.ci_low, one.ci_high) == (expected.ci_low, expected.ci_high) != (other.ci_low, other.ci_high)
-    # Variants are left out together.
+    # Variants that the data names are left out together.
     sizes = np.bincount([jackknife_group(f"text {i // 3}") for i in range(57)], minlength=20)
     sizes += np.bincount([jackknife_group(f"p{i}") for i in (57, 58, 59)], minlength=20)
     assert find(by_text, "corpus_distinct_1").group_sizes == tuple(sizes)
