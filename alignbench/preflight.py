@@ -44,17 +44,22 @@ def check_before_start(
     heldout: Sequence[Prompt],
 ) -> None:
     """Raises what a run would meet later: a ModelError, ScorerError or UsageError that names the recipe's key."""
-    prompts = _shortest_and_longest((*data.train, *data.validation, *heldout))
+    measured_on = _shortest_and_longest((*data.validation, *heldout))
+    n_trained, n_measured = _longest_completions(parts)
     scorers = {"reward": reward, **{f"evaluation.scorers: {name}": judge for name, judge in judges.items()}}
     with undisturbed(policy):
         for where, scorer in scorers.items():
             if scorer is not None:
-                check_scorer(scorer, where, prompts[0].text, is_judge=where != "reward")
-        completions = check_policy(policy, prompts, _longest_completion(parts))
+                check_scorer(scorer, where, measured_on[0].text, is_judge=where != "reward")
+        check_policy(policy, measured_on, n_measured)
+        if parts.recipe.method_name != "untrained":
+            # Apart: a prompt that is measured on need not have room for what training draws.
+            trained_on = _shortest_and_longest(data.train)
+            completions = check_policy(policy, trained_on, n_trained)
         if parts.recipe.method.produces == "reward_model":
             parts.reward_model_start(parts.recipe.method.model)
         elif parts.recipe.method_name != "untrained" and parts.recipe.policy.lora is None:
-            check_step(policy, prompts[-1], completions[-1])
+            check_step(policy, trained_on[-1], completions[-1])
         check_saving(policy)
 
 
@@ -150,12 +155,12 @@ def _shortest_and_longest(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [ordered[0], ordered[-1]]
 
 
-def _longest_completion(parts: Components) -> int:
-    """The most tokens that evaluation or training draw for a prompt."""
+def _longest_completions(parts: Components) -> tuple[int, int]:
+    """The most tokens that training and evaluation draw for a prompt."""
     recipe = parts.recipe
+    measured = max(get_protocol(recipe.evaluation.protocol).decoding.max_new_tokens, DIVERGENCE_TOKENS)
     trained = recipe.pairs.completion_tokens if "preference_pairs" in recipe.method.needs else (0, 0)
-    trained = getattr(recipe.method, "completion_tokens", trained)
-    return max(get_protocol(recipe.evaluation.protocol).decoding.max_new_tokens, DIVERGENCE_TOKENS, trained[1])
+    return getattr(recipe.method, "completion_tokens", trained)[1] or measured, measured
 
 
 @contextmanager

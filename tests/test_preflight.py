@@ -159,6 +159,19 @@ def test_check_load_tries_every_recipe(recipe_folder):
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize("name", ["ppo", "reward_model"])
+def test_a_prompt_that_is_only_measured_on_needs_no_room_for_training(recipe_folder, name):
+    words = [*"the a one two dog cat bird man runs sings sleeps".split()]
+    texts = [" ".join(words[(i * 3 + j * (1 + i % 5)) % 11] for j in range(33)) for i in range(20)]
+    Path("long.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    key = "method" if name == "ppo" else "pairs"
+    sets = ["data.heldout=long.jsonl", "evaluation.n_prompts=10", f"{key}.completion_tokens=[4, 50]"]
+    options = [part for one in sets for part in ("--set", one)]
+    result = CliRunner().invoke(main, ["check", "--load", f"{name}.yaml", *options])
+    assert result.exit_code == 0, "33 and 50 tokens are more than 64, and never meet: " + result.output
+    assert f"{name}: loaded and tried" in result.output
+
+
 def test_check_load_says_all_that_fails(recipe_folder, checkpoints):
     import shutil
 
