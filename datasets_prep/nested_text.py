@@ -2,7 +2,8 @@
 
 Such a column is unpacked, so that its parts are found as in rows that are nested by themselves, or it is refused; it is
 never a prompt as it stands. A cell is taken for a structure if it can be read as one, JSON or Python, and has a part of
-a known name; a column, if half of its cells are. A prompt that only begins with a brace (code, a template), a JSON
+a known name; a column, if half of its cells are. A column of lists of mappings, or of mappings as only Python writes
+them, is refused whatever its parts are called. A prompt that only begins with a brace (code, a template), a JSON
 object without such a part, and lists of anything but messages in a few rows are left alone.
 """
 
@@ -86,6 +87,9 @@ def _unpack_column(
     lists = {i for i, value in maybe.items() if isinstance(value, list | bytes)}
     if not is_named and 2 * len(lists) >= len(texts):
         strange |= lists
+    written = {i for i, value in maybe.items() if _is_written_by_python(value, texts[i])}
+    if 2 * len(written) >= len(texts):
+        strange |= written
     if strange:
         faults = [f"{place(rows, i)}: column {column!r} holds {shown(texts[i])}" for i in sorted(strange)]
         raise faults_error(
@@ -100,6 +104,13 @@ def _is_known(value: object, parts: frozenset[str]) -> bool:
     if isinstance(value, list):
         return bool(value) and all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in value)
     return isinstance(value, dict) and not parts.isdisjoint(value)
+
+
+def _is_written_by_python(value: object, text: str) -> bool:
+    """True for a list of mappings, and a mapping that is no JSON, whatever their parts: nobody writes prompts so."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, dict) for one in value)
+    return isinstance(value, dict) and not re.match(r'[\s\ufeff]*\{\s*"', text)
 
 
 def parsed(text: str) -> dict[Any, Any] | list[Any] | bytes | None:

@@ -94,6 +94,11 @@ REFUSED = {
     "messages of numpy, without commas": ["[{'role': 'user', 'content': 'a'}\n {'role': 'assistant', 'content': 'b'}]"],
     "badly unescaped": ['{""text"": ""one""}', '{""text"": ""two""}'],
     "without quotes": ["{text: one, toxicity: 0.1}", "{text: two, toxicity: 0.2}"],
+    "mappings of other parts, by Python": [
+        "{'instruction': 'one', 'input': ''}",
+        "{'instruction': 'two', 'input': None}",
+    ],
+    "parts in another case": ["{'Text': 'one', 'Toxicity': 0.1}", "{'Text': 'two', 'Toxicity': 0.2}"],
     "rows of Spark": ["Row(text='one', toxicity=0.1)", "Row(text='two', toxicity=0.1)"],
 }
 
@@ -118,6 +123,8 @@ GENUINE = {
     "code": ["{ int x = 1; }", "def f(x):\n  return {'text': x}", "[1, 2, 3] is a list"],
     "templates": ["{name} is here", "{{ text }}", "{text}", "[INST] Hello [/INST]"],
     "json tasks": ['{"name": "Ann", "age": 5}', '{"name": "Bob", "age": 7}'],
+    "json tasks with indents": ['{\n "name": "Ann"}', '{\n "name": "Bob"}'],
+    "one python prompt among others": ["{'name': 'Ann'}", "plain", "another"],
     "one json prompt among others": ['{"text": "hi"}', "plain", "another", "Repair: {'text': "],
     "one list among others": ["[1, 2, 3]", "sort this", "and that"],
     "quotes": ['"I love you"', "'quoted'", "\"'both'\""],
@@ -130,6 +137,13 @@ GENUINE = {
 @pytest.mark.parametrize("cells", GENUINE.values(), ids=GENUINE)
 def test_genuine_prompts_stay_as_they_stand(cells: list[str]) -> None:
     assert [prompt.text for prompt in read(cells)] == cells
+
+
+@pytest.mark.parametrize("write", [str, json.dumps])
+def test_conversations_of_another_layout_are_no_prompts_under_any_name(write: Callable[[object], str]) -> None:
+    cells = [write([{"from": "human", "value": f"hi {i}"}]) for i in range(3)]
+    with pytest.raises(DataError, match=r"(?s)column 'conversations' holds .*no prompt"):
+        read(cells, "conversations", prompt="conversations")
 
 
 def test_lists_are_prompts_where_the_user_says_so() -> None:
