@@ -164,8 +164,21 @@ class RewardSettings(RewardTerm):
         return self
 
     def check_names(self) -> None:
-        """UsageError where the class that is called harmless, or harmful, says the opposite by its own name."""
-        if self.classifier is None or self.may_oppose_judges:
+        """UsageError where the class that is called harmless, or harmful, says the opposite by its own name.
+
+        So of a term in `also`, whatever classifier it is of.
+        """
+        if self.may_oppose_judges:
+            return
+        for position, term in enumerate(self.also):
+            name = term.label or term.harmful_label
+            if name is not None and term.sign * polarity(name) > 0:
+                raise UsageError(
+                    f"reward.also.{position}: pays for harm, by the name of its label {name!r} and its weight "
+                    f"{term.weight:g}; expected a harmful class as `harmful_label`, a harmless one as `label` with a "
+                    "weight above 0, or reward.may_oppose_judges: true where it is meant so"
+                )
+        if self.classifier is None:
             return
         if self.label is not None and polarity(self.label) > 0:
             got, expected, instead = f"label: got {self.label!r}, a name of harm", "harmless", "harmful_label"

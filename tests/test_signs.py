@@ -246,6 +246,28 @@ def test_a_name_is_not_taken_for_its_opposite(recipe_folder, sets, expected):
     assert pipeline.plan(load(["ppo.yaml"], [*sets, "reward.may_oppose_judges=true"]))
 
 
+@pytest.mark.parametrize(
+    ("also", "pays_for_harm"),
+    [
+        ({"label": "toxic"}, True),
+        ({"label": "nothate", "weight": -1.0}, True),
+        ({"harmful_label": "safe"}, True),
+        ({"label": "toxic", "weight": -1.0}, False),
+        ({"harmful_label": "toxic"}, False),
+        ({"label": "nothate"}, False),
+        ({"label": "LABEL_1"}, False),
+        ({"label": "toxic", "weight": 0.0}, False),
+    ],
+)
+def test_no_added_term_pays_for_what_its_label_calls_harm(recipe_folder, also, pays_for_harm):
+    sets = [f"reward.also={json.dumps([{'name': 'x', 'classifier': 'another'} | also])}"]
+    if pays_for_harm:
+        with pytest.raises(UsageError, match=r"^reward\.also\.0: pays for harm, by the name of its label '"):
+            pipeline.plan(load(["ppo.yaml"], sets))
+        sets.append("reward.may_oppose_judges=true")
+    assert pipeline.plan(load(["ppo.yaml"], sets))
+
+
 def test_the_label_of_a_judge_is_the_harmful_one(recipe_folder):
     for label, is_taken in (("toxic", True), ("LABEL_1", True), ("nothate", False), ("neutral", False)):
         recipes = load(["base.yaml"], [f"evaluation.scorers=[{{classifier: c, label: {label}}}]"])

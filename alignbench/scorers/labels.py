@@ -28,12 +28,12 @@ _HARM = re.compile(
 )
 _HARMLESS = re.compile(
     r"(neutral|normal|clean|safe|benign|harmless|none|neither|nothing|ok|okay|acceptable|appropriate|polite|civil|"
-    r"respectful|ethical|kind|friendly|nice|good|innocuous|inoffensive)$"
+    r"respectful|ethical|kind|friendly|nice|good|innocuous|inoffensive|sfw)$"
 )
 _JOINED = re.compile(r"(non|not|no|un|anti|dis)(?=\w{3})")
 """Negations that are written together with the word, as in nothate."""
-_OF_ALL = frozenset({"not", "no", "without", "never"})
-"""Words that negate whatever follows, as in "not hate speech"."""
+_OF_ALL = frozenset({"not", "no", "without", "never", "free", "low"})
+"""Words that negate whatever follows, as in "not hate speech" and "free of hate"."""
 _OF_THE_NEXT = frozenset({"non", "un", "anti", "counter"})
 """Words that negate the next one alone: "non-violent crimes" are crimes."""
 _AFFIX = re.compile(
@@ -47,7 +47,7 @@ def polarity(label: str) -> int:
     """1 where a label names harm, -1 where it names the absence of it, 0 where its name does not say."""
     sign, next_sign, found = 1, 1, []
     words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label).casefold())
-    if words[-1:] == ["free"]:  # hate-free
+    if words[-1:] in (["free"], ["low"]):  # hate-free
         sign, words = -1, words[:-1]
     for word in words:
         if word in _OF_ALL:

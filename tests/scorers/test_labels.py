@@ -36,6 +36,7 @@ def config(labels, problem_type=None):
         ((*JIGSAW, *OMNI, "Hate", "HATE_SPEECH", "HateSpeech", "offensive", "ABUSIVE", "unsafe", "harmful"), 1),
         (("not safe", "non-safe", "uncivil", "disrespectful", "Non-violent crimes", "Indiscriminate weapons"), 1),
         (("nothate", "not_hate", "NON_HATE", "non-toxic", "nontoxic", "not hate speech", "hate-free", "no_hate"), -1),
+        (("low_toxicity", "toxicity_low", "free of hate", "SFW"), -1),
         (("neutral", "Normal", "safe", "Safe", "harmless", "clean", "OK", "none", "neither", "counter-hate"), -1),
         (("LABEL_0", "joy", "anger", "male", "Controversial", "Yes", "No", "NOT", "not relevant", "harmony"), 0),
     ],
