@@ -106,10 +106,11 @@ class LanguageModel:
     @property
     def context_tokens(self) -> int:
         """The longest sequence: prompt and completion together, or either of them where an encoder reads the prompt."""
-        config = self.model.config
+        config = self.model.config.get_text_config()
         if hasattr(config, "relative_attention_num_buckets"):
             return sys.maxsize  # T5 sees distances, not positions; its tokenizer names the length of the pre-training
-        limits = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions", "n_ctx")]
+        names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+        limits = [getattr(config, key, None) for key in names]
         known = [limit for limit in (*limits, self.tokenizer.model_max_length) if limit]
         return int(min(known))
 

@@ -214,3 +214,18 @@ def test_a_reward_model_is_trained_with_one_pad_token_that_has_an_embedding(
     (tmp_path / "config.json").write_text(json.dumps(config))
     model, tokenizer = load_classifier(str(tmp_path), where="method.model", labels=["reward"])
     assert (model.config.pad_token_id, tokenizer.pad_token_id) == (expected, expected)
+
+
+def test_the_longest_sequence_has_another_name_in_some_families(make_tokenizer):
+    """MPT calls it `max_seq_len`, and stops with a RuntimeError beyond it."""
+    from transformers import MptConfig, MptForCausalLM
+
+    tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")
+    config = MptConfig(vocab_size=len(tokenizer), d_model=16, n_layers=1, n_heads=2, max_seq_len=20, eos_token_id=1)
+    policy = LanguageModel(MptForCausalLM(config).eval(), tokenizer, "mpt")
+    assert policy.longest_prompt(10) == 10
+    prompt = Prompt("p", "the " * 10)
+    completions = policy.generate([prompt], Decoding(10, min_new_tokens=10), 1, (0,))
+    assert policy.token_logprobs([prompt], completions)[0].isfinite().all()
+    with pytest.raises(ModelError, match="takes 20 tokens"):
+        policy.generate([prompt], Decoding(11), 1, (0,))
