@@ -86,12 +86,13 @@ def ends_of(model: Any, tokenizer: Any, chat: Chat | None) -> Ends:
 
 
 def _is_mere_default(token_id: int, config: Any, own: Any, tokenizer: Any) -> bool:
-    """True where a single end is what its configuration class starts with, and a common word to this tokenizer.
+    """True where an end is what its configuration class starts with, in no list, and a common word to this tokenizer.
 
     Checkpoints trained from scratch with a tokenizer of their own often carry such an end along.
     """
     default = getattr(type(config), "eos_token_id", None)
-    is_listed = any(isinstance(one, (list, tuple)) for one in (own, getattr(config, "eos_token_id", None)))
+    lists = (one for one in (own, getattr(config, "eos_token_id", None)) if isinstance(one, (list, tuple)))
+    is_listed = any(token_id in one for one in lists)
     special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", ())}
     return token_id == default and not is_listed and token_id not in special
 

@@ -70,6 +70,7 @@ ENDS = {
     "a class default that is an ordinary word": (EOS, {"kind": "Llama"}, (1,)),
     "a class default that is a special token": (EOS | {"pad_token": "<pad>"}, {"kind": "Llama"}, (1, 2)),
     "a class default in a list": (EOS, {"kind": "Llama", "generation": [2]}, (1, 2)),
+    "a class default beside a list without it": (EOS, {"kind": "Llama", "generation": [1, 5]}, (1, 5)),
     "the chat template alone": (
         EOS,
         {"added": ["<|turn|>", "<|end|>"], "room": 2, "chat": Chat(None, CHATML)},
