@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _TEXTS = ("", "a", "one more word " * 400)
 """Empty, short, and longer than most classifiers read."""
 _SCORE_TOLERANCE = 1e-3
+"""What rounding may change of a score; of one above 1, relative to it."""
 
 
 def check_before_start(
@@ -94,7 +95,7 @@ def check_scorer(scorer: Scorer, where: str, prompt: str, *, is_judge: bool) -> 
             if score is not None and (not math.isfinite(score) or (is_judge and not 0.0 <= score <= 1.0)):
                 expected = "a number between 0 and 1" if is_judge else "a finite number"
                 raise ScorerError(f"{where}: got {score} for {kind} text, expected {expected}, or None for no score")
-        same = one == other or (one is not None and other is not None and abs(one - other) <= _SCORE_TOLERANCE)
+        same = one == other or (one is not None and other is not None and _nearly_equal(one, other))
         if not same and not draws:
             raise ScorerError(
                 f"{where}: {kind} text has the score {one} alone and {other} beside other texts; use a classifier of "
@@ -153,6 +154,10 @@ def check_saving(policy: LanguageModel) -> None:
 def _shortest_and_longest(prompts: Sequence[Prompt]) -> list[Prompt]:
     ordered = sorted(prompts, key=lambda prompt: len(prompt.text))
     return [ordered[0], ordered[-1]]
+
+
+def _nearly_equal(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_SCORE_TOLERANCE, abs_tol=_SCORE_TOLERANCE)
 
 
 def _longest_completions(parts: Components) -> tuple[int, int]:

@@ -44,6 +44,7 @@ class Answers:
         ([0.1, 0.2, None], None, True, None),
         ([None, 0.2, 0.3], None, True, None),
         ([-3.0, 7.0, 9.0], None, False, None),
+        ([-30.0, 7.0, 90.0], [-30.004, 7.0, 90.01], False, None),  # rounding of a score is relative to it
         ([0.1, float("nan"), 0.3], None, True, "got nan for a short text, expected a number between 0 and 1"),
         ([float("inf"), 0.2, 0.3], None, False, "got inf for an empty text, expected a finite number"),
         ([0.1, 0.2, 1.5], None, True, "got 1.5 for a very long text"),
