@@ -58,7 +58,7 @@ def check_before_start(
             trained_on = _shortest_and_longest(data.train)
             completions = check_policy(policy, trained_on, n_trained)
         if parts.recipe.method.produces == "reward_model":
-            parts.reward_model_start(parts.recipe.method.model)
+            check_reward_model_start(parts)
         elif parts.recipe.method_name != "untrained" and parts.recipe.policy.lora is None:
             check_step(policy, trained_on[-1], completions[-1])
         check_saving(policy)
@@ -139,6 +139,18 @@ def check_step(policy: LanguageModel, prompt: Prompt, completion: Completion) ->
             policy.model.zero_grad(set_to_none=True)
     if not gradients:
         raise ModelError(f"{where}: none of its weights can be trained; set policy.lora, or use weights that are whole")
+
+
+def check_reward_model_start(parts: Components) -> None:
+    """ModelError where what a reward model starts from cannot be loaded, or be trained on the texts that it is to read.
+
+    That would come to light only after all pairs were drawn.
+    """
+    from alignbench.methods.reward_model import training_reader
+
+    method, reward = parts.recipe.method, parts.recipe.reward
+    text = getattr(method, "text", None) or (reward.text if reward else "completion")
+    training_reader(*parts.reward_model_start(method.model), text, parts.joint)
 
 
 def check_saving(policy: LanguageModel) -> None:

@@ -119,6 +119,15 @@ def test_a_run_stops_before_it_trains(recipe_folder):
     assert not list(Path("results").glob("ppo/*/train_log.jsonl"))
 
 
+def test_a_reward_model_without_a_chat_template_is_refused_before_pairs_are_drawn(recipe_folder, monkeypatch):
+    from alignbench.components import Components
+
+    monkeypatch.setattr(Components, "training_pairs", lambda *_: pytest.fail("pairs were drawn"))
+    [outcome] = pipeline.run(load(["reward_model.yaml"], ["method.text=chat"]), Path("results"))
+    assert outcome.state == "failed"
+    assert "method.text: got chat, and the tokenizer of this classifier has no chat template" in str(outcome.error)
+
+
 def test_it_moves_no_number(recipe_folder, monkeypatch):
     sets = ["budget.completions=16"]
     pipeline.run(load(["ppo.yaml"], sets), Path("with"))
@@ -162,7 +171,7 @@ def test_check_load_tries_every_recipe(recipe_folder):
 
 @pytest.mark.parametrize("name", ["ppo", "reward_model"])
 def test_a_prompt_that_is_only_measured_on_needs_no_room_for_training(recipe_folder, name):
-    words = [*"the a one two dog cat bird man runs sings sleeps".split()]
+    words = ["the", "a", "one", "two", "dog", "cat", "bird", "man", "runs", "sings", "sleeps"]
     texts = [" ".join(words[(i * 3 + j * (1 + i % 5)) % 11] for j in range(33)) for i in range(20)]
     Path("long.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
     key = "method" if name == "ppo" else "pairs"

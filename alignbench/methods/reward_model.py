@@ -52,8 +52,7 @@ class RewardModel(TrainerSettings):
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
-        from alignbench.scorers.padding import ignores_padding
-        from alignbench.scorers.reading import Reader, joint_of
+        from alignbench.scorers.reading import joint_of
         from alignbench.scorers.reward_model import reward_scorer
         from alignbench.training.checkpoints import training_identity
         from alignbench.training.trl_arguments import StepLog, train, trl_arguments
@@ -61,10 +60,7 @@ class RewardModel(TrainerSettings):
         model, tokenizer = run.load_reward_model(self.model)
         shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=model.device.type == "cpu")
         text, joint = self.text or run.reward_text, joint_of(run.policy)
-        reader = Reader(model, tokenizer, text, joint, where="method")
-        if not ignores_padding(model, reader):
-            kind = type(model).__name__
-            raise ModelError(f"method.model: got {kind}, which reads padding as text; name a model of another family")
+        reader = training_reader(model, tokenizer, text, joint)
         pairs, rows = _readable(data.pairs, reader)
         identity = training_identity(self, model, rows, seed=run.seed)
         trainer = RewardTrainer(
@@ -83,6 +79,18 @@ class RewardModel(TrainerSettings):
         run.ledger.book(None, "score", replace(spent, reward_calls=len(scores)))
         scorer.blank_reward = min(score for score in scores if score is not None)
         return TrainedRewardModel(scorer)
+
+
+def training_reader(model: Any, tokenizer: Any, text: TextWindow, joint: str) -> Reader:
+    """What puts texts into a reward model; ModelError where it cannot be trained on them in batches."""
+    from alignbench.scorers.padding import ignores_padding
+    from alignbench.scorers.reading import Reader
+
+    reader = Reader(model, tokenizer, text, joint, where="method")
+    if not ignores_padding(model, reader):
+        kind = type(model).__name__
+        raise ModelError(f"method.model: got {kind}, which reads padding as text; name a model of another family")
+    return reader
 
 
 def _readable(
