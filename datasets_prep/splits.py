@@ -100,7 +100,8 @@ def _leak_message(first_name: str, second_name: str, meetings: Sequence[tuple[Pr
         for one, other in meetings[:_N_EXAMPLES]
     )
     more = f" and {len(meetings) - _N_EXAMPLES} more" if len(meetings) > _N_EXAMPLES else ""
-    fix = f"Remove them from {first_name} or from {second_name}, or set data.on_leak to drop: training loses them."
+    fix = f"Remove them from {first_name} or from {second_name}"
+    fix += ", or set data.on_leak to drop: training loses them." if same_text else "."
     if same_text < len(meetings):
         fix += " Where only the ids are equal, name a column whose values are unique in both with data.columns.id."
     return (

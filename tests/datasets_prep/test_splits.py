@@ -63,8 +63,9 @@ def test_a_planted_text_is_found_and_named() -> None:
 def test_a_planted_id_is_found_and_its_cure_named() -> None:
     with pytest.raises(
         LeakError, match=r"validation and heldout share 1 prompts \(0 by text, 1 by id alone\).*data.columns.id"
-    ):
+    ) as caught:
         check_no_leak({"validation": [Prompt("1", "a")], "heldout": [Prompt("1", "b")]})
+    assert "on_leak" not in str(caught.value), "it looks at texts, so it would not help"
 
 
 def test_a_long_list_of_leaks_is_shortened() -> None:
