@@ -41,6 +41,7 @@ TWINS: dict[str, Callable[[str], str]] = {
     "tabs, lines and wide spaces": lambda text: text.replace(" ", "\t\r\n\u2003\u3000") + "\u2028\u0085",
     "control characters": lambda text: text.replace("a", "a\x00\x08\x7f"),
     "typographic quotes": lambda text: text.replace("'", "\u2019").replace(' "', " \u201c").replace('"', "\u201d"),
+    "modifier apostrophe": lambda text: text.replace("'", "\u02bc"),
     "dashes": lambda text: text.replace("-", "\u2014"),
 }  # fmt: skip
 
