@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from alignbench.along_training import undisturbed
-from alignbench.errors import AlignbenchError, ModelError, ScorerError
+from alignbench.errors import AlignbenchError, ModelError, ScorerError, TrainingError
 from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
 from alignbench.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 from alignbench.passes import base_model, completion_forward, token_logprobs
 from alignbench.records import Completion, Decoding, PreparedData, Prompt, Scorer
 from alignbench.scorers.python_function import PythonFunction
+from alignbench.scorers.room import without_room
 
 if TYPE_CHECKING:
     from alignbench.components import Components
@@ -57,6 +58,8 @@ def check_before_start(
             # Apart: a prompt that is measured on need not have room for what training draws.
             trained_on = _shortest_and_longest(data.train)
             completions = check_policy(policy, trained_on, n_trained)
+        if parts.recipe.method.needs_reward and reward is not None:
+            check_room(reward, policy, data.train, n_trained)
         if parts.recipe.method.produces == "reward_model":
             check_reward_model_start(parts)
         elif parts.recipe.method_name != "untrained" and parts.recipe.policy.lora is None:
@@ -124,6 +127,12 @@ def check_policy(policy: LanguageModel, prompts: Sequence[Prompt], n_tokens: int
                 "use a model of another family"
             )
     return completions
+
+
+def check_room(reward: Scorer, policy: LanguageModel, prompts: Sequence[Prompt], n_tokens: int) -> None:
+    """TrainingError where the reward cannot read completions as long as training draws them."""
+    if lacking := without_room(reward, policy, prompts, n_tokens):
+        raise TrainingError(f"method.completion_tokens: expected shorter completions: {lacking[0]}")
 
 
 def check_step(policy: LanguageModel, prompt: Prompt, completion: Completion) -> None:

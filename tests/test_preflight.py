@@ -182,6 +182,20 @@ def test_a_prompt_that_is_only_measured_on_needs_no_room_for_training(recipe_fol
     assert f"{name}: loaded and tried" in result.output
 
 
+def test_a_reward_without_room_for_the_longest_completion(recipe_folder, checkpoints):
+    import shutil
+
+    shutil.copytree(checkpoints / "classifier", "short")
+    record = json.loads(Path("short/tokenizer_config.json").read_text()) | {"model_max_length": 12}
+    Path("short/tokenizer_config.json").write_text(json.dumps(record))
+    sets = ["reward.classifier=short", "method.completion_tokens=[4, 20]"]
+    result = CliRunner().invoke(
+        main, ["check", "--load", "ppo.yaml", *(part for one in sets for part in ("--set", one))]
+    )
+    assert result.exit_code == 1
+    assert "ppo: method.completion_tokens: expected shorter completions: a completion of 20 tokens" in result.output
+
+
 def test_check_load_says_all_that_fails(recipe_folder, checkpoints):
     import shutil
 
