@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from alignbench.language_model import LanguageModel
     from alignbench.recipe import Recipe
 
-_TEXTS = ("", "a", "one more word " * 400)
-"""Empty, short, and longer than most classifiers read."""
+_LONG = "one more word " * 400
+"""Longer than most classifiers read."""
+_KINDS = ("an empty text", "a short text", "a very long text", "a short text after a very long prompt")
+_TEXTS = ("", "a", _LONG, "a")
 _SCORE_TOLERANCE = 1e-3
 """What rounding may change of a score; of one above 1, relative to it."""
 
@@ -46,7 +48,7 @@ def check_before_start(
     heldout: Sequence[Prompt],
 ) -> None:
     """Raises what a run would meet later: a ModelError, ScorerError or UsageError that names the recipe's key."""
-    measured_on = _shortest_and_longest((*data.validation, *heldout))
+    measured_on = _shortest_and_longest(policy, (*data.validation, *heldout))
     n_trained, n_measured = _longest_completions(parts)
     scorers = {"reward": reward, **{f"evaluation.scorers: {name}": judge for name, judge in judges.items()}}
     with undisturbed(policy):
@@ -56,14 +58,14 @@ def check_before_start(
         check_policy(policy, measured_on, n_measured)
         if parts.recipe.method_name != "untrained":
             # Apart: a prompt that is measured on need not have room for what training draws.
-            trained_on = _shortest_and_longest(data.train)
+            trained_on = _shortest_and_longest(policy, data.train)
             completions = check_policy(policy, trained_on, n_trained)
         if parts.recipe.method.needs_reward and reward is not None:
             check_room(reward, policy, data.train, n_trained)
         if parts.recipe.method.produces == "reward_model":
             check_reward_model_start(parts)
         elif parts.recipe.method_name != "untrained" and parts.recipe.policy.lora is None:
-            check_step(policy, trained_on[-1], completions[-1])
+            check_step(policy, trained_on[-1], completions[-1], _rows_at_once(parts.recipe.method))
         check_saving(policy)
 
 
@@ -90,18 +92,18 @@ def check_by_loading(recipe: Recipe, device: torch.device) -> list[str]:
 def check_scorer(scorer: Scorer, where: str, prompt: str, *, is_judge: bool) -> None:
     """ScorerError where odd texts have no score that is a finite number or None, or another one beside other texts."""
     draws = any(isinstance(one, PythonFunction) for one in (scorer, *(t.scorer for t in getattr(scorer, "terms", ()))))
-    prompts = [prompt] * len(_TEXTS)
+    prompts = [prompt, prompt, prompt, _LONG]
     together = scorer.score(prompts, _TEXTS)
-    alone = [scorer.score([prompt], [text])[0] for text in _TEXTS]
-    for kind, one, other in zip(("an empty", "a short", "a very long"), alone, together, strict=True):
+    alone = [scorer.score([one], [text])[0] for one, text in zip(prompts, _TEXTS, strict=True)]
+    for kind, one, other in zip(_KINDS, alone, together, strict=True):
         for score in (one, other):
             if score is not None and (not math.isfinite(score) or (is_judge and not 0.0 <= score <= 1.0)):
                 expected = "a number between 0 and 1" if is_judge else "a finite number"
-                raise ScorerError(f"{where}: got {score} for {kind} text, expected {expected}, or None for no score")
+                raise ScorerError(f"{where}: got {score} for {kind}, expected {expected}, or None for no score")
         same = one == other or (one is not None and other is not None and _nearly_equal(one, other))
         if not same and not draws:
             raise ScorerError(
-                f"{where}: {kind} text has the score {one} alone and {other} beside other texts; use a classifier of "
+                f"{where}: {kind} has the score {one} alone and {other} beside other texts; use a classifier of "
                 "another family"
             )
 
@@ -135,11 +137,11 @@ def check_room(reward: Scorer, policy: LanguageModel, prompts: Sequence[Prompt],
         raise TrainingError(f"method.completion_tokens: expected shorter completions: {lacking[0]}")
 
 
-def check_step(policy: LanguageModel, prompt: Prompt, completion: Completion) -> None:
-    """ModelError where no gradient comes back through the longest prompt and completion; it is thrown away."""
+def check_step(policy: LanguageModel, prompt: Prompt, completion: Completion, n_rows: int = 1) -> None:
+    """ModelError where no gradient comes back through a pass of `n_rows` of the longest text; it is thrown away."""
     where = f"policy.model: {policy.name!r}"
     with _explained(f"{where} cannot be trained on its longest text"), torch.enable_grad():
-        batch = policy.batch([prompt], [completion])
+        batch = policy.batch([prompt] * n_rows, [completion] * n_rows)
         loss = token_logprobs(completion_forward(policy.model, batch)[0], batch.completion_ids).mean()
         try:
             loss.backward()  # type: ignore[no-untyped-call]
@@ -172,9 +174,19 @@ def check_saving(policy: LanguageModel) -> None:
             model.generation_config.save_pretrained(folder)
 
 
-def _shortest_and_longest(prompts: Sequence[Prompt]) -> list[Prompt]:
+def _shortest_and_longest(policy: LanguageModel, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompt of the fewest characters, and of the twenty with the most the one of the most tokens."""
     ordered = sorted(prompts, key=lambda prompt: len(prompt.text))
-    return [ordered[0], ordered[-1]]
+    return [ordered[0], max(ordered[-20:], key=lambda prompt: len(policy.encode_prompt(prompt)))]
+
+
+def _rows_at_once(method: Any) -> int:
+    """Texts in one pass of training; 1 where passes are made smaller than their texts are."""
+    if getattr(method, "gradient_checkpointing", False):
+        return 1
+    own = (getattr(method, name, None) for name in ("rows_at_once", "micro_batch_size", "batch_size"))
+    rows: int = next((rows for rows in own if rows), 1)
+    return 2 * rows if "preference_pairs" in method.needs else rows
 
 
 def _nearly_equal(one: float, other: float) -> bool:
@@ -197,8 +209,8 @@ def _explained(what: str) -> Iterator[None]:
     except AlignbenchError:
         raise
     except torch.OutOfMemoryError as error:
-        hint = "set policy.lora, policy.quantization, or take a smaller model"
-        raise ModelError(f"{what}: the device has too little memory for one text; {hint}") from error
+        hint = "set method.micro_batch_size or policy.lora, or take a smaller model"
+        raise ModelError(f"{what}: the device has too little memory; {hint}") from error
     except Exception as error:  # what a model or a tokenizer raises has no common type
         first = str(error).strip().partition("\n")[0]
         raise ModelError(f"{what}: {type(error).__name__}: {first}") from error

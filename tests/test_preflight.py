@@ -35,7 +35,7 @@ class Answers:
     def score(self, prompts, completions):
         if len(completions) == 1:
             return [self.alone[{"": 0, "a": 1}.get(completions[0], 2)]]
-        return list(self.together)
+        return [*self.together, self.alone[1]]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_sound_policy_passes_and_keeps_nothing(policy):
     completions = check_policy(policy, PROMPTS, 8)
     assert [len(one.token_ids) for one in completions] == [8, 8]
     weights = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    check_step(policy, PROMPTS[1], completions[1])
+    check_step(policy, PROMPTS[1], completions[1], n_rows=4)
     check_saving(policy)
     assert all(parameter.grad is None for parameter in policy.model.parameters())
     assert all(torch.equal(value, weights[name]) for name, value in policy.model.state_dict().items())
@@ -87,6 +87,16 @@ def test_weights_that_are_not_numbers(policy):
         next(policy.model.parameters())[:] = float("nan")
     with pytest.raises(ModelError, match="policy"):
         check_policy(policy, PROMPTS, 4)
+
+
+def test_too_little_memory_names_what_to_make_smaller(policy, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("alignbench.preflight.completion_forward", exhausted)
+    completion = Completion("long", 0, "", (3, 4, 5), "length")
+    with pytest.raises(ModelError, match=r"too little memory; set method.micro_batch_size or policy.lora"):
+        check_step(policy, PROMPTS[1], completion)
 
 
 def test_what_comes_back_from_a_step(policy, monkeypatch):
