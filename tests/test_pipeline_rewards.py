@@ -33,7 +33,7 @@ def folder(recipe_folder, checkpoints):
     length = {"name": "length", "function": "rewards.py:length", "weight": -0.25}
     judge = {
         "name": "judge", "classifier": str(checkpoints / "judge"), "label": "toxic", "transform": "logprob",
-        "text": "prompt_and_completion", "weight": 3,
+        "text": "prompt_and_completion", "weight": -3,
     }  # fmt: skip
     rewards = {
         "function": {"function": "rewards.py:length", "weight": 0.5},
@@ -100,7 +100,7 @@ def test_a_sum_is_what_training_maximises(folder, seen, checkpoints):
     harmless = classifier("classifier", label="nothate", transform="logit")
     toxic = classifier("judge", label="toxic", transform="logprob", text="prompt_and_completion")
     expected = [
-        2 * a - 0.25 * (len(p) + len(c)) + 3 * b
+        2 * a - 0.25 * (len(p) + len(c)) - 3 * b
         for p, c, a, b in zip(prompts, completions, harmless, toxic, strict=True)
     ]
     assert rewards == pytest.approx(expected, rel=1e-5)
@@ -178,13 +178,18 @@ def test_pairs_are_labelled_by_the_function_where_there_is_no_classifier(folder,
             "division by zero (mine/rewards.py:2: return [1 / 0])",
         ),
         ("def length(prompts, completions):\n    return [float('nan')] * len(prompts)\n", "got nan for "),
-        ("def length(prompts, completions):\n    return [1.0]\n", "got 1 values, expected a list of 8 numbers"),
+        ("def length(prompts, completions):\n    return [1.0]\n", "got 1 values, expected a list of 4 numbers"),
         ("import no_such_module\ndef length(prompts, completions): ...\n", "No module named 'no_such_module'"),
     ],
 )
 def test_a_function_that_fails_ends_the_run_with_one_message(folder, source, message):
     Path("mine/rewards.py").write_text(source)
-    arguments = ["run", "mine/function.yaml", "--set", "evaluation.evaluate_every=0"]  # no call but training's
+    arguments = [
+        "run",
+        "mine/function.yaml",
+        "--set",
+        "evaluation.evaluate_every=0",
+    ]  # the first call is the check at the start
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "reward.function: mine/rewards.py:length: " in result.output
