@@ -13,7 +13,7 @@ import torch
 
 import alignbench
 from alignbench import along_training, pipeline
-from alignbench.along_training import AlongTraining, _undisturbed, with_reward
+from alignbench.along_training import AlongTraining, undisturbed, with_reward
 from alignbench.components import Components
 from alignbench.errors import ScorerError
 from alignbench.ppo.trainer import PPOTrainer
@@ -169,7 +169,7 @@ def test_modes_and_random_states_come_back(tiny_policy):
     seed_everything(1)
 
     def fails_within():
-        with _undisturbed(policy):
+        with undisturbed(policy):
             assert not any(module.training for module in policy.model.modules())
             assert not torch.is_grad_enabled()
             draws()
