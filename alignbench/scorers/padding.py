@@ -53,25 +53,38 @@ def batches(model: Any, readings: Sequence[Reading], size: int) -> Iterator[list
 
 @torch.no_grad()
 def ignores_padding(model: Any, reader: Reader) -> bool:
-    """True where texts of different length get the same logits in one batch as alone; found out with a few words.
+    """True where texts of different length get the same logits in one batch as alone; found out with a few texts.
+
+    One of them is long, if it can be read: some attention is another one beyond a number of tokens.
 
     Raises:
-        ModelError: The model cannot even read one text.
+        ModelError: The model cannot even read one text, or gives it other logits each time.
     """
-    texts = ["no", "it rained", "the water was warm , so we stayed until the sun went down behind the hills"]
+    sentence = "the water was warm , so we stayed until the sun went down behind the hills"
+    texts = ["no", "it rained", sentence, " ".join([sentence] * 2), " ".join([sentence] * 10)]
     read = [reading for text in texts if (reading := reader.read("how was it", text)) is not None]
     if len({len(reading.ids) for reading in read}) < 2:
         return False
     try:
-        alone = torch.cat([batch_logits(model, [reading]) for reading in read])
+        alone, again = (torch.cat([batch_logits(model, [reading]) for reading in read]) for _ in range(2))
     except Exception as error:  # what a family raises has no common type
         what = f"{type(model).__name__} cannot read {read[0].text!r} as its tokenizer encodes it"
         raise ModelError(f"{reader.where}: {what}: {error}") from error
+    if not _equal(again, alone):
+        raise ModelError(
+            f"{reader.where}: {type(model).__name__} gives one text other outputs each time, by up to "
+            f"{(again - alone).abs().max().item():.2g}, as attention by random hashes does; name a model whose outputs "
+            "stay"
+        )
     try:
         together = batch_logits(model, read)
     except Exception:  # a family that takes no batches
         return False
-    return bool((together - alone).abs().max() <= _TOLERANCE * alone.abs().max().clamp(min=1.0))
+    return _equal(together, alone)
+
+
+def _equal(logits: Tensor, expected: Tensor) -> bool:
+    return bool((logits - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp(min=1.0))
 
 
 @contextmanager

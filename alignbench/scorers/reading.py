@@ -137,13 +137,16 @@ def longest_input(model: Any, tokenizer: Any) -> int:
     """The most tokens that a classifier reads: what its tokenizer and its configuration say, and its positions hold.
 
     Where positions are distances alone (T5, XLNet, DeBERTa), the configuration has no limit to say. RoBERTa and its kin
-    count positions from behind the number of their pad token: 514 of them hold 512 tokens.
+    count positions from behind the number of their pad token: 514 of them hold 512 tokens. BigBird's attention in
+    blocks reads a text that is too short for its blocks whole, and every later one too: it is given no longer ones.
     """
     config = model.config.get_text_config()
     has_distances = hasattr(config, "relative_attention_num_buckets") or (
         getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True)
     )
     named = [] if has_distances else [getattr(config, key, None) for key in ("max_position_embeddings", "max_seq_len")]
+    if getattr(config, "attention_type", None) == "block_sparse":
+        named.append((5 + 2 * config.num_random_blocks) * config.block_size)
     limits = [tokenizer.model_max_length, *named, *map(_n_positions, _position_tables(model))]
     return int(min(limit for limit in limits if limit and limit > 0))
 

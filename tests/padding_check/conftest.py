@@ -4,9 +4,14 @@ Every size of the default configuration is cut down by its name, in nested confi
 depend on each other in ways that this does not find does not build, and says why.
 """
 
+import re
+from copy import deepcopy
+from pathlib import Path
+
 import pytest
 import torch
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "families.md"
 WIDTH = 32
 SIZES = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "word_embed_proj_dim"), WIDTH),
@@ -38,8 +43,12 @@ SIZES = {
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 1}
 OWN = {
     "bamba": {"attn_layer_indices": [1]},
+    "big_bird": {"block_size": 4, "num_random_blocks": 1},
+    "bigbird_pegasus": {"block_size": 4, "num_random_blocks": 1},
     "dots1": {"n_routed_experts": 4},
+    "esm": {"vocab_size": 64, "mask_token_id": 3, "pad_token_id": 0},
     "falcon_h1": {"mamba_d_ssm": 32, "mamba_d_head": 8},
+    "funnel": {"d_head": 8},
     "fsmt": {"src_vocab_size": 64, "tgt_vocab_size": 64},
     "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
@@ -48,17 +57,32 @@ OWN = {
     "hunyuan_v1_moe": {"head_dim": 8},
     "kimi_linear": {"num_nextn_predict_layers": 0},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4, "visual_embed": False},
+    "lilt": {"hidden_size": 48},
+    "luke": {"entity_vocab_size": 64, "entity_emb_size": 8},
     "mamba2": {"head_dim": 16, "n_groups": 1},
     "ministral": {"head_dim": 8},
+    "mistral4": {"num_key_value_heads": 4},
     "nemotron": {"num_key_value_heads": 2},
     "nemotron_h": {"n_groups": 1, "layers_block_type": ["mamba", "attention"], "mamba_num_heads": 4},
-    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8], "attn_layers": ["local", "lsh"]},
+    "reformer": {
+        "axial_pos_embds_dim": [16, 16],
+        "axial_pos_shape": [8, 8],
+        "attn_layers": ["local", "lsh"],
+        "local_attn_chunk_length": 8,
+        "lsh_attn_chunk_length": 8,
+    },
     "roc_bert": {"pronunciation_vocab_size": 64, "shape_vocab_size": 64},
     "zamba2": {"layer_types": ["mamba", "hybrid"], "hybrid_layer_ids": [1], "mamba_headdim": 16, "n_mamba_heads": 4},
 }
 """Settings that the names of sizes do not give."""
 ATTEMPTS = ({}, {"num_key_value_heads": 4}, {"num_hidden_layers": 4}, {"num_hidden_layers": 8})
 """Heads of multi-head latent attention share nothing; hybrid families have one layer of attention among many."""
+FACTORIES = {
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "classifier": "AutoModelForSequenceClassification",
+}
 MOST_WEIGHTS = 5_000_000
 
 
@@ -79,8 +103,19 @@ def tiny_settings(klass, sizes):
 
 
 @pytest.fixture(scope="session")
+def families_page():
+    """The version of transformers that the document is of, and a function that gives the text of one section."""
+    text = DOCUMENT.read_text()
+
+    def section(title):
+        return re.search(rf"^## .*\({title}\)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE).group(1)
+
+    return re.search(r"transformers (\d+\.\d+\.\d+)", text).group(1), section
+
+
+@pytest.fixture(scope="session")
 def tiny_model():
-    """Makes a random model of a family, `causal` or `seq2seq`, that tells tokens and positions apart.
+    """Makes a random model of a family, `causal`, `seq2seq` or `classifier`, that tells tokens and positions apart.
 
     Where none can be built, the reason instead of it.
     """
@@ -98,18 +133,20 @@ def tiny_model():
 
 
 def _built(kind, name, attempt):
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    factory = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
+    factory = getattr(transformers, FACTORIES[kind])
     klass = CONFIG_MAPPING[name]
     config = klass(**tiny_settings(klass, SIZES | attempt) | OWN.get(name, {}))
     if kind == "causal" and hasattr(config, "is_decoder"):
         config.is_decoder, config.is_encoder_decoder = True, False
-    if kind == "seq2seq":
+    if kind == "classifier":
+        config.num_labels = 2
+    if config.is_encoder_decoder:
         config.decoder_start_token_id = 1
-        if not config.is_encoder_decoder:
-            raise ValueError("it is no encoder-decoder")
+    if kind == "seq2seq" and not config.is_encoder_decoder:
+        raise ValueError("it is no encoder-decoder")
     with torch.device("meta"):
         n_weights = sum(parameter.numel() for parameter in factory.from_config(config).parameters())
     if n_weights > MOST_WEIGHTS:
@@ -125,7 +162,15 @@ def _scaled(model, kind):
         if parameter.dim() > 1 and parameter.std() > 0:
             parameter.mul_(0.2 / parameter.std())
     ids = torch.arange(2, 12).unsqueeze(0)
-    logits = model(input_ids=ids, **({"decoder_input_ids": ids} if kind == "seq2seq" else {})).logits
-    if not logits.isfinite().all() or logits.std() < 0.01:
+    asked = deepcopy(model)  # a short text makes BigBird another model, for good
+    if kind == "classifier":
+        # Begin and end are the same, so that what stands between them must matter.
+        texts = [torch.tensor([[2, *order, 1]]) for order in (range(3, 12), range(11, 2, -1))]
+        logits = torch.stack([asked(input_ids=text).logits for text in texts])
+        spread = logits.std(0).max()
+    else:
+        logits = asked(input_ids=ids, **({"decoder_input_ids": ids} if kind == "seq2seq" else {})).logits
+        spread = logits.std()
+    if not logits.isfinite().all() or spread < 0.01:
         raise ValueError("its logits say nothing")
     return model

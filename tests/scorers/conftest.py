@@ -19,6 +19,7 @@ FAMILIES = {
     "MPNet": _ENCODER | {"pad_token_id": 2},
     "DistilBert": {"dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 64},
     "DebertaV2": _ENCODER | _DEBERTA,
+    "BigBird": _ENCODER | {"block_size": 4, "num_random_blocks": 1},
     "Electra": _ENCODER | {"embedding_size": 16},
     "Albert": _ENCODER | {"embedding_size": 8},
     "XLNet": {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24},

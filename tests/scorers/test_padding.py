@@ -1,6 +1,9 @@
 """Scores in a batch are those of the model's own forward on one text, whatever pads, ends or stands beside it."""
 
+from copy import deepcopy
+
 import pytest
+import torch
 
 from alignbench.errors import ModelError
 from alignbench.scorers.classifier import ClassifierScorer
@@ -77,10 +80,33 @@ def test_a_family_that_reads_padding_gets_one_text_at_a_time(classifier, tokeniz
     assert (reads["DistilBert"].reads_alone, reads["DistilBert"].batch_size) == (False, 64)
 
 
+def test_what_padding_changes_only_beyond_a_number_of_tokens_is_found(classifier, tokenizer):
+    """Attention in chunks is full attention as long as a batch fits in one chunk."""
+    model = classifier("DistilBert", len(tokenizer))
+    model.distilbert.embeddings.register_forward_hook(lambda _, __, out: out * (2 if out.shape[1] > 25 else 1))
+    assert ClassifierScorer(model, tokenizer, name="s", label="hate", transform="logit").reads_alone
+
+
+def test_a_model_that_reads_a_text_otherwise_each_time_is_refused(classifier, tokenizer):
+    model = classifier("DistilBert", len(tokenizer))
+    model.distilbert.embeddings.register_forward_hook(lambda _, __, out: out + torch.randn_like(out))
+    with pytest.raises(ModelError, match=r"^judge: DistilBertForSequenceClassification gives one text other outputs"):
+        ClassifierScorer(model, tokenizer, name="s", label="hate", transform="logit", where="judge")
+
+
+def test_a_long_text_is_read_as_a_fresh_model_reads_it(classifier, margins_alone, tokenizer):
+    """After a short text BigBird's attention in blocks is full attention for good."""
+    model = classifier("BigBird", len(tokenizer), pad_token_id=2)
+    texts = ["you", "the dog sings " * 9, "the dog sings " * 10]
+    alone = margins_alone(deepcopy(model), [tokenizer(texts[1])["input_ids"]])
+    scorer = ClassifierScorer(model, tokenizer, name="s", label="hate", transform="margin")
+    _, long, too_long = scorer.score([""] * 3, texts)
+    assert long == pytest.approx(alone[0], abs=1e-4)
+    assert too_long is None
+
+
 def test_the_pad_token_that_the_configuration_names_is_kept(classifier, tokenizer, tmp_path, margins_alone):
     """Tokenizer without a pad token, every text closed by the end token: it is read there, not one token before."""
-    import torch
-
     n_words = len(tokenizer) + 3
     model = classifier("Llama", n_words, pad_token_id=n_words - 1)
     tokenizer.pad_token = None
@@ -132,7 +158,6 @@ def test_an_empty_text_has_one_score_wherever_it_stands(classifier, make_tokeniz
 
 def test_token_types_are_read_as_the_tokenizer_gives_them(classifier, make_tokenizer):
     """XLNet's tokenizer gives its last token a type of its own, and transformers hands types on to the model."""
-    import torch
     from tokenizers import processors
 
     tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")

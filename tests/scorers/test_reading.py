@@ -157,6 +157,8 @@ def test_chat_needs_a_template_that_renders_both_turns(chat):
         ("GPT2", {}, 64),
         ("OPT", {}, 64),
         ("Llama", {}, 64),
+        ("BigBird", {}, 28),
+        ("BigBird", {"attention_type": "original_full"}, 64),
         ("Bart", {"pad_token_id": 1}, 64),
         ("T5", {"pad_token_id": 0}, int(1e30)),
         ("XLNet", {}, int(1e30)),
@@ -175,7 +177,7 @@ def test_the_longest_input_of_a_family(classifier, make_tokenizer, family, confi
     assert longest_input(model, tokenizer) == 20
 
 
-@pytest.mark.parametrize("family", ["Bert", "Roberta", "GPT2", "OPT", "DebertaV2", "XLNet"])
+@pytest.mark.parametrize("family", ["Bert", "BigBird", "Roberta", "GPT2", "OPT", "DebertaV2", "XLNet"])
 def test_the_longest_input_can_be_read(classifier, make_tokenizer, family):
     tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")
     tokenizer.model_max_length = 100
