@@ -42,32 +42,26 @@ def with_length_matched(
 
 def _matched(sides: Sequence[Sequence[StoredEvaluation]], keys: Sequence[MetricKey]) -> list[LengthMatched]:
     named = {prompt: group for side in sides for one in side for prompt, group in one.record.prompt_groups.items()}
-    places = _Places(named)
-    texts, baseline = (_scored_texts(side, keys, places) for side in sides)
+    places: dict[object, int] = {}
+    texts, baseline = (_scored_texts(side, keys, named, places) for side in sides)
     return length_matched(texts, baseline)
 
 
-class _Places:
-    """Numbers prompts, those of one group alike."""
-
-    def __init__(self, groups: Mapping[str, str]) -> None:
-        self._groups = groups
-        self._numbers: dict[tuple[str, str], int] = {}
-
-    def of(self, prompt: str) -> int:
-        name = ("group", self._groups[prompt]) if prompt in self._groups else ("prompt", prompt)
-        return self._numbers.setdefault(name, len(self._numbers))
-
-
-def _scored_texts(evaluations: Sequence[StoredEvaluation], keys: Sequence[MetricKey], places: _Places) -> ScoredTexts:
-    """Pools the completions of all seeds."""
+def _scored_texts(
+    evaluations: Sequence[StoredEvaluation],
+    keys: Sequence[MetricKey],
+    groups: Mapping[str, str],
+    places: dict[object, int],
+) -> ScoredTexts:
+    """Pools the completions of all seeds; `places` numbers the prompts, those of one group alike, and grows."""
     prompts: list[int] = []
     lengths: list[int] = []
     scores = np.empty((0, len(keys)))
     for evaluation in evaluations:
         try:
             columns = _columns(evaluation.path / COMPLETIONS_FILE, {f"toxicity@{scorer}" for _, scorer in keys})
-            prompts += [places.of(str(one)) for one in columns[PROMPT_ID]]
+            names = [groups.get(one, (one,)) for one in map(str, columns[PROMPT_ID])]  # no id is the name of a group
+            prompts += [places.setdefault(name, len(places)) for name in names]
             lengths += [int(one) for one in columns["n_tokens"]]
             table = np.empty((len(columns[PROMPT_ID]), len(keys)))
             for column, (metric, scorer) in zip(table.T, keys, strict=True):

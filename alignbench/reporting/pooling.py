@@ -18,7 +18,7 @@ from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, 
 from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
 from alignbench.statistics.jackknife import jackknife_interval
 from alignbench.statistics.length_matching import LengthMatched
-from alignbench.statistics.prompt_means import column_means, numbered
+from alignbench.statistics.prompt_means import mean_interval, numbered
 
 MetricKey = tuple[str, str | None]
 """Metric and scorer."""
@@ -127,7 +127,7 @@ def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[
         for key in metric_keys([one])
         if (values := pool.matrix(one, key)) is not None
     }
-    estimates = {place: column_means(values[:, None], pool.groups)[0] for place, values in columns.items()}
+    estimates = {place: mean_interval(values, pool.groups) for place, values in columns.items()}
     tests = _tests(pool, [(one, baseline) for one in recipes if baseline is not None and one is not baseline])
     found: dict[tuple[str, MetricKey], Measurement] = {}
     for one in recipes:
