@@ -85,10 +85,15 @@ def _differences(policy: LanguageModel) -> dict[str, Tensor]:
     padded, sampled = [], []
     for row, (one, tokens) in enumerate(zip(alone, completions, strict=True)):
         n = len(tokens)
-        padded.append((together[row, :n] - one).flatten())
+        padded.append(_difference(together[row, :n], one).flatten())
         chosen = one.gather(-1, torch.tensor(tokens, device=one.device).unsqueeze(-1)).squeeze(-1)
-        sampled.append(capture.logprobs[0][row, :n] - chosen)
+        sampled.append(_difference(capture.logprobs[0][row, :n], chosen))
     return {"in a padded batch": torch.cat(padded), "as it is sampled": torch.cat(sampled)}
+
+
+def _difference(found: Tensor, expected: Tensor) -> Tensor:
+    """Zero where both are minus infinity: some models never give a token, such as one that fills up the vocabulary."""
+    return torch.where(found == expected, 0.0, found - expected)
 
 
 def _alone(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:

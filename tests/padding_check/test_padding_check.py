@@ -157,3 +157,13 @@ def test_no_family_is_silently_wrong(make_tokenizer, tiny_model, families_page):
     version, expected = documented(families_page)
     if version == transformers.__version__:
         assert found == expected
+
+
+def test_a_token_that_a_model_never_gives_is_no_difference(build):
+    policy = build("causal", "gpt2")
+
+    def never(_module, _args, output):
+        output.logits[..., -1] = -torch.inf
+
+    policy.model.register_forward_hook(never)
+    assert check_padding(policy) < 1e-4

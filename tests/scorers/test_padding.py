@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from alignbench.errors import ModelError
+from alignbench.errors import ModelError, ScorerError
 from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.reading import Reader
 
@@ -179,3 +179,14 @@ def test_token_types_are_read_as_the_tokenizer_gives_them(classifier, make_token
     assert scorer.score([""] * 2, texts) == pytest.approx([(one[1] - one[0]).item() for one in alone], abs=1e-5)
     plain = Reader(classifier("DistilBert", len(tokenizer), pad_token_id=0), tokenizer, "completion")
     assert plain.read("", "you").segments == ()  # the model takes none
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_damaged_weights_are_told_from_outputs_that_change(classifier, make_tokenizer, weight):
+    """NaN is no other output each time; whoever reads the scores says what may be the matter."""
+    tokenizer = make_tokenizer(unk_token="<unk>", eos_token="<eos>")
+    model = classifier("GPT2", len(tokenizer), pad_token_id=0)
+    torch.nn.init.constant_(model.score.weight, weight)
+    scorer = ClassifierScorer(model, tokenizer, name="s", label="hate", transform="margin")
+    with pytest.raises(ScorerError, match=r"expected a finite number; .* lower method\.learning_rate"):
+        scorer.score([""] * 2, ["you", "the dog runs"])
