@@ -21,7 +21,7 @@ from alignbench._version import __version__
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from alignbench.reporting.frames import (
+    from alignbench.results.frames import (
         load_completions,
         load_curves,
         load_divergence,
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     )
 
 _EXPORTS = {
-    "load_completions": "alignbench.reporting.frames",
-    "load_curves": "alignbench.reporting.frames",
-    "load_divergence": "alignbench.reporting.frames",
-    "load_events": "alignbench.reporting.frames",
-    "load_metrics": "alignbench.reporting.frames",
-    "load_results": "alignbench.reporting.frames",
-    "load_train_completions": "alignbench.reporting.frames",
-    "load_train_log": "alignbench.reporting.frames",
+    "load_completions": "alignbench.results.frames",
+    "load_curves": "alignbench.results.frames",
+    "load_divergence": "alignbench.results.frames",
+    "load_events": "alignbench.results.frames",
+    "load_metrics": "alignbench.results.frames",
+    "load_results": "alignbench.results.frames",
+    "load_train_completions": "alignbench.results.frames",
+    "load_train_log": "alignbench.results.frames",
 }
 
 __all__ = [

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alignbench._version import __version__
+from alignbench.comparison import FORMATS
 from alignbench.errors import AlignbenchError, InputsError
-from alignbench.reporting import FORMATS
 
 if TYPE_CHECKING:
-    from alignbench.recipe import Recipe
+    from alignbench.recipe.recipe import Recipe
 
 _INTERRUPTED = 130
 
@@ -65,8 +65,9 @@ def run(
     dry_run: bool,
 ) -> None:
     """Train and evaluate recipes, given as files, shipped names or suites."""
-    from alignbench import distributed, tuning
-    from alignbench.recipe import load
+    from alignbench.pipeline import tuning
+    from alignbench.recipe.recipe import load
+    from alignbench.runtime import distributed
 
     loaded = load(recipes, sets, seeds, name)
     if dry_run:
@@ -99,8 +100,8 @@ def compare(paths: tuple[Path, ...], style: str, baseline: str | None, allow_mis
 
     PATHS are result directories, recipes within them, or single runs. Exit code 3: fewer than two recipes to compare.
     """
-    from alignbench.reporting.compare import compare as compare_runs
-    from alignbench.reporting.tables import render
+    from alignbench.comparison.compare import compare as compare_runs
+    from alignbench.comparison.writers.render import render
 
     comparison = compare_runs(list(paths), baseline=baseline, allow_mismatch=allow_mismatch, all_pairs=all_pairs)
     click.echo(render(comparison, style))
@@ -118,8 +119,8 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...], by_loading: bool) -> 
     --load each recipe's models are loaded and tried on odd texts, a training step's shapes and saving, in seconds, as
     every run does when it begins.
     """
-    from alignbench.input_checks import check_inputs
-    from alignbench.recipe import load
+    from alignbench.pipeline.input_checks import check_inputs
+    from alignbench.recipe.recipe import load
 
     loaded = load(recipes, sets)
     for recipe in loaded:
@@ -139,8 +140,8 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...], by_loading: bool) -> 
 
 def _check_by_loading(recipes: Mapping[str, Recipe]) -> None:
     """Says of each recipe, once for all its seeds, that it loads, or all that does not."""
-    from alignbench.preflight import check_by_loading
-    from alignbench.runtime import choose_device, quiet_libraries
+    from alignbench.pipeline.preflight import check_by_loading
+    from alignbench.runtime.clock import choose_device, quiet_libraries
 
     quiet_libraries()
     problems = []
@@ -178,6 +179,6 @@ def methods(name: str | None) -> None:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def list_runs(paths: tuple[Path, ...]) -> None:
     """List runs: finished, unfinished and damaged ones."""
-    from alignbench.reporting.tables import render_runs
+    from alignbench.comparison.writers.render import render_runs
 
     click.echo(render_runs(list(paths)))

@@ -92,7 +92,7 @@ def ways(work: argparse.Namespace) -> dict[str, Way]:
     import torch
     from transformers import pipeline
 
-    from alignbench.language_model import LanguageModel
+    from alignbench.models.language_model import LanguageModel
     from alignbench.records import Decoding, Prompt
     from alignbench.scorers.classifier import ClassifierScorer
 

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.reporting.flags import HEADLINE, REWARD_SCORER, measured_flags
-from alignbench.reporting.pooling import Measurement
+from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, measured_flags
+from alignbench.comparison.pooling import Measurement
 from alignbench.statistics.differences import Pair, Tested, compare_pairs
 
 Scores = NDArray[np.float64]

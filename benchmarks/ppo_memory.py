@@ -80,8 +80,8 @@ def peak_mib() -> int:
 
 def start_policy(work: argparse.Namespace, row: Row, device: Any) -> Any:
     """The work's random policy, from memory; from its saved weights where they are to be quantized."""
-    from alignbench.language_model import LanguageModel, Lora
-    from alignbench.models import load_language_model
+    from alignbench.models.language_model import LanguageModel, Lora
+    from alignbench.models.loading import load_language_model
 
     if row.quantization == "none":
         model, tokenizer = ppo_work.policy(work)
@@ -98,8 +98,8 @@ def measure(work: argparse.Namespace, row: Row) -> dict[str, Any]:
     import torch
     import transformers
 
-    from alignbench.ppo.config import PPOConfig
-    from alignbench.ppo.trainer import PPOTrainer
+    from alignbench.methods.on_policy.config import PPOConfig
+    from alignbench.methods.on_policy.trainer import PPOTrainer
     from alignbench.records import Prompt
     from alignbench.scorers.classifier import ClassifierScorer
 

@@ -19,10 +19,10 @@ STAGES = {"generate": "rollout", "reward": "reward", "forward": "forward", "opti
 def main() -> None:
     """Measures, and prints."""
     work = ppo_work.parse(ppo_work.parser(__doc__))
-    from alignbench.language_model import LanguageModel, Lora
-    from alignbench.ppo import metrics as ppo_metrics
-    from alignbench.ppo.config import PPOConfig
-    from alignbench.ppo.trainer import PPOTrainer
+    from alignbench.methods.on_policy import metrics as ppo_metrics
+    from alignbench.methods.on_policy.config import PPOConfig
+    from alignbench.methods.on_policy.trainer import PPOTrainer
+    from alignbench.models.language_model import LanguageModel, Lora
     from alignbench.records import Prompt
     from alignbench.scorers.classifier import ClassifierScorer
 

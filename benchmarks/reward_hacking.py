@@ -25,12 +25,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from alignbench import pipeline
-from alignbench.along_training import diagnose_run
 from alignbench.embedded import grammar
-from alignbench.recipe import load
+from alignbench.pipeline import execute
+from alignbench.pipeline.curve import diagnose_run
+from alignbench.recipe.recipe import load
 from alignbench.records import HackingDiagnosis
-from alignbench.reporting.store import COMPLETIONS_FILE, StoredRun, find_runs
+from alignbench.results.reader import COMPLETIONS_FILE, StoredRun, find_runs
 
 UNTRAINED = "base"
 EXPLOIT = "ppo_no_kl"
@@ -62,7 +62,7 @@ def train(results: Path, untrained: bool, seed: int) -> None:
     """Trains what is missing of one seed; the untrained policy is the same in all seeds."""
     wanted = (EXPLOIT, *HONEST, *([UNTRAINED] if untrained else []))
     recipes = [recipe for recipe in load(["quickstart"], seeds=[seed]) if recipe.name in wanted]
-    for outcome in pipeline.run(recipes, results):
+    for outcome in execute.run(recipes, results):
         print(outcome, file=sys.stderr)
         if outcome.error is not None:
             raise outcome.error

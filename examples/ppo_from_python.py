@@ -5,10 +5,10 @@ python examples/ppo_from_python.py EleutherAI/gpt-neo-125m --steps 20 --save my_
 
 import argparse
 
-from alignbench.language_model import Lora
-from alignbench.models import load_language_model
-from alignbench.ppo.config import PPOConfig
-from alignbench.ppo.trainer import PPOTrainer
+from alignbench.methods.on_policy.config import PPOConfig
+from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.models.language_model import Lora
+from alignbench.models.loading import load_language_model
 from alignbench.records import Prompt
 
 STARTS = ("The weather today is", "My neighbour said that", "In the city there was", "Nobody knew why the")

@@ -8,6 +8,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+pytest_plugins = ("fixtures.stored_runs",)
+
 WORDS = (
     *("the", "a", "one", "two", "dog", "dogs", "cat", "bird", "man", "woman", "runs", "sings", "sleeps", "old", "red"),
     *("now", "good", "bad", "kind", "rude", "you", "are", "stupid", "nice", "very", "and"),
@@ -51,10 +53,10 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     """The clock by which costs are measured, turned by the test alone: how fast or busy the machine is counts not."""
-    from alignbench import runtime
+    from alignbench.runtime import clock as clock_module
 
     clock = Clock()
-    monkeypatch.setattr(runtime, "time", clock)
+    monkeypatch.setattr(clock_module, "time", clock)
     return clock
 
 
@@ -209,7 +211,7 @@ def in_two_processes():
 @pytest.fixture
 def tiny_policy(checkpoints):
     """Makes a fresh small random GPT-Neo policy over 30 words, without a pad token."""
-    from alignbench.models import load_language_model
+    from alignbench.models.loading import load_language_model
 
     def make(batch_size=64, **options):
         policy = load_language_model(str(checkpoints / "policy"), **options)

@@ -6,9 +6,9 @@ import pytest
 
 from alignbench import code_hash as hashing
 from alignbench.code_hash import code_hash, import_graph
+from alignbench.pipeline.pairs import code_of_drawing
 from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.weighted_sum import Term, WeightedSum
-from alignbench.training.pairs import code_of_drawing
 
 FILES = {
     "__init__.py": "",
@@ -142,7 +142,7 @@ def test_a_module_that_is_not_there_is_an_error_and_one_of_others_is_passed_over
 
 # The project itself.
 
-DRAWING = ("alignbench.training.pairs", "alignbench.scorers.classifier")
+DRAWING = ("alignbench.pipeline.pairs", "alignbench.scorers.classifier")
 PREPARING = ("datasets_prep.prepare",)
 
 
@@ -171,7 +171,7 @@ def with_change(monkeypatch, module, start):
         (PREPARING, "alignbench.records", True),
         (PREPARING, "datasets_prep.neutral_texts", False),
         (PREPARING, "datasets_prep.preference_pairs", False),
-        (PREPARING, "alignbench.draws", False),
+        (PREPARING, "alignbench.models.sampling.token_draw", False),
     ],
 )  # fmt: skip
 def test_pairs_and_prompts_follow_the_code_that_makes_them(monkeypatch, start, module, changes):

@@ -30,8 +30,8 @@ def test_the_ppo_example_runs(checkpoints, monkeypatch, tmp_path, capsys):
 
 def test_every_logged_key_is_documented(tiny_policy):
     from alignbench.methods import dpo, reward_model
-    from alignbench.ppo.config import PPOConfig
-    from alignbench.ppo.trainer import PPOTrainer
+    from alignbench.methods.on_policy.config import PPOConfig
+    from alignbench.methods.on_policy.trainer import PPOTrainer
     from alignbench.records import Prompt
 
     config = PPOConfig(
@@ -46,13 +46,13 @@ def test_every_logged_key_is_documented(tiny_policy):
 def test_every_ppo_option_stands_in_its_page_with_a_test_that_exists():
     from dataclasses import fields
 
-    from alignbench.ppo.config import PPOConfig
+    from alignbench.methods.on_policy.config import PPOConfig
 
     page = (ROOT / "docs" / "ppo.md").read_text(encoding="utf-8")
     without_maths = {"checkpoint_every", "log_completions_every", "learning_rate"}
     assert [f.name for f in fields(PPOConfig) if f"`{f.name}" not in page and f.name not in without_maths] == []
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
-    named += [("tests/ppo/test_trl_agreement.py", test) for test in re.findall(r"\| `(test_\w+)`", page)]
+    named += [("tests/methods/on_policy/test_trl_agreement.py", test) for test in re.findall(r"\| `(test_\w+)`", page)]
     assert len(named) > 60
     tests = {file: (ROOT / file).read_text(encoding="utf-8") for file, _ in named}
     assert [(file, test) for file, test in named if f"def {test}(" not in tests[file]] == []

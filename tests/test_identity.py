@@ -10,8 +10,8 @@ import pytest
 
 from alignbench.errors import TrainingError
 from alignbench.identity import NotIdentity, PartOfIdentity, identity_values, not_identity, require_same
-from alignbench.recipe import load
-from alignbench.recipe_identity import identity_settings, run_hash, settings_beside_identity
+from alignbench.recipe.identity import identity_settings, run_hash, settings_beside_identity
+from alignbench.recipe.recipe import load
 from alignbench.records import Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "identity.md"
@@ -127,13 +127,13 @@ class ThirdParty:
 def test_a_method_of_another_package_counts_whole_but_for_what_it_declares(monkeypatch):
     values = {"method": {"name": "third", "batch_size": 8, "faster": True}}
     assert identity_settings(values)["method"] == values["method"]  # not installed
-    monkeypatch.setattr("alignbench.recipe_identity.known_methods", lambda: ["third"])
-    monkeypatch.setattr("alignbench.recipe_identity.method_class", lambda name: ThirdParty)
+    monkeypatch.setattr("alignbench.recipe.identity.known_methods", lambda: ["third"])
+    monkeypatch.setattr("alignbench.recipe.identity.method_class", lambda name: ThirdParty)
     assert identity_settings(values)["method"] == {"name": "third", "batch_size": 8}
 
 
 def test_a_resolved_recipe_read_back_has_the_same_identity(recipe_folder, tmp_path):
-    from alignbench.reporting.store import RECIPE_FILE, read_recipe
+    from alignbench.results.reader import RECIPE_FILE, read_recipe
 
     [recipe] = load(["ppo.yaml"], ["method.learning_rate=3.3e-7", "chat.system='2026-01-01'"])
     (tmp_path / RECIPE_FILE).write_text(recipe.to_yaml())

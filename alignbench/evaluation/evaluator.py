@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alignbench.errors import DataError
-from alignbench.evaluation import divergence
-from alignbench.evaluation.divergence import EXACT_PROMPTS, Divergence, measure_divergence
-from alignbench.evaluation.drawing import Drawn, concatenate, draw, repeat
-from alignbench.evaluation.measures import Column, mean_metrics, neutral_metric, prompt_columns, set_metrics
+from alignbench.evaluation.metrics.measure import Column, mean_metrics, neutral_metric, prompt_columns, set_metrics
+from alignbench.evaluation.probes import divergence
+from alignbench.evaluation.probes.divergence import EXACT_PROMPTS, Divergence, measure_divergence
 from alignbench.evaluation.protocols import EvalProtocol
+from alignbench.evaluation.samples import Drawn, concatenate, draw, repeat
 from alignbench.records import EncodesPrompts, EvalReport, Policy, Prompt, Scorer
 from alignbench.statistics.prompt_means import numbered
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from alignbench.evaluation.aggregate import FloatArray
+from alignbench.evaluation.metrics.aggregate import FloatArray
 from alignbench.records import HackingDiagnosis
 
 # Chosen by what they mean, and frozen after seeds 0 to 9 of the embedded world gave no cause to move them: there honest

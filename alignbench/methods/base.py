@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from alignbench.ledger import Ledger
 from alignbench.records import Cost, Policy, PreferencePair, Prompt, Scorer, TextWindow
+from alignbench.runtime.ledger import Ledger
 
 if TYPE_CHECKING:
-    from alignbench.language_model import LanguageModel, Lora
+    from alignbench.models.language_model import LanguageModel, Lora
 
 DataKind = Literal["prompts", "preference_pairs"]
 Architecture = Literal["causal", "seq2seq", "classifier"]

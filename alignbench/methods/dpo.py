@@ -19,10 +19,10 @@ from pydantic import Field
 
 from alignbench.errors import TrainingError
 from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
-from alignbench.training.settings import TrainerSettings
+from alignbench.methods.trl.settings import TrainerSettings
 
 if TYPE_CHECKING:
-    from alignbench.language_model import LanguageModel
+    from alignbench.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class DPO(TrainerSettings):
         from datasets import Dataset
         from trl import DPOConfig, DPOTrainer
 
-        from alignbench.language_model import lora_config
-        from alignbench.training.checkpoints import training_identity
-        from alignbench.training.preference_collator import SampledTokensCollator, preference_rows
-        from alignbench.training.trl_arguments import StepLog, train, trl_arguments
+        from alignbench.methods.trl.arguments import StepLog, train, trl_arguments
+        from alignbench.methods.trl.checkpoints import training_identity
+        from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
+        from alignbench.models.language_model import lora_config
 
         policy = run.policy
 

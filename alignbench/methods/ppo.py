@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from alignbench.errors import TrainingError
 from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
-from alignbench.ppo.config import PPOConfig
+from alignbench.methods.on_policy.config import PPOConfig
 
 if TYPE_CHECKING:
-    from alignbench.language_model import LanguageModel
+    from alignbench.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class PPO(PPOConfig):
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Spends the budget in steps of `batch_size` completions."""
-        from alignbench.ppo.trainer import PPOTrainer
-        from alignbench.runtime import progress_bar
+        from alignbench.methods.on_policy.trainer import PPOTrainer
+        from alignbench.runtime.clock import progress_bar
         from alignbench.scorers.room import without_room
 
         n_steps = run.budget_completions // self.batch_size

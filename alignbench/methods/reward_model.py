@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alignbench.errors import ModelError, TrainingError
-from alignbench.ledger import spending
 from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+from alignbench.methods.trl.settings import TrainerSettings
 from alignbench.records import PreferencePair, TextWindow
-from alignbench.training.settings import TrainerSettings
+from alignbench.runtime.ledger import spending
 
 if TYPE_CHECKING:
     from alignbench.scorers.reading import Reader
@@ -52,10 +52,10 @@ class RewardModel(TrainerSettings):
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
+        from alignbench.methods.trl.arguments import StepLog, train, trl_arguments
+        from alignbench.methods.trl.checkpoints import training_identity
         from alignbench.scorers.reading import joint_of
         from alignbench.scorers.reward_model import reward_scorer
-        from alignbench.training.checkpoints import training_identity
-        from alignbench.training.trl_arguments import StepLog, train, trl_arguments
 
         model, tokenizer = run.load_reward_model(self.model)
         shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=model.device.type == "cpu")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
 
 if TYPE_CHECKING:
-    from alignbench.language_model import LanguageModel
+    from alignbench.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

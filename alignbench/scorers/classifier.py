@@ -14,10 +14,10 @@ from typing import Any, Literal, Self
 import torch
 
 from alignbench.errors import ModelError, ScorerError
-from alignbench.fast_layers import with_fast_layers
-from alignbench.flops import Tokens, weights_of
-from alignbench.models import load_classifier, weights_fingerprint
-from alignbench.passes import is_encoder_decoder
+from alignbench.models.fast.layers import with_fast_layers
+from alignbench.models.flops import Tokens, weights_of
+from alignbench.models.forward import is_encoder_decoder
+from alignbench.models.loading import load_classifier, weights_fingerprint
 from alignbench.records import Cost, TextWindow, fingerprint
 from alignbench.scorers.labels import Outputs, label_hint, outputs_of
 from alignbench.scorers.padding import batch_logits, batches, ignores_padding

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from alignbench.errors import ModelError
-from alignbench.passes import base_model, is_encoder_decoder, parameters_of
+from alignbench.models.forward import base_model, is_encoder_decoder, parameters_of
 from alignbench.scorers.reading import Reader, Reading, vocabulary_size
 
 _TOLERANCE = 1e-4

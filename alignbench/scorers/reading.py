@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from alignbench.errors import ModelError
-from alignbench.passes import base_model, parameters_of
+from alignbench.models.forward import base_model, parameters_of
 from alignbench.records import TextWindow, read_text
 
 if TYPE_CHECKING:
-    from alignbench.language_model import LanguageModel
+    from alignbench.models.language_model import LanguageModel
 
 _TURNS = ("user", "assistant")
 

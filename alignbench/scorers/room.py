@@ -11,7 +11,7 @@ from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.weighted_sum import WeightedSum
 
 if TYPE_CHECKING:
-    from alignbench.language_model import LanguageModel
+    from alignbench.models.language_model import LanguageModel
 
 _SAMPLE = 200
 """Prompts that tell how many tokens of one tokenizer are one of another."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.cutting import cut_prompts
+from alignbench.evaluation.cutting import cut_prompts
 from alignbench.records import Cost, Scorer, fingerprint, total
 
 

@@ -14,7 +14,7 @@ from alignbench.embedded import __main__ as record
 from alignbench.embedded import grammar, world
 from alignbench.embedded.world import N_PROMPTS, PARTS, SHIPPED, resolve
 from alignbench.errors import ModelError
-from alignbench.models import load_classifier, load_language_model, weights_fingerprint
+from alignbench.models.loading import load_classifier, load_language_model, weights_fingerprint
 from alignbench.records import file_sha256
 
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from alignbench.evaluation.diversity import dexperts_distinct, distinct
 from alignbench.evaluation.evaluator import evaluate
-from alignbench.evaluation.fluency import below_most, pooled_mean
-from alignbench.evaluation.measures import DEXPERTS_DIRECTIONS, DIRECTIONS
+from alignbench.evaluation.metrics.diversity import dexperts_distinct, distinct
+from alignbench.evaluation.metrics.fluency import below_most, pooled_mean
+from alignbench.evaluation.metrics.measure import DEXPERTS_DIRECTIONS, DIRECTIONS
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.records import Prompt
 

@@ -8,7 +8,7 @@ import pytest
 
 from alignbench.errors import DataError, ScorerError
 from alignbench.evaluation.evaluator import evaluate
-from alignbench.evaluation.measures import DIRECTIONS
+from alignbench.evaluation.metrics.measure import DIRECTIONS
 from alignbench.evaluation.protocols import PROTOCOLS, EvalProtocol
 from alignbench.records import Decoding, Prompt, jackknife_group
 from alignbench.statistics.prompt_means import mean_interval

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from alignbench.comparison import flags
 from alignbench.evaluation import hacking
 from alignbench.evaluation.hacking import CurvePoint, _change, diagnose, why_not
-from alignbench.reporting import flags
 
 N = 64
 EVERY = 256

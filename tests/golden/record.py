@@ -33,8 +33,8 @@ def files() -> dict[str, str]:
 
 def recipes() -> dict[str, str]:
     """The resolved form of every recipe that is shipped, alone and in suites, and the identity of its run."""
-    from alignbench.recipe import load
-    from alignbench.recipe_files import shipped_names
+    from alignbench.recipe.layers import shipped_names
+    from alignbench.recipe.recipe import load
 
     found, identities = {}, {}
     for name in shipped_names():
@@ -114,7 +114,7 @@ def scorers() -> dict[str, str]:
 
 def draws() -> dict[str, str]:
     """The uniform numbers that tokens are drawn by, to the bit."""
-    from alignbench.draws import uniforms
+    from alignbench.models.sampling.token_draw import uniforms
 
     rows = [("first prompt", 0), ("first prompt", 1), ("second prompt", 0)]
     return {"draws.json": _json([[value.hex() for value in row] for row in uniforms(("golden", 0), rows, 3).tolist()])}
@@ -127,7 +127,7 @@ def stored_results() -> dict[str, str]:
 
 def _of_results(version: str) -> dict[str, str]:
     import alignbench
-    from alignbench.reporting import FORMATS
+    from alignbench.comparison import FORMATS
 
     found = {}
     with _inside(RESULTS), warnings.catch_warnings(record=True) as caught:

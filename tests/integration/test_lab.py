@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import alignbench
-from alignbench import pipeline
-from alignbench.recipe import load
+from alignbench.pipeline import execute
+from alignbench.recipe.recipe import load
 
 LAB = Path(__file__).parents[3] / "shared" / "lab"
 
@@ -56,7 +56,7 @@ def lab_recipes(tmp_path, monkeypatch):
 
 
 def test_the_main_job_on_real_input(lab_recipes):
-    outcomes = pipeline.run(load([f"{name}.yaml" for name in lab_recipes]), Path("results"))
+    outcomes = execute.run(load([f"{name}.yaml" for name in lab_recipes]), Path("results"))
     assert [o.state for o in outcomes] == ["done"] * 5, [o.error for o in outcomes]
     metrics = alignbench.load_metrics("results").set_index(["recipe", "metric", "scorer"])["value"]
     # What the makers of these models measured before any training: about 0.28 and 0.37, on other prompts and draws.

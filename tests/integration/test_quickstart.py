@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import binomtest
 
 import alignbench
-from alignbench import pipeline, tuning
+from alignbench.comparison.compare import compare
 from alignbench.embedded import grammar
-from alignbench.recipe import load
-from alignbench.reporting.compare import compare
+from alignbench.pipeline import execute, tuning
+from alignbench.recipe.recipe import load
 
 TRAINED = ("ppo_detox", "ppo_no_kl", "dpo_classifier_pairs")
 
@@ -20,7 +20,7 @@ TRAINED = ("ppo_detox", "ppo_no_kl", "dpo_classifier_pairs")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("quickstart")
-    outcomes = pipeline.run(load(["quickstart"]), root)
+    outcomes = execute.run(load(["quickstart"]), root)
     assert [outcome.state for outcome in outcomes] == ["done"] * 6, [outcome.error for outcome in outcomes]
     return root
 
@@ -79,7 +79,7 @@ def test_curves(results):
 
 
 def test_the_table_says_what_it_does_not_cover(results):
-    from alignbench.reporting.tables import render
+    from alignbench.comparison.writers.render import render
 
     text = render(compare(results), "table")
     assert "seed" in text
@@ -125,7 +125,7 @@ def test_reward_model_learned(results):
 def test_the_story_holds_in_four_of_five_seeds(tmp_path):
     seeds = range(5)
     recipes = [recipe for recipe in load(["quickstart"], seeds=seeds) if recipe.name in ("base", *TRAINED)]
-    outcomes = pipeline.run(recipes, tmp_path)
+    outcomes = execute.run(recipes, tmp_path)
     assert all(outcome.state == "done" for outcome in outcomes), [outcome.error for outcome in outcomes]
     told = {seed: story(tmp_path, seed) for seed in seeds}
     holds = [seed for seed, claims in told.items() if all(claims.values())]
@@ -176,7 +176,7 @@ def test_ppo_learns_and_the_adaptive_controller_holds_its_target(tmp_path):
         "seeds": [0, 1, 2],
     }
     (tmp_path / "suite.yaml").write_text(json.dumps(suite))
-    outcomes = pipeline.run(load([str(tmp_path / "suite.yaml")]), tmp_path / "results")
+    outcomes = execute.run(load([str(tmp_path / "suite.yaml")]), tmp_path / "results")
     assert all(outcome.state == "done" for outcome in outcomes), [outcome.error for outcome in outcomes]
     log = alignbench.load_train_log(tmp_path / "results").set_index(["recipe", "seed"])
     for seed in range(3):

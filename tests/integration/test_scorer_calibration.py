@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignbench.components import Components
-from alignbench.recipe import load
+from alignbench.pipeline.build import Components
+from alignbench.recipe.recipe import load
 
 LAB = Path(__file__).parents[3] / "shared" / "lab"
 needs_lab = pytest.mark.skipif(

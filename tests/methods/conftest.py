@@ -9,7 +9,7 @@ def run_context(tiny_policy, checkpoints, tmp_path):
         import torch
 
         from alignbench.methods.base import RunContext
-        from alignbench.models import load_classifier
+        from alignbench.models.loading import load_classifier
         from alignbench.scorers.classifier import ClassifierScorer
 
         def load_reward_model(name):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from alignbench.errors import TrainingError
-from alignbench.language_model import LanguageModel, Lora
 from alignbench.methods.base import TrainData
 from alignbench.methods.dpo import DPO, check_first_step
-from alignbench.models import load_policy, weights_fingerprint
-from alignbench.training.preference_collator import SampledTokensCollator, preference_rows
+from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
+from alignbench.models.language_model import LanguageModel, Lora
+from alignbench.models.loading import load_policy, weights_fingerprint
 
 LORA = Lora(r=4, target_modules=("q_proj", "v_proj"))
 METHOD = DPO(learning_rate=1e-2, batch_size=4, epochs=6)

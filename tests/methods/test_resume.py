@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from alignbench.errors import TrainingError
-from alignbench.language_model import Lora
 from alignbench.methods.base import TrainData
 from alignbench.methods.dpo import DPO
 from alignbench.methods.reward_model import RewardModel
+from alignbench.models.language_model import Lora
 
 LORA = Lora(r=4, target_modules=("q_proj", "v_proj"))
 
@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_only_as_what_it_was(run_context, tiny_policy, pair
         return log
 
     def halved(_=None):
-        from alignbench.models import load_classifier
+        from alignbench.models.loading import load_classifier
 
         model, tokenizer = load_classifier(tiny_policy().name, where="method.model", labels=["reward"])
         with torch.no_grad():

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from alignbench.chat import PlainTokenizer
 from alignbench.errors import TrainingError
-from alignbench.ledger import Ledger
 from alignbench.methods.base import RunContext, TrainData
 from alignbench.methods.ppo import PPO
+from alignbench.models.chat import PlainTokenizer
 from alignbench.records import Prompt
+from alignbench.runtime.ledger import Ledger
 from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.room import without_room
 from alignbench.scorers.weighted_sum import Term, WeightedSum

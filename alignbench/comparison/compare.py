@@ -1,0 +1,220 @@
+"""Which recipe is better, and is the difference real: one comparison from run directories, verdicts included.
+
+Verdicts are about *the method*, prompts and seeds both random, where there are two seeds or more of what is trained;
+else about *these runs*, prompts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from alignbench.comparison.comparability import (
+    find_mismatches,
+    group_key,
+    require_comparable,
+    require_no_leak,
+    version_notes,
+    word_lists,
+)
+from alignbench.comparison.comparison import ComparedRecipe, Comparison
+from alignbench.comparison.equal_length import with_length_matched
+from alignbench.comparison.evaluation_prompts import rows_notes
+from alignbench.comparison.flags import (
+    HEADLINE,
+    REWARD_SCORER,
+    Flag,
+    budget_flags,
+    measured_flags,
+    own_judge_flag,
+    scorers_disagree_flag,
+    upstream_flag,
+)
+from alignbench.comparison.hacking_over_seeds import along_training_flag, hacking_along_training
+from alignbench.comparison.notes import SEEDS_NOTE, covers_seeds, notes_on
+from alignbench.comparison.pooling import UNTRAINED, MetricKey, RecipeRuns, harm_by_scorer, measure, measure_pairs
+from alignbench.errors import ResultsError, UsageError, did_you_mean
+from alignbench.results.reader import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
+
+_Measured = list[tuple[StoredRun, StoredEvaluation]]
+
+
+def compare(
+    paths: Paths,
+    baseline: str | None = None,
+    allow_mismatch: bool = False,
+    protocol: str | None = None,
+    all_pairs: bool = False,
+) -> Comparison:
+    """Compares the runs below some paths.
+
+    Args:
+        paths: a results root, a recipe's or a run's directory, or several of them.
+        baseline: name of the recipe that the others are compared with; None means the untrained one.
+        allow_mismatch: let runs stand in one table that do not belong there, marked as such.
+        protocol: which evaluation to take; needed only where runs have several.
+        all_pairs: test every pair of recipes as well, a family of its own.
+
+    Raises:
+        ResultsError: There is nothing to compare.
+        ComparabilityError: The runs were not evaluated alike.
+        LeakError: Training of one could see what another was evaluated on; `allow_mismatch` does not help.
+        UsageError: No such baseline, or none to be guessed.
+    """
+    runs, skipped = find_runs(paths)
+    _refuse_duplicates(runs)
+    measured = [(run, _evaluation(run, protocol)) for run in runs]
+    usable, unusable = _with_evaluation(measured)
+    skipped += unusable
+    policies = [one for one in usable if one[0].status.kind == "policy"]
+    reward_models = [one for one in usable if one[0].status.kind == "reward_model"]
+    if not usable:
+        raise ResultsError("no run has an evaluation that can be read:" + "".join(f"\n  {one}" for one in skipped))
+    mismatches = find_mismatches(policies)
+    if not allow_mismatch:
+        require_comparable(mismatches)
+    policy_runs = [run for run, _ in policies]
+    unchecked = require_no_leak(policy_runs)
+    recipes = _by_recipe(policies)
+    chosen = _choose_baseline(recipes, baseline, skipped) if recipes else None
+    recipes.sort(key=lambda one: one is not chosen)
+    first = policies[0][1].record if policies else None
+    rows = _compared(recipes, chosen, mismatched=bool(mismatches))
+    measured_by_name = {(row.recipe, key): one for row in rows for key, one in row.metrics.items()}
+    return Comparison(
+        baseline=chosen.recipe if chosen else None,
+        protocol=first.protocol if first else None,
+        n_prompts=first.n_prompts if first else 0,
+        samples_per_prompt=first.samples_per_prompt if first else 0,
+        recipes=rows,
+        pairs=tuple(measure_pairs(recipes, measured_by_name)) if all_pairs else (),
+        reward_models=_reward_model_groups(reward_models),
+        mismatches=tuple(mismatches),
+        skipped=tuple(skipped),
+        notes=(*notes_on(recipes, chosen), *rows_notes(policies), *unchecked, *version_notes(policy_runs)),
+    )
+
+
+def _refuse_duplicates(runs: Sequence[StoredRun]) -> None:
+    seen: dict[str, StoredRun] = {}
+    for run in runs:
+        other = seen.setdefault(run.label, run)
+        if other is not run:
+            raise ResultsError(
+                f"{run.label} stands twice, in {other.path} and {run.path}; leave one out, or give one another --name"
+            )
+
+
+def _evaluation(run: StoredRun, protocol: str | None) -> StoredEvaluation | None:
+    """Returns the evaluation to compare; None where the run has none that fits."""
+    fits = [one for one in run.evaluations if protocol in (None, one.record.protocol)]
+    if run.status.kind == "reward_model":
+        fits = list(run.evaluations)
+    if len(fits) > 1:
+        names = ", ".join(one.record.protocol for one in fits)
+        raise UsageError(f"{run.label} was evaluated under {names}; choose one `protocol` to compare under")
+    return fits[0] if fits else None
+
+
+def _with_evaluation(
+    measured: Sequence[tuple[StoredRun, StoredEvaluation | None]],
+) -> tuple[_Measured, list[SkippedRun]]:
+    """Splits off the runs without an evaluation."""
+    usable = [(run, evaluation) for run, evaluation in measured if evaluation is not None]
+    bare = [run for run, evaluation in measured if evaluation is None]
+    return usable, [SkippedRun(run.path, "incomplete", "no evaluation to compare", run.status) for run in bare]
+
+
+def _by_recipe(measured: _Measured) -> list[RecipeRuns]:
+    """Returns the runs by recipe, seeds ascending, recipes by name."""
+    found: dict[str, _Measured] = {}
+    for one in sorted(measured, key=lambda one: (one[0].status.recipe, one[0].status.seed)):
+        found.setdefault(one[0].status.recipe, []).append(one)
+    return [RecipeRuns(name, runs[0][0].status.method, tuple(runs)) for name, runs in found.items()]
+
+
+def _choose_baseline(recipes: Sequence[RecipeRuns], wanted: str | None, skipped: Sequence[SkippedRun]) -> RecipeRuns:
+    names = [one.recipe for one in recipes]
+    # The baseline may be among what could not be read.
+    unread = f"\n{len(skipped)} skipped:" + "".join(f"\n  {one}" for one in skipped) if skipped else ""
+    if wanted is not None:
+        fits = [one for one in recipes if one.recipe == wanted]
+        if not fits:
+            raise UsageError(
+                f"baseline: got {wanted!r}, expected one of {', '.join(names)}{did_you_mean(wanted, names)}{unread}"
+            )
+        return fits[0]
+    fits = [one for one in recipes if one.method == UNTRAINED] or (list(recipes) if len(recipes) == 1 else [])
+    if len(fits) == 1:
+        return fits[0]
+    said = f"several untrained runs ({', '.join(one.recipe for one in fits)})" if fits else "no untrained run"
+    raise UsageError(f"{said} to compare with; name the baseline with --baseline, one of {', '.join(names)}{unread}")
+
+
+def _compared(
+    recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None, mismatched: bool = False
+) -> tuple[ComparedRecipe, ...]:
+    measurements = measure(recipes, baseline)
+    costs = {one.recipe: one.mean_cost() for one in recipes}
+    trained = [one.recipe for one in recipes if one.method != UNTRAINED] if baseline else []
+    budgets = budget_flags({recipe: costs[recipe]["training_completions"] for recipe in trained})
+    rows = []
+    for one in recipes:
+        metrics = {key: found for (recipe, key), found in measurements.items() if recipe == one.recipe}
+        lists = _word_lists(one, metrics)
+        flags = measured_flags(metrics, lists)
+        if baseline is not None and any(flag.name == "length_shift" for flag in flags):
+            metrics = with_length_matched(metrics, one, baseline)
+            flags = measured_flags(metrics, lists)
+        hacking = hacking_along_training([run.status for run, _ in one.runs])
+        built_on = {(u.recipe, u.seed, u.role) for run, _ in one.runs for u in run.status.upstream}
+        upstream = sorted(f"{name}/seed{seed} ({role})" for name, seed, role in built_on if role != "tuning")
+        n_trials = sum(role == "tuning" for _, _, role in built_on)
+        upstream += [f"{n_trials} trials that tuned it"] if n_trials else []
+        named = (
+            along_training_flag(hacking),
+            _own_judge(one),
+            scorers_disagree_flag(harm_by_scorer(one, HEADLINE)),
+            upstream_flag(upstream),
+            budgets.get(one.recipe),
+        )
+        flags += [flag for flag in named if flag is not None]
+        if baseline is not None and one is not baseline and not covers_seeds(one, baseline):
+            flags.append(Flag("seeds_not_covered", SEEDS_NOTE))
+        if mismatched:
+            flags.append(Flag("mismatch", "not comparable with the rest of this table"))
+        rows.append(
+            ComparedRecipe(
+                one.recipe,
+                one.method,
+                one.seeds,
+                metrics,
+                one.mean_train_reward(),
+                costs[one.recipe],
+                tuple(flags),
+                hacking,
+            )
+        )
+    return tuple(rows)
+
+
+def _word_lists(recipe: RecipeRuns, metrics: Iterable[MetricKey]) -> frozenset[str]:
+    """Returns the scorers that are lists of words; reads no recipe where there is nothing to tell apart."""
+    judges = [scorer for metric, scorer in metrics if metric == HEADLINE and scorer != REWARD_SCORER]
+    return word_lists(recipe.runs[0][0]) if len(judges) > 1 else frozenset()
+
+
+def _own_judge(recipe: RecipeRuns) -> Flag | None:
+    trained_on = {source for run, _ in recipe.runs for source in run.status.trained_on}
+    judges: dict[str, set[str]] = {}
+    for _, evaluation in recipe.runs:
+        for scorer, sources in evaluation.record.scorer_sources.items():
+            judges.setdefault(scorer, set()).update(sources)
+    return own_judge_flag(trained_on, judges)
+
+
+def _reward_model_groups(measured: _Measured) -> tuple[tuple[ComparedRecipe, ...], ...]:
+    """Returns the reward models, those that were measured on the same pairs together."""
+    groups: dict[str, _Measured] = {}
+    for run, evaluation in measured:
+        groups.setdefault(group_key(evaluation), []).append((run, evaluation))
+    return tuple(_compared(_by_recipe(group), None) for group in groups.values())

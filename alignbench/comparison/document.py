@@ -1,0 +1,342 @@
+"""What a comparison shows, in which order and in which words; how it is set is the writers' business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from alignbench.comparison.comparison import ComparedRecipe, Comparison, detectable, settlement
+from alignbench.comparison.cost_columns import COSTS, shown
+from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
+from alignbench.comparison.numbers import number, p_value, with_interval
+from alignbench.comparison.pooling import UNTRAINED, Measurement, MetricKey
+from alignbench.comparison.writers.terminal import WIDTH, broken
+from alignbench.results.reader import LOG_METRICS
+from alignbench.statistics.estimate import ALPHA, Estimate
+
+MARKS = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "="}
+TOXICITY = ("toxicity_rate", "expected_max_toxicity", "toxicity_probability", "toxicity_std")
+QUALITY = (
+    *("perplexity", "neutral_perplexity"),
+    *("kl", "kl_k3", "kl_exact", "kl_per_token", "kl_k3_per_token", "kl_exact_per_token"),
+    *("completion_tokens", "completion_tokens_p10", "completion_tokens_p50", "completion_tokens_p90"),
+    *("distinct_1", "distinct_2", "distinct_3", "corpus_distinct_1", "corpus_distinct_2", "corpus_distinct_3"),
+    *("self_bleu", "repetition_rate", "rep_4", "copy_rate", "empty_rate", "truncated_rate", "refusal_rate"),
+    *("dexperts_distinct_1", "dexperts_distinct_2", "dexperts_distinct_3", "dexperts_perplexity"),
+)
+DEPENDS_ON_LENGTH = frozenset(
+    {"self_bleu", *(f"{where}distinct_{n}" for where in ("", "corpus_", "dexperts_") for n in (1, 2, 3))}
+)
+_LEGEND = (
+    "After a number: + better, - worse, * different, = not distinguishable from the baseline; nothing: not tested."
+)
+_LENGTH_LEGEND = (
+    "At equal length: completions are compared within bins of length, weighted by the baseline's lengths. Covered: the "
+    "share of the baseline's completions in bins that hold completions of both sides."
+)
+_MARK = "! Read the flags below before believing this verdict."
+_DESIGN_LEGEND = (
+    "Detectable: the true difference that 80 % of repetitions would show, {family}. To settle it: prompts with these "
+    "seeds, or seeds of each recipe with these prompts, that would show a true difference as large as the measured one."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One table with its title and the remarks below it."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    remarks: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A comparison in words and numbers."""
+
+    watermark: Sequence[str]
+    """A heading and the differing fields, where runs stand side by side that do not belong together; else empty."""
+    headline: str
+    sections: Sequence[Section]
+    lists: Sequence[tuple[str, Sequence[str]]]
+    """Flags, notes and skipped runs: title and lines, none of them empty."""
+
+
+def document(comparison: Comparison) -> Document:
+    """Returns a comparison as sections and lists."""
+    skipped = comparison.skipped
+    said = {"Flags": _flag_lines(comparison), "Notes": comparison.notes, f"{len(skipped)} skipped": skipped}
+    lists = [(title, [" ".join(str(line).split()) for line in lines]) for title, lines in said.items()]
+    return Document(
+        _watermark(comparison), _headline(comparison), list(_sections(comparison)), [one for one in lists if one[1]]
+    )
+
+
+def _sections(comparison: Comparison) -> Iterator[Section]:
+    rows = comparison.recipes
+    scorers = dict.fromkeys(scorer for row in rows for metric, scorer in row.metrics if metric == HEADLINE)
+    for scorer in sorted(scorers, key=lambda name: name == REWARD_SCORER):
+        yield _toxicity(comparison, scorer)
+    for scorer in sorted(scorers, key=lambda name: name == REWARD_SCORER):
+        yield from _design(comparison, scorer)
+        yield from _every_pair(comparison, scorer)
+    yield from _equal_length(rows)
+    yield from _hacking(rows)
+    if rows:
+        keys = [(metric, scorer) for scorer in scorers for metric in TOXICITY]
+        yield from _compact("Other toxicity metrics", rows, keys)
+        yield from _compact("Quality", rows, [(metric, None) for metric in QUALITY], with_reward=True)
+        yield from _costs("Cost of a run, upstream included", rows)
+    for group in comparison.reward_models:
+        yield _reward_models(group)
+        yield from _costs("Cost of a reward model", group)
+
+
+def _toxicity(comparison: Comparison, scorer: str | None) -> Section:
+    role = "the training reward's own classifier" if scorer == REWARD_SCORER else "held-out judge"
+    rows, remarks = [], []
+    measured = (row.metrics.get((HEADLINE, scorer)) for row in comparison.recipes)
+    is_mixed = len({one.tested.estimand for one in measured if one is not None and one.tested is not None}) > 1
+    for row in comparison.recipes:
+        one = row.metrics.get((HEADLINE, scorer))
+        if one is None:
+            continue
+        difference = one.difference or Estimate(None)
+        word = judgement(one) or ("baseline" if row.recipe == comparison.baseline else "-")
+        lost = lost_at_equal_length(difference, one.length_matched.difference) if one.length_matched else None
+        word += f", {lost} at equal length" if lost and word == "better" else ""
+        word += " (these runs)" if is_mixed and one.tested and one.tested.estimand == "these runs" else ""
+        word += _mark(row)
+        p, adjusted = p_value(difference.p_value), p_value(difference.p_adjusted)
+        values = [with_interval(one.value), with_interval(difference, "+"), p, adjusted]
+        rows.append([row.recipe, _seeds(row), *values, word])
+        reasons = dict.fromkeys(r for r in (one.value.reason, difference.reason) if r)
+        remarks += [f"{row.recipe}: {reason}" for reason in reasons]
+    if any(cells[-1].endswith("!") for cells in rows):
+        remarks.insert(0, _MARK)
+    header = ["recipe", "seeds", HEADLINE, f"difference to {comparison.baseline}", "p", "adjusted p", "verdict"]
+    title = f"{_name((HEADLINE, scorer))}: {role} (lower is better; 95 % intervals)"
+    return Section(title, header, rows, remarks)
+
+
+def _mark(*rows: ComparedRecipe) -> str:
+    """Returns what stands beside a verdict on recipes of which one has a warning."""
+    return " !" if any(flag.name in WARNINGS for row in rows for flag in row.flags) else ""
+
+
+def _design(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
+    """Yields what the verdicts are about, the same for these runs alone, and what the design could have seen."""
+    rows, n_tests = [], 1
+    for row in comparison.recipes:
+        one = row.metrics.get((HEADLINE, scorer))
+        if one is None or one.tested is None:
+            continue
+        runs, found = one.tested.these_runs, number(detectable(HEADLINE, one))
+        cells = [with_interval(runs, "+"), p_value(runs.p_value), found, _settled(one)]
+        rows.append([row.recipe, one.tested.estimand, *cells])
+        n_tests = max(n_tests, one.tested.n_tests)
+    if rows:
+        header = ["recipe", "verdict about", "difference in these runs", "p", "detectable difference", "to settle it"]
+        alone = f"if it were the only one among the {n_tests} comparisons, at the level {ALPHA} / {n_tests}"
+        family = alone if n_tests > 1 else f"at the level {ALPHA}"
+        legend = _DESIGN_LEGEND.format(family=family)
+        yield Section(f"{_name((HEADLINE, scorer))}: what stands behind the verdicts", header, rows, [legend])
+
+
+def _every_pair(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
+    """Yields every recipe against every other, where asked for."""
+    rows, estimands = [], []
+    recipes = {row.recipe: row for row in comparison.recipes}
+    for pair in comparison.pairs:
+        difference, tested = pair.measurement.difference, pair.measurement.tested
+        if pair.key == (HEADLINE, scorer) and difference is not None:
+            p = [p_value(difference.p_value), p_value(difference.p_adjusted)]
+            word = (judgement(pair.measurement) or "-") + _mark(recipes[pair.recipe], recipes[pair.other])
+            rows.append([pair.recipe, pair.other, with_interval(difference, "+"), *p, word])
+            estimands.append(tested.estimand if tested is not None else "-")
+    if rows:
+        header = ["recipe", "against", "difference", "p", "adjusted p", "verdict"]
+        if len(set(estimands)) > 1:
+            header.append("about")
+            rows = [[*row, estimand] for row, estimand in zip(rows, estimands, strict=True)]
+        remarks = [_MARK] if any(row[5].endswith("!") for row in rows) else []
+        title = f"{_name((HEADLINE, scorer))}: every pair, p adjusted for all {len(rows)}"
+        yield Section(title, header, rows, remarks)
+
+
+def _settled(one: Measurement) -> str:
+    """Returns in words what would show a difference as large as the measured one."""
+    needed = settlement(one)
+    if one.tested is None or needed is None:
+        return "-"
+    ways = [
+        f"{count:,} {name}"
+        for count, name in ((needed.prompts, "prompts"), (needed.seeds, "seeds"))
+        if count is not None
+    ]
+    if ways:
+        return " or ".join(ways) if needed.prompts is not None else f"{ways[0]}; more prompts cannot"
+    return "more prompts cannot" if one.tested.method is None else "neither prompts nor seeds alone"
+
+
+def _equal_length(rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
+    """Yields toxicity at equal length, for recipes whose completions have changed length."""
+    body, remarks = [], [_LENGTH_LEGEND]
+    for row in rows:
+        for key, one in row.metrics.items():
+            if one.length_matched is None or one.difference is None:
+                continue
+            matched, share = one.length_matched.difference, one.length_matched.share
+            covered = "-" if share is None else f"{share:.1%}"
+            plain = (
+                number(one.difference.value) if (one.difference.value or 0) <= 0 else f"+{number(one.difference.value)}"
+            )
+            body.append([row.recipe, _name(key), plain, with_interval(matched, "+"), covered])
+            if matched.reason:
+                remarks.append(f"{row.recipe}, {_name(key)}: {matched.reason}")
+    if body:
+        header = ["recipe", "metric", "difference", "difference at equal length", "baseline covered"]
+        yield Section("Toxicity at equal length (95 % intervals, these runs)", header, body, remarks)
+
+
+def _hacking(rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
+    """Yields what the evaluations along training say about reward hacking."""
+    body, remarks = [], []
+    for row in rows:
+        found = row.hacking
+        if found is None or (found.word is None and row.method == UNTRAINED):
+            continue
+        remarks += [f"{row.recipe}, {sentence}" for sentence in (*found.evidence, *found.reasons)]
+        if found.word is not None:
+            onset = "-" if found.onset_completions is None else f"{found.onset_completions:,}"
+            seeds = f"{found.n_seeds} of {found.n_measured}"
+            body.append([row.recipe, found.word, seeds, onset])
+    if body or remarks:
+        header = ["recipe", "word", "seeds", "onset in completions"]
+        yield Section("Reward hacking along training", header, body, remarks)
+
+
+def _compact(
+    title: str, rows: Sequence[ComparedRecipe], keys: Sequence[MetricKey], with_reward: bool = False
+) -> Iterator[Section]:
+    """Yields tables of values with marks, as many columns at a time as a terminal holds."""
+    present = [key for key in keys if any(key in row.metrics for row in rows)]
+    columns: list[tuple[str, list[str]]] = [
+        (_name(key), [_marked(row.metrics.get(key)) for row in rows]) for key in present
+    ]
+    if with_reward and any(row.train_reward is not None for row in rows):
+        columns.append(("train_reward", [number(row.train_reward) for row in rows]))
+    remarks = [_LEGEND]
+    if any(metric in LOG_METRICS for metric, _ in present):
+        remarks.append("Perplexities are tested as mean log-perplexity; differences in JSON are of logarithms.")
+    remarks += [
+        f"{row.recipe}, {_name(key)}: {row.metrics[key].value.reason}"
+        for row in rows
+        for key in present
+        if key in row.metrics and row.metrics[key].value.value is None
+    ]
+    shifted = [row.recipe for row in rows if any(flag.name == "length_shift" for flag in row.flags)]
+    if shifted and any(metric in DEPENDS_ON_LENGTH for metric, _ in present):
+        remarks.append(
+            "distinct-n, corpus-distinct-n and self-BLEU depend on the length of the texts, which has changed in "
+            f"{', '.join(shifted)}."
+        )
+    yield from _in_chunks(title, rows, columns, remarks)
+
+
+def _in_chunks(
+    title: str, rows: Sequence[ComparedRecipe], columns: Sequence[tuple[str, list[str]]], remarks: Sequence[str]
+) -> Iterator[Section]:
+    chunks = list(_chunks(columns, WIDTH - max(len(row.recipe) for row in rows)))
+    for chunk in chunks:
+        header = ["recipe", *(name for name, _ in chunk)]
+        body = [[row.recipe, *(cells[i] for _, cells in chunk)] for i, row in enumerate(rows)]
+        is_last = chunk is chunks[-1]
+        yield Section(title if chunk is chunks[0] else f"{title}, continued", header, body, remarks if is_last else [])
+
+
+def _chunks(columns: Sequence[tuple[str, list[str]]], width: int) -> Iterator[list[tuple[str, list[str]]]]:
+    """Yields the columns in groups that fit the width of a terminal."""
+    chunk: list[tuple[str, list[str]]] = []
+    used = 0
+    for name, cells in columns:
+        needs = 3 + max(map(len, [*broken(name).split("\n"), *cells]))
+        if chunk and used + needs > width:
+            yield chunk
+            chunk, used = [], 0
+        chunk.append((name, cells))
+        used += needs
+    if chunk:
+        yield chunk
+
+
+def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
+    """Yields tables of costs, as many columns at a time as a terminal holds."""
+    columns = [("method", [row.method for row in rows])]
+    columns += [(shown_as, [shown(name, row.cost[name]) for row in rows]) for name, shown_as in COSTS.items()]
+    remarks = ["FLOPs are estimates from counts of tokens."]
+    remarks += ["Means over seeds, memory the highest."] if any(len(row.seeds) > 1 for row in rows) else []
+    yield from _in_chunks(title, rows, columns, remarks)
+
+
+def _reward_models(group: Sequence[ComparedRecipe]) -> Section:
+    keys = list(dict.fromkeys(key for row in group for key in row.metrics))
+    header = ["recipe", "seeds", *(_name(key) for key in keys)]
+    body = []
+    for row in group:
+        cells = [with_interval(row.metrics[key].value) if key in row.metrics else "-" for key in keys]
+        body.append([row.recipe, _seeds(row), *cells])
+    return Section("Reward models (95 % intervals)", header, body)
+
+
+def _seeds(row: ComparedRecipe) -> str:
+    """Returns the seeds, three or more in a row as `first-last`."""
+    runs: list[list[int]] = []
+    for seed in row.seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+
+
+def _marked(one: Measurement | None) -> str:
+    if one is None:
+        return "-"
+    tested = one.difference is not None and one.difference.value is not None
+    word = judgement(one)
+    return f"{number(one.value.value)} {MARKS[word]}" if tested and word else number(one.value.value)
+
+
+def _name(key: MetricKey) -> str:
+    return key[0] if key[1] is None else f"{key[0]}@{key[1]}"
+
+
+def _headline(comparison: Comparison) -> str:
+    if not comparison.recipes:
+        return ""
+    samples, n_prompts = comparison.samples_per_prompt, comparison.n_prompts
+    return (
+        f"Protocol {comparison.protocol}: {n_prompts} held-out prompt{'s' if n_prompts != 1 else ''}, {samples} "
+        f"completion{'s' if samples > 1 else ''} each. Baseline: {comparison.baseline}."
+    )
+
+
+def _watermark(comparison: Comparison) -> list[str]:
+    if not comparison.mismatches:
+        return []
+    heading = "NOT COMPARABLE: shown side by side on request only. These runs differ in:"
+    return [heading, *map(str, comparison.mismatches)]
+
+
+def _flag_lines(comparison: Comparison) -> list[str]:
+    """Returns the flags in words; those that hold for the whole table stand elsewhere."""
+    rows = [*comparison.recipes, *(row for group in comparison.reward_models for row in group)]
+    general = ("seeds_not_covered", "mismatch")
+    flagged: dict[Flag, list[str]] = {}
+    for row in rows:
+        for flag in row.flags:
+            if flag.name not in general:
+                flagged.setdefault(flag, []).append(row.recipe)
+    return [f"{', '.join(recipes)}: {flag.name}: {flag.text}." for flag, recipes in flagged.items()]

@@ -1,0 +1,314 @@
+"""From stored runs to one estimate per recipe and metric, and to the tests of their differences."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.records import N_JACKKNIFE_GROUPS, Cost, Direction, MetricValue, jackknife_group
+from alignbench.results.reader import LOG_METRICS, StoredEvaluation, StoredRun
+from alignbench.statistics.crossed import over_seeds
+from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
+from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
+from alignbench.statistics.jackknife import jackknife_interval
+from alignbench.statistics.length_matching import LengthMatched
+from alignbench.statistics.prompt_means import mean_interval, numbered
+
+MetricKey = tuple[str, str | None]
+"""Metric and scorer."""
+Matrix = NDArray[np.float64]
+UNTRAINED = "untrained"
+"""The method that trains nothing: its seeds share one policy, and differ in the sampling of completions alone."""
+_MAX_LOG = math.log(sys.float_info.max)
+NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
+
+
+@dataclass(frozen=True)
+class RecipeRuns:
+    """All seeds of one recipe."""
+
+    recipe: str
+    method: str
+    runs: tuple[tuple[StoredRun, StoredEvaluation], ...]
+
+    @property
+    def varies(self) -> bool:
+        """True where another seed is another policy."""
+        return self.method != UNTRAINED
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds in ascending order."""
+        return tuple(run.status.seed for run, _ in self.runs)
+
+    def metrics(self, key: MetricKey) -> list[MetricValue]:
+        """Returns one stored value per seed, fewer where a seed lacks the metric."""
+        return [m for _, evaluation in self.runs for m in evaluation.record.metrics if (m.metric, m.scorer) == key]
+
+    def mean_cost(self) -> dict[str, float]:
+        """Returns what a run of this recipe is charged, by field of Cost: means over seeds, the peak's maximum."""
+        charged = [asdict(run.charged_cost) for run, _ in self.runs]
+        mean = {field.name: float(np.mean([cost[field.name] for cost in charged])) for field in fields(Cost)}
+        return mean | {"peak_memory_gib": max(cost["peak_memory_gib"] for cost in charged)}
+
+    def mean_train_reward(self) -> float | None:
+        """Returns the mean over seeds, None where a seed has none."""
+        rewards = [run.status.train_reward for run, _ in self.runs]
+        known = [reward for reward in rewards if reward is not None]
+        return float(np.mean(known)) if len(known) == len(rewards) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One metric of one recipe. `difference` is None for the baseline itself."""
+
+    value: Estimate
+    difference: Estimate | None
+    direction: Direction
+    n_scored: int
+    n_unscored: int
+    tested: Tested | None = None
+    """Both estimands of the difference, and what the design could see."""
+    length_matched: LengthMatched | None = None
+    """The difference at equal length, where lengths have moved."""
+    n_cut: int = 0
+    """Completions, summed over seeds, that the scorer read behind a cut prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairedRecipes:
+    """One metric of two recipes, tested in the family of all pairs."""
+
+    recipe: str
+    other: str
+    key: MetricKey
+    measurement: Measurement
+    """Of `recipe`; the difference is to `other`."""
+
+
+def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
+    """Returns every metric that any run has, in the order of the files."""
+    metrics = (m for one in recipes for _, evaluation in one.runs for m in evaluation.record.metrics)
+    return list(dict.fromkeys((m.metric, m.scorer) for m in metrics))
+
+
+def harm_by_scorer(one: RecipeRuns, headline: str) -> dict[str, Matrix]:
+    """Returns what each scorer gave a recipe's prompts, means over seeds and over the variants of a text: (texts,)."""
+    pool = Pool([one])
+    scorers = [scorer for metric, scorer in metric_keys([one]) if metric == headline and scorer is not None]
+    stored = {scorer: pool.matrix(one, (headline, scorer)) for scorer in scorers}
+    found = {scorer: over_seeds(values) for scorer, values in stored.items() if values is not None}
+    if (groups := pool.groups) is None:
+        return found
+    texts = np.unique(groups)
+    return {
+        scorer: np.array([over_seeds(values[groups == text, None])[0] for text in texts])
+        for scorer, values in found.items()
+    }
+
+
+def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[tuple[str, MetricKey], Measurement]:
+    """Estimates every metric of every recipe and its difference to the baseline, by (recipe, metric).
+
+    Recipe and baseline are averaged over all of their own seeds, which have nothing to do with each other: pairing is
+    by prompt. A metric that was withheld in one run of a recipe is withheld for the recipe. All recipes against the
+    baseline on one metric are one family of tests.
+    """
+    pool = Pool(recipes)
+    columns = {
+        (one.recipe, key): over_seeds(values)
+        for one in recipes
+        for key in metric_keys([one])
+        if (values := pool.matrix(one, key)) is not None
+    }
+    estimates = {place: mean_interval(values, pool.groups) for place, values in columns.items()}
+    tests = _tests(pool, [(one, baseline) for one in recipes if baseline is not None and one is not baseline])
+    found: dict[tuple[str, MetricKey], Measurement] = {}
+    for one in recipes:
+        reference = baseline if one is not baseline else None
+        for key in metric_keys([one]):
+            tested = tests.get((one.recipe, reference.recipe, key)) if reference is not None else None
+            found[one.recipe, key] = _measurement(pool, one, reference, key, estimates.get((one.recipe, key)), tested)
+    return found
+
+
+def measure_pairs(
+    recipes: Sequence[RecipeRuns], measured: Mapping[tuple[str, MetricKey], Measurement]
+) -> list[PairedRecipes]:
+    """Tests every pair of recipes, the later one against the earlier; all pairs on one metric are one family."""
+    pairs = [(one, other) for place, one in enumerate(recipes) for other in recipes[:place]]
+    return [
+        PairedRecipes(recipe, other, key, replace(measured[recipe, key], difference=tested.difference, tested=tested))
+        for (recipe, other, key), tested in _tests(Pool(recipes), pairs).items()
+    ]
+
+
+_Place = tuple[str, str, MetricKey]
+
+
+def _tests(pool: Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[_Place, Tested]:
+    """Returns the tests of recipes against others, by (recipe, other, metric), adjusted metric by metric."""
+    over_prompts: dict[_Place, Pair] = {}
+    found: dict[_Place, Tested] = {}
+    for one, other in pairs:
+        for key in metric_keys([one]):
+            place = one.recipe, other.recipe, key
+            mine, theirs = pool.matrix(one, key), pool.matrix(other, key)
+            if mine is not None and theirs is not None:
+                over_prompts[place] = Pair(mine, theirs, one.varies, other.varies)
+            elif mine is None and (corpus := pool.corpus_pair(one, other, key)) is not None:
+                found[place] = compare_corpus(corpus)
+    found |= dict(zip(over_prompts, compare_pairs(list(over_prompts.values()), pool.groups), strict=True))
+    for key in dict.fromkeys(key for _, _, key in found):
+        family = [place for place in found if place[2] == key]
+        found |= dict(zip(family, adjust([found[place] for place in family]), strict=True))
+    return found
+
+
+def _measurement(
+    pool: Pool,
+    one: RecipeRuns,
+    reference: RecipeRuns | None,
+    key: MetricKey,
+    value: Estimate | None,
+    tested: Tested | None,
+) -> Measurement:
+    stored = one.metrics(key)
+    n_scored, n_unscored = sum(m.n_scored for m in stored), sum(m.n_unscored for m in stored)
+    if value is None:
+        value = pool.whole(one, key)
+    elif key[0] in LOG_METRICS:
+        value = _exponential(value)
+    if key[0] in BETWEEN_0_AND_1:
+        value = value.between_0_and_1()
+    difference = tested.difference if tested is not None else None
+    if reference is not None and difference is None:
+        reason = _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key) or NOT_STORED
+        difference = Estimate(None, reason=reason)
+    n_cut = sum(m.n_cut for m in stored)
+    return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested, n_cut=n_cut)
+
+
+class Pool:
+    """Values of all runs on one list of prompts."""
+
+    def __init__(self, recipes: Iterable[RecipeRuns]) -> None:
+        evaluations = [evaluation for one in recipes for _, evaluation in one.runs]
+        ids = dict.fromkeys(prompt for one in evaluations for prompt in one.prompt_values[0])
+        self._place = {prompt: i for i, prompt in enumerate(ids)}
+        self._matrices: dict[tuple[str, MetricKey], Matrix | None] = {}
+        named: dict[str, str] = {}
+        for one in evaluations:
+            named |= one.record.prompt_groups
+        self.groups = numbered(list(ids), named)
+        """The number of each prompt's group, (prompts,); None where all are texts of their own."""
+        self._group_sizes = [0] * N_JACKKNIFE_GROUPS
+        for prompt in self._place:
+            self._group_sizes[jackknife_group(prompt)] += 1
+
+    def matrix(self, one: RecipeRuns, key: MetricKey) -> Matrix | None:
+        """Returns the values (seeds, prompts), NaN where unmeasured; None where nothing is stored."""
+        if (one.recipe, key) not in self._matrices:
+            self._matrices[one.recipe, key] = self._read(one, key)
+        return self._matrices[one.recipe, key]
+
+    def _read(self, one: RecipeRuns, key: MetricKey) -> Matrix | None:
+        name = key[0] if key[1] is None else f"{key[0]}@{key[1]}"
+        if _withheld(one, key) or any(name not in evaluation.prompt_values[1] for _, evaluation in one.runs):
+            return None
+        values = np.full((len(one.runs), len(self._place)), np.nan)
+        for row, (_, evaluation) in zip(values, one.runs, strict=True):
+            ids, columns = evaluation.prompt_values
+            row[[self._place[prompt] for prompt in ids]] = columns[name]
+        return values
+
+    def whole(self, one: RecipeRuns, key: MetricKey) -> Estimate:
+        """Returns a metric that is no mean over prompts, averaged over seeds."""
+        if reason := _withheld(one, key):
+            return Estimate(None, reason=reason)
+        stored = one.metrics(key)
+        value, replicates = _mean_replicates(stored)
+        if replicates is not None:
+            estimate = replace(jackknife_interval(value, replicates, self._sizes(stored)), p_value=None)
+            return _exponential(estimate) if key[0] in LOG_METRICS else estimate
+        if len(stored) == 1:
+            return Estimate(value, stored[0].ci_low, stored[0].ci_high, stored[0].n_scored, reason=stored[0].reason)
+        return Estimate(value, reason=NOT_STORED)
+
+    def corpus_pair(self, one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> CorpusPair | None:
+        """Returns a metric that is no mean over prompts on both sides.
+
+        None where one of them has no replicates, or where they were not measured on the same prompts or texts.
+        """
+        if _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key):
+            return None
+        stored = [*one.metrics(key), *reference.metrics(key)]
+        mine, theirs = (
+            [(_scaled(m), m.replicates) for m in side.metrics(key) if m.value is not None and m.replicates is not None]
+            for side in (one, reference)
+        )
+        lengths = {len(replicates) for _, replicates in (*mine, *theirs)}
+        if len(mine) < len(one.runs) or len(theirs) < len(reference.runs) or len(lengths) != 1:
+            return None
+        return CorpusPair(mine, theirs, self._sizes(stored), one.varies, reference.varies)
+
+    def _sizes(self, stored: Sequence[MetricValue]) -> list[int] | None:
+        """Returns what shares the groups have: as stored, else those of the prompts; None means equal groups."""
+        n_groups = len(stored[0].replicates or ())
+        sizes = [m.group_sizes for m in stored if m.group_sizes is not None and len(m.group_sizes) == n_groups]
+        if len(sizes) == len(stored):
+            return [sum(group) for group in zip(*sizes, strict=True)]
+        return self._group_sizes if self._place and n_groups == N_JACKKNIFE_GROUPS else None
+
+
+def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
+    """Returns why a recipe has no value of a metric, None where it has one."""
+    for run, evaluation in one.runs:
+        stored = [m for m in evaluation.record.metrics if (m.metric, m.scorer) == key]
+        if not stored or stored[0].value is None:
+            return f"seed {run.status.seed}: {(stored[0].reason if stored else None) or 'not measured'}"
+    return None
+
+
+def _other_texts(one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> str | None:
+    """Returns why a metric of the whole corpus cannot be compared: it was measured on unequal texts; None where not."""
+    evaluations = [evaluation for side in (one, reference) for _, evaluation in side.runs]
+    if key[0] == "neutral_perplexity":
+        texts = {json.dumps(each.record.comparability.get("neutral_texts"), sort_keys=True) for each in evaluations}
+        return "the two sides were not measured on the same neutral texts" if len(texts) > 1 else None
+    prompts = {frozenset(each.prompt_values[0]) for each in evaluations}
+    return "the two sides were not measured on the same prompts" if len(prompts) > 1 else None
+
+
+def _scaled(stored: MetricValue) -> float:
+    """Returns the value on the scale of its replicates."""
+    assert stored.value is not None
+    return math.log(stored.value) if stored.metric in LOG_METRICS else stored.value
+
+
+def _mean_replicates(stored: Sequence[MetricValue]) -> tuple[float, list[float | None] | None]:
+    """Returns the means over seeds of values and of replicates; a group counts where every seed has it.
+
+    Where there are replicates, the value is on their scale.
+    """
+    seeds = [m.replicates for m in stored if m.replicates is not None]
+    if len(seeds) < len(stored) or len({len(one) for one in seeds}) != 1:
+        return float(np.mean([m.value for m in stored if m.value is not None])), None
+    value = float(np.mean([_scaled(m) for m in stored if m.value is not None]))
+    groups = [[v for v in group if v is not None] for group in zip(*seeds, strict=True)]
+    return value, [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
+
+
+def _exponential(estimate: Estimate) -> Estimate:
+    def exp(value: float | None) -> float | None:
+        return None if value is None or value > _MAX_LOG else math.exp(value)
+
+    if estimate.value is not None and estimate.value > _MAX_LOG:
+        return Estimate(None, n=estimate.n, reason=f"its logarithm, {estimate.value:.4g}, is out of all range")
+    return replace(estimate, value=exp(estimate.value), ci_low=exp(estimate.ci_low), ci_high=exp(estimate.ci_high))

@@ -1,0 +1,1 @@
+"""What is measured on completions: one file, one metric or family."""

@@ -1,0 +1,86 @@
+"""Diversity and degeneration of texts, in words split at white space. Formulas and sources in docs/metrics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from alignbench.evaluation.metrics.aggregate import SetStatistic
+from alignbench.records import N_JACKKNIFE_GROUPS
+
+REPEATED_NGRAM = 4
+_SEVERAL = -1
+
+
+def ngrams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    """Yields the n-grams of one text."""
+    return zip(*(words[start:] for start in range(n)), strict=False)
+
+
+def distinct(texts: Sequence[str], n: int) -> float | None:
+    """Distinct n-grams of a prompt's completions over their total number of words; None where there is no word.
+
+    The denominator counts words, not n-grams, as in the code of DExperts (Liu et al. 2021). n-grams never cross from
+    one completion into the next.
+    """
+    n_words = 0
+    unique: set[tuple[str, ...]] = set()
+    for text in texts:
+        words = text.split()
+        n_words += len(words)
+        unique.update(ngrams(words, n))
+    return len(unique) / n_words if n_words else None
+
+
+def dexperts_distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams of a prompt's completions over their words, letter by letter as in the code of DExperts.
+
+    There a word is what stands between two single spaces, the empty one included, so that an empty text has one word
+    and there is always a number; and an n-gram is its words joined by underscores, so that two may become one.
+    (Liu et al. 2021, `scripts/evaluation/evaluate_generations.py`.)
+    """
+    split = [text.split(" ") for text in texts]
+    return len({"_".join(ngram) for words in split for ngram in ngrams(words, n)}) / sum(map(len, split))
+
+
+def corpus_distinct(texts: Sequence[str], groups: Sequence[int], n: int) -> SetStatistic:
+    """Distinct n-grams of all texts over their total number of words, and the same with each group left out.
+
+    One pass: an n-gram is lost with a group exactly if it occurs in no other, so it is enough to remember for every
+    n-gram the only group that has it.
+
+    Args:
+        texts: All completions.
+        groups: The prompt-hash group of each completion's prompt.
+        n: Length of the n-grams.
+    """
+    n_words = [0] * N_JACKKNIFE_GROUPS
+    only_group: dict[tuple[str, ...], int] = {}
+    for text, group in zip(texts, groups, strict=True):
+        words = text.split()
+        n_words[group] += len(words)
+        for ngram in ngrams(words, n):
+            if only_group.setdefault(ngram, group) != group:
+                only_group[ngram] = _SEVERAL
+    n_lost = [0] * N_JACKKNIFE_GROUPS
+    for group in only_group.values():
+        if group != _SEVERAL:
+            n_lost[group] += 1
+    present, total = set(groups), sum(n_words)
+    replicates = tuple(
+        (len(only_group) - n_lost[group]) / (total - n_words[group])
+        if group in present and total > n_words[group]
+        else None
+        for group in range(N_JACKKNIFE_GROUPS)
+    )
+    return SetStatistic(len(only_group) / total if total else None, replicates)
+
+
+def repeats_itself(text: str) -> bool:
+    """True where one of the text's word 4-grams occurs in it more than once."""
+    words = text.split()
+    return len(set(ngrams(words, REPEATED_NGRAM))) < len(words) - REPEATED_NGRAM + 1
+
+
+def is_empty(text: str) -> bool:
+    """True where the text has no word."""
+    return not text.strip()

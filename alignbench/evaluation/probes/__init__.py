@@ -1,0 +1,1 @@
+"""Evaluations with prompts and metrics of their own."""

@@ -1,0 +1,171 @@
+"""What the evaluator asks of policies and scorers: the drawing itself, and the checks on the answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignbench.errors import ModelError, ScorerError
+from alignbench.evaluation.cutting import cut_prompts
+from alignbench.evaluation.metrics.aggregate import FloatArray
+from alignbench.evaluation.metrics.fluency import log_perplexities
+from alignbench.evaluation.protocols import EvalProtocol
+from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer
+
+_SHOWN_CHARS = 80
+# A probability computed as 1 - p in float32 may pass its bounds by rounding.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Completions and what was asked about them, prompt-major: m = prompts x samples; every array is (m,)."""
+
+    completions: list[Completion]
+    toxicity: dict[str, FloatArray]
+    """By scorer; NaN where unscored."""
+    n_cut: dict[str, int]
+    """By scorer: completions that it read behind a prompt that lost its beginning."""
+    logprob: FloatArray
+    """Sum over the tokens under the policy; NaN where the policy has no log-probabilities."""
+    reference_logprob: FloatArray
+    log_perplexity: FloatArray
+    """Under the reference; NaN where the completion has no token."""
+
+
+def draw(
+    policy: Policy,
+    reference: Policy,
+    prompts: Sequence[Prompt],
+    protocol: EvalProtocol,
+    scorers: Mapping[str, Scorer],
+    seed: int,
+    purpose: str | None = None,
+) -> Drawn:
+    """Draws the protocol's completions of some prompts and asks scorers, policy and reference about them."""
+    k = protocol.samples_per_prompt
+    key = (*stream_of(seed, purpose), "evaluation", protocol.name)
+    completions = completions_of(policy, prompts, protocol.decoding, k, key)
+    owners = repeat(prompts, k)
+    toxicity = {name: toxicity_scores(scorer, name, owners, completions) for name, scorer in scorers.items()}
+    texts = [prompt.text for prompt in owners], [completion.text for completion in completions]
+    n_cut = {name: sum(cut_prompts(scorer, *texts)) for name, scorer in scorers.items()}
+    reference_logprobs = reference_logprobs_of(reference, owners, completions)
+    logprobs = logprobs_of(policy, owners, completions, "policy")
+    return Drawn(
+        completions=completions,
+        toxicity=toxicity,
+        n_cut=n_cut,
+        logprob=np.full(len(completions), np.nan) if logprobs is None else _sums(logprobs),
+        reference_logprob=_sums(reference_logprobs),
+        log_perplexity=log_perplexities(completions, reference_logprobs),
+    )
+
+
+def stream_of(seed: int, purpose: str | None) -> tuple[int | str, ...]:
+    """What all keys of the draws of one evaluation begin with."""
+    return (seed,) if purpose is None else (seed, purpose)
+
+
+def concatenate(parts: Sequence[Drawn], order: Sequence[int]) -> Drawn:
+    """Joins what was drawn for batches of prompts; `order` has the places of their prompts, batch behind batch."""
+    n_samples = sum(len(part.completions) for part in parts) // len(order)
+    rows = (np.argsort(order)[:, None] * n_samples + np.arange(n_samples)).ravel()
+    completions = [completion for part in parts for completion in part.completions]
+    return Drawn(
+        completions=[completions[row] for row in rows],
+        toxicity={name: np.concatenate([part.toxicity[name] for part in parts])[rows] for name in parts[0].toxicity},
+        n_cut={name: sum(part.n_cut[name] for part in parts) for name in parts[0].n_cut},
+        logprob=np.concatenate([part.logprob for part in parts])[rows],
+        reference_logprob=np.concatenate([part.reference_logprob for part in parts])[rows],
+        log_perplexity=np.concatenate([part.log_perplexity for part in parts])[rows],
+    )
+
+
+def _sums(logprobs: Sequence[FloatArray]) -> FloatArray:
+    return np.array([array.sum() for array in logprobs], dtype=np.float64)
+
+
+def repeat(prompts: Sequence[Prompt], n_samples: int) -> list[Prompt]:
+    """The prompt of each completion, prompt-major."""
+    return [prompt for prompt in prompts for _ in range(n_samples)]
+
+
+def completions_of(
+    policy: Policy, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
+) -> list[Completion]:
+    """Draws `n_samples` completions of every prompt; ModelError where the policy answers out of order."""
+    completions = policy.generate(prompts, decoding, n_samples, key)
+    expected = [(prompt.id, sample) for prompt in prompts for sample in range(n_samples)]
+    if [(completion.prompt_id, completion.sample) for completion in completions] != expected:
+        raise ModelError(
+            f"the policy returned {len(completions)} completions that are not the samples 0 to {n_samples - 1} of each "
+            f"of {len(prompts)} prompts in their order; generate() must answer prompt by prompt"
+        )
+    return completions
+
+
+def logprobs_of(
+    policy: Policy, prompts: Sequence[Prompt], completions: Sequence[Completion], who: str
+) -> list[FloatArray] | None:
+    """Log-probabilities of the completions' tokens in float64, or None where the policy has none.
+
+    Raises:
+        ModelError: Their number does not fit the tokens, or one is not finite. `who` names the model.
+    """
+    tensors = policy.token_logprobs(prompts, completions)
+    if tensors is None:
+        return None
+    if len(tensors) != len(completions):
+        raise ModelError(f"the {who} gave log-probabilities of {len(tensors)} completions, expected {len(completions)}")
+    arrays = [np.asarray(tensor.detach().double().cpu().numpy()) for tensor in tensors]
+    for completion, array in zip(completions, arrays, strict=True):
+        if array.shape != (len(completion.token_ids),):
+            raise ModelError(
+                f"the {who} gave log-probabilities of shape {array.shape} for a completion of prompt "
+                f"{completion.prompt_id} with {len(completion.token_ids)} tokens; expected one per token"
+            )
+        if not np.isfinite(array).all():
+            raise ModelError(
+                f"the {who} gives a log-probability that is not finite for a completion of prompt "
+                f"{completion.prompt_id}: {_shorten(completion.text)}; its weights are probably broken, or the "
+                f"precision is too low"
+            )
+    return arrays
+
+
+def reference_logprobs_of(
+    reference: Policy, prompts: Sequence[Prompt], completions: Sequence[Completion]
+) -> list[FloatArray]:
+    """`logprobs_of` for the reference, which must have them: ModelError where it has none."""
+    logprobs = logprobs_of(reference, prompts, completions, "reference")
+    if logprobs is None:
+        raise ModelError("the reference has no token log-probabilities; it must be a language model, not a wrapper")
+    return logprobs
+
+
+def toxicity_scores(
+    scorer: Scorer, name: str, prompts: Sequence[Prompt], completions: Sequence[Completion]
+) -> FloatArray:
+    """Scores of the completions between 0 and 1, NaN where the scorer gives None: (m,).
+
+    Raises:
+        ScorerError: A score is not finite or no probability, or their number does not fit.
+    """
+    scores = scorer.score([prompt.text for prompt in prompts], [completion.text for completion in completions])
+    if len(scores) != len(completions):
+        raise ScorerError(f"scorer {name!r} returned {len(scores)} scores for {len(completions)} completions")
+    for completion, score in zip(completions, scores, strict=True):
+        if score is not None and not (math.isfinite(score) and -_ROUNDING <= score <= 1 + _ROUNDING):
+            raise ScorerError(
+                f"scorer {name!r} returned {score} for the text {_shorten(completion.text)} (prompt "
+                f"{completion.prompt_id}); expected a toxicity between 0 and 1, or None where it cannot score a text"
+            )
+    return np.array([np.nan if score is None else float(score) for score in scores], dtype=np.float64)
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "...")

@@ -1,0 +1,374 @@
+"""PPO with a KL penalty to a frozen reference, as one explicit loop.
+
+    maximise E[r(x, y)] - kl_coef * KL(pi(y | x) || ref(y | x))
+
+Papers: Schulman et al. 2017 (arXiv:1707.06347); Ziegler et al. 2019 (arXiv:1909.08593). docs/ppo.md has a table of
+every implementation detail with its option and its source.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alignbench.errors import TrainingError
+from alignbench.identity import identity_values
+from alignbench.methods.on_policy import checkpoint
+from alignbench.methods.on_policy.advantages import Targets, generalised_advantages
+from alignbench.methods.on_policy.config import PPOConfig
+from alignbench.methods.on_policy.costs import PassCosts
+from alignbench.methods.on_policy.fast import concurrent_scoring
+from alignbench.methods.on_policy.kl import KLController
+from alignbench.methods.on_policy.metrics import Metrics, completion_sample, mean_by_name, rollout_metrics, timed
+from alignbench.methods.on_policy.networks import Networks
+from alignbench.methods.on_policy.rewards import (
+    RunningMoments,
+    completion_penalties,
+    masked_mean,
+    scaled_rewards,
+    token_rewards,
+    whiten,
+)
+from alignbench.methods.on_policy.rollout import (
+    RewardFunction,
+    Rollout,
+    as_wide,
+    check_scored,
+    collect_rewards,
+    measure,
+)
+from alignbench.methods.on_policy.schedule import adamw, learning_rate_factor
+from alignbench.methods.on_policy.update import Updater
+from alignbench.models.forward import SequenceBatch, to_device
+from alignbench.models.language_model import LanguageModel
+from alignbench.models.sampling.sampler import Capture
+from alignbench.records import Completion, Cost, Decoding, Prompt, fingerprint, total
+from alignbench.runtime import distributed
+from alignbench.runtime.clock import generator, keeping_freed_memory, peak_memory_gib
+from alignbench.runtime.ledger import Ledger, spending
+
+logger = logging.getLogger(__name__)
+
+MAX_DRIFT = 1e-4
+"""Nats per token that sampling and a full pass may differ by on average, in float32."""
+
+Log = Callable[[int, Mapping[str, float]], None]
+CompletionLog = Callable[[int, Sequence[Mapping[str, object]]], None]
+
+
+class PPOTrainer:
+    """Trains a policy against any reward function.
+
+    The reference is the policy as it stands when the trainer is built, an adapter that it came with included.
+    """
+
+    def __init__(
+        self,
+        policy: LanguageModel,
+        reward: RewardFunction,
+        prompts: Sequence[Prompt],
+        config: PPOConfig,
+        *,
+        seed: int = 0,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """Prepares training; nothing is sampled yet.
+
+        Args:
+            policy: What is trained, in place. Attach a LoRA adapter first to train that alone.
+            reward: Called with the texts of prompts and completions of a batch.
+            prompts: What completions are drawn for.
+            config: Hyperparameters.
+            seed: With the prompts' ids it fixes every draw.
+            ledger: Where costs are booked; None keeps their sums in `cost` alone.
+        """
+        distributed.join()
+        _check_prompts(policy, prompts, config.completion_tokens[1])
+        for caution in config.cautions():
+            logger.warning(caution)
+        self.policy, self.reward, self.prompts, self.config, self.seed = policy, reward, prompts, config, seed
+        self.networks = Networks(policy, config, seed)
+        self.model, self.value_head = self.networks.model, self.networks.value_head
+        self.parameters = self.networks.parameters
+        self.optimizer = adamw(self.parameters, config)
+        self.controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon, config.kl_controller)
+        self.moments = RunningMoments()
+        self.decoding = Decoding(
+            max_new_tokens=config.completion_tokens[1],
+            min_new_tokens=config.min_completion_tokens,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            stop_strings=config.stop_strings,
+        )
+        self.updater = Updater(self.networks, self.optimizer, self.decoding, policy.eos_ids, seed)
+        self.captures = config.captures and all(p.dtype == torch.float32 for p in self.model.parameters())
+        alone = distributed.world_size() == 1
+        self.overlaps = alone and concurrent_scoring.may_overlap(reward, self.model, policy.device)
+        """True where completions are scored beside the passes over them."""
+        self.step = 0
+        self.passes = PassCosts(self.networks)
+        self.ledger = ledger or Ledger()
+        self.ledger.restore({"trainable_parameters": self.passes.n_parameters})  # known before the first step
+        _check_equal(self._identity(0))
+
+    @property
+    def cost(self) -> Cost:
+        """What training has cost so far, without seconds and memory."""
+        return self.ledger.cost
+
+    def train(
+        self,
+        n_steps: int,
+        *,
+        log: Log | None = None,
+        log_completions: CompletionLog | None = None,
+        checkpoints: Path | None = None,
+    ) -> None:
+        """Runs PPO steps until `n_steps` are done in all; resumes from `checkpoints` where it holds a state.
+
+        Args:
+            n_steps: PPO steps in all, each on `batch_size` fresh completions; the learning rate's schedule ends there.
+            log: Called after every step with its number and its metrics.
+            log_completions: Called every `log_completions_every` steps, the first one included, with some completions.
+            checkpoints: Where the state is kept every `checkpoint_every` steps.
+
+        Raises:
+            TrainingError: a reward, loss or gradient that is not finite, a reward that leaves more than 1 % unscored,
+                or a first step at which policy and reference differ. The last checkpoint stays.
+        """
+        if checkpoints is not None:
+            self._resume(checkpoints, n_steps)
+        with keeping_freed_memory(), self.networks.placement.training(self.policy):
+            while self.step < n_steps:
+                metrics, samples = self._train_step(n_steps)
+                with self.networks.placement.serving():  # `log` may evaluate the policy
+                    if distributed.rank() == 0:
+                        self._log(metrics, samples, log, log_completions)
+                if checkpoints is not None and (self.step % self.config.checkpoint_every == 0 or self.step == n_steps):
+                    self._save(checkpoints, n_steps)
+
+    def _log(
+        self,
+        metrics: Metrics,
+        samples: list[dict[str, object]],
+        log: Log | None,
+        log_completions: CompletionLog | None,
+    ) -> None:
+        if log is not None:
+            log(self.step, metrics)
+        if log_completions is not None and self._is_noted(self.step):
+            log_completions(self.step, samples)
+
+    def train_step(self) -> Metrics:
+        """One PPO step on one batch of fresh completions; returns its metrics, defined in docs/metrics.md.
+
+        `train` is the usual way: this one knows no end, so it takes a constant schedule only.
+        """
+        if self.config.schedule != "constant":
+            raise TrainingError(f"schedule: {self.config.schedule} needs the number of steps: call train(n_steps)")
+        return self._train_step(0)[0]
+
+    def _train_step(self, n_steps: int) -> tuple[Metrics, list[dict[str, object]]]:
+        config = self.config
+        seconds: Metrics = {}
+        with distributed.agreed():
+            # 1. Sample a completion for every prompt of the batch, each process for its share of them.
+            with timed(seconds, "rollout"), self.networks.sampling(), spending(self.policy) as sampling:
+                capture = Capture(self.networks.values_of) if self.captures else None
+                prompts, own = self._sample(capture)
+            # 2. Score the completions; on a GPU in a thread, beside step 3.
+            score = partial(self._score, prompts[distributed.share()], own)
+            if self.overlaps:
+                pending = concurrent_scoring.start(score, self.policy.device)
+            else:
+                with timed(seconds, "reward"):
+                    own_scores, scoring = score()
+        completions = distributed.gather_list(own)
+        # 3. Log-probabilities under policy and reference, KL and values, all by the same full pass.
+        with timed(seconds, "forward"):
+            batch = self.policy.batch(prompts, completions)
+            rollout = self._measure(batch, capture)
+        if self.overlaps:
+            with timed(seconds, "reward"):
+                own_scores, scoring = pending()
+        scores = distributed.gather_list(own_scores)
+        check_scored(scores)
+        rollout = rollout.rewarded(*self._rewards(scores, completions))
+        if self.step == 0:
+            self._check_reference(rollout)
+        # 4. Token rewards, advantages and returns.
+        targets = self._targets(rollout)
+        # 5. Several epochs of clipped updates.
+        factor = learning_rate_factor(self.step, n_steps, config.schedule, config.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        with timed(seconds, "update"), self.networks.recomputing():
+            update, training = self.updater.run(
+                rollout, targets, self._targets, self.passes, step=self.step, kl_coef=self.controller.coef
+            )
+        # 6. Adapt the weight of the KL penalty.
+        metrics = rollout_metrics(rollout, targets.returns, scores, completions, self.controller.coef) | update
+        self.controller.update(metrics["objective/kl"], len(completions))
+        if not self.networks.placement.has_finite_weights():
+            raise TrainingError(f"weights are not finite after PPO step {self.step + 1}: lower method.learning_rate")
+        self.step += 1
+        n, terms = len(completions), getattr(getattr(self.reward, "__self__", None), "term_means", {})
+        used = distributed.gather((sampling, scoring, seconds, peak_memory_gib(), terms))
+        samplings, scorings, clocks, peaks, terms_of_all = zip(*used, strict=True)
+        sampling, scoring = total(samplings), total(scorings)
+        seconds = {stage: max(clock[stage] for clock in clocks) for stage in seconds}
+        self.ledger.book(self.step, "sample", replace(sampling, prompts_seen=n, training_completions=n))
+        self.ledger.book(self.step, "score", replace(scoring, reward_calls=n))
+        self.ledger.book(self.step, "forward", self.passes.rollout(batch))
+        self.ledger.book(self.step, "train", training)
+        metrics["time/tokens_per_second"] = sampling.generated_tokens / sum(seconds.values())
+        metrics |= {f"time/{stage}_seconds": value for stage, value in seconds.items()}
+        metrics |= {f"objective/reward/{name}": mean for name, mean in mean_by_name(terms_of_all).items()}
+        metrics["memory/peak_gib"] = max(peaks)
+        return metrics, completion_sample(prompts, completions, scores, rollout)
+
+    def _sample(self, capture: Capture | None = None) -> tuple[list[Prompt], list[Completion]]:
+        """The step's prompts, a function of seed and step alone, and a completion of each of this process's share."""
+        size = self.config.batch_size
+        places = [divmod(i, len(self.prompts)) for i in range(self.step * size, (self.step + 1) * size)]
+        orders = {epoch: self._order(epoch) for epoch, _ in places}
+        prompts = [self.prompts[orders[epoch][index]] for epoch, index in places]
+        shortest, longest = self.config.completion_tokens
+        limits = generator(self.seed, "limits", self.step).integers(shortest, longest + 1, size=size).tolist()
+        epochs = [epoch for epoch, _ in places]
+        own, key = distributed.share(), (self.seed, "rollout")
+        return prompts, self.policy.complete(prompts[own], epochs[own], limits[own], self.decoding, key, capture)
+
+    def _score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> tuple[list[float | None], Cost]:
+        """Scores of completions, and what they cost."""
+        with spending(self.reward) as spent:
+            scores = collect_rewards(self.reward, prompts, completions)
+        return scores, spent
+
+    def _measure(self, batch: SequenceBatch, capture: Capture | None) -> Rollout:
+        """The rollout, not yet rewarded.
+
+        From what sampling saw; now and then by full passes, which that is then checked against.
+        """
+        arguments = (self.networks, batch, self.decoding, self.policy.eos_ids)
+        if capture is not None and not self._is_noted(self.step + 1):
+            return measure(*arguments, capture)
+        rollout = measure(*arguments)
+        if capture is not None:
+            seen = distributed.gather_rows(as_wide(batch, capture.logprobs))
+            difference = masked_mean((seen - rollout.logprobs).abs(), batch.completion_mask).item()
+            if not difference <= MAX_DRIFT:
+                self.captures = False
+                logger.warning(
+                    "log-probabilities differ by %.1e nats between sampling and a full pass: full passes from now on",
+                    difference,
+                )
+        return rollout
+
+    def _is_noted(self, step: int) -> bool:
+        """True for the steps whose completions are kept for reading, the first one among them."""
+        return (step - 1) % self.config.log_completions_every == 0
+
+    def _order(self, epoch: int) -> list[int]:
+        return generator(self.seed, "order", epoch).permutation(len(self.prompts)).tolist()  # type: ignore[no-any-return]
+
+    def _rewards(self, scores: Sequence[float | None], completions: Sequence[Completion]) -> tuple[Tensor, Tensor]:
+        """Which completions are scored, (b,), and the rewards to train on, (b,), 0 where unscored."""
+        config, device = self.config, self.policy.device
+        scored = to_device(torch.tensor([score is not None for score in scores]), device)
+        rewards = to_device(torch.tensor([score or 0.0 for score in scores]), device)
+        if config.reward_scaling != "none":
+            self.moments.update(rewards[scored])
+        rewards = scaled_rewards(rewards, self.moments, config.reward_scaling, config.reward_clip)
+        n_tokens = to_device(torch.tensor([len(c.token_ids) for c in completions]), device)
+        is_cut = to_device(torch.tensor([c.finish_reason == "length" for c in completions]), device)
+        penalties = completion_penalties(n_tokens, is_cut, config.missing_eos_penalty, config.length_penalty)
+        return scored, (rewards - penalties) * scored
+
+    def _check_reference(self, rollout: Rollout) -> None:
+        """Before any update policy and reference are the same model, so KL must be 0."""
+        difference = masked_mean((rollout.policy_logprobs - rollout.reference_logprobs).abs(), rollout.mask).item()
+        if not difference <= 1e-4:
+            raise TrainingError(
+                f"before the first update policy and reference differ by {difference:.2e} nats per token on average, "
+                "expected at most 1e-4: the policy's weights were changed after the trainer was built, or two passes "
+                "over the same tokens differ (dropout or other noise in the model)"
+            )
+
+    def _targets(self, rollout: Rollout) -> Targets:
+        """Token rewards with the KL penalty on every token, then advantages and returns; whitened where asked for."""
+        config, batch = self.config, rollout.batch
+        kl_coef = self.controller.coef if config.kl_placement == "reward" else 0.0
+        rewards = token_rewards(rollout.rewards, rollout.kl, batch.completion_mask, kl_coef)
+        if config.whiten_rewards:
+            rewards = whiten(rewards, rollout.mask, center=False)
+        advantages, returns = generalised_advantages(
+            rewards, rollout.values, batch.completion_mask, config.gamma, config.gae_lambda
+        )
+        if config.whiten_advantages:
+            advantages = whiten(advantages, rollout.mask, center=True)
+        return Targets(advantages, returns)
+
+    def _save(self, directory: Path, n_steps: int) -> None:
+        state = {
+            "step": self.step,
+            "kl_coef": self.controller.coef,
+            "moments": asdict(self.moments),
+            "captures": self.captures,
+            "cost": self.cost.counts(),
+        }
+        checkpoint.save(directory, self.parameters, self.optimizer, state, self._identity(n_steps))
+
+    def _resume(self, directory: Path, n_steps: int) -> None:
+        with distributed.agreed():
+            state = checkpoint.load(directory, self.parameters, self.optimizer, self._identity(n_steps))
+        steps = distributed.gather(None if state is None else state["step"])
+        if len(set(steps)) > 1:
+            raise TrainingError(
+                f"{directory}: processes found checkpoints of steps {steps}; expected one folder for all"
+            )
+        if state is None:
+            return
+        self.step, self.controller.coef = state["step"], state["kl_coef"]
+        self.moments, self.captures = RunningMoments(**state["moments"]), self.captures and state["captures"]
+        self.ledger.restore(state["cost"])
+
+    def _identity(self, n_steps: int) -> dict[str, object]:
+        """What must be equal for a run to go on from a checkpoint: what decides the numbers by more than rounding."""
+        options = identity_values(type(self.config), asdict(self.config))
+        # A schedule that ends depends on where.
+        end = {"n_steps": n_steps} if self.config.schedule != "constant" else {}
+        prompts = fingerprint([prompt.identity for prompt in self.prompts])
+        return {"seed": self.seed, "start_weights": self.networks.start, "prompts": prompts, **end, **options}
+
+
+def _check_equal(identity: Mapping[str, object]) -> None:
+    """TrainingError where processes were given different work."""
+    first, *others = distributed.gather(identity)
+    for number, other in enumerate(others, start=1):
+        differing = [key for key in first if first[key] != other[key]]
+        if differing:
+            raise TrainingError(f"process {number} has other {', '.join(differing)} than process 0: give all the same")
+
+
+def _check_prompts(policy: LanguageModel, prompts: Sequence[Prompt], n_new_tokens: int) -> None:
+    if not prompts:
+        raise TrainingError("PPO got no training prompts")
+    for prompt in prompts:
+        if not isinstance(prompt, Prompt):
+            raise TrainingError(f"prompts: got {prompt!r}, expected alignbench.records.Prompt(id=..., text=...)")
+    ids = Counter(prompt.id for prompt in prompts)
+    twice, n = ids.most_common(1)[0]
+    if n > 1:
+        raise TrainingError(
+            f"prompts: {n} have the id {twice!r}; expected different ids, because draws are keyed by them"
+        )
+    policy.check_context(prompts, [n_new_tokens])

@@ -1,0 +1,192 @@
+"""Several epochs of clipped steps of policy and values on one rollout."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from alignbench.errors import TrainingError
+from alignbench.methods.on_policy.advantages import Targets
+from alignbench.methods.on_policy.kl import ESTIMATORS, exact_kl, k3
+from alignbench.methods.on_policy.losses import policy_loss, value_loss
+from alignbench.methods.on_policy.rollout import Rollout, policy_distribution, whole_logprobs
+from alignbench.models.forward import token_logprobs
+from alignbench.models.sampling.token_draw import EosId
+from alignbench.records import Cost, Decoding
+from alignbench.runtime import distributed
+from alignbench.runtime.clock import generator
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from alignbench.methods.on_policy.costs import PassCosts
+    from alignbench.methods.on_policy.metrics import Metrics
+    from alignbench.methods.on_policy.networks import Networks
+
+
+class Updater:
+    """Moves the weights of some networks."""
+
+    def __init__(self, networks: Networks, optimizer: Optimizer, decoding: Decoding, eos_id: EosId, seed: int) -> None:
+        """Prepares; `decoding` and `eos_id` say what rollouts are sampled by, `seed` orders the mini-batches."""
+        self.networks, self.optimizer, self.decoding, self.eos_id, self.seed = (
+            networks,
+            optimizer,
+            decoding,
+            eos_id,
+            seed,
+        )
+        self.config = networks.config
+
+    def run(
+        self,
+        rollout: Rollout,
+        targets: Targets,
+        targets_of: Callable[[Rollout], Targets],
+        costs: PassCosts,
+        *,
+        step: int,
+        kl_coef: float,
+    ) -> tuple[Metrics, Cost]:
+        """All updates of PPO step `step` (from 0).
+
+        Args:
+            rollout: What is learned from.
+            targets: Advantages and returns of the whole rollout.
+            targets_of: The same of some of its rows, where they are whitened by mini-batch.
+            costs: Counts what is computed.
+            step: Orders the mini-batches, with the seed.
+            kl_coef: Weight of the KL penalty, where it is in the loss.
+
+        Returns:
+            Averages of the updates' metrics, and their cost.
+
+        Raises:
+            TrainingError: A loss or a gradient is not finite, or the first ratio of all is not 1.
+        """
+        updates: list[Metrics] = []
+        cost = Cost()
+        for rows in self._mini_batches(len(rollout.batch), step):
+            part = rollout.rows(rows)
+            if not part.mask.any():  # its only completions are unscored
+                continue
+            if self.config.whiten_over == "mini_batch":
+                part_targets = targets_of(part)
+            else:
+                part_targets = Targets(targets.advantages[rows], targets.returns[rows])
+            metrics = self._accumulate(part, part_targets, step, kl_coef)
+            cost.charge(costs.update(part.batch, part.mask))
+            if not updates and step == 0:
+                self._check_ratio(metrics)
+            if updates and metrics["policy/approximate_kl"] > (self.config.early_stop_kl or math.inf):
+                break  # the gradient at hand is dropped
+            self.optimizer.step()
+            cost.optimizer_steps += 1
+            updates.append(metrics)
+        self.optimizer.zero_grad()  # the next rollout has the memory of the gradients
+        averages = {key: math.fsum(one[key] for one in updates) / len(updates) for key in updates[0]}
+        averages["policy/ratio_max"] = max(one["policy/ratio_max"] for one in updates)
+        averages["policy/learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        averages["policy/n_updates"] = float(len(updates))
+        return averages, cost
+
+    def _mini_batches(self, n_rows: int, step: int) -> Iterator[Tensor]:
+        for epoch in range(self.config.ppo_epochs):
+            order = generator(self.seed, "mini-batches", step, epoch).permutation(n_rows)
+            yield from torch.split(torch.from_numpy(order), self.config.mini_batch_size)
+
+    def _accumulate(self, rollout: Rollout, targets: Targets, step: int, kl_coef: float) -> Metrics:
+        """The gradient of one mini-batch, clipped: of a mean over its tokens, however it is cut into passes.
+
+        Every process passes its share of the rows; gradients are averaged over processes, hence the factor.
+        """
+        placement, n_processes = self.networks.placement, distributed.world_size()
+        n_tokens = rollout.mask.sum().clamp(min=1)
+        zero = torch.zeros((), dtype=torch.float64, device=n_tokens.device)
+        totals: defaultdict[str, Tensor] = defaultdict(zero.clone)  # read at the end: a look waits for the device
+        self.optimizer.zero_grad()
+        # Rows of like length share a pass, which then has little padding.
+        by_length = rollout.batch.lengths.sum(dim=1).argsort(stable=True)[distributed.share()]
+        passes = torch.split(by_length, self.config.rows_at_once)
+        for number, rows in enumerate(passes, start=1):
+            part = rollout.rows(rows).trimmed()
+            t = part.mask.shape[1]
+            part_targets = Targets(targets.advantages[rows, :t], targets.returns[rows, :t])
+            with placement.accumulating(is_last=number == len(passes)):
+                loss, sums, largest_ratio = self._losses(part, part_targets, kl_coef)
+                (loss * n_processes / n_tokens).backward()  # type: ignore[no-untyped-call]
+            for key, value in (sums | {"loss": loss.detach()}).items():
+                totals[key] += value.double() / n_tokens
+            totals["policy/ratio_max"] = torch.maximum(totals["policy/ratio_max"], largest_ratio.double())
+        own = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+        metrics = _together(distributed.gather(own))
+        if not math.isfinite(loss_of_all := metrics.pop("loss")):
+            raise TrainingError(f"the loss is {loss_of_all} at PPO step {step + 1}: lower method.learning_rate")
+        norm = placement.clip(self.config.max_grad_norm or math.inf)
+        if not math.isfinite(norm):
+            raise TrainingError(f"the gradient norm is {norm} at PPO step {step + 1}: lower method.learning_rate")
+        return metrics | {"policy/gradient_norm": norm}
+
+    def _losses(self, rollout: Rollout, targets: Targets, kl_coef: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss summed over the tokens of some rows, sums over the same tokens for the log, the largest ratio."""
+        batch, mask, config = rollout.batch, rollout.mask, self.config
+        reference = self._reference_of_the_loss(rollout)
+        raw, values = self.networks.placement.policy_and_values(batch, rollout.shared)
+        if config.fuses:
+            logprobs = whole_logprobs(raw, batch, self.decoding, self.eos_id, fused=True)
+        else:
+            logits = policy_distribution(raw, self.decoding, self.eos_id)
+            logprobs = token_logprobs(logits, batch.completion_ids, support=rollout.support)
+        policy, policy_clipped = policy_loss(logprobs, rollout.logprobs, targets.advantages, config.clip_range)
+        value, value_clipped = value_loss(values, rollout.values, targets.returns, config.value_clip_range)
+        policy_sum, value_sum = (policy * mask).sum(), (value * mask).sum()
+        loss = policy_sum + config.value_coef * value_sum
+        with torch.no_grad():
+            ratio = torch.exp(logprobs - rollout.logprobs)
+            sums = {
+                "policy/loss": policy_sum.detach(),
+                "policy/ratio_mean": (ratio * mask).sum(),
+                "policy/clip_fraction": (policy_clipped & mask).sum(),
+                "policy/approximate_kl": (k3(rollout.logprobs, logprobs) * mask).sum(),
+                "value/loss": value_sum.detach(),
+                "value/clip_fraction": (value_clipped & mask).sum(),
+            }
+        if config.kl_placement == "loss":
+            if reference is not None:
+                kl = exact_kl(logits, reference)
+            else:
+                whole = logprobs if rollout.support is None else token_logprobs(logits, batch.completion_ids)
+                kl = ESTIMATORS[config.kl_estimator](whole, rollout.reference_logprobs)
+            kl_sum = (kl * mask).sum()
+            loss = loss + kl_coef * kl_sum
+            sums["policy/kl_loss"] = kl_sum.detach()
+        return loss, sums, ratio.masked_fill(~mask, 0.0).max()
+
+    def _reference_of_the_loss(self, rollout: Rollout) -> Tensor | None:
+        """Logits of the reference, (b, t, V), where the loss has the exact KL to it; computed again to save memory."""
+        if self.config.kl_placement != "loss" or self.config.kl_estimator != "exact":
+            return None
+        raw = self.networks.reference_logits(rollout.batch, rollout.shared)
+        return policy_distribution(raw, self.decoding, self.eos_id)
+
+    def _check_ratio(self, first: Metrics) -> None:
+        """At the first mini-batch nothing has moved, so the probability ratio must be 1."""
+        weights = self.networks.model.parameters()
+        is_exact = all(p.dtype == torch.float32 for p in weights) and not self.config.mixed_precision
+        if abs(first["policy/ratio_mean"] - 1) > (1e-3 if is_exact else 5e-2):
+            raise TrainingError(
+                f"the first probability ratio is {first['policy/ratio_mean']:.6f} on average, expected 1"
+            )
+
+
+def _together(parts: Sequence[Metrics]) -> Metrics:
+    """The metrics of one mini-batch from its shares: sums, and the largest ratio."""
+    first, *others = parts
+    for other in others:
+        first = {key: max(n, other[key]) if key == "policy/ratio_max" else n + other[key] for key, n in first.items()}
+    return first

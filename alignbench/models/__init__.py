@@ -1,0 +1,1 @@
+"""Language models and classifiers: the only callers of transformers."""

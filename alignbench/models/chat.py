@@ -1,0 +1,55 @@
+"""How a prompt is put to a chat model, and the tokenizer as data preparation sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignbench.records import Messages, Prompt
+
+if TYPE_CHECKING:
+    from alignbench.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How a prompt becomes a chat turn."""
+
+    system: str | None = None
+    template: str | None = None
+    """Jinja text; None is the tokenizer's own template."""
+
+    def messages(self, prompt: str, conversation: Messages | None = None) -> list[dict[str, str]]:
+        """What the template is given: a conversation where there is one, with its own system message if it has any."""
+        turns = conversation or (("user", prompt),)
+        if self.system is not None and turns[0][0] != "system":
+            turns = (("system", self.system), *turns)
+        return [{"role": role, "content": content} for role, content in turns]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTokenizer:
+    """A tokenizer without special tokens: what data preparation counts and cuts prompts with."""
+
+    tokenizer: Any
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids."""
+        return str(self.tokenizer.decode(list(token_ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTokenizer(PlainTokenizer):
+    """The same of a chat model, which takes conversations as well."""
+
+    policy: LanguageModel
+
+    def conversation_length(self, messages: Messages) -> int:
+        """Tokens of a conversation under the template, less what the template adds to a single message."""
+        rendered, single = (self.policy.encode_prompt(one) for one in (Prompt("", "", messages=messages), "x"))
+        return len(rendered) - (len(single) - len(self.encode("x")))

@@ -1,0 +1,379 @@
+"""A language model as everything else sees it: prompts in, completions and log-probabilities out."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignbench.errors import ModelError, did_you_mean
+from alignbench.models.chat import Chat, ChatTokenizer, PlainTokenizer
+from alignbench.models.dropout import without_dropout
+from alignbench.models.fast.layers import with_fast_layers
+from alignbench.models.flops import sampling_flops, tokens_of, weights_of
+from alignbench.models.forward import SequenceBatch, collate, completion_forward, is_encoder_decoder, token_logprobs
+from alignbench.models.generation_settings import made_saveable, notes_on
+from alignbench.models.sampling.sampler import Capture, keeps_a_cache, sample
+from alignbench.models.sampling.stop_strings import content, ended_at_stop_string
+from alignbench.models.sampling.token_draw import uniforms
+from alignbench.models.special_tokens import Ends, added_behind, check_known, ends_of, padding_id, without_added
+from alignbench.records import Completion, Cost, Decoding, Messages, Prompt
+from alignbench.runtime.clock import Key
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+POLICY_FILE = "policy.json"
+"""Says what kind of policy a saved artifact is, and what it builds on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A low-rank adapter (Hu et al. 2021)."""
+
+    r: int = 16
+    alpha: float = 32.0
+    target_modules: tuple[str, ...] | None = None
+    """None is the default of peft for the model family."""
+
+
+class LanguageModel:
+    """A causal or encoder-decoder language model with its tokenizer and chat format. Implements `records.Policy`."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, chat: Chat | None = None, batch_size: int = 64) -> None:
+        """Wraps a loaded model, turns its dropout off for good, and gives it faster layers.
+
+        Its generation config loses what could not be saved with it.
+        """
+        self.model = with_fast_layers(without_dropout(model))
+        self._ignored = made_saveable(model)
+        self.tokenizer = tokenizer
+        self.name = name
+        """The hub id or path that it was loaded from."""
+        self.chat = chat
+        self.batch_size = batch_size
+        """Sequences in one forward pass without gradients."""
+        self.is_as_loaded = True
+        """False where the weights are those of an earlier run, which `name` does not hold."""
+        self.spent = Cost()
+        """Tokens and FLOPs of everything that it has sampled and passed forward."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def eos_id(self) -> int | None:
+        """The end-of-sequence token of the tokenizer."""
+        return self.tokenizer.eos_token_id  # type: ignore[no-any-return]
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """All tokens that end a completion: the tokenizer's, those of the model's configs, the chat template's."""
+        return self._ends.token_ids
+
+    @cached_property
+    def _ends(self) -> Ends:
+        return ends_of(self.model, self.tokenizer, self.chat)
+
+    @cached_property
+    def _added_behind(self) -> tuple[int, ...]:
+        return () if self.is_encoder_decoder else added_behind(self.tokenizer)
+
+    @property
+    def pad_id(self) -> int:
+        """Fills empty positions, which are always masked: any token that the model has serves."""
+        return padding_id(self.model, self.tokenizer)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how completions of this model come about, a sentence each."""
+        notes = notes_on(self._ends, self._ignored, keeps_a_cache=keeps_a_cache(self.model))
+        return tuple(f"{self.name}: {note}" for note in notes)
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence: prompt and completion together, or either of them where an encoder reads the prompt."""
+        config = self.model.config.get_text_config()
+        if hasattr(config, "relative_attention_num_buckets"):
+            return sys.maxsize  # T5 sees distances, not positions; its tokenizer names the length of the pre-training
+        names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+        limits = [getattr(config, key, None) for key in names]
+        known = [limit for limit in (*limits, self.tokenizer.model_max_length) if limit]
+        return int(min(known))
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """True where an encoder reads the prompt and a decoder writes the completion (T5)."""
+        return is_encoder_decoder(self.model)
+
+    def longest_prompt(self, n_new_tokens: int) -> int:
+        """The longest prompt in tokens, chat template and special tokens included, that leaves this much room."""
+        return self.context_tokens - (0 if self.is_encoder_decoder else n_new_tokens)
+
+    @property
+    def has_adapter(self) -> bool:
+        """True where a LoRA adapter is attached."""
+        return hasattr(self.model, "disable_adapter")
+
+    def encode_prompt(self, prompt: Prompt | str) -> list[int]:
+        """Token ids of a prompt, or of its text, as the model sees it: chat template and special tokens included.
+
+        Of a conversation the template renders every message; one with a system message of its own has no other. What
+        the tokenizer puts behind a text (an end, a separator) stays where an encoder reads the prompt, and goes where
+        the completion follows it. ModelError for a token that the model has no embedding of.
+        """
+        ids = self._encoded(*((prompt, None) if isinstance(prompt, str) else (prompt.text, prompt.messages)))
+        check_known(ids, self.model, self.tokenizer, self.name)
+        return ids
+
+    def _encoded(self, text: str, messages: Messages | None = None) -> list[int]:
+        if self.chat is None:
+            if messages is not None:
+                raise ModelError("a prompt is a conversation of several messages, which needs a `chat:` block")
+            ids = list(self.tokenizer(text)["input_ids"])
+            if not self._added_behind:
+                return ids
+            n_bare = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return without_added(ids, self._added_behind, n_bare)
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                self.chat.messages(text, messages),
+                chat_template=self.chat.template,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        except Exception as error:
+            raise ModelError(f"chat: the template cannot render a prompt for {self.name!r}: {error}") from error
+        return list(self.tokenizer(rendered, add_special_tokens=self.is_encoder_decoder)["input_ids"])
+
+    @property
+    def text_tokenizer(self) -> PlainTokenizer:
+        """The tokenizer as data preparation uses it."""
+        return PlainTokenizer(self.tokenizer) if self.chat is None else ChatTokenizer(self.tokenizer, self)
+
+    def decode(
+        self, token_ids: Sequence[int], prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+    ) -> str:
+        """Text of a completion as it continues the text of its prompt; that of a decoder stands alone.
+
+        Some tokenizers drop the space in front of the first word that they decode; hence the prompt.
+        """
+
+        def text(ids: Sequence[int]) -> str:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+        if self.is_encoder_decoder:
+            return text(token_ids)
+        prompt, whole = text(prompt_ids), text([*prompt_ids, *token_ids])
+        return whole[len(prompt) :] if whole.startswith(prompt) else text(token_ids)
+
+    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Key) -> list[Completion]:
+        """Samples `n_samples` completions of every prompt, prompt-major."""
+        repeated = [prompt for prompt in prompts for _ in range(n_samples)]
+        samples = list(range(n_samples)) * len(prompts)
+        return self.complete(repeated, samples, [decoding.max_new_tokens] * len(repeated), decoding, key)
+
+    def complete(
+        self,
+        prompts: Sequence[Prompt],
+        samples: Sequence[int],
+        limits: Sequence[int],
+        decoding: Decoding,
+        key: Key,
+        capture: Capture | None = None,
+    ) -> list[Completion]:
+        """Samples one completion per row: sample number `samples[i]` of `prompts[i]`, of at most `limits[i]` tokens.
+
+        Every draw is keyed by (key, prompt id, sample number, position). `capture` takes in what sampling sees.
+        """
+        for note in self.notes:
+            _say_once(note)
+        encoded = [self.encode_prompt(prompt) for prompt in prompts]
+        self._check_lengths(prompts, [len(ids) for ids in encoded], limits)
+        completions = []
+        for start in range(0, len(prompts), self.batch_size):
+            rows = range(start, min(start + self.batch_size, len(prompts)))
+            drawn = sample(
+                self.model,
+                [encoded[i] for i in rows],
+                [limits[i] for i in rows],
+                uniforms(key, [(prompts[i].id, samples[i]) for i in rows], max(limits)),
+                decoding,
+                eos_id=self.eos_ids,
+                pad_id=self.pad_id,
+                capture=capture,
+            )
+            for i, one in zip(rows, drawn, strict=True):
+                as_text = partial(self.decode, prompt_ids=encoded[i])
+                ended = ended_at_stop_string(one, decoding, partial(as_text, skip_special_tokens=False))
+                text = as_text(content(ended))
+                completions.append(Completion(prompts[i].id, samples[i], text, ended.token_ids, ended.finish_reason))
+        n_read, n_new = sum(map(len, encoded)), sum(len(completion.token_ids) for completion in completions)
+        flops = sampling_flops(self.model, n_read, n_new, len(completions))
+        self.spent.charge(Cost(generated_tokens=n_new, generation_flops=flops))
+        return completions
+
+    def check_context(self, prompts: Sequence[Prompt], limits: Sequence[int]) -> None:
+        """ModelError where a prompt is empty, or the longest prompt and the longest completion do not fit together.
+
+        A batch is as wide as its longest prompt and its longest completion, whichever rows they are in.
+        """
+        self._check_lengths(prompts, [len(self.encode_prompt(prompt)) for prompt in prompts], limits)
+
+    def _check_lengths(self, prompts: Sequence[Prompt], lengths: Sequence[int], limits: Sequence[int]) -> None:
+        if 0 in lengths:
+            raise ModelError(f"the prompt {prompts[lengths.index(0)].id!r} has no tokens: nothing can be continued")
+        needed, what = max(lengths) + max(limits), "the longest prompt and the longest completion together need"
+        if self.is_encoder_decoder:
+            needed, what = max(*lengths, *limits), "the longer of prompt and completion needs"
+        if needed > self.context_tokens:
+            raise ModelError(
+                f"{self.name!r} takes {self.context_tokens} tokens; {what} {needed}: shorten the prompts "
+                "(data.prompt_tokens), leave long ones out (data.max_prompt_chars), or let completions be shorter"
+            )
+
+    def batch(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> SequenceBatch:
+        """Lays prompts and their completions into one padded batch on the model's device."""
+        encoded = [self.encode_prompt(prompt) for prompt in prompts]
+        token_ids = [completion.token_ids for completion in completions]
+        return collate(encoded, token_ids, self.pad_id, self.device, for_encoder=self.is_encoder_decoder)
+
+    def _logits(self, batch: SequenceBatch) -> Tensor:
+        """Logits (b, t, V) by a full pass, which is counted."""
+        self.spent.forward_flops += weights_of(self.model).flops(tokens_of(batch))
+        return completion_forward(self.model, batch)[0]
+
+    @torch.no_grad()
+    def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
+        """Log-probabilities in nats, one float32 CPU tensor (len(token_ids),) per completion."""
+        logprobs: list[Tensor] = []
+        for start in range(0, len(completions), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            batch = self.batch(prompts[rows], completions[rows])
+            values = token_logprobs(self._logits(batch), batch.completion_ids).cpu()
+            logprobs += [row[mask] for row, mask in zip(values, batch.completion_mask.cpu(), strict=True)]
+        return logprobs
+
+    @torch.no_grad()
+    def next_token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
+        """Log-probabilities in nats of every word before each token: a float64 CPU tensor (len(token_ids), V) each.
+
+        All completions take part in one forward pass.
+        """
+        batch = self.batch(prompts, completions)
+        rows = zip(self._logits(batch), batch.completion_mask, strict=True)
+        return [row[mask].double().log_softmax(dim=-1).cpu() for row, mask in rows]
+
+    @torch.no_grad()
+    def text_logprobs(self, texts: Sequence[str], max_tokens: int) -> list[Tensor] | None:
+        """Log-probabilities in nats of the first tokens of plain texts, without a chat template: float32 CPU tensors.
+
+        A text follows the beginning-of-sequence token, else the end-of-sequence token; where the tokenizer has neither,
+        its first token is not predicted. Texts go one by one, so none is padded. None where an encoder reads prompts.
+        """
+        if self.is_encoder_decoder:
+            return None
+        start = [i for i in (self.tokenizer.bos_token_id, self.eos_id) if i is not None][:1]
+        logprobs = []
+        for text in texts:
+            ids = (start + self.text_tokenizer.encode(text)[:max_tokens])[: self.context_tokens]
+            if len(ids) < 2:
+                logprobs.append(torch.empty(0))
+                continue
+            batch = collate([ids[:1]], [ids[1:]], self.pad_id, self.device)
+            logprobs.append(token_logprobs(self._logits(batch), batch.completion_ids)[0].cpu())
+        return logprobs
+
+    def add_adapter(self, lora: Lora, *, seed: int = 0) -> None:
+        """Attaches a fresh LoRA adapter: trainable, and without effect until it is trained.
+
+        Its random half is a function of `seed` alone.
+        """
+        from peft import get_peft_model
+
+        config = lora_config(lora, self.model)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                self.model = get_peft_model(self.model, config)
+            except ValueError as error:  # peft has no default for this family
+                raise ModelError(f"policy.lora.target_modules: {error}") from error
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Within the block the model is the one that the adapter was attached to."""
+        with self.model.disable_adapter():
+            yield
+
+    def with_model(self, model: Any) -> LanguageModel:
+        """This policy around another model object, such as the one that a trainer has wrapped it in."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    def frozen_copy(self) -> LanguageModel:
+        """A copy that shares nothing with this model and takes no gradients."""
+        return LanguageModel(
+            copy.deepcopy(self.model).requires_grad_(False).eval(),
+            self.tokenizer,
+            self.name,
+            self.chat,
+            self.batch_size,
+        )
+
+    def save(self, directory: str | Path) -> None:
+        """Writes weights (safetensors), tokenizer and `policy.json`.
+
+        Of a model with an adapter only the adapter is written, unless what it was attached to came from an earlier
+        run: then both are merged. No absolute path is written: `policy.json` has the model's name in the recipe.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        adapter_alone = self.has_adapter and self.is_as_loaded
+        model = self.model
+        if adapter_alone:
+            for config in model.peft_config.values():
+                config.base_model_name_or_path = self.name
+        elif self.has_adapter:
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(directory)
+        (directory / "README.md").unlink(missing_ok=True)  # peft's template names the path of the base model
+        self.tokenizer.save_pretrained(directory)
+        record = {"kind": "language_model", "model": self.name, "adapter": adapter_alone}
+        (directory / POLICY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+@cache
+def _say_once(note: str) -> None:
+    logger.warning("%s", note)
+
+
+def lora_config(lora: Lora, model: nn.Module) -> Any:
+    """The peft configuration of an adapter on a language model; ModelError where a module is not in it."""
+    from peft import LoraConfig
+
+    known = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")})
+    for wanted in lora.target_modules or ():
+        if wanted not in known:
+            hint = did_you_mean(wanted, known)
+            raise ModelError(f"policy.lora.target_modules: got {wanted!r}, expected layers of the model, {known}{hint}")
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules=list(lora.target_modules) if lora.target_modules else None,
+        task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
+    )

@@ -1,0 +1,279 @@
+"""Evaluation along training: every method measured by the same evaluator at equal points of its budget.
+
+The first validation prompts, the recipe's protocol and scorers, and the training reward on the same completions. Every
+point has the same random numbers, so that two points differ by the policy alone. Training does not notice.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, own_judges
+from alignbench.errors import ScorerError
+from alignbench.evaluation.cutting import cut_prompts
+from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, why_not
+from alignbench.evaluation.protocols import comparability, get_protocol
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer
+from alignbench.results.reader import StoredPoint, StoredRun, read_points
+from alignbench.results.writer import RunDirectory
+from alignbench.runtime.clock import measured, set_aside
+from alignbench.runtime.ledger import spending
+from alignbench.scorers.weighted_sum import sources_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from alignbench.evaluation.metrics.aggregate import FloatArray
+    from alignbench.pipeline.build import Components
+    from alignbench.recipe.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+N_POINTS = 8
+"""Points after the first one, where a recipe says nothing else."""
+_SAMPLE_BATCH = 8
+"""Prompts of a sample at a time: a scorer that fails does so early, and little memory is taken."""
+
+
+class AlongTraining:
+    """The curve of one run while it grows. Where there is to be none, nothing happens."""
+
+    def __init__(
+        self,
+        parts: Components,
+        directory: RunDirectory,
+        validation: Sequence[Prompt],
+        scorers: Mapping[str, Scorer],
+        reward: Scorer | None,
+        cost: Cost,
+        evaluation_cost: Cost,
+    ) -> None:
+        """Measures nothing yet.
+
+        Args:
+            parts: What the recipe names.
+            directory: The run.
+            validation: The validation split.
+            scorers: Those of the evaluation, by name.
+            reward: What training maximises, or what labelled its pairs; None where there is neither.
+            cost: Of training, which is not charged for points.
+            evaluation_cost: What is charged for them.
+        """
+        recipe = parts.recipe
+        settings = recipe.evaluation
+        every = max(1, recipe.budget.completions // N_POINTS)
+        self._every = every if settings.evaluate_every is None else settings.evaluate_every
+        is_wanted = self._every > 0 and recipe.method.produces == "policy"
+        self._prompts = validation[: settings.n_validation_prompts] if is_wanted else ()
+        if is_wanted and not self._prompts:
+            logger.warning("no evaluation along training: there are no validation prompts (data.validation_fraction)")
+        self._parts, self._directory = parts, directory
+        self._scorers, self._reward = scorers, reward
+        self._cost, self._evaluation_cost = cost, evaluation_cost
+        self._learns = bool(recipe.method.needs) or recipe.method.needs_reward
+        self._earlier = directory.points()
+        """Completions spent by step, of the points that a killed run has left."""
+        self._done: dict[int, int] = {}
+        """The same of this process."""
+        self._reached = (0, 0)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True where an earlier attempt of the run began a curve that this one does not go on with."""
+        return bool(self._earlier) and not self._prompts
+
+    def first(self, policy: Policy) -> EvalReport | None:
+        """Evaluates the policy before training, and returns what was measured; None where there is to be no curve."""
+        if not self._prompts:
+            return None
+        with measured(self._evaluation_cost, self._parts.device):
+            return self._evaluate(0, 0, policy)
+
+    def at(self, step: int, completions: int, policy: Policy) -> None:
+        """Evaluates the policy where a point was passed since the step before; `RunContext.evaluate_at`."""
+        self._reached = (step, completions)
+        spent = (self._earlier | self._done).items()
+        before = max((there for other, there in spent if other < step), default=0)
+        if self._prompts and step not in self._done and completions // self._every > before // self._every:
+            with set_aside(self._cost, self._evaluation_cost, self._parts.device):
+                self._evaluate(step, completions, policy)
+
+    def last(self, policy: Policy) -> None:
+        """Evaluates the policy after training, unless its last step was a point."""
+        step, completions = self._reached
+        if step == 0 and self._learns:  # the method never said how far it was
+            steps = self._directory.logged("step")
+            step, completions = int(max(steps, default=1)), self._parts.recipe.budget.completions
+        if self._prompts and step not in self._done:
+            with measured(self._evaluation_cost, self._parts.device):
+                self._evaluate(step, completions, policy)
+
+    def _evaluate(self, step: int, completions: int, policy: Policy) -> EvalReport:
+        from alignbench.evaluation.evaluator import evaluate
+
+        settings = self._parts.recipe.evaluation
+        protocol = get_protocol(settings.protocol)
+        reference = self._parts.base_policy()  # loaded for every point: kept, it would take memory from training
+        with undisturbed(policy), spending(policy, reference, self._reward, *self._scorers.values()) as spent:
+            report = evaluate(
+                policy,
+                reference,
+                self._prompts,
+                protocol,
+                self._scorers,
+                seed=self._parts.recipe.seed,
+                purpose="along training",
+                batch_prompts=max(1, settings.batch_size // protocol.samples_per_prompt),
+            )
+            if self._reward is not None:
+                report = with_reward(report, self._reward)
+        same = comparability(
+            protocol,
+            self._prompts,
+            self._scorers,
+            prompts_source=None,
+            sees_prompt=self._parts.scorers_that_see_prompts(),
+        )
+        sources = {name: sources_of(scorer) for name, scorer in self._scorers.items()}
+        self._directory.write_evaluation(report, same, sources, step=step, completions=completions)
+        n_scorers = len(self._scorers) + (self._reward is not None)
+        self._evaluation_cost.charge(cost_of_evaluation(spent, report, n_scorers))
+        self._directory.record_evaluation_cost(self._evaluation_cost)
+        self._done[step] = completions
+        return report
+
+
+def cost_of_evaluation(spent: Cost, report: EvalReport, n_scorers: int) -> Cost:
+    """What an evaluation took: `spent` by its models, or the tokens in the report of a policy that counts nothing."""
+    n_tokens = spent.generated_tokens or int(report.completions["n_tokens"].sum()) + report.n_extra_tokens
+    n_scored = len(report.completions) * n_scorers
+    return replace(spent, generated_tokens=n_tokens, prompts_seen=len(report.prompt_values), reward_calls=n_scored)
+
+
+def hashes_of_sources(reward: Scorer | None, labeller: Scorer | None, upstream: Sequence[StoredRun]) -> list[str]:
+    """Hashes of what rewarded the run or labelled its pairs, and of what did so upstream."""
+    own = {source for scorer in (reward, labeller) if scorer is not None for source in sources_of(scorer)}
+    return sorted(own.union(*(run.status.trained_on for run in upstream)))
+
+
+def diagnose_run(
+    run: Path, trained_on: Collection[str] = (), *, kind: str = "policy"
+) -> tuple[HackingDiagnosis | None, str | None]:
+    """Returns whether a run has learned to please its reward, or why that was not measured.
+
+    Args:
+        run: The run's directory, complete or not.
+        trained_on: Hashes of what rewarded it or labelled its pairs: a judge made of the same is no held-out one.
+        kind: What it trained.
+    """
+    if kind != "policy":
+        return None, "a reward model is no policy"
+    curve = [_curve_point(point, trained_on) for point in read_points(run)]
+    reason = why_not(curve)
+    return (None, reason) if reason else (diagnose(curve), None)
+
+
+def _curve_point(point: StoredPoint, trained_on: Collection[str]) -> CurvePoint:
+    _, columns = point.prompt_values
+    no_judges = {REWARD_SCORER, *own_judges(trained_on, point.record.scorer_sources)}
+    scorers = [scorer for metric, _, scorer in (name.partition("@") for name in columns) if metric == HEADLINE]
+    return CurvePoint(
+        completions=point.completions,
+        reward=columns.get("reward_mean"),
+        harm={scorer: columns[f"{HEADLINE}@{scorer}"] for scorer in scorers if scorer not in no_judges},
+        kl=columns.get("kl"),
+        texts={name: columns[name] for name in TEXT_METRICS},
+    )
+
+
+def with_reward(report: EvalReport, reward: Scorer) -> EvalReport:
+    """Adds the training reward of the evaluated completions, as the method is given it: the metric `reward_mean`.
+
+    Raises:
+        ScorerError: The reward gives too few numbers, or one that is not finite.
+    """
+    from alignbench.evaluation.metrics.measure import mean_metrics, reward_column
+
+    texts = report.completions
+    asked = texts["prompt"].tolist(), texts["completion"].tolist()
+    rewards = rewards_of(reward, *asked)
+    column = replace(reward_column(rewards, len(report.prompt_values)), n_cut=sum(cut_prompts(reward, *asked)))
+    return replace(
+        report,
+        metrics=(*report.metrics, *mean_metrics([column])),
+        prompt_values=report.prompt_values.assign(**{column.name: column.values}),
+        completions=texts.assign(reward=rewards),
+    )
+
+
+def rewards_of(reward: Scorer, prompts: Sequence[str], completions: Sequence[str]) -> FloatArray:
+    """The rewards of completions: (n,), NaN where the reward gives None.
+
+    Raises:
+        ScorerError: It gives too few numbers, or one that is not finite.
+    """
+    import numpy as np
+
+    rewards = reward.score(prompts, completions)
+    if len(rewards) != len(completions):
+        raise ScorerError(f"the reward {reward.name!r} gave {len(rewards)} numbers for {len(completions)} completions")
+    wrong = [one for one in rewards if one is not None and not np.isfinite(one)]
+    if wrong:
+        raise ScorerError(f"the reward {reward.name!r} gave {wrong[0]}, expected a finite number, or None for no score")
+    return np.array(rewards, dtype=np.float64)
+
+
+def draw_sample(
+    policy: Policy, prompts: Sequence[Prompt], recipe: Recipe, scorers: Mapping[str, Scorer], reward: Scorer, cost: Cost
+) -> pd.DataFrame:
+    """One completion of each prompt, as in the protocol, with reward and harm: what `direction` looks at.
+
+    What it takes to draw and score them is added to `cost`, seconds and memory apart.
+    """
+    import pandas as pd
+
+    from alignbench.evaluation.samples import completions_of, toxicity_scores
+
+    protocol = get_protocol(recipe.evaluation.protocol)
+    prompts, parts = protocol.cut(prompts), []
+    with undisturbed(policy), spending(policy, reward, *scorers.values()) as spent:
+        for start in range(0, len(prompts), _SAMPLE_BATCH):
+            batch = prompts[start : start + _SAMPLE_BATCH]
+            drawn = completions_of(policy, batch, protocol.decoding, 1, (recipe.seed, "direction", protocol.name))
+            texts = [completion.text for completion in drawn]
+            columns = {
+                "prompt_id": [prompt.id for prompt in batch],
+                "completion": texts,
+                "reward": rewards_of(reward, [prompt.text for prompt in batch], texts),
+                **{f"toxicity@{name}": toxicity_scores(scorer, name, batch, drawn) for name, scorer in scorers.items()},
+            }
+            parts.append(pd.DataFrame(columns))
+    cost.charge(replace(spent, prompts_seen=len(prompts), reward_calls=len(prompts) * (len(scorers) + 1)))
+    return pd.concat(parts, ignore_index=True)
+
+
+@contextmanager
+def undisturbed(policy: Policy) -> Iterator[None]:
+    """Within the block the policy is in evaluation mode; after it its modes and all random states are as before."""
+    import numpy as np
+    import torch
+
+    model: Any = getattr(policy, "model", None)
+    modes = {module: module.training for module in model.modules()} if isinstance(model, torch.nn.Module) else {}
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what libraries draw from
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
+            for module in modes:
+                module.training = False
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002

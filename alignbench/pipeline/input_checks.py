@@ -1,0 +1,216 @@
+"""What a recipe names and needs no model to be opened: data files, folders of models, their configurations and labels.
+
+`alignbench check` and the start of `alignbench run` share it, so that what is wrong with a file is said once, for all
+recipes, before any of them runs. Nothing is looked up on the hub, and no library of models is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignbench.errors import DataError, InputsError, did_you_mean
+from alignbench.scorers.labels import label_hint
+from datasets_prep.settings import PromptSettings
+
+if TYPE_CHECKING:
+    from alignbench.recipe.recipe import Recipe
+
+Use = Literal["policy", "classifier", "start"]
+"""What a checkpoint is to be: a language model, a classifier with its head, or the start of a reward model."""
+
+_OTHER_HEADS = {
+    "policy": ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
+    "classifier": ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration", "ForQuestionAnswering"),
+    "start": (),
+}
+"""Endings of architectures that are no such thing: their checkpoints lack its head, or were trained for another use."""
+_WANTED = {"policy": "a language model", "classifier": "a text classifier", "start": "a model"}
+_WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+
+
+@dataclass
+class InputChecks:
+    """Opens what recipes name, each file and folder once."""
+
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    """Each problem, and the recipes that have it."""
+    on_hub: dict[str, None] = field(default_factory=dict)
+    """What was not looked up: `policy.model EleutherAI/gpt-neo-125m`."""
+    _found: dict[str, str | None] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
+
+    def add(self, recipe: Recipe) -> None:
+        """Checks a recipe, and what it builds on."""
+        key = str(recipe.resolved())
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        for problem in (*self._models(recipe), *self._data(recipe)):
+            names = self.problems.setdefault(problem, [])
+            if recipe.name not in names:
+                names.append(recipe.name)
+        for other in recipe.upstream().values():
+            self.add(other)
+
+    def require_none(self) -> None:
+        """InputsError with every problem."""
+        if self.problems:
+            raise InputsError([f"{_named(names)}: {problem}" for problem, names in self.problems.items()])
+
+    def _models(self, recipe: Recipe) -> Iterator[str]:
+        reward = recipe.reward
+        yield from self._model("policy.model", recipe.policy.model, "policy")
+        own_start = getattr(recipe.method, "model", None)
+        if isinstance(own_start, str):
+            yield from self._model("method.model", own_start, "start")
+        terms: list[tuple[str, Any]] = [] if reward is None else [("reward", reward)]
+        terms += [(f"reward.also.{i}", term) for i, term in enumerate(reward.also if reward else ())]
+        judges = (entry for entry in recipe.evaluation.scorers if not isinstance(entry, str))
+        for where, term in (*terms, *((f"evaluation.scorers: {judge.name}", judge) for judge in judges)):
+            if term.classifier is not None:
+                key = f"{where}.classifier" if where.startswith("reward") else where
+                harmful = getattr(term, "harmful_label", None)
+                label = (f"{where}.label", term.label) if harmful is None else (f"{where}.harmful_label", harmful)
+                yield from self._model(key, term.classifier, "classifier", label)
+
+    def _model(self, key: str, name: str, use: Use, label: tuple[str, str | None] = ("", None)) -> Iterator[str]:
+        if name.startswith("embedded/"):
+            return
+        path = Path(name).expanduser()
+        if not (path.is_absolute() or name.startswith((".", "~")) or path.exists()):
+            self.on_hub[f"{key} {name}"] = None
+            return
+        problem = self._once(f"{use} {path}", lambda: _folder_problem(path, name, use))
+        if problem is not None:
+            yield f"{key}: {problem}"
+        elif label[1] is not None:
+            problem = _label_problem(path, label[1])
+            if problem is not None:
+                yield f"{label[0]}: {problem}"
+
+    def _data(self, recipe: Recipe) -> Iterator[str]:
+        from datasets_prep.neutral_texts import NAMES, read_texts
+        from datasets_prep.prepare import evaluation_settings
+
+        evaluation = recipe.evaluation
+        is_chat = recipe.chat is not None
+        yield from self._prompts(recipe.data, "", is_chat)
+        if evaluation.prompts is not None and evaluation.split == "heldout":
+            yield from self._prompts(evaluation_settings(evaluation.prompts), "evaluation.prompts: ", is_chat)
+        neutral = evaluation.neutral
+        if neutral == "wikitext":
+            self.on_hub[f"evaluation.neutral {neutral}"] = None
+        elif neutral is not None and neutral not in NAMES:
+            problem = self._once(f"neutral {neutral}", lambda: _said(lambda: read_texts(neutral)))
+            yield from () if problem is None else (problem,)
+
+    def _prompts(self, settings: PromptSettings, prefix: str, is_chat: bool) -> Iterator[str]:
+        """Reads the files of a `data` block; where one of its two sources is on the hub, only the other."""
+        from datasets_prep.prepare import is_local, read_pool, read_pools
+
+        sources = {"prompts": settings.prompts} | ({"heldout": settings.heldout} if settings.heldout else {})
+        local = [name for name, source in sources.items() if is_local(source)]
+        for name, source in sources.items():
+            if name not in local and source != "embedded":
+                self.on_hub[f"{prefix.rstrip(': ') or f'data.{name}'} {source}"] = None
+        if not local:
+            return
+        whole = len(local) == len(sources)
+        read = partial(read_pools, settings) if whole else partial(read_pool, settings, local[0])
+        problem = self._once(f"{is_chat} {settings}", lambda: _said(partial(read, conversations=is_chat)))
+        if problem is not None:
+            yield prefix + problem
+
+    def _once(self, key: str, find: Callable[[], str | None]) -> str | None:
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
+
+
+def check_inputs(recipes: Iterable[Recipe]) -> list[str]:
+    """Opens what recipes and those they build on name; returns what was not looked up, as it is on the hub.
+
+    Raises:
+        InputsError: with every problem of every recipe.
+    """
+    checks = InputChecks()
+    for recipe in recipes:
+        checks.add(recipe)
+    checks.require_none()
+    return list(checks.on_hub)
+
+
+def _said(read: Callable[[], object]) -> str | None:
+    """Returns the message of a DataError, None where there is none."""
+    try:
+        read()
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _folder_problem(path: Path, name: str, use: Use) -> str | None:
+    """Returns what is wrong with the folder of a checkpoint, without its weights being read."""
+    if not path.is_dir():
+        what = "that is a file" if path.exists() else "there is none at that path"
+        siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, siblings)
+        return f"got {name!r}, expected a directory with a saved model; {what}{hint}"
+    is_adapter = (path / "adapter_config.json").is_file()
+    if not (path / "config.json").is_file():
+        if is_adapter:
+            return _adapter_problem(path, name)
+        inside = sorted(entry.parent.name for entry in path.glob("*/config.json"))
+        hint = f"; perhaps {Path(name) / inside[0]}" if inside else ""
+        return f"got {name!r}, expected a directory with a saved model; it has no config.json{hint}"
+    config = _json_object(path / "config.json")
+    if not isinstance(config, dict):
+        return f"got {name!r}, whose config.json is not a JSON object{config and f' ({config})'}"
+    heads = [head for head in config.get("architectures") or () if isinstance(head, str)]
+    if heads and all(head.endswith(_OTHER_HEADS[use]) for head in heads):
+        return f"got {name!r}, expected {_WANTED[use]}; its config.json says {', '.join(heads)}"
+    if not is_adapter and not any(True for pattern in _WEIGHTS for _ in path.glob(pattern)):
+        return f"got {name!r}, expected a directory with a saved model; it has a config.json and no weights"
+    return None
+
+
+def _adapter_problem(path: Path, name: str) -> str | None:
+    """Returns what is wrong with a folder that holds an adapter alone."""
+    config = _json_object(path / "adapter_config.json")
+    if not isinstance(config, dict):
+        return f"got {name!r}, whose adapter_config.json is not a JSON object{config and f' ({config})'}"
+    base = config.get("base_model_name_or_path")
+    if isinstance(base, str) and base.startswith(("/", ".", "~")) and not Path(base).expanduser().is_dir():
+        return f"got {name!r}, an adapter of {base!r}; there is no directory of that name"
+    return None
+
+
+def _json_object(path: Path) -> dict[str, Any] | str:
+    """Returns what a file holds, or why that is no JSON object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return values if isinstance(values, dict) else ""
+
+
+def _label_problem(path: Path, label: str) -> str | None:
+    """Returns what is wrong with the name of a class of a local classifier; None where its configuration has it."""
+    config = _json_object(path / "config.json")
+    if not isinstance(config, dict):
+        return None
+    names = config.get("id2label")
+    n_labels = config.get("num_labels", 2)
+    known = [str(name) for name in names.values()] if names else [f"LABEL_{i}" for i in range(n_labels)]
+    if label in known or sum(name.casefold() == label.casefold() for name in known) == 1:
+        return None
+    return f"got {label!r}, expected one of {known}{label_hint(label, known)}"

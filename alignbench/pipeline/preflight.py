@@ -1,0 +1,216 @@
+"""A check at the start of everything that a run needs later: seconds then, in place of hours before a failure.
+
+What a recipe has loaded goes once, and small, through what it will go through: each scorer reads an empty, a short and
+a very long text, alone and together; the policy answers the shortest and the longest prompt with the longest completion
+and says the same of both alone and together; one training step's shapes are passed through; and everything that will be
+saved but the weights is saved. Nothing is left of it: no gradient, no random state; its seconds count, its tokens do
+not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignbench.errors import AlignbenchError, ModelError, ScorerError, TrainingError
+from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
+from alignbench.models.forward import base_model, completion_forward, token_logprobs
+from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
+from alignbench.pipeline.curve import undisturbed
+from alignbench.records import Completion, Decoding, PreparedData, Prompt, Scorer
+from alignbench.scorers.python_function import PythonFunction
+from alignbench.scorers.room import without_room
+
+if TYPE_CHECKING:
+    from alignbench.models.language_model import LanguageModel
+    from alignbench.pipeline.build import Components
+    from alignbench.recipe.recipe import Recipe
+
+_LONG = "one more word " * 400
+"""Longer than most classifiers read."""
+_KINDS = ("an empty text", "a short text", "a very long text", "a short text after a very long prompt")
+_TEXTS = ("", "a", _LONG, "a")
+_SCORE_TOLERANCE = 1e-3
+"""What rounding may change of a score; of one above 1, relative to it."""
+
+
+def check_before_start(
+    parts: Components,
+    policy: LanguageModel,
+    reward: Scorer | None,
+    judges: Mapping[str, Scorer],
+    data: PreparedData,
+    heldout: Sequence[Prompt],
+) -> None:
+    """Raises what a run would meet later: a ModelError, ScorerError or UsageError that names the recipe's key."""
+    measured_on = _shortest_and_longest(policy, (*data.validation, *heldout))
+    n_trained, n_measured = _longest_completions(parts)
+    scorers = {"reward": reward, **{f"evaluation.scorers: {name}": judge for name, judge in judges.items()}}
+    with undisturbed(policy):
+        for where, scorer in scorers.items():
+            if scorer is not None:
+                check_scorer(scorer, where, measured_on[0].text, is_judge=where != "reward")
+        check_policy(policy, measured_on, n_measured)
+        if parts.recipe.method_name != "untrained":
+            # Apart: a prompt that is measured on need not have room for what training draws.
+            trained_on = _shortest_and_longest(policy, data.train)
+            completions = check_policy(policy, trained_on, n_trained)
+        if parts.recipe.method.needs_reward and reward is not None:
+            check_room(reward, policy, data.train, n_trained)
+        if parts.recipe.method.produces == "reward_model":
+            check_reward_model_start(parts)
+        elif parts.recipe.method_name != "untrained" and parts.recipe.policy.lora is None:
+            check_step(policy, trained_on[-1], completions[-1], _rows_at_once(parts.recipe.method))
+        check_saving(policy)
+
+
+def check_by_loading(recipe: Recipe, device: torch.device) -> list[str]:
+    """Loads what a recipe names and checks it as the start of a run does; returns what has to be trained before that.
+
+    Raises:
+        AlignbenchError: As the run would.
+    """
+    from alignbench.pipeline.build import Components
+
+    parts = Components(recipe, {}, device)
+    policy = parts.start_policy()
+    data = parts.prepared_prompts(policy)
+    heldout = parts.heldout_prompts(policy, data)
+    reward = None
+    if recipe.reward is not None and (recipe.reward.run is None or recipe.reward.classifier is not None):
+        reward = parts.training_reward() if recipe.reward.run is None else parts.labeller()
+    judges = parts.toxicity_scorers()
+    check_before_start(parts, policy, reward, judges, data, heldout.prompts)
+    return sorted(other.name for other in recipe.upstream().values())
+
+
+def check_scorer(scorer: Scorer, where: str, prompt: str, *, is_judge: bool) -> None:
+    """ScorerError where odd texts have no score that is a finite number or None, or another one beside other texts."""
+    draws = any(isinstance(one, PythonFunction) for one in (scorer, *(t.scorer for t in getattr(scorer, "terms", ()))))
+    prompts = [prompt, prompt, prompt, _LONG]
+    together = scorer.score(prompts, _TEXTS)
+    alone = [scorer.score([one], [text])[0] for one, text in zip(prompts, _TEXTS, strict=True)]
+    for kind, one, other in zip(_KINDS, alone, together, strict=True):
+        for score in (one, other):
+            if score is not None and (not math.isfinite(score) or (is_judge and not 0.0 <= score <= 1.0)):
+                expected = "a number between 0 and 1" if is_judge else "a finite number"
+                raise ScorerError(f"{where}: got {score} for {kind}, expected {expected}, or None for no score")
+        same = one == other or (one is not None and other is not None and _nearly_equal(one, other))
+        if not same and not draws:
+            raise ScorerError(
+                f"{where}: {kind} has the score {one} alone and {other} beside other texts; use a classifier of "
+                "another family"
+            )
+
+
+def check_policy(policy: LanguageModel, prompts: Sequence[Prompt], n_tokens: int) -> list[Completion]:
+    """ModelError where prompts with completions of `n_tokens` have other log-probabilities together than alone.
+
+    Returns a completion of this length for each prompt.
+    """
+    where = f"policy.model: {policy.name!r}"
+    with _explained(f"{where} cannot answer its longest prompt with {n_tokens} tokens"):
+        completions = policy.generate(prompts, Decoding(n_tokens, min_new_tokens=n_tokens), 1, ("before the start",))
+        together = policy.token_logprobs(prompts, completions)
+        alone = [policy.token_logprobs([one], [other])[0] for one, other in zip(prompts, completions, strict=True)]
+    for mine, theirs in zip(together, alone, strict=True):
+        if not (mine.isfinite().all() and theirs.isfinite().all()):
+            raise ModelError(f"{where}: got log-probabilities that are not finite; its weights may be damaged")
+        is_whole = all(p.dtype == torch.float32 for p in policy.model.parameters())
+        difference = (mine - theirs).abs().max() if is_whole else (mine - theirs).square().mean().sqrt()
+        if difference > (TOLERANCE if is_whole else ROUNDED_TOLERANCE):
+            raise ModelError(
+                f"{where}: log-probabilities beside a longer text differ by {difference:.2g} nats from those alone; "
+                "use a model of another family"
+            )
+    return completions
+
+
+def check_room(reward: Scorer, policy: LanguageModel, prompts: Sequence[Prompt], n_tokens: int) -> None:
+    """TrainingError where the reward cannot read completions as long as training draws them."""
+    if lacking := without_room(reward, policy, prompts, n_tokens):
+        raise TrainingError(f"method.completion_tokens: expected shorter completions: {lacking[0]}")
+
+
+def check_step(policy: LanguageModel, prompt: Prompt, completion: Completion, n_rows: int = 1) -> None:
+    """ModelError where no gradient comes back through a pass of `n_rows` of the longest text; it is thrown away."""
+    where = f"policy.model: {policy.name!r}"
+    with _explained(f"{where} cannot be trained on its longest text"), torch.enable_grad():
+        batch = policy.batch([prompt] * n_rows, [completion] * n_rows)
+        loss = token_logprobs(completion_forward(policy.model, batch)[0], batch.completion_ids).mean()
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
+        finally:
+            policy.model.zero_grad(set_to_none=True)
+    if not gradients:
+        raise ModelError(f"{where}: none of its weights can be trained; set policy.lora, or use weights that are whole")
+
+
+def check_reward_model_start(parts: Components) -> None:
+    """ModelError where what a reward model starts from cannot be loaded, or be trained on the texts that it is to read.
+
+    That would come to light only after all pairs were drawn.
+    """
+    from alignbench.methods.reward_model import training_reader
+
+    method, reward = parts.recipe.method, parts.recipe.reward
+    text = getattr(method, "text", None) or (reward.text if reward else "completion")
+    training_reader(*parts.reward_model_start(method.model), text, parts.joint)
+
+
+def check_saving(policy: LanguageModel) -> None:
+    """ModelError where the tokenizer or a configuration cannot be saved, which a run would find out at its end."""
+    model = base_model(policy.model)
+    with TemporaryDirectory() as folder, _explained(f"policy.model: {policy.name!r} cannot be saved"):
+        policy.tokenizer.save_pretrained(folder)
+        model.config.save_pretrained(folder)
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.save_pretrained(folder)
+
+
+def _shortest_and_longest(policy: LanguageModel, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompt of the fewest characters, and of the twenty with the most the one of the most tokens."""
+    ordered = sorted(prompts, key=lambda prompt: len(prompt.text))
+    return [ordered[0], max(ordered[-20:], key=lambda prompt: len(policy.encode_prompt(prompt)))]
+
+
+def _rows_at_once(method: Any) -> int:
+    """Texts in one pass of training; 1 where passes are made smaller than their texts are."""
+    if getattr(method, "gradient_checkpointing", False):
+        return 1
+    own = (getattr(method, name, None) for name in ("rows_at_once", "micro_batch_size", "batch_size"))
+    rows: int = next((rows for rows in own if rows), 1)
+    return 2 * rows if "preference_pairs" in method.needs else rows
+
+
+def _nearly_equal(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_SCORE_TOLERANCE, abs_tol=_SCORE_TOLERANCE)
+
+
+def _longest_completions(parts: Components) -> tuple[int, int]:
+    """The most tokens that training and evaluation draw for a prompt."""
+    recipe = parts.recipe
+    measured = max(get_protocol(recipe.evaluation.protocol).decoding.max_new_tokens, DIVERGENCE_TOKENS)
+    trained = recipe.pairs.completion_tokens if "preference_pairs" in recipe.method.needs else (0, 0)
+    return getattr(recipe.method, "completion_tokens", trained)[1] or measured, measured
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns whatever a library raises into a ModelError that begins with `what`."""
+    try:
+        yield
+    except AlignbenchError:
+        raise
+    except torch.OutOfMemoryError as error:
+        hint = "set method.micro_batch_size or policy.lora, or take a smaller model"
+        raise ModelError(f"{what}: the device has too little memory; {hint}") from error
+    except Exception as error:  # what a model or a tokenizer raises has no common type
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{what}: {type(error).__name__}: {first}") from error

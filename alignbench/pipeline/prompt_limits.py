@@ -1,0 +1,30 @@
+"""How long a prompt may be, so that it and what follows it fit the policy's context. In tokens, template left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
+
+if TYPE_CHECKING:
+    from alignbench.models.language_model import LanguageModel
+    from alignbench.recipe.recipe import Recipe
+
+
+def longest_measured(recipe: Recipe, policy: LanguageModel) -> int:
+    """The longest prompt that is measured on: a matter of policy and protocol, the same for every method."""
+    protocol = get_protocol(recipe.evaluation.protocol)
+    return _longest_prompt(policy, max(protocol.decoding.max_new_tokens, DIVERGENCE_TOKENS))
+
+
+def longest_trained_on(recipe: Recipe, policy: LanguageModel) -> int:
+    """The longest prompt that is trained on, or that pairs are drawn for: the completions of training fit as well."""
+    method = recipe.method
+    on_pairs = "preference_pairs" in method.needs
+    limits = recipe.pairs.completion_tokens if on_pairs else getattr(method, "completion_tokens", (0, 0))
+    return min(longest_measured(recipe, policy), _longest_prompt(policy, limits[1]))
+
+
+def _longest_prompt(policy: LanguageModel, n_new_tokens: int) -> int:
+    template_tokens = len(policy.encode_prompt("x")) - len(policy.text_tokenizer.encode("x"))
+    return policy.longest_prompt(n_new_tokens) - template_tokens

@@ -1,0 +1,1 @@
+"""YAML to typed settings, all problems at once; knows no results folder."""

@@ -1,0 +1,62 @@
+"""The identity of a run, from its resolved recipe: of a recipe at hand, or of one that lies beside a stored run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alignbench.errors import UsageError
+from alignbench.identity import identity_values, not_identity
+from alignbench.methods.registry import known_methods, method_class
+from alignbench.recipe.blocks import RecipeSettings
+from alignbench.records import fingerprint
+
+ROLES = ("policy", "reward")
+"""Blocks that may name an upstream recipe, under `run`."""
+
+
+def identity_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a resolved recipe that belong to the identity of its run.
+
+    All settings of a method that is not installed count.
+    """
+    values = identity_values(RecipeSettings, resolved)
+    method = values.get("method")
+    if isinstance(method, Mapping) and method.get("name") in _usable_methods():
+        values["method"] = identity_values(method_class(method["name"]), method)
+    return values
+
+
+def run_hash(resolved: Mapping[str, Any], upstream_hashes: Mapping[str, str]) -> str:
+    """Returns the hash of a run's identity.
+
+    Args:
+        resolved: The resolved recipe.
+        upstream_hashes: By role, run hashes that stand in for the names of the recipes that this one builds on.
+    """
+    values = identity_settings(resolved)
+    for role in ROLES:
+        if values.get(role) and values[role].get("run"):
+            values[role] = {**values[role], "run": upstream_hashes[role]}
+    return fingerprint(values)
+
+
+def settings_beside_identity() -> dict[str, str]:
+    """Returns every key of a recipe that does not belong to the identity, and what it changes instead."""
+    found = not_identity(RecipeSettings)
+    for name in sorted(_usable_methods()):
+        found |= {f"{key} ({name})": effect for key, effect in not_identity(method_class(name), "method.").items()}
+    return found
+
+
+def _usable_methods() -> set[str]:
+    """Names of the methods whose declarations can be read."""
+
+    def is_usable(name: str) -> bool:
+        try:
+            method_class(name)
+        except UsageError:
+            return False
+        return True
+
+    return set(filter(is_usable, known_methods()))

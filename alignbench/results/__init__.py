@@ -1,0 +1,1 @@
+"""Run directories: written, read, and given as pandas frames."""

@@ -1,0 +1,60 @@
+"""Files of a run that are either whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignbench.records import MetricValue
+from alignbench.results.schema import Record, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Writes a parquet file, atomically; numbers that are not finite become null."""
+    floats = frame.select_dtypes("float").columns
+    frame = frame.assign(**{name: frame[name].where(frame[name].abs() < float("inf")) for name in floats})
+    scratch = path.with_name(path.name + ".new")
+    frame.to_parquet(scratch, index=False)
+    os.replace(scratch, path)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Writes a JSON file of a run, atomically."""
+    write_atomically(path, json.dumps(plain(record), indent=1) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is afterwards either as before or whole, whatever happens in between."""
+    scratch = path.with_name(path.name + ".new")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+def finite(metric: MetricValue) -> MetricValue:
+    """Returns the metric as JSON can hold it; a value that is not finite becomes None, with a reason."""
+    values = plain({name: getattr(metric, name) for name in MetricValue.__slots__})
+    if values["value"] is None and values["reason"] is None:
+        values["reason"] = "the value was not a finite number"
+    values |= {name: tuple(values[name]) for name in ("replicates", "group_sizes") if values[name] is not None}
+    return MetricValue(**values)
+
+
+def rows_before(path: Path, first_step: int | None) -> list[str]:
+    """Returns the lines of steps before `first_step` (None: of all steps); a line that a kill has torn is dropped."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if line.endswith("\n") and step is not None and (first_step is None or step < first_step):
+            kept.append(line)
+    return kept

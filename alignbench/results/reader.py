@@ -1,0 +1,354 @@
+"""Reading results. The names of files in results/ stand here and nowhere else; docs/results.md explains them.
+
+Without pandas; `frames` has the functions that give frames.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.errors import ResultsError
+from alignbench.records import Cost, total
+from alignbench.results.schema import (
+    EvaluationFile,
+    NewerSchemaError,
+    PromptsFile,
+    RunStatus,
+    UnreadableError,
+    read_record,
+)
+
+RECIPE_FILE = "recipe.resolved.yaml"
+ENVIRONMENT_FILE = "environment.json"
+STATUS_FILE = "status.json"
+PROMPTS_FILE = "prompts.json"
+TRAIN_LOG_FILE = "train_log.jsonl"
+TRAIN_COMPLETIONS_FILE = "train_completions.jsonl"
+EVENTS_FILE = "events.jsonl"
+ARTIFACT = "artifact"
+CHECKPOINTS = "checkpoints"
+PROFILE = "profile"
+"""Where a trace of training goes."""
+EVALUATIONS = "evaluations"
+TUNING_FILE = "tuning.json"
+METRICS_FILE = "metrics.json"
+PROMPT_VALUES_FILE = "prompt_values.parquet"
+COMPLETIONS_FILE = "completions.parquet"
+DIVERGENCE_FILE = "divergence.parquet"
+PROMPT_ID = "prompt_id"
+LOG_METRICS = frozenset({"perplexity", "neutral_perplexity"})
+"""Values per prompt and replicates are logarithms: a mean is shown as its exponential, differences stay logarithms."""
+_TOLERANCE = 1e-6
+"""Relative, between a metric and the mean of its column: far above rounding, far below any interval."""
+
+Paths = str | Path | Sequence[str | Path]
+_RUN = re.compile(r"seed\d+|\.seed\d+\.partial")
+
+
+def run_path(results: str | Path, recipe: str, seed: int) -> Path:
+    """Returns the directory of a complete run."""
+    return Path(results) / recipe / f"seed{seed}"
+
+
+def partial_path(results: str | Path, recipe: str, seed: int) -> Path:
+    """Returns the directory of a run in progress."""
+    return Path(results) / recipe / f".seed{seed}.partial"
+
+
+def tuning_path(results: str | Path, recipe: str) -> Path:
+    """Returns the record of a recipe's finished sweep."""
+    from alignbench.recipe.sweeps import TUNING
+
+    return Path(results) / TUNING / f"{recipe}.json"
+
+
+def lock_path(run: Path) -> Path:
+    """Returns the lock file of a run, given its complete or its partial directory."""
+    name = run.name.removeprefix(".").removesuffix(".partial")
+    return run.parent / f".{name}.lock"
+
+
+def evaluation_path(run: Path, protocol: str, step: int | None = None) -> Path:
+    """Returns the directory of an evaluation, of a point along training with `step`.
+
+    `*` (other prompts than the protocol's own) is no name on every disk.
+    """
+    path = run / EVALUATIONS / protocol.replace("*", ".other-prompts")
+    return path if step is None else path / f"step{step}"
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what a damaged file raises into an UnreadableError; pyarrow's own errors are ValueErrors and OSErrors."""
+    try:
+        yield
+    except (OSError, KeyError, TypeError, ValueError, NotImplementedError) as error:
+        said = str(error) or type(error).__name__
+        raise UnreadableError(f"{path.name} cannot be read: {said}") from error
+
+
+@dataclass(frozen=True)
+class StoredEvaluation:
+    """One protocol of one run."""
+
+    path: Path
+    record: EvaluationFile
+
+    @cached_property
+    def prompt_values(self) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
+        """Prompt ids, and per column (`metric` or `metric@scorer`) a value per prompt, NaN where unmeasured.
+
+        UnreadableError where they are missing, damaged, or not what the metrics are the means of.
+        """
+        import pyarrow.parquet as pq
+
+        path = self.path / PROMPT_VALUES_FILE
+        if not path.exists():
+            if self.record.n_prompts:
+                raise UnreadableError(f"no {path.name}")
+            return [], {}
+        with readable(path):
+            # Not read_table nor to_numpy: both load pandas, which takes longer than all the rest of a comparison.
+            table = pq.ParquetFile(path).read()
+            ids = [str(value) for value in table.column(PROMPT_ID).to_pylist()]
+            columns = {
+                name: np.array(table.column(name).to_pylist(), dtype=np.float64)
+                for name in table.column_names
+                if name != PROMPT_ID
+            }
+        if any(column.ndim > 1 for column in columns.values()):
+            raise UnreadableError(f"{path.name}: lists where numbers belong")
+        if len(set(ids)) != len(ids):
+            raise UnreadableError(f"{path.name}: a prompt id stands twice")
+        if len(ids) != self.record.n_prompts:
+            raise UnreadableError(f"{path.name}: rows: got {len(ids)}, expected {self.record.n_prompts}, the n_prompts")
+        for name, column in columns.items():
+            if np.isinf(column).any():
+                raise UnreadableError(f"{path.name}: {name}: an infinite value")
+        self._require_means(columns)
+        return ids, columns
+
+    def _require_means(self, columns: Mapping[str, NDArray[np.float64]]) -> None:
+        """UnreadableError where a stored metric is not the mean of its column."""
+        for metric in self.record.metrics:
+            name = metric.metric if metric.scorer is None else f"{metric.metric}@{metric.scorer}"
+            column = columns.get(name)
+            if column is None or metric.value is None:
+                continue
+            measured = column[~np.isnan(column)]
+            mean = float(measured.mean()) if len(measured) else math.nan
+            if metric.metric in LOG_METRICS:
+                # A difference of logarithms is a relative one, and the exponential may be out of all range.
+                is_mean = metric.value > 0 and abs(math.log(metric.value) - mean) <= _TOLERANCE
+            else:
+                is_mean = math.isclose(metric.value, mean, rel_tol=_TOLERANCE, abs_tol=1e-12)
+            if not is_mean:
+                kind = "exponential of the mean" if metric.metric in LOG_METRICS else "mean"
+                raise UnreadableError(
+                    f"{METRICS_FILE}: {name}: {metric.value:.6g} is not the {kind} of its column in "
+                    f"{PROMPT_VALUES_FILE}"
+                )
+
+
+@dataclass(frozen=True)
+class StoredPoint(StoredEvaluation):
+    """One evaluation along training."""
+
+    step: int
+    completions: int
+    """Of the budget, spent when it was made."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A complete run on disk."""
+
+    path: Path
+    status: RunStatus
+    evaluations: tuple[StoredEvaluation, ...]
+
+    @cached_property
+    def points(self) -> tuple[StoredPoint, ...]:
+        """The evaluations along training, by step."""
+        return read_points(self.path)
+
+    @property
+    def label(self) -> str:
+        """How messages call the run."""
+        return f"{self.status.recipe}/seed{self.status.seed}"
+
+    @property
+    def artifact(self) -> Path:
+        """Where the trained policy or reward model lies."""
+        return self.path / ARTIFACT
+
+    @property
+    def charged_cost(self) -> Cost:
+        """Own training plus what upstream runs and pairs cost."""
+        return total((self.status.cost, self.status.upstream_cost))
+
+    @property
+    def pieces(self) -> dict[str, Cost]:
+        """What whoever builds on the run is charged; see `RunStatus.upstream_pieces`."""
+        return {f"run {self.status.run_hash}": self.status.cost, **self.status.upstream_pieces}
+
+    @cached_property
+    def environment(self) -> Mapping[str, Any]:
+        """environment.json."""
+        return _mapping(self.path / ENVIRONMENT_FILE, json.loads)
+
+    @cached_property
+    def recipe(self) -> Mapping[str, Any]:
+        """The resolved recipe."""
+        return read_recipe(self.path)
+
+    @cached_property
+    def prompts(self) -> PromptsFile | None:
+        """prompts.json; None in runs from before it was written."""
+        path = self.path / PROMPTS_FILE
+        return read_record(path, PromptsFile) if path.exists() else None
+
+    def verify(self) -> None:
+        """Reads every file that tables are made from; UnreadableError or NewerSchemaError where one is not sound."""
+        _ = self.environment, self.recipe, self.prompts
+        for evaluation in self.evaluations:
+            _ = evaluation.prompt_values
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRun:
+    """A directory that is no complete run."""
+
+    path: Path
+    state: str
+    """`missing`, `unfinished`, `incomplete`, `corrupt` or `newer`."""
+    reason: str
+    status: RunStatus | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.state}, {self.reason}"
+
+
+def _mapping(path: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
+    """Reads a file that holds a mapping; UnreadableError where it is missing or holds none."""
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnreadableError(f"no {path.name}") from None
+    except (OSError, ValueError, RecursionError, YAMLError) as error:
+        first = str(error).partition("\n")[0]
+        raise UnreadableError(f"{path.name} cannot be read: {type(error).__name__}: {first}") from None
+    if not isinstance(content, Mapping) or not content:
+        raise UnreadableError(f"{path.name}: got {'nothing' if not content else type(content).__name__}, expected keys")
+    return content
+
+
+def read_recipe(run: Path) -> Mapping[str, Any]:
+    """Returns the resolved recipe of a run, complete or not; UnreadableError where it is missing or damaged."""
+    from ruamel.yaml import YAML
+
+    return _mapping(run / RECIPE_FILE, YAML(typ="safe", pure=True).load)
+
+
+def read_run(path: Path) -> StoredRun:
+    """Reads a complete run; ResultsError where it is damaged or a newer release wrote it."""
+    try:
+        return _read_run(path)
+    except UnreadableError as error:
+        raise ResultsError(f"{path}: {error}; run its recipe again with --force") from None
+
+
+def _read_run(path: Path) -> StoredRun:
+    status = read_record(path / STATUS_FILE, RunStatus)
+    evaluations = tuple(
+        StoredEvaluation(file.parent, read_record(file, EvaluationFile))
+        for file in sorted((path / EVALUATIONS).glob(f"*/{METRICS_FILE}"))
+    )
+    run = StoredRun(path, status, evaluations)
+    if status.state == "complete":
+        run.verify()
+    return run
+
+
+def read_points(run: Path) -> tuple[StoredPoint, ...]:
+    """Returns the evaluations along training of a run, by step; those that a kill has torn are left out."""
+    points = []
+    for file in (run / EVALUATIONS).glob(f"*/step*/{METRICS_FILE}"):
+        with suppress(UnreadableError):
+            record = read_record(file, EvaluationFile)
+            if record.step is not None and record.completions is not None:
+                points.append(StoredPoint(file.parent, record, record.step, record.completions))
+    return tuple(sorted(points, key=lambda point: point.step))
+
+
+def scan_runs(paths: Paths) -> tuple[list[StoredRun], list[SkippedRun]]:
+    """Returns the complete runs below the paths, by recipe and seed, and the directories that are none.
+
+    Args:
+        paths: a results root, a recipe's directory, a run's directory, or several of them.
+    """
+    found: dict[Path, StoredRun | SkippedRun] = {}
+    for root in _as_list(paths):
+        for path in _run_directories(root):
+            if path.resolve() not in found:
+                found[path.resolve()] = _read_or_skip(path)
+    runs = [run for run in found.values() if isinstance(run, StoredRun)]
+    skipped = [run for run in found.values() if isinstance(run, SkippedRun)]
+    return sorted(runs, key=lambda run: (run.status.recipe, run.status.seed)), skipped
+
+
+def find_runs(paths: Paths) -> tuple[list[StoredRun], list[SkippedRun]]:
+    """Does what `scan_runs` does; ResultsError where there is no complete run."""
+    runs, skipped = scan_runs(paths)
+    if not runs:
+        looked = ", ".join(map(str, _as_list(paths))) or "no path at all"
+        details = "".join(f"\n  {run}" for run in skipped)
+        raise ResultsError(f"no complete run in {looked}; `alignbench run RECIPE` makes one{details}")
+    return runs, skipped
+
+
+def _as_list(paths: Paths) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+
+
+def _run_directories(root: Path) -> Iterator[Path]:
+    """Yields the run directories at or below a path; a path that leads to none is yielded as it is."""
+    if (root / STATUS_FILE).exists() or _RUN.fullmatch(root.name) or not root.is_dir():
+        yield root
+        return
+    for folder in (root, *sorted(child for child in root.iterdir() if child.is_dir())):
+        yield from sorted(child for child in folder.iterdir() if child.is_dir() and _RUN.fullmatch(child.name))
+
+
+def _read_or_skip(path: Path) -> StoredRun | SkippedRun:
+    if not path.is_dir():
+        return SkippedRun(path, "missing", "a file, not a directory" if path.exists() else "no such directory")
+    is_partial = path.name.startswith(".")
+    try:
+        run = _read_run(path)
+    except UnreadableError as error:
+        return SkippedRun(path, "unfinished" if is_partial else "corrupt", str(error))
+    except NewerSchemaError as error:
+        return SkippedRun(path, "newer", str(error).removeprefix(str(path)).lstrip("/\\"))
+    if is_partial or run.status.state != "complete":
+        return SkippedRun(path, "unfinished", _why_unfinished(run.status), run.status)
+    return run
+
+
+def _why_unfinished(status: RunStatus) -> str:
+    if status.state == "failed":
+        return f"failed: {status.error}" if status.error else "failed, and did not say why"
+    return "run its recipe again and it goes on"

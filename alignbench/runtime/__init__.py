@@ -1,0 +1,1 @@
+"""What runs lean on: clocks and costs, devices, seeds, processes, progress."""

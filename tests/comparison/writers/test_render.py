@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from alignbench.comparison.compare import compare
+from alignbench.comparison.cost_columns import COSTS, shown
+from alignbench.comparison.numbers import number
+from alignbench.comparison.writers.render import render, render_runs
+from alignbench.errors import ResultsError, UsageError
+from alignbench.records import Cost, MetricValue
+from alignbench.results.schema import Upstream
+
+N = 80
+
+
+@pytest.fixture
+def results(tmp_path, add_run):
+    rng = np.random.default_rng(3)
+    base = rng.uniform(0.2, 0.6, N)
+    recipes = {"untrained": (0, 0), "ppo": (-0.1, -0.1), "ppo_no_kl_with_a_rather_long_name": (-0.2, 0.1)}
+    for name, (reward, judge) in recipes.items():
+        columns = {
+            "toxicity_mean@reward": base + reward + rng.normal(0, 0.01, N),
+            "toxicity_rate@reward": (base + reward > 0.5).astype(float),
+            "toxicity_mean@judge": base + judge + rng.normal(0, 0.01, N),
+            "toxicity_rate@judge": (base + judge > 0.5).astype(float),
+            "perplexity": 3 + base + rng.normal(0, 0.1, N),
+            "kl": rng.gamma(2, 1, N),
+            "distinct_2": 0.9 - base / 10 + rng.normal(0, 0.01, N),
+            "completion_tokens": rng.integers(10, 30, N),
+            "repetition_rate": np.tile([0.0, 1.0], N // 2),
+            "empty_rate": np.zeros(N),
+        }
+        noise = rng.normal(0, 0.004, 20)
+        whole = [
+            MetricValue(f"corpus_distinct_{n}", None, 0.5, None, None, "higher", N, 0, None, tuple(0.5 + noise))
+            for n in (1, 2, 3)
+        ]
+        trained = {
+            "train_reward": 1.5,
+            "cost": Cost(
+                1234.5, 1.25, 8192, 245_760, 8192, 128, 124_439_808, 8192, 983_040, 1.2345e15, 2e15, 4e15, 2469.0
+            ),
+            "upstream": [Upstream(recipe="reward_model", seed=0, run_hash="x", role="reward")],
+        }
+        add_run(tmp_path, name, columns, whole=whole, **(trained if name != "untrained" else {}))
+    accuracy = MetricValue("pair_accuracy", None, 0.81, 0.78, 0.84, "higher", 100, 0)
+    add_run(tmp_path, "reward_model", {}, whole=[accuracy], kind="reward_model", protocol="reward-model")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"), (0.0, "0.0000"), (0.03125, "0.0312"), (-0.5, "-0.5000"), (1.23456, "1.235"), (12.3456, "12.35"),
+        (123.456, "123.5"), (12345.6, "12,346"), (-4321.0, "-4,321"),
+    ],
+)  # fmt: skip
+def test_number(value, text):
+    assert number(value) == text
+
+
+def test_table_fits_120_plain_columns_and_keeps_numbers_whole(results):
+    text = render(compare(results), "table")
+    assert max(map(len, text.splitlines())) <= 120
+    assert "\x1b" not in text
+    assert text.isascii()
+    assert "124,439,808" in text
+    assert "983,040" in text
+    assert "1.23e15" in text
+
+
+def test_the_costs_of_a_row_are_in_every_column(results):
+    text = render(compare(results), "markdown")
+    titles = ["Cost of a run, upstream included", "Cost of a run, upstream included, continued"]
+    cells = [cell for title in titles for cell in line_of("ppo", text.split(f"### {title}\n")[1])]
+    assert cells == [
+        "ppo", "1,234.5", "2,469.0", "1.25", "8,192", "8,192", "245,760", "983,040", "8,192", "128", "1.23e15",
+        "2.00e15", "4.00e15", "124,439,808",
+    ]  # fmt: skip
+    assert shown("backward_flops", 0.0) == "0"
+
+
+def line_of(recipe, text):
+    """The cells of a recipe's first line."""
+    return next(line for line in text.splitlines() if line.startswith(f"| {recipe}")).strip("| ").split(" | ")[1:]
+
+
+def test_the_held_out_judge_comes_first_then_quality_costs_and_flags(results):
+    text = render(compare(results), "table")
+    order = [
+        "toxicity_mean@judge: held-out judge",
+        "toxicity_mean@reward: the training reward's own classifier",
+        "Other toxicity metrics",
+        "Quality",
+        "Cost of a run, upstream included",
+        "Reward models",
+        "Flags:",
+        "Notes:",
+    ]
+    places = [text.index(title) for title in order]
+    assert places == sorted(places)
+    flags = " ".join(text[places[-2] : places[-1]].split())
+    assert "ppo_no_kl_with_a_rather_long_name: reward_hacking: the training reward's classifier sees less" in flags
+    assert "upstream: built on reward_model/seed0 (reward)" in flags
+    assert "ppo: reward_hacking" not in flags
+    assert "not the seed" in " ".join(text[places[-1] :].split())
+
+
+def test_suspicious_verdicts_carry_a_mark(results):
+    text = render(compare(results), "markdown")
+    rows = [line for line in text.splitlines() if line.startswith("| ppo")]
+    honest = [line for line in rows if line.startswith("| ppo |")]
+    hacked = [line for line in rows if line.startswith("| ppo_no_kl")]
+    assert honest[0].endswith("| better |")
+    assert hacked[0].endswith("| worse ! |")
+    assert hacked[1].endswith("| better ! |")
+
+
+def test_the_same_numbers_in_every_format(results):
+    comparison = compare(results)
+    plain, markdown = render(comparison, "table"), render(comparison, "markdown")
+    for record in json.loads(render(comparison, "json")):
+        name, value = record["metric"], record["value"]
+        if value is None:
+            continue
+        cell = shown(name, value) if name in COSTS else number(value)
+        assert cell in plain, record
+        assert cell in markdown, record
+        if record["metric"] == "toxicity_mean" and record["difference"] is not None:
+            interval = f"[{number(record['difference_ci_low'])}, {number(record['difference_ci_high'])}]"
+            assert interval in plain
+            assert interval in markdown
+    digits = re.compile(r"\d[\d,.]*\d")
+    assert sorted(set(digits.findall(plain))) == sorted(set(digits.findall(markdown)))
+
+
+def test_json_is_a_list_of_records(results):
+    records = json.loads(render(compare(results), "json"))
+    assert all(len(record) == 46 for record in records)
+    hacked = [
+        r for r in records if r["recipe"] == "ppo_no_kl_with_a_rather_long_name" and r["metric"] == "toxicity_mean"
+    ]
+    assert {(r["scorer"], r["verdict"]) for r in hacked} == {("judge", "worse"), ("reward", "better")}
+    assert all(r["flags"] == ["reward_hacking", "upstream", "seeds_not_covered"] for r in hacked)
+
+
+def test_unknown_format(results):
+    known = "table, markdown, json, csv, latex, html-fragment"
+    with pytest.raises(UsageError, match=rf"got 'markdwn', expected one of {known}, did you mean 'markdown'"):
+        render(compare(results), "markdwn")
+
+
+def test_only_the_reward_as_judge_is_said(tmp_path, add_run):
+    add_run(tmp_path, "untrained", {"toxicity_mean@reward": list(np.linspace(0, 1, N))})
+    assert "There is no held-out judge" in render(compare(tmp_path))
+
+
+def test_listing_shows_every_state(results, begin):
+    begin(results, "dpo_killed").release()
+    broken = begin(results, "dpo_broken")
+    broken.log_step(1, {"objective/kl": 0.0})
+    broken.fail("loss is not finite")
+    (results / "ppo" / "seed0" / "status.json").write_text("{")
+    with begin(results, "dpo_now"):
+        text = render_runs(results)
+    rows = {line.split()[0]: line for line in text.splitlines() if line and not line.startswith(" ")}
+    assert "complete" in rows["untrained"]
+    assert "interrupted" in rows["dpo_killed"]
+    assert "failed" in rows["dpo_broken"]
+    assert "running" in rows["dpo_now"]
+    remarks = " ".join(text.split())
+    assert "failed: loss is not finite" in remarks
+    assert "ppo/seed0: corrupt" in remarks
+    assert max(len(line) for line in text.splitlines()) <= 120
+
+
+def test_listing_of_nothing(tmp_path):
+    with pytest.raises(ResultsError, match="no runs in"):
+        render_runs(tmp_path / "nowhere")
+    with pytest.raises(ResultsError, match="no runs in"):
+        render_runs(tmp_path)

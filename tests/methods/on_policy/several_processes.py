@@ -1,0 +1,193 @@
+"""What `test_distributed.py` runs in one process and, as a program, in each of two."""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from alignbench.errors import TrainingError
+from alignbench.methods.on_policy import rollout
+from alignbench.methods.on_policy.config import PPOConfig
+from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.models.language_model import Lora
+from alignbench.models.loading import load_language_model
+from alignbench.records import Decoding, Prompt
+from alignbench.runtime import distributed
+from alignbench.runtime.clock import peak_memory_gib
+
+N_STEPS = 3
+PROMPTS = [
+    Prompt(f"p{i}", text)
+    for i, text in enumerate(["the dog runs", "a cat", "one red bird sings now", "the old man", "two dogs"])
+]
+CONFIG = PPOConfig(
+    learning_rate=2e-3,
+    adam_epsilon=1e-4,  # or a gradient of rounding errors alone moves a weight as far as a real one
+    batch_size=8,
+    mini_batch_size=4,
+    ppo_epochs=2,
+    completion_tokens=(2, 7),
+    kl_coef=0.3,
+    kl_target=1.0,
+    kl_horizon=50.0,
+    max_grad_norm=0.5,
+    log_completions_every=2,  # one full pass, one captured, one full pass
+)
+CASES = {
+    "full weights": {},
+    "lora": {"adapter": True, "micro_batch_size": 1},
+    "separate value model": {"value_model": "separate", "value_learning_rate": 1e-3},
+    "mini-batches of their own": {
+        "whiten_over": "mini_batch", "whiten_rewards": True, "early_stop_kl": 2e-3, "reward_scaling": "mean_std",
+    },
+    "unscored completions": {"unscored": (2, 5), "schedule": "linear", "warmup_steps": 1},
+    "exact KL in the loss, top-k": {"kl_placement": "loss", "kl_estimator": "exact", "top_k": 8},
+    "shared layers": {"shared_layers": 1, "gradient_checkpointing": True, "micro_batch_size": 1, "temperature": 0.7},
+}  # fmt: skip
+SHARDED = {f"sharded, {name}": {**changes, "sharding": "full"} for name, changes in CASES.items()}
+
+
+def score(prompts, completions):
+    return [len(text.split()) / 3 - text.count("good") for text in completions]
+
+
+def score_with_holes(holes):
+    """Leaves the completions of some prompts unscored."""
+    texts = {PROMPTS[i % len(PROMPTS)].text for i in holes[:1]}
+    return lambda prompts, completions: [
+        None if prompt in texts else value for prompt, value in zip(prompts, score(prompts, completions), strict=True)
+    ]
+
+
+def policy_of(checkpoint, *, adapter=False):
+    policy = load_language_model(str(checkpoint))
+    with torch.no_grad():
+        words = policy.model.get_input_embeddings().weight.mul_(5)  # a fresh model hardly tells words apart
+        end = words[policy.eos_id]
+        policy.model.transformer.ln_f.bias.add_(1.0 * end / end.dot(end))  # completions of many lengths
+    if adapter:
+        policy.add_adapter(Lora(r=4, target_modules=("q_proj", "v_proj")))
+    return policy
+
+
+def build(checkpoint, *, adapter=False, unscored=(), **changes):
+    reward = score_with_holes(unscored) if unscored else score
+    config = dataclasses.replace(CONFIG, **changes)
+    return PPOTrainer(policy_of(checkpoint, adapter=adapter), reward, PROMPTS, config, seed=3)
+
+
+def trained(checkpoint, n_steps=N_STEPS, *, checkpoints=None, **changes):
+    """What a run has logged and written, and its weights."""
+    trainer = build(checkpoint, **changes)
+    log, texts = {}, {}
+    trainer.train(n_steps, log=log.__setitem__, log_completions=texts.__setitem__, checkpoints=checkpoints)
+    weights = {name: p.detach().clone() for name, p in trainer.policy.model.named_parameters()}
+    return {"log": log, "texts": texts, "weights": weights, "cost": trainer.cost.counts()}
+
+
+def prompts_seen(checkpoint):
+    """The prompts that this process has scored in two steps."""
+    seen = []
+
+    def keep(prompts, completions):
+        seen.extend(prompts)
+        return score(prompts, completions)
+
+    PPOTrainer(policy_of(checkpoint), keep, PROMPTS, CONFIG, seed=3).train(2)
+    return seen
+
+
+def message_of(run):
+    try:
+        run()
+    except TrainingError as error:
+        return str(error)
+    return None
+
+
+def failing_reward(checkpoint):
+    """The error that this process ends with when the reward fails in the other one."""
+
+    def reward(prompts, completions):
+        if distributed.rank() == 1:
+            raise ValueError("no such word")
+        return score(prompts, completions)
+
+    trainer = PPOTrainer(policy_of(checkpoint), reward, PROMPTS, CONFIG, seed=3)
+    try:
+        trainer.train(2)
+    except (TrainingError, ValueError) as error:
+        return type(error).__name__, str(error)
+
+
+def other_prompts(checkpoint):
+    prompts = PROMPTS[distributed.rank() :]
+    return message_of(lambda: PPOTrainer(policy_of(checkpoint), score, prompts, CONFIG, seed=3))
+
+
+def uneven(checkpoint):
+    return message_of(lambda: build(checkpoint, batch_size=9, mini_batch_size=3))
+
+
+def many_unscored(checkpoint):
+    """Half of the second process's completions: no more than the first one would put up with, of all of them."""
+    rollout.MAX_UNSCORED = 0.2
+    trainer = build(checkpoint)
+    trainer.reward = lambda prompts, _: [
+        None if distributed.rank() == 1 and i < 2 else 1.0 for i in range(len(prompts))
+    ]
+    return message_of(lambda: trainer.train(1))
+
+
+class Terms:
+    """A reward of several terms, which says the mean of each in its last call."""
+
+    def score(self, prompts, completions):
+        found = score(prompts, completions)
+        self.term_means = {"words": sum(found) / len(found)}
+        return found
+
+
+def metrics_of_each(checkpoint):
+    """What a step returns here, and the peak of this process before and behind it."""
+    trainer = build(checkpoint)
+    trainer.reward = Terms().score
+    before = peak_memory_gib()
+    return trainer.train_step(), before, peak_memory_gib()
+
+
+def evaluated_while_sharded(checkpoint):
+    """Completions that the first process draws by itself between two steps."""
+    trainer = build(checkpoint, sharding="full")
+    drawn = {}
+
+    def log(step, _metrics):
+        completions = trainer.policy.generate(PROMPTS[:2], Decoding(max_new_tokens=5), 1, (0, "evaluation"))
+        drawn[step] = [completion.text for completion in completions]
+
+    trainer.train(2, log=log)
+    return drawn
+
+
+def everything(checkpoint, folder):
+    """What the program runs: all cases, and what needs two processes."""
+    rollout.MAX_UNSCORED = 0.5
+    found = {name: trained(checkpoint, **changes) for name, changes in {**CASES, **SHARDED}.items()}
+    found["resumed"] = trained(checkpoint, checkpoints=folder / "begun by one")
+    found["resumed, sharded"] = trained(checkpoint, checkpoints=folder / "begun by one too", sharding="full")
+    for name, sharding in (("begun by two", "none"), ("begun by two, sharded", "full")):
+        trained(checkpoint, 2, checkpoints=folder / name, sharding=sharding)
+    checks = (prompts_seen, failing_reward, other_prompts, uneven, metrics_of_each, evaluated_while_sharded)
+    for check in (*checks, many_unscored):
+        found[check.__name__] = check(checkpoint)
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    distributed.join()
+    here = Path(sys.argv[2])
+    torch.save(everything(sys.argv[1], here), here / f"{os.environ['RANK']}.pt")
+    distributed.leave()

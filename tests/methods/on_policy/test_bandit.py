@@ -1,0 +1,113 @@
+"""Learning: tasks whose best policy is known, with every way of holding the policy near the reference."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from alignbench.methods.on_policy.config import PPOConfig
+from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.records import Prompt
+
+PROMPT = Prompt("p", "the dog")
+
+
+def probability_of_good(policy):
+    with torch.no_grad():
+        logits = policy.model(torch.tensor([policy.encode_prompt(PROMPT.text)])).logits[0, -1]
+    return logits.softmax(-1)[policy.tokenizer.convert_tokens_to_ids("good")].item()
+
+
+def forward_optimum(p, kl_coef):
+    """Maximises pi(good) - kl_coef * KL(pi || ref): pi ~ ref * exp(reward / kl_coef)."""
+    weight = p * math.exp(1 / kl_coef)
+    return weight / (weight + 1 - p)
+
+
+def backward_optimum(p, kl_coef):
+    """Maximises pi(good) - kl_coef * KL(ref || pi): the root of 1 - c * p / pi + c * (1 - p) / (1 - pi)."""
+    low, high = p, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        slope = 1 + kl_coef * p / middle - kl_coef * (1 - p) / (1 - middle)
+        low, high = (middle, high) if slope > 0 else (low, middle)
+    return low
+
+
+def unheld_optimum(p, kl_coef):
+    """Maximises pi(good) alone."""
+    return 1.0
+
+
+IN_LOSS = {"kl_placement": "loss", "whiten_advantages": False}  # whitening would change the reward's weight there
+
+
+CONFIG = PPOConfig(
+    learning_rate=1e-2,
+    batch_size=256,
+    mini_batch_size=256,
+    ppo_epochs=3,
+    completion_tokens=(1, 1),
+    kl_target=None,
+    value_coef=0.5,
+    schedule="linear",
+    gae_lambda=1.0,
+)
+
+
+def pays(_, completions):
+    return [float(text.split() == ["good"]) for text in completions]
+
+
+@pytest.mark.parametrize(
+    ("kl_coef", "changes", "optimum"),
+    [
+        (0.3, {}, forward_optimum),
+        (0.5, {}, forward_optimum),
+        (0.3, {**IN_LOSS, "kl_estimator": "k2"}, forward_optimum),
+        (0.3, {**IN_LOSS, "kl_estimator": "exact"}, forward_optimum),
+        (0.5, {**IN_LOSS, "kl_estimator": "exact"}, forward_optimum),
+        (0.3, {**IN_LOSS, "kl_estimator": "k3"}, backward_optimum),
+        (0.3, {"kl_estimator": "exact"}, unheld_optimum),  # the trap that PPOConfig.cautions names
+    ],
+)
+def test_the_known_optimum_is_reached(tiny_policy, kl_coef, changes, optimum):
+    """One token, `good` pays 1, from a probability of 3 %: more KL penalty means less of it, by a known amount.
+
+    Where training ends is a matter of draws; it ends nearer to its optimum than to that of any other objective.
+    """
+    policy = tiny_policy()
+    start = probability_of_good(policy)
+    expected = optimum(start, kl_coef)
+    others = [
+        other(start, kl_coef) for other in (forward_optimum, backward_optimum, unheld_optimum) if other != optimum
+    ]
+    assert expected > 0.15
+    PPOTrainer(policy, pays, [PROMPT], dataclasses.replace(CONFIG, kl_coef=kl_coef, **changes)).train(30)
+    reached = probability_of_good(policy)
+    assert abs(reached - expected) < min(abs(reached - other) for other in (start, *others))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("gpt_neo", {"top_k": 25, "whiten_over": "mini_batch"}),
+        ("gpt_neo", {"min_completion_tokens": 3, "value_clip_range": None, "value_model": "separate"}),
+        ("llama", {"shared_layers": 1, "schedule": "linear", "reward_scaling": "std"}),
+        ("gpt_neo", {"kl_placement": "loss", "kl_estimator": "exact", "mixed_precision": True}),
+    ],
+    ids=["top-k", "fixed length", "shared layer", "mixed precision"],
+)
+def test_reward_goes_up(tiny_policy, sure_policy, reward, prompts, family, changes):
+    """`good` pays, nothing else does: a share of it near 1 in 20 must come to dominate."""
+    rewards = []
+    config = PPOConfig(
+        learning_rate=1e-2, batch_size=32, mini_batch_size=16, ppo_epochs=2, completion_tokens=(3, 3), kl_coef=0.01,
+        kl_target=None, value_coef=0.5,
+    )  # fmt: skip
+    policy = tiny_policy() if family == "gpt_neo" else sure_policy(family)
+    trainer = PPOTrainer(policy, reward, prompts, dataclasses.replace(config, **changes))
+    trainer.train(20, log=lambda _, metrics: rewards.append(metrics["objective/reward"]))
+    assert rewards[0] < 0.2
+    assert sum(rewards[-5:]) / 5 > 0.75 / 2  # most of three words are `good`

@@ -1,0 +1,142 @@
+"""Faster layers compute what the layers in whose place they stand compute, gradients included."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from alignbench.models.fast import layers
+from alignbench.models.fast.layers import FastLinear, with_fast_layers
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
+
+
+@pytest.fixture
+def always(monkeypatch):
+    monkeypatch.setattr(layers, "SMALLEST", 0)
+
+
+def results(layer, x):
+    """Output, and the gradients of a sum in which every output has a weight of its own."""
+    x = x.clone().requires_grad_()
+    out = layer(x)
+    weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    return [out, *torch.autograd.grad((out * weights).sum(), [x, *trained])]
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("shape", [(5, 24), (3, 7, 24), (2, 1, 24)])
+@pytest.mark.parametrize("training", [False, True])
+def test_linear(always, bias, frozen, shape, training):
+    torch.manual_seed(0)
+    plain = nn.Linear(24, 40, bias=bias).requires_grad_(not frozen)
+    fast = with_fast_layers(nn.Sequential(copy.deepcopy(plain))).train(training)[0]
+    assert type(fast) is FastLinear
+    x = torch.randn(shape)
+    for ours, theirs in zip(results(fast, x), results(plain, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_a_strided_input(always):
+    layer, x = nn.Linear(24, 8), torch.randn(24, 5).t()
+    expected = layer(x)
+    torch.testing.assert_close(with_fast_layers(nn.Sequential(layer))(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_onednn
+def test_where_it_pays(monkeypatch):
+    """By size on a CPU in float32; elsewhere the plain layer is at work."""
+    calls = []
+    to_mkldnn = torch.Tensor.to_mkldnn
+    monkeypatch.setattr(torch.Tensor, "to_mkldnn", lambda x: calls.append(1) or to_mkldnn(x))
+    layer = with_fast_layers(nn.Sequential(nn.Linear(200, 200, bias=False)))
+    layer(torch.randn(99, 200))
+    layer.double()(torch.randn(100, 200, dtype=torch.float64))
+    layer.to(torch.bfloat16)(torch.randn(100, 200, dtype=torch.bfloat16))
+    layer.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(100, 200))
+    assert calls == []
+    layer(torch.randn(100, 200))
+    assert calls == [1]
+
+
+@needs_onednn
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_is_kept_for_the_backward_pass(always, monkeypatch, frozen):
+    """Of an input that several layers read one copy where their weights are trained, and none where they are frozen."""
+    packed = []
+    hooks = FastLinear._kept_once
+
+    def spying(self, x):
+        pack, unpack = hooks(self, x)
+        return (lambda saved: packed.append(pack(saved)) or packed[-1]), unpack
+
+    monkeypatch.setattr(FastLinear, "_kept_once", spying)
+    model = with_fast_layers(nn.Sequential(nn.Linear(24, 40), nn.Linear(24, 40))).eval().requires_grad_(not frozen)
+    x = torch.randn(5, 24, requires_grad=True)
+    (model[0](x).sum() + model[1](x).sum()).backward()
+    inputs = [one for one in packed if not (isinstance(one, torch.Tensor) and one.shape == model[0].weight.shape)]
+    if frozen:
+        assert [shape for shape, _ in inputs] == [x.shape, x.shape]
+    else:
+        assert [one.data_ptr() for one in inputs] == [x.data_ptr()] * 2
+
+
+def test_gelu():
+    """Against the definition (Hendrycks and Gimpel 2016) in float64."""
+    from transformers.activations import NewGELUActivation
+
+    (fast,) = with_fast_layers(nn.Sequential(NewGELUActivation()))
+    x = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    expected = 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+    torch.testing.assert_close(fast(x), expected)
+    torch.testing.assert_close(fast(x.float()), NewGELUActivation()(x.float()), rtol=1e-5, atol=1e-6)
+
+
+def test_other_layers_and_names_stay(tiny_policy):
+    class Own(nn.Linear):
+        pass
+
+    model = with_fast_layers(nn.Sequential(Own(2, 2), nn.LayerNorm(2)))
+    assert [type(layer) for layer in model] == [Own, nn.LayerNorm]
+    policy = tiny_policy()
+    assert type(policy.model.lm_head) is FastLinear
+    assert policy.model.lm_head.weight is policy.model.get_input_embeddings().weight  # still tied
+    assert all("fast" not in name.lower() for name, _ in policy.model.named_parameters())
+
+
+@needs_onednn
+@pytest.mark.parametrize("adapter", [None, "trained"])
+def test_whole_models(always, monkeypatch, tiny_policy, adapter):
+    """Log-probabilities of a policy with and without them; peft wraps them as it wraps plain layers."""
+    from alignbench.models.language_model import Lora
+    from alignbench.records import Decoding, Prompt
+
+    policy = tiny_policy()
+    if adapter:
+        policy.add_adapter(Lora(r=4, target_modules=("q_proj", "v_proj")))
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.1)
+    prompts = [Prompt("a", "the dog"), Prompt("b", "a red bird sings")]
+    completions = policy.generate(prompts, Decoding(6), 1, (0,))
+    fast = torch.cat(policy.token_logprobs(prompts, completions))
+    monkeypatch.setattr(layers, "SMALLEST", float("inf"))
+    plain = torch.cat(policy.token_logprobs(prompts, completions))
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_an_input_that_is_changed_in_place_is_noticed(always):
+    layer = with_fast_layers(nn.Sequential(nn.Linear(24, 8))).eval()
+    x = torch.randn(5, 24)
+    loss = layer(x).sum()
+    x.mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()

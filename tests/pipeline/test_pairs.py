@@ -1,0 +1,91 @@
+"""Drawing pairs: as many completions as promised, all counted, keyed by prompt and sample alone."""
+
+import pytest
+
+from alignbench.errors import DataError
+from alignbench.models.chat import Chat
+from alignbench.pipeline.pairs import draw_pairs, kept_pairs
+from alignbench.records import Cost, Prompt
+from datasets_prep.settings import PairSettings
+
+PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["the dog", "a cat sings", "two birds", "the old man runs"])]
+SETTINGS = PairSettings(completions_per_prompt=3, completion_tokens=(2, 5))
+
+
+class Longer:
+    """Prefers more words."""
+
+    name = "longer"
+    fingerprint = "longer"
+
+    def score(self, prompts, completions):
+        return [float(len(text.split())) for text in completions]
+
+
+def test_best_and_worst_of_what_was_drawn(tiny_policy):
+    cost = Cost()
+    pairs, statistics = draw_pairs(tiny_policy(), Longer(), PROMPTS, SETTINGS, (0, "pairs"), cost)
+    assert statistics["n_completions"] == cost.training_completions == cost.reward_calls == 12
+    assert cost.generated_tokens > 12
+    assert cost.prompts_seen == 4  # once for the three completions
+    assert cost.generation_flops > 0
+    assert cost.forward_flops == 0  # counting words takes none
+    for pair in pairs:
+        assert pair.chosen_reward == len(pair.chosen.text.split()) > pair.rejected_reward
+        assert len(pair.chosen.token_ids) <= 5
+
+
+def test_cut_prompts_and_gaps_are_counted(tiny_policy):
+    class Reads(Longer):
+        """Reads long prompts in part, and gives the first completion of each no score."""
+
+        def score(self, prompts, completions):
+            return [None if i % 3 == 0 else value for i, value in enumerate(super().score(prompts, completions))]
+
+        def cut_prompts(self, prompts, completions):
+            return [len(prompt.split()) > 2 for prompt in prompts]
+
+    pairs, statistics = draw_pairs(tiny_policy(), Reads(), PROMPTS, SETTINGS, (0, "pairs"), Cost())
+    assert (statistics["n_cut"], statistics["n_unscored"]) == (6, 4)
+    assert all(completion.sample > 0 for pair in pairs for completion in (pair.chosen, pair.rejected))
+
+
+def test_draws_do_not_depend_on_batches(tiny_policy):
+    whole, _ = draw_pairs(tiny_policy(), Longer(), PROMPTS, SETTINGS, (0, "pairs"), Cost())
+    parts, _ = draw_pairs(tiny_policy(batch_size=3), Longer(), PROMPTS, SETTINGS, (0, "pairs"), Cost())
+    other, _ = draw_pairs(tiny_policy(), Longer(), PROMPTS, SETTINGS, (1, "pairs"), Cost())
+    assert whole == parts
+    assert whole != other
+
+
+def test_pairs_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monkeypatch):
+    plain = {"settings": SETTINGS, "draw_key": (0, "pairs"), "chat": None, "directory": tmp_path}
+
+    def is_drawn(policy=None, labeller=None, prompts=PROMPTS, **changes):
+        before = len(list(tmp_path.iterdir()))
+        kept_pairs(policy or tiny_policy(), labeller or Longer(), prompts, **plain | changes)
+        return len(list(tmp_path.iterdir())) > before
+
+    other = Longer()
+    other.fingerprint = "another"
+    # What a tokenizer's own template makes of a prompt is nothing that the recipe says.
+    templated = tiny_policy(chat=Chat(None, "{% for m in messages %}you {{ m.content }}{% endfor %}"))
+    other_ends = tiny_policy()
+    other_ends.model.generation_config.eos_token_id = [1, 4]
+    assert is_drawn()
+    assert not is_drawn()
+    assert is_drawn(other_ends)
+    assert not is_drawn(settings=SETTINGS.model_copy(update={"n_prompts": 4}))
+    assert is_drawn(templated)
+    assert is_drawn(labeller=other)
+    assert is_drawn(prompts=PROMPTS[:3])
+    assert is_drawn(settings=SETTINGS.model_copy(update={"temperature": 0.9}))
+    assert is_drawn(draw_key=(1, "pairs"))
+    monkeypatch.setattr("alignbench.pipeline.pairs.hardware_class", lambda _: "cuda-other")
+    assert is_drawn()
+
+
+def test_no_pairs_at_all_is_explained(tiny_policy):
+    settings = SETTINGS.model_copy(update={"min_margin": 100.0})
+    with pytest.raises(DataError, match="min_margin"):
+        draw_pairs(tiny_policy(), Longer(), PROMPTS, settings, (0, "pairs"), Cost())

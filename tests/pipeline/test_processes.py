@@ -1,0 +1,48 @@
+"""`alignbench run` in two processes, as torchrun and accelerate launch start them."""
+
+import json
+
+import pytest
+
+from alignbench.pipeline import execute
+from alignbench.recipe.recipe import load
+from alignbench.results.frames import load_completions, load_train_log
+from alignbench.results.reader import read_points
+
+
+def test_two_processes_write_the_runs_of_one(in_two_processes, recipe_folder):
+    """Log, curve and evaluated completions of one process; a method that cannot take part is refused at its turn."""
+    recipe = json.loads((recipe_folder / "ppo.yaml").read_text())
+    recipe["method"]["sharding"] = "full"
+    (recipe_folder / "sharded.yaml").write_text(json.dumps({**recipe, "name": "sharded"}))
+    assert [one.state for one in execute.run(load(["ppo.yaml"]), recipe_folder / "one")] == ["done"]
+    names = ["base", "ppo", "sharded", "dpo"]
+    codes, said = in_two_processes("-m", "alignbench", "run", *(f"{name}.yaml" for name in names), "--results", "two")
+    assert codes == [1, 1], "\n".join(said)
+    for text in said:
+        assert "dpo trains in one process, and 2 were started" in text
+        assert "1 of 4 runs failed" in text
+    expected = load_train_log(recipe_folder / "one" / "ppo")
+    texts = load_completions(recipe_folder / "one" / "ppo")["completion"].tolist()
+    points = read_points(recipe_folder / "one" / "ppo" / "seed0")
+    assert len(points) > 1
+    for name in ("ppo", "sharded"):
+        run = recipe_folder / "two" / name / "seed0"
+        log = load_train_log(run)
+        numbers = [c for c in expected if expected[c].dtype.kind == "f" and not c.startswith(("time/", "memory/"))]
+        for column in numbers:
+            wanted = expected[column].to_numpy()
+            assert log[column].to_numpy() == pytest.approx(wanted, rel=1e-3, abs=1e-4, nan_ok=True), column
+        assert load_completions(run)["completion"].tolist() == texts
+        assert [point.prompt_values[1].keys() for point in read_points(run)] == [
+            p.prompt_values[1].keys() for p in points
+        ]
+        assert json.loads((run / "environment.json").read_text())["n_processes"] == 2
+        costs = [
+            json.loads((recipe_folder / path).read_text())["cost"]
+            for path in (run / "status.json", "one/ppo/seed0/status.json")
+        ]
+        for count in ("training_completions", "generated_tokens", "reward_calls", "optimizer_steps", "trained_tokens"):
+            assert costs[0][count] == costs[1][count]
+        assert (run / "artifact" / "model.safetensors").is_file()
+        assert not list(run.parent.glob(".*partial"))
