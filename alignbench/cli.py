@@ -141,7 +141,7 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...], by_loading: bool) -> 
 def _check_by_loading(recipes: Mapping[str, Recipe]) -> None:
     """Says of each recipe, once for all its seeds, that it loads, or all that does not."""
     from alignbench.pipeline.preflight import check_by_loading
-    from alignbench.runtime.clock import choose_device, quiet_libraries
+    from alignbench.runtime.device import choose_device, quiet_libraries
 
     quiet_libraries()
     problems = []

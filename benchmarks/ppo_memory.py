@@ -80,7 +80,8 @@ def peak_mib() -> int:
 
 def start_policy(work: argparse.Namespace, row: Row, device: Any) -> Any:
     """The work's random policy, from memory; from its saved weights where they are to be quantized."""
-    from alignbench.models.language_model import LanguageModel, Lora
+    from alignbench.models.adapters import Lora
+    from alignbench.models.language_model import LanguageModel
     from alignbench.models.loading import load_language_model
 
     if row.quantization == "none":

@@ -22,7 +22,8 @@ def main() -> None:
     from alignbench.methods.on_policy import metrics as ppo_metrics
     from alignbench.methods.on_policy.config import PPOConfig
     from alignbench.methods.on_policy.trainer import PPOTrainer
-    from alignbench.models.language_model import LanguageModel, Lora
+    from alignbench.models.adapters import Lora
+    from alignbench.models.language_model import LanguageModel
     from alignbench.records import Prompt
     from alignbench.scorers.classifier import ClassifierScorer
 

@@ -27,10 +27,11 @@ import pandas as pd
 
 from alignbench.embedded import grammar
 from alignbench.pipeline import execute
-from alignbench.pipeline.curve import diagnose_run
+from alignbench.pipeline.diagnosis import diagnose_run
 from alignbench.recipe.recipe import load
 from alignbench.records import HackingDiagnosis
-from alignbench.results.reader import COMPLETIONS_FILE, StoredRun, find_runs
+from alignbench.results.layout import COMPLETIONS_FILE
+from alignbench.results.reader import StoredRun, find_runs
 
 UNTRAINED = "base"
 EXPLOIT = "ppo_no_kl"

@@ -133,7 +133,8 @@ def test_a_method_of_another_package_counts_whole_but_for_what_it_declares(monke
 
 
 def test_a_resolved_recipe_read_back_has_the_same_identity(recipe_folder, tmp_path):
-    from alignbench.results.reader import RECIPE_FILE, read_recipe
+    from alignbench.results.layout import RECIPE_FILE
+    from alignbench.results.reader import read_recipe
 
     [recipe] = load(["ppo.yaml"], ["method.learning_rate=3.3e-7", "chat.system='2026-01-01'"])
     (tmp_path / RECIPE_FILE).write_text(recipe.to_yaml())

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.comparison.pooling import Measurement, MetricKey, RecipeRuns
-from alignbench.results.reader import COMPLETIONS_FILE, PROMPT_ID, StoredEvaluation
+from alignbench.results.layout import COMPLETIONS_FILE, PROMPT_ID
+from alignbench.results.reader import StoredEvaluation
 from alignbench.results.schema import UnreadableError
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched, ScoredTexts, length_matched

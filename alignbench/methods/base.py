@@ -11,7 +11,8 @@ from alignbench.records import Cost, Policy, PreferencePair, Prompt, Scorer, Tex
 from alignbench.runtime.ledger import Ledger
 
 if TYPE_CHECKING:
-    from alignbench.models.language_model import LanguageModel, Lora
+    from alignbench.models.adapters import Lora
+    from alignbench.models.language_model import LanguageModel
 
 DataKind = Literal["prompts", "preference_pairs"]
 Architecture = Literal["causal", "seq2seq", "classifier"]

@@ -45,7 +45,7 @@ class DPO(TrainerSettings):
         from alignbench.methods.trl.arguments import StepLog, train, trl_arguments
         from alignbench.methods.trl.checkpoints import training_identity
         from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
-        from alignbench.models.language_model import lora_config
+        from alignbench.models.adapters import lora_config
 
         policy = run.policy
 

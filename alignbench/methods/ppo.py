@@ -36,7 +36,7 @@ class PPO(PPOConfig):
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Spends the budget in steps of `batch_size` completions."""
         from alignbench.methods.on_policy.trainer import PPOTrainer
-        from alignbench.runtime.clock import progress_bar
+        from alignbench.runtime.progress import progress_bar
         from alignbench.scorers.room import without_room
 
         n_steps = run.budget_completions // self.batch_size

@@ -15,6 +15,44 @@ from alignbench.models.load_errors import first_line, why_not_loaded
 if TYPE_CHECKING:
     from torch import Tensor
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alignbench.errors import did_you_mean
+from alignbench.models.forward import is_encoder_decoder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A low-rank adapter (Hu et al. 2021)."""
+
+    r: int = 16
+    alpha: float = 32.0
+    target_modules: tuple[str, ...] | None = None
+    """None is the default of peft for the model family."""
+
+
+def lora_config(lora: Lora, model: nn.Module) -> Any:
+    """The peft configuration of an adapter on a language model; ModelError where a module is not in it."""
+    from peft import LoraConfig
+
+    known = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")})
+    for wanted in lora.target_modules or ():
+        if wanted not in known:
+            hint = did_you_mean(wanted, known)
+            raise ModelError(f"policy.lora.target_modules: got {wanted!r}, expected layers of the model, {known}{hint}")
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules=list(lora.target_modules) if lora.target_modules else None,
+        task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
+    )
+
+
 _PREFIX = "base_model.model."
 """Stands in a saved adapter before every name of the base model."""
 _KINDS = {"CAUSAL_LM": "a language model", "SEQ_2_SEQ_LM": "a language model", "SEQ_CLS": "a classifier"}

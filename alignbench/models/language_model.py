@@ -8,44 +8,36 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignbench.errors import ModelError, did_you_mean
+from alignbench.errors import ModelError
 from alignbench.models.chat import Chat, ChatTokenizer, PlainTokenizer
 from alignbench.models.dropout import without_dropout
 from alignbench.models.fast.layers import with_fast_layers
 from alignbench.models.flops import sampling_flops, tokens_of, weights_of
 from alignbench.models.forward import SequenceBatch, collate, completion_forward, is_encoder_decoder, token_logprobs
 from alignbench.models.generation_settings import made_saveable, notes_on
-from alignbench.models.sampling.sampler import Capture, keeps_a_cache, sample
+from alignbench.models.sampling.capture import Capture
+from alignbench.models.sampling.growing_cache import keeps_a_cache
+from alignbench.models.sampling.sampler import sample
 from alignbench.models.sampling.stop_strings import content, ended_at_stop_string
 from alignbench.models.sampling.token_draw import uniforms
 from alignbench.models.special_tokens import Ends, added_behind, check_known, ends_of, padding_id, without_added
 from alignbench.records import Completion, Cost, Decoding, Messages, Prompt
-from alignbench.runtime.clock import Key
+from alignbench.runtime.randomness import Key
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+from alignbench.models.adapters import Lora, lora_config
 
 logger = logging.getLogger(__name__)
 
 POLICY_FILE = "policy.json"
 """Says what kind of policy a saved artifact is, and what it builds on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lora:
-    """A low-rank adapter (Hu et al. 2021)."""
-
-    r: int = 16
-    alpha: float = 32.0
-    target_modules: tuple[str, ...] | None = None
-    """None is the default of peft for the model family."""
 
 
 class LanguageModel:
@@ -359,21 +351,3 @@ class LanguageModel:
 @cache
 def _say_once(note: str) -> None:
     logger.warning("%s", note)
-
-
-def lora_config(lora: Lora, model: nn.Module) -> Any:
-    """The peft configuration of an adapter on a language model; ModelError where a module is not in it."""
-    from peft import LoraConfig
-
-    known = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")})
-    for wanted in lora.target_modules or ():
-        if wanted not in known:
-            hint = did_you_mean(wanted, known)
-            raise ModelError(f"policy.lora.target_modules: got {wanted!r}, expected layers of the model, {known}{hint}")
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,
-        target_modules=list(lora.target_modules) if lora.target_modules else None,
-        task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
-    )

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from alignbench.errors import AlignbenchError, ModelError
 from alignbench.models.forward import base_model, collate, completion_forward, decoder_start, is_encoder_decoder
-from alignbench.models.sampling.sampler import Capture, sample
+from alignbench.models.sampling.capture import Capture
+from alignbench.models.sampling.sampler import sample
 from alignbench.models.sampling.token_draw import uniforms
 from alignbench.records import Decoding
-from alignbench.runtime.clock import generator
+from alignbench.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from alignbench.errors import DataError, ModelError, UsageError
 from alignbench.evaluation.protocols import get_protocol
 from alignbench.pipeline.prompt_limits import longest_measured, longest_trained_on
 from alignbench.records import HeldOut, PreparedData, Prompt, Scorer
-from alignbench.runtime.clock import cache_directory
+from alignbench.runtime.device import cache_directory
 from datasets_prep.prepare import evaluation_settings
 from datasets_prep.settings import PromptSettings
 
@@ -106,7 +106,7 @@ class Components:
     def reward_model_start(self, model: str | None) -> tuple[Any, Any]:
         """A checkpoint (None: the policy's) with one fresh output, and its tokenizer."""
         from alignbench.models.loading import load_classifier
-        from alignbench.runtime.clock import seed_everything
+        from alignbench.runtime.randomness import seed_everything
         from alignbench.scorers.reward_model import REWARD_LABEL
 
         seed_everything(self.recipe.seed)  # the fresh head is drawn from the global generator

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, own_judges
 from alignbench.errors import ScorerError
 from alignbench.evaluation.cutting import cut_prompts
-from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, why_not
 from alignbench.evaluation.protocols import comparability, get_protocol
-from alignbench.records import Cost, EvalReport, HackingDiagnosis, Policy, Prompt, Scorer
-from alignbench.results.reader import StoredPoint, StoredRun, read_points
+from alignbench.records import Cost, EvalReport, Policy, Prompt, Scorer
+from alignbench.results.reader import StoredRun
 from alignbench.results.writer import RunDirectory
 from alignbench.runtime.clock import measured, set_aside
 from alignbench.runtime.ledger import spending
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from alignbench.evaluation.metrics.aggregate import FloatArray
     from alignbench.pipeline.build import Components
     from alignbench.recipe.recipe import Recipe
+
 
 logger = logging.getLogger(__name__)
 
@@ -160,36 +158,6 @@ def hashes_of_sources(reward: Scorer | None, labeller: Scorer | None, upstream: 
     """Hashes of what rewarded the run or labelled its pairs, and of what did so upstream."""
     own = {source for scorer in (reward, labeller) if scorer is not None for source in sources_of(scorer)}
     return sorted(own.union(*(run.status.trained_on for run in upstream)))
-
-
-def diagnose_run(
-    run: Path, trained_on: Collection[str] = (), *, kind: str = "policy"
-) -> tuple[HackingDiagnosis | None, str | None]:
-    """Returns whether a run has learned to please its reward, or why that was not measured.
-
-    Args:
-        run: The run's directory, complete or not.
-        trained_on: Hashes of what rewarded it or labelled its pairs: a judge made of the same is no held-out one.
-        kind: What it trained.
-    """
-    if kind != "policy":
-        return None, "a reward model is no policy"
-    curve = [_curve_point(point, trained_on) for point in read_points(run)]
-    reason = why_not(curve)
-    return (None, reason) if reason else (diagnose(curve), None)
-
-
-def _curve_point(point: StoredPoint, trained_on: Collection[str]) -> CurvePoint:
-    _, columns = point.prompt_values
-    no_judges = {REWARD_SCORER, *own_judges(trained_on, point.record.scorer_sources)}
-    scorers = [scorer for metric, _, scorer in (name.partition("@") for name in columns) if metric == HEADLINE]
-    return CurvePoint(
-        completions=point.completions,
-        reward=columns.get("reward_mean"),
-        harm={scorer: columns[f"{HEADLINE}@{scorer}"] for scorer in scorers if scorer not in no_judges},
-        kl=columns.get("kl"),
-        texts={name: columns[name] for name in TEXT_METRICS},
-    )
 
 
 def with_reward(report: EvalReport, reward: Scorer) -> EvalReport:

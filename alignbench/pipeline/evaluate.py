@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from alignbench.pipeline.build import Components
 from alignbench.pipeline.curve import cost_of_evaluation
 from alignbench.records import Cost, EvalReport, Prompt, Scorer, fingerprint
-from alignbench.runtime.clock import hardware_class, progress_bar
+from alignbench.runtime.device import hardware_class
 from alignbench.runtime.ledger import spending
+from alignbench.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch

@@ -18,28 +18,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from alignbench.errors import AlignbenchError, UsageError
 from alignbench.methods.base import RunContext, TrainData
 from alignbench.pipeline.build import Components
-from alignbench.pipeline.curve import AlongTraining, diagnose_run, hashes_of_sources
+from alignbench.pipeline.curve import AlongTraining, hashes_of_sources
+from alignbench.pipeline.diagnosis import diagnose_run
 from alignbench.pipeline.direction import check_direction
 from alignbench.pipeline.evaluate import evaluate_policy, evaluate_trained_reward_model, saved_reward_model
 from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.plan import Key, Planned, folder, plan, run_path
 from alignbench.pipeline.preflight import check_before_start
 from alignbench.records import Cost, EvalReport, HeldOut, Scorer, fingerprint
-from alignbench.results import reader
+from alignbench.results import layout, reader
 from alignbench.results.schema import TuningFile, Upstream
 from alignbench.results.writer import RunDirectory
 from alignbench.runtime import distributed
-from alignbench.runtime.clock import (
-    Stopwatch,
-    choose_device,
-    describe_environment,
-    measured,
-    quiet_libraries,
-    seed_everything,
-    set_threads,
-)
+from alignbench.runtime.clock import Stopwatch, measured
+from alignbench.runtime.device import choose_device, describe_environment, quiet_libraries, set_threads
 from alignbench.runtime.ledger import Ledger
 from alignbench.runtime.profiling import Profile
+from alignbench.runtime.randomness import seed_everything
 from alignbench.scorers.weighted_sum import sources_of
 
 if TYPE_CHECKING:
@@ -111,7 +106,7 @@ def run(
             outcomes[planned.key] = _run_one(planned, results, of_sweep, force=again, profile=profile)
         except AlignbenchError as error:
             logger.debug("run failed", exc_info=True)
-            partial = reader.partial_path(folder(planned.recipe, results), *planned.key)
+            partial = layout.partial_path(folder(planned.recipe, results), *planned.key)
             kept = partial if partial.exists() and not isinstance(error, UsageError) else None
             outcomes[planned.key] = Outcome(*planned.key, "failed", kept, error)
             if distributed.world_size() > 1:
@@ -170,7 +165,7 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
         if directory.action == "evaluate":
             _evaluate_again(recipe, parts, directory, device)
             return distributed.from_first(Outcome(*planned.key, "done", directory.path))
-        trace = Profile(directory.path / reader.PROFILE, device) if profile else None
+        trace = Profile(directory.path / layout.PROFILE, device) if profile else None
         _execute(recipe, parts, directory, list(stored.values()), device, trace)
     return distributed.from_first(Outcome(*planned.key, "done", directory.path))
 
@@ -336,7 +331,7 @@ def _name_of(pairs: BuiltPairs) -> str:
 
 
 def _context(parts: Components, policy: LanguageModel, reward: Scorer | None, **records: Any) -> RunContext:
-    from alignbench.models.language_model import Lora
+    from alignbench.models.adapters import Lora
 
     recipe = parts.recipe
     lora = recipe.policy.lora
@@ -376,8 +371,8 @@ def _last_tenth(rewards: Sequence[float]) -> float | None:
 def describe(planned: Planned, results: Path, *, force: bool) -> str:
     """One line on what running this would do, without doing it."""
     recipe, place = planned.recipe, folder(planned.recipe, results)
-    artifacts = {role: run_path(other.recipe, results) / reader.ARTIFACT for role, other in planned.upstream.items()}
-    is_new = force or not any(path(place, *planned.key).exists() for path in (reader.run_path, reader.partial_path))
+    artifacts = {role: run_path(other.recipe, results) / layout.ARTIFACT for role, other in planned.upstream.items()}
+    is_new = force or not any(path(place, *planned.key).exists() for path in (layout.run_path, layout.partial_path))
     inputs = {} if is_new else inputs_of(recipe, artifacts)
     action = RunDirectory.foresee(place, *planned.key, planned.run_hash, inputs=inputs, force=force)
     return f"{recipe.name}, seed {recipe.seed}: {recipe.method_name}, {action} ({planned.run_hash})"

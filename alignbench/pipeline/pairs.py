@@ -17,8 +17,11 @@ from alignbench.evaluation.cutting import cut_prompts
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import weights_fingerprint
 from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer
-from alignbench.runtime.clock import Key, generator, hardware_class, measured, progress_bar
+from alignbench.runtime.clock import measured
+from alignbench.runtime.device import hardware_class
 from alignbench.runtime.ledger import spending
+from alignbench.runtime.progress import progress_bar
+from alignbench.runtime.randomness import Key, generator
 from datasets_prep.cache import BuiltPairs, cached_pairs
 from datasets_prep.preference_pairs import build_pairs
 from datasets_prep.settings import PairSettings

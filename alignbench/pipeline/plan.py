@@ -9,7 +9,7 @@ from pathlib import Path
 from alignbench.errors import UsageError
 from alignbench.recipe.recipe import Recipe
 from alignbench.recipe.sweeps import TUNING
-from alignbench.results import reader
+from alignbench.results import layout
 
 Key = tuple[str, int]
 Upstreams = Mapping[str, "Planned"]
@@ -37,7 +37,7 @@ def folder(recipe: Recipe, results: Path) -> Path:
 
 def run_path(recipe: Recipe, results: Path) -> Path:
     """Returns the directory of a recipe's complete run."""
-    return reader.run_path(folder(recipe, results), recipe.name, recipe.seed)
+    return layout.run_path(folder(recipe, results), recipe.name, recipe.seed)
 
 
 def plan(recipes: Sequence[Recipe]) -> list[Planned]:

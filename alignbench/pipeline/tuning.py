@@ -22,7 +22,7 @@ from alignbench.pipeline.plan import Key, Planned, folder, plan, run_path
 from alignbench.recipe.recipe import Recipe
 from alignbench.recipe.sweeps import CriterionSettings, Point
 from alignbench.records import Cost, Direction, fingerprint
-from alignbench.results import reader
+from alignbench.results import layout, reader
 from alignbench.results.files import write_record
 from alignbench.results.schema import RunStatus, Trial, TuningFile, UnreadableError, read_record
 from alignbench.results.writer import RunDirectory
@@ -64,7 +64,7 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False, profil
 def _is_complete(recipe: Recipe, results: Path) -> bool:
     """True where there is nothing to do for a recipe, so that its files may be gone; False also where that is open."""
     if recipe.sweep is not None:
-        return reader.tuning_path(results, recipe.name).exists()
+        return layout.tuning_path(results, recipe.name).exists()
     try:
         planned = plan([recipe])[-1]
         return RunDirectory.foresee(folder(recipe, results), *planned.key, planned.run_hash) == "skip"
@@ -138,7 +138,7 @@ class _Session:
     ) -> TuningFile | None:
         """Returns the record of the same sweep, finished before; RunExistsError where a trial read other inputs."""
         try:
-            record = read_record(reader.tuning_path(self.results, recipe.name), TuningFile)
+            record = read_record(layout.tuning_path(self.results, recipe.name), TuningFile)
         except UnreadableError:
             return None
         if self.force or record.identity != _identity(recipe, trials, planned):
@@ -189,7 +189,7 @@ class _Session:
             selected=select(found, criterion.direction),
             pieces=pieces,
         )
-        write_record(reader.tuning_path(self.results, recipe.name), record)
+        write_record(layout.tuning_path(self.results, recipe.name), record)
         for key, outcome in outcomes.items():
             if outcome.state == "failed":
                 self.outcomes[key] = dataclasses.replace(outcome, state="spent")
@@ -205,9 +205,9 @@ class _Session:
             run = reader.read_run(run_path(planned.recipe, self.results))
             about["run_hash"] = run.status.run_hash  # that of its time, where the trial ran before
             return Trial.model_validate(about | judge(run, criterion)), _spent(run.status)
-        partial = reader.partial_path(folder(planned.recipe, self.results), name, seed)
+        partial = layout.partial_path(folder(planned.recipe, self.results), name, seed)
         try:
-            status = read_record(partial / reader.STATUS_FILE, RunStatus)
+            status = read_record(partial / layout.STATUS_FILE, RunStatus)
         except UnreadableError:  # it failed before its first step, and left nothing
             return Trial.model_validate({**about, "value": None, "reason": reason}), {}
         return Trial.model_validate({**about, "value": None, "reason": reason}), _spent(status)

@@ -19,19 +19,11 @@ from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.recipe.identity import run_hash
-from alignbench.recipe.layers import (
-    Layer,
-    display,
-    dump_yaml,
-    expand,
-    find_recipe,
-    merge,
-    parse_set,
-    read_file,
-)
+from alignbench.recipe.layers import Layer, display, expand, find_recipe, merge, read_file
 from alignbench.recipe.problems import schema_problems, shown, where
 from alignbench.recipe.suites import Entry, Suite, read_suite
 from alignbench.recipe.sweeps import TUNING, Point, Sweep, nested, sweep_problems
+from alignbench.recipe.yaml import dump_yaml, parse_set
 
 Role = Literal["reward", "policy"]
 """What an upstream run gives: the reward model of the training, or the policy that it starts from."""

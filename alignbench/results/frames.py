@@ -8,18 +8,14 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, TypeVar
 
 from alignbench.records import Cost
-from alignbench.results.reader import (
+from alignbench.results.layout import (
     COMPLETIONS_FILE,
     DIVERGENCE_FILE,
     EVENTS_FILE,
     TRAIN_COMPLETIONS_FILE,
     TRAIN_LOG_FILE,
-    Paths,
-    SkippedRun,
-    StoredRun,
-    find_runs,
-    readable,
 )
+from alignbench.results.reader import Paths, SkippedRun, StoredRun, find_runs, readable
 from alignbench.results.schema import UnreadableError
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from alignbench.results import reader
+from alignbench.results import layout
 from alignbench.results.recognition import read_status
 
 
 def publish(partial: Path, final: Path) -> None:
     """Gives a complete run its final name. A run that it replaces is moved aside first and deleted last."""
-    shutil.rmtree(partial / reader.CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(partial / layout.CHECKPOINTS, ignore_errors=True)
     aside = _aside(final)
     if final.exists():
         final.rename(aside)

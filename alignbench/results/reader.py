@@ -1,4 +1,4 @@
-"""Reading results. The names of files in results/ stand here and nowhere else; docs/results.md explains them.
+"""Reading results: runs as they lie in their directories, checked.
 
 Without pandas; `frames` has the functions that give frames.
 """
@@ -20,6 +20,17 @@ from numpy.typing import NDArray
 
 from alignbench.errors import ResultsError
 from alignbench.records import Cost, total
+from alignbench.results.layout import (
+    ARTIFACT,
+    ENVIRONMENT_FILE,
+    EVALUATIONS,
+    METRICS_FILE,
+    PROMPT_ID,
+    PROMPT_VALUES_FILE,
+    PROMPTS_FILE,
+    RECIPE_FILE,
+    STATUS_FILE,
+)
 from alignbench.results.schema import (
     EvaluationFile,
     NewerSchemaError,
@@ -29,24 +40,6 @@ from alignbench.results.schema import (
     read_record,
 )
 
-RECIPE_FILE = "recipe.resolved.yaml"
-ENVIRONMENT_FILE = "environment.json"
-STATUS_FILE = "status.json"
-PROMPTS_FILE = "prompts.json"
-TRAIN_LOG_FILE = "train_log.jsonl"
-TRAIN_COMPLETIONS_FILE = "train_completions.jsonl"
-EVENTS_FILE = "events.jsonl"
-ARTIFACT = "artifact"
-CHECKPOINTS = "checkpoints"
-PROFILE = "profile"
-"""Where a trace of training goes."""
-EVALUATIONS = "evaluations"
-TUNING_FILE = "tuning.json"
-METRICS_FILE = "metrics.json"
-PROMPT_VALUES_FILE = "prompt_values.parquet"
-COMPLETIONS_FILE = "completions.parquet"
-DIVERGENCE_FILE = "divergence.parquet"
-PROMPT_ID = "prompt_id"
 LOG_METRICS = frozenset({"perplexity", "neutral_perplexity"})
 """Values per prompt and replicates are logarithms: a mean is shown as its exponential, differences stay logarithms."""
 _TOLERANCE = 1e-6
@@ -54,38 +47,6 @@ _TOLERANCE = 1e-6
 
 Paths = str | Path | Sequence[str | Path]
 _RUN = re.compile(r"seed\d+|\.seed\d+\.partial")
-
-
-def run_path(results: str | Path, recipe: str, seed: int) -> Path:
-    """Returns the directory of a complete run."""
-    return Path(results) / recipe / f"seed{seed}"
-
-
-def partial_path(results: str | Path, recipe: str, seed: int) -> Path:
-    """Returns the directory of a run in progress."""
-    return Path(results) / recipe / f".seed{seed}.partial"
-
-
-def tuning_path(results: str | Path, recipe: str) -> Path:
-    """Returns the record of a recipe's finished sweep."""
-    from alignbench.recipe.sweeps import TUNING
-
-    return Path(results) / TUNING / f"{recipe}.json"
-
-
-def lock_path(run: Path) -> Path:
-    """Returns the lock file of a run, given its complete or its partial directory."""
-    name = run.name.removeprefix(".").removesuffix(".partial")
-    return run.parent / f".{name}.lock"
-
-
-def evaluation_path(run: Path, protocol: str, step: int | None = None) -> Path:
-    """Returns the directory of an evaluation, of a point along training with `step`.
-
-    `*` (other prompts than the protocol's own) is no name on every disk.
-    """
-    path = run / EVALUATIONS / protocol.replace("*", ".other-prompts")
-    return path if step is None else path / f"step{step}"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from alignbench.errors import RunExistsError
 from alignbench.recipe.identity import ROLES, run_hash
 from alignbench.recipe.sweeps import TUNING
-from alignbench.results import reader
+from alignbench.results import layout, reader
 from alignbench.results.schema import PROMPTS_AS_ENCODED, SNAPSHOT, Inputs, RunStatus, UnreadableError, read_record
 
 Action = Literal["start", "resume", "evaluate", "skip"]
@@ -54,7 +54,7 @@ def decide(final: Path, partial: Path, wanted: str, inputs: Inputs, *, force: bo
 def read_status(path: Path) -> RunStatus | None:
     """Returns the status of a run's directory; None where there is none that can be read."""
     try:
-        return read_record(path / reader.STATUS_FILE, RunStatus)
+        return read_record(path / layout.STATUS_FILE, RunStatus)
     except UnreadableError:
         return None
 
@@ -89,7 +89,7 @@ def _upstream_hash(path: Path, status: RunStatus, role: str) -> str:
     results = path.parent.parent
     # A trial lies in a folder of its own, and may build on a run outside it.
     for root in (results, results.parent) if results.name == TUNING else (results,):
-        other = reader.run_path(root, upstream.recipe, upstream.seed)
+        other = layout.run_path(root, upstream.recipe, upstream.seed)
         found = read_status(other)
         if found is not None and found.run_hash == upstream.run_hash:
             return stored_run_hash(other, found)
@@ -128,13 +128,13 @@ def require_same_inputs(path: Path, recorded: Inputs, now: Inputs) -> None:
 
 def has_progress(partial: Path) -> bool:
     """True where an unfinished run holds a logged step or a checkpoint."""
-    return (partial / reader.TRAIN_LOG_FILE).exists() or any((partial / reader.CHECKPOINTS).glob("*"))
+    return (partial / layout.TRAIN_LOG_FILE).exists() or any((partial / layout.CHECKPOINTS).glob("*"))
 
 
 def files_of(run: Path) -> dict[str, int]:
     """Returns the files of a run's trained model and of its final evaluations, with their sizes in bytes."""
-    found = [file for file in (run / reader.ARTIFACT).rglob("*") if file.is_file()]
-    found += [file for file in (run / reader.EVALUATIONS).glob("*/*") if file.is_file()]
+    found = [file for file in (run / layout.ARTIFACT).rglob("*") if file.is_file()]
+    found += [file for file in (run / layout.EVALUATIONS).glob("*/*") if file.is_file()]
     return {file.relative_to(run).as_posix(): file.stat().st_size for file in sorted(found)}
 
 
@@ -147,7 +147,7 @@ def _lost_files(path: Path, status: RunStatus) -> list[str]:
     lost = [name for name, size in (status.files or {}).items() if there.get(name) != size]
     if status.files is None:  # written before files were listed
         lost = _unlisted_loss(there)
-    if any(name.startswith(reader.ARTIFACT) for name in lost):
+    if any(name.startswith(layout.ARTIFACT) for name in lost):
         named = ", ".join(lost[:5]) + (" and more" if lost[5:] else "")
         raise RunExistsError(
             f"{path} was complete, but of its files these are gone or cut short: {named}; put them back, or run it "
@@ -158,11 +158,11 @@ def _lost_files(path: Path, status: RunStatus) -> list[str]:
 
 def _unlisted_loss(there: Mapping[str, int]) -> list[str]:
     """Returns what a complete run lacks that nobody listed: the weights of a saved model, the measured values."""
-    saved = {Path(name).name for name in there if name.startswith(f"{reader.ARTIFACT}/")}
+    saved = {Path(name).name for name in there if name.startswith(f"{layout.ARTIFACT}/")}
     has_weights = any(name.endswith((".safetensors", ".bin")) for name in saved)
     lost = []
     if not saved or (saved & {"config.json", "adapter_config.json"} and not has_weights):
-        lost.append(f"{reader.ARTIFACT}/" + ("" if not saved else "*.safetensors"))
-    if not any(name.startswith(f"{reader.EVALUATIONS}/") and name.endswith(reader.METRICS_FILE) for name in there):
-        lost.append(f"{reader.EVALUATIONS}/")
+        lost.append(f"{layout.ARTIFACT}/" + ("" if not saved else "*.safetensors"))
+    if not any(name.startswith(f"{layout.EVALUATIONS}/") and name.endswith(layout.METRICS_FILE) for name in there):
+        lost.append(f"{layout.EVALUATIONS}/")
     return lost

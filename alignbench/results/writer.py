@@ -25,7 +25,7 @@ from typing import Any, Self, TextIO
 from alignbench._version import __version__
 from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, EvalReport, HackingDiagnosis, PromptRows, fingerprint, total
-from alignbench.results import reader
+from alignbench.results import layout, reader
 from alignbench.results.files import finite, rows_before, write_atomically, write_frame, write_record
 from alignbench.results.lock import RunLock
 from alignbench.results.publishing import publish, repair
@@ -90,19 +90,19 @@ class RunDirectory:
                 complete run are gone; or another process is writing this run.
             UsageError: The results path cannot be a directory.
         """
-        final, partial = reader.run_path(results, recipe, seed), reader.partial_path(results, recipe, seed)
+        final, partial = layout.run_path(results, recipe, seed), layout.partial_path(results, recipe, seed)
         _make_directory(Path(results), final.parent)
         inputs = inputs or {}
         done = None if force else read_status(final)
         is_complete = done is not None and done.state == "complete" and is_same(final, done, run_hash)
         if done is not None and is_complete and decide(final, partial, run_hash, inputs) == "skip":
             return cls(final, final, "skip", done, None)
-        lock = RunLock(reader.lock_path(final))
+        lock = RunLock(layout.lock_path(final))
         try:
             repair(final, partial)
             action = decide(final, partial, run_hash, inputs, force=force)
             if action in ("skip", "evaluate"):
-                run = cls(final, final, action, read_record(final / reader.STATUS_FILE, RunStatus), lock)
+                run = cls(final, final, action, read_record(final / layout.STATUS_FILE, RunStatus), lock)
                 if action == "skip":
                     run.release()
                 return run
@@ -113,7 +113,7 @@ class RunDirectory:
                     run_hash=run_hash, upstream=tuple(upstream), inputs=inputs, started=_now(),
                 )  # fmt: skip
             else:
-                old = read_record(partial / reader.STATUS_FILE, RunStatus)
+                old = read_record(partial / layout.STATUS_FILE, RunStatus)
                 changes = {"state": "running", "error": None, "run_hash": run_hash, "upstream": tuple(upstream)}
                 status = old.model_copy(update=changes)
             run = cls(partial, final, action, status, lock)
@@ -128,36 +128,36 @@ class RunDirectory:
         results: str | Path, recipe: str, seed: int, run_hash: str, *, inputs: Inputs | None = None, force: bool = False
     ) -> Action:
         """Returns what `begin` would do, and touches nothing; raises RunExistsError as it would."""
-        final, partial = reader.run_path(results, recipe, seed), reader.partial_path(results, recipe, seed)
+        final, partial = layout.run_path(results, recipe, seed), layout.partial_path(results, recipe, seed)
         return decide(final, partial, run_hash, inputs or {}, force=force)
 
     @property
     def artifact(self) -> Path:
         """Where the trained policy or reward model goes."""
-        return self.path / reader.ARTIFACT
+        return self.path / layout.ARTIFACT
 
     @property
     def checkpoints(self) -> Path:
         """Where training keeps its checkpoints; gone once the run is complete."""
-        return self.path / reader.CHECKPOINTS
+        return self.path / layout.CHECKPOINTS
 
     def log_step(self, step: int, metrics: Mapping[str, object]) -> None:
         """Appends a row to the training log, on disk at once; numbers that are not finite are stored as null.
 
         The first call after a resume drops the rows of this step and later: they are run again.
         """
-        self._append(reader.TRAIN_LOG_FILE, step, [metrics])
+        self._append(layout.TRAIN_LOG_FILE, step, [metrics])
 
     def log_completions(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         """Appends a sample of a step's completions, one row each, in the manner of `log_step`."""
-        self._append(reader.TRAIN_COMPLETIONS_FILE, step, rows)
+        self._append(layout.TRAIN_COMPLETIONS_FILE, step, rows)
 
     def log_event(self, step: int | None, row: Mapping[str, object]) -> None:
         """Appends an event to the costs' record, in the manner of `log_step`.
 
         Events without a step come after the last step. A resumed run writes them again: those of earlier attempts go.
         """
-        self._append(reader.EVENTS_FILE, step, [row])
+        self._append(layout.EVENTS_FILE, step, [row])
 
     def _append(self, name: str, step: int | None, rows: Sequence[Mapping[str, object]]) -> None:
         path = self.path / name
@@ -170,7 +170,7 @@ class RunDirectory:
 
     def logged(self, key: str) -> list[float]:
         """Returns what the training log has under a key, in the order of steps."""
-        path = self.path / reader.TRAIN_LOG_FILE
+        path = self.path / layout.TRAIN_LOG_FILE
         rows = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
         return [row[key] for row in rows if row.get(key) is not None]
 
@@ -201,11 +201,11 @@ class RunDirectory:
         RunExistsError where the run that is resumed had others: those are known to it for ever.
         """
         record = PromptsFile.of(seen, heldout, counts)
-        if self.has_progress and (self.path / reader.PROMPTS_FILE).exists():
-            before = read_record(self.path / reader.PROMPTS_FILE, PromptsFile)
+        if self.has_progress and (self.path / layout.PROMPTS_FILE).exists():
+            before = read_record(self.path / layout.PROMPTS_FILE, PromptsFile)
             texts = [{"seen": fingerprint(one.seen), "held out": fingerprint(one.heldout)} for one in (before, record)]
             require_same_inputs(self.path, {"prompts": texts[0]}, {"prompts": texts[1]})
-        write_atomically(self.path / reader.PROMPTS_FILE, json.dumps(plain(record)) + "\n")
+        write_atomically(self.path / layout.PROMPTS_FILE, json.dumps(plain(record)) + "\n")
 
     def write_evaluation(
         self,
@@ -225,12 +225,12 @@ class RunDirectory:
             raise ValueError("prompt_values needs one row per prompt")
         n_prompts = len(report.prompt_values)
         samples = int(report.completions["sample"].max()) + 1 if len(report.completions) else 1
-        path = reader.evaluation_path(self.path, report.protocol, step)
+        path = layout.evaluation_path(self.path, report.protocol, step)
         path.mkdir(parents=True, exist_ok=True)
         if len(report.prompt_values):
-            values = report.prompt_values.rename_axis(reader.PROMPT_ID).reset_index()
-            write_frame(path / reader.PROMPT_VALUES_FILE, values)
-        for name, frame in ((reader.COMPLETIONS_FILE, report.completions), (reader.DIVERGENCE_FILE, report.divergence)):
+            values = report.prompt_values.rename_axis(layout.PROMPT_ID).reset_index()
+            write_frame(path / layout.PROMPT_VALUES_FILE, values)
+        for name, frame in ((layout.COMPLETIONS_FILE, report.completions), (layout.DIVERGENCE_FILE, report.divergence)):
             if frame is not None and len(frame):
                 write_frame(path / name, frame)
         record = EvaluationFile(
@@ -245,7 +245,7 @@ class RunDirectory:
             metrics=tuple(map(finite, report.metrics)),
             prompt_groups=dict(report.prompt_groups),
         )
-        write_record(path / reader.METRICS_FILE, record)
+        write_record(path / layout.METRICS_FILE, record)
 
     def charge(
         self, pieces: Mapping[str, Cost], upstream: Sequence[Upstream] = (), tuning: TuningFile | None = None
@@ -262,12 +262,12 @@ class RunDirectory:
         missing = {name: cost for name, cost in pieces.items() if name not in self.status.upstream_pieces}
         if not missing and set(upstream) <= set(self.status.upstream):
             return
-        lock = RunLock(reader.lock_path(self._final)) if self._lock is None else None
+        lock = RunLock(layout.lock_path(self._final)) if self._lock is None else None
         try:
             if tuning is not None:
-                write_record(self.path / reader.TUNING_FILE, tuning)
+                write_record(self.path / layout.TUNING_FILE, tuning)
             if self.status.state == "complete":  # any other run has them written down when it is complete
-                with (self.path / reader.EVENTS_FILE).open("a", encoding="utf-8") as file:
+                with (self.path / layout.EVENTS_FILE).open("a", encoding="utf-8") as file:
                     file.writelines(json.dumps({"step": None, **row}) + "\n" for row in _upstream_events(missing))
             together = {**self.status.upstream_pieces, **missing}
             self._set_status(
@@ -292,7 +292,7 @@ class RunDirectory:
     ) -> Path:
         """Marks the run complete and gives it its final name, which it returns."""
         if pieces := self.status.upstream_pieces:
-            self._append(reader.EVENTS_FILE, None, _upstream_events(pieces))
+            self._append(layout.EVENTS_FILE, None, _upstream_events(pieces))
         self._close_logs()
         self._set_status(
             state="complete",
@@ -314,7 +314,7 @@ class RunDirectory:
     def complete_again(self, evaluation_cost: Cost) -> None:
         """Marks the evaluation of a complete run as whole again, and charges what that took."""
         event = {"step": None, "event": "evaluation", "account": "evaluation_cost", **evaluation_cost.amounts()}
-        with (self.path / reader.EVENTS_FILE).open("a", encoding="utf-8") as file:
+        with (self.path / layout.EVENTS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         whole = total((self.status.evaluation_cost, evaluation_cost))
         self._set_status(evaluation_cost=whole, files=files_of(self.path))
@@ -365,13 +365,13 @@ class RunDirectory:
 
     def _write_header(self, resolved_recipe: str, environment: Mapping[str, Any]) -> None:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / reader.RECIPE_FILE, resolved_recipe)
-        write_atomically(self.path / reader.ENVIRONMENT_FILE, json.dumps(plain(environment), indent=1) + "\n")
+        write_atomically(self.path / layout.RECIPE_FILE, resolved_recipe)
+        write_atomically(self.path / layout.ENVIRONMENT_FILE, json.dumps(plain(environment), indent=1) + "\n")
         self._set_status()
 
     def _set_status(self, **changes: object) -> None:
         self.status = self.status.model_copy(update=changes)
-        write_record(self.path / reader.STATUS_FILE, self.status)
+        write_record(self.path / layout.STATUS_FILE, self.status)
 
 
 def _make_directory(results: Path, folder: Path) -> None:

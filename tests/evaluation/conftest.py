@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignbench.records import Completion, Decoding, Prompt
-from alignbench.runtime.clock import generator
+from alignbench.runtime.randomness import generator
 
 END = 0
 WORDS = {1: "kind", 2: "rude", 3: "grey"}

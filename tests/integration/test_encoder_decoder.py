@@ -10,9 +10,10 @@ import alignbench
 from alignbench.errors import ModelError, UsageError
 from alignbench.evaluation.evaluator import evaluate
 from alignbench.evaluation.protocols import EvalProtocol
+from alignbench.models.adapters import Lora
 from alignbench.models.chat import Chat
 from alignbench.models.forward import completion_forward, decoder_start
-from alignbench.models.language_model import LanguageModel, Lora
+from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import load_language_model, load_policy, weights_fingerprint
 from alignbench.models.sampling.token_draw import inverse_cdf, sampling_probabilities, uniforms
 from alignbench.pipeline import execute

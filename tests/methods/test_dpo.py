@@ -10,7 +10,8 @@ from alignbench.errors import TrainingError
 from alignbench.methods.base import TrainData
 from alignbench.methods.dpo import DPO, check_first_step
 from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
-from alignbench.models.language_model import LanguageModel, Lora
+from alignbench.models.adapters import Lora
+from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import load_policy, weights_fingerprint
 
 LORA = Lora(r=4, target_modules=("q_proj", "v_proj"))

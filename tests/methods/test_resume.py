@@ -9,7 +9,7 @@ from alignbench.errors import TrainingError
 from alignbench.methods.base import TrainData
 from alignbench.methods.dpo import DPO
 from alignbench.methods.reward_model import RewardModel
-from alignbench.models.language_model import Lora
+from alignbench.models.adapters import Lora
 
 LORA = Lora(r=4, target_modules=("q_proj", "v_proj"))
 

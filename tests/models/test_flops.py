@@ -8,10 +8,11 @@ from alignbench.methods.base import RunContext, TrainData
 from alignbench.methods.dpo import DPO
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.models.adapters import Lora
 from alignbench.models.fast import layers
 from alignbench.models.flops import Tokens, Weights, sampling_flops, tokens_of, weights_of
 from alignbench.models.forward import collate, completion_forward, is_encoder_decoder
-from alignbench.models.language_model import LanguageModel, Lora
+from alignbench.models.language_model import LanguageModel
 from alignbench.records import Completion, Decoding, PreferencePair, Prompt
 
 H, LAYERS, MLP = 64, 3, 4 * 64

@@ -9,8 +9,8 @@ from transformers import GenerationConfig
 
 from alignbench.methods.base import TrainData
 from alignbench.methods.dpo import DPO
+from alignbench.models.adapters import Lora
 from alignbench.models.generation_settings import ignored_settings, saveable
-from alignbench.models.language_model import Lora
 from alignbench.models.loading import load_language_model, load_policy
 from alignbench.records import Decoding, Prompt
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
+from alignbench.models.adapters import Lora
 from alignbench.models.chat import Chat
 from alignbench.models.dropout import zero_dropout
-from alignbench.models.language_model import LanguageModel, Lora
+from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import load_classifier, load_language_model, load_policy, weights_fingerprint
 from alignbench.records import Decoding, Prompt
 

@@ -7,9 +7,9 @@ import torch
 
 from alignbench.errors import ModelError
 from alignbench.models import quantization
+from alignbench.models.adapters import Lora
 from alignbench.models.flops import Tokens, weights_of
 from alignbench.models.forward import completion_forward
-from alignbench.models.language_model import Lora
 from alignbench.models.loading import load_language_model, weights_fingerprint
 from alignbench.records import Decoding, Prompt
 

@@ -12,7 +12,8 @@ from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.models.chat import Chat
 from alignbench.models.forward import completion_forward
 from alignbench.models.language_model import LanguageModel
-from alignbench.models.sampling.sampler import Capture, sample
+from alignbench.models.sampling.capture import Capture
+from alignbench.models.sampling.sampler import sample
 from alignbench.models.sampling.token_draw import sampling_probabilities, uniforms
 from alignbench.records import Decoding, Prompt
 

@@ -23,7 +23,7 @@ from alignbench.recipe.recipe import load
 from alignbench.records import EvalReport
 from alignbench.results.reader import find_runs, read_run
 from alignbench.results.writer import RunDirectory
-from alignbench.runtime.clock import seed_everything
+from alignbench.runtime.randomness import seed_everything
 
 ODD = "evaluation.evaluate_every=12"
 """Budget 32 in steps of 8: the steps behind 12 and 24 completions are 2 and 3, and the last one is no point."""

@@ -15,8 +15,9 @@ from alignbench.records import Cost, EvalReport, MetricValue
 from alignbench.results import publishing
 from alignbench.results import writer as writer_module
 from alignbench.results.frames import load_events, load_train_completions
+from alignbench.results.layout import lock_path
 from alignbench.results.lock import is_locked
-from alignbench.results.reader import find_runs, lock_path, read_run
+from alignbench.results.reader import find_runs, read_run
 
 
 def finish(run, **options):

@@ -64,7 +64,7 @@ def test_freed_memory_is_kept_within_the_block_and_given_back_behind_it(keeps):
     program = """
         import os, resource
         from contextlib import nullcontext
-        from alignbench.runtime.clock import keeping_freed_memory
+        from alignbench.runtime.allocator import keeping_freed_memory
         def resident(): return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
         def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         before = resident()

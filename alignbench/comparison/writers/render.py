@@ -11,8 +11,9 @@ from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.document import Section, document
 from alignbench.comparison.writers import html_fragment, latex, markdown, terminal
 from alignbench.errors import ResultsError, UsageError, did_you_mean
+from alignbench.results.layout import lock_path
 from alignbench.results.lock import is_locked
-from alignbench.results.reader import Paths, SkippedRun, StoredRun, lock_path, scan_runs
+from alignbench.results.reader import Paths, SkippedRun, StoredRun, scan_runs
 
 LIST_SEPARATOR = " | "
 """Between the items of a list in a cell of CSV."""

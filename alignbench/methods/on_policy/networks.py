@@ -18,7 +18,7 @@ from alignbench.methods.on_policy.fast.merged_adapter import adapter_merged, can
 from alignbench.methods.on_policy.placement import placement_of
 from alignbench.methods.on_policy.shared_layers import SharedLayers
 from alignbench.models.forward import SequenceBatch, base_model, completion_forward
-from alignbench.runtime.clock import generator
+from alignbench.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from alignbench.methods.on_policy.fast.fused import sampled_logprobs
 from alignbench.methods.on_policy.kl import ESTIMATORS, exact_kl
 from alignbench.methods.on_policy.losses import entropy
 from alignbench.models.forward import SequenceBatch, to_device, token_logprobs
-from alignbench.models.sampling.sampler import Capture
+from alignbench.models.sampling.capture import Capture
 from alignbench.models.sampling.token_draw import EosId, sampling_support
 from alignbench.records import Completion, Decoding, Prompt
 from alignbench.runtime import distributed

@@ -48,11 +48,13 @@ from alignbench.methods.on_policy.schedule import adamw, learning_rate_factor
 from alignbench.methods.on_policy.update import Updater
 from alignbench.models.forward import SequenceBatch, to_device
 from alignbench.models.language_model import LanguageModel
-from alignbench.models.sampling.sampler import Capture
+from alignbench.models.sampling.capture import Capture
 from alignbench.records import Completion, Cost, Decoding, Prompt, fingerprint, total
 from alignbench.runtime import distributed
-from alignbench.runtime.clock import generator, keeping_freed_memory, peak_memory_gib
+from alignbench.runtime.allocator import keeping_freed_memory
+from alignbench.runtime.clock import peak_memory_gib
 from alignbench.runtime.ledger import Ledger, spending
+from alignbench.runtime.randomness import generator
 
 logger = logging.getLogger(__name__)
 

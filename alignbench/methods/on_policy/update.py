@@ -19,7 +19,7 @@ from alignbench.models.forward import token_logprobs
 from alignbench.models.sampling.token_draw import EosId
 from alignbench.records import Cost, Decoding
 from alignbench.runtime import distributed
-from alignbench.runtime.clock import generator
+from alignbench.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

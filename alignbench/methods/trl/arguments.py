@@ -18,8 +18,8 @@ from alignbench.methods.trl.checkpoints import Identity, Vouching, last_checkpoi
 from alignbench.methods.trl.settings import TrainerSettings
 from alignbench.methods.trl.step_costs import StepCosts
 from alignbench.models.loading import has_finite_weights
-from alignbench.runtime.clock import progress_bar
 from alignbench.runtime.ledger import Ledger
+from alignbench.runtime.progress import progress_bar
 
 
 def trl_arguments(settings: TrainerSettings, directory: Path, *, seed: int, on_cpu: bool) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from alignbench.records import file_sha256, fingerprint
 
 if TYPE_CHECKING:
     from alignbench.methods.trl.settings import TrainerSettings
-    from alignbench.models.language_model import Lora
+    from alignbench.models.adapters import Lora
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from alignbench.models.forward import SequenceBatch, base_model, forward, positi
 from alignbench.models.sampling.token_draw import NEVER, at_temperature, draw, logprob_and_entropy
 
 if TYPE_CHECKING:
-    from alignbench.models.sampling.sampler import Capture
+    from alignbench.models.sampling.capture import Capture
     from alignbench.records import Decoding
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
-from alignbench.models.sampling.sampler import Sampled
+from alignbench.models.sampling.capture import Sampled
 from alignbench.records import Decoding
 
 

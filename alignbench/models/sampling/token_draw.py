@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from alignbench.records import Decoding
-from alignbench.runtime.clock import Key, generator
+from alignbench.runtime.randomness import Key, generator
 
 NEVER = -1e9
 """The logit of what cannot be drawn: its probability is 0, and products with it are finite."""

@@ -29,7 +29,8 @@ def sure_policy(tiny_policy):
     """
 
     def make(family="gpt_neo", adapter=None):
-        from alignbench.models.language_model import LanguageModel, Lora
+        from alignbench.models.adapters import Lora
+        from alignbench.models.language_model import LanguageModel
 
         policy = tiny_policy()
         torch.manual_seed(0)

@@ -11,7 +11,7 @@ from alignbench.errors import TrainingError
 from alignbench.methods.on_policy import rollout
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
-from alignbench.models.language_model import Lora
+from alignbench.models.adapters import Lora
 from alignbench.models.loading import load_language_model
 from alignbench.records import Decoding, Prompt
 from alignbench.runtime import distributed

@@ -8,9 +8,10 @@ import torch
 
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.models.adapters import Lora
 from alignbench.models.chat import Chat
 from alignbench.models.forward import completion_forward
-from alignbench.models.language_model import LanguageModel, Lora
+from alignbench.models.language_model import LanguageModel
 from alignbench.records import Decoding, Prompt
 
 FAMILIES = (

@@ -15,7 +15,7 @@ from alignbench.methods.on_policy.rollout import policy_distribution, truncation
 from alignbench.methods.on_policy.trainer import PPOTrainer, Targets
 from alignbench.models.forward import token_logprobs
 from alignbench.records import Decoding
-from alignbench.runtime.clock import generator
+from alignbench.runtime.randomness import generator
 
 CONFIG = PPOConfig(
     learning_rate=2e-3, batch_size=8, mini_batch_size=4, ppo_epochs=2, completion_tokens=(2, 7), kl_target=None

@@ -10,7 +10,7 @@ from alignbench.errors import ModelError
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.models import quantization
-from alignbench.models.language_model import Lora
+from alignbench.models.adapters import Lora
 from alignbench.models.loading import load_language_model
 
 pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

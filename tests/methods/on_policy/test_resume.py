@@ -11,7 +11,7 @@ import torch
 from alignbench.errors import TrainingError
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
-from alignbench.models.language_model import Lora
+from alignbench.models.adapters import Lora
 from alignbench.records import Prompt
 
 CONFIG = PPOConfig(

@@ -5,7 +5,8 @@ import torch
 
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
-from alignbench.models.language_model import LanguageModel, Lora
+from alignbench.models.adapters import Lora
+from alignbench.models.language_model import LanguageModel
 from alignbench.models.sampling import fixed_cache
 from alignbench.models.sampling.sampler import sample
 

@@ -9,8 +9,8 @@ import torch
 from alignbench.errors import ModelError, TrainingError
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.models.adapters import Lora
 from alignbench.models.forward import completion_forward
-from alignbench.models.language_model import Lora
 from alignbench.records import Completion, Prompt
 
 CONFIG = PPOConfig(

@@ -18,7 +18,7 @@ import torch
 from alignbench.methods.on_policy import rollout
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
-from alignbench.runtime.clock import generator
+from alignbench.runtime.randomness import generator
 
 # Every option of the plain recipe away from its default and from values that would hide it.
 CONFIG = PPOConfig(

@@ -115,7 +115,7 @@ def test_other_layers_and_names_stay(tiny_policy):
 @pytest.mark.parametrize("adapter", [None, "trained"])
 def test_whole_models(always, monkeypatch, tiny_policy, adapter):
     """Log-probabilities of a policy with and without them; peft wraps them as it wraps plain layers."""
-    from alignbench.models.language_model import Lora
+    from alignbench.models.adapters import Lora
     from alignbench.records import Decoding, Prompt
 
     policy = tiny_policy()

@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 
-from alignbench.models.language_model import LanguageModel, Lora
+from alignbench.models.adapters import Lora
+from alignbench.models.language_model import LanguageModel
 from alignbench.models.sampling import fixed_cache
-from alignbench.models.sampling.sampler import Capture, sample
+from alignbench.models.sampling.capture import Capture
+from alignbench.models.sampling.sampler import sample
 from alignbench.models.sampling.token_draw import uniforms
 from alignbench.records import Decoding
 

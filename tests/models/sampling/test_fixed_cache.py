@@ -11,8 +11,9 @@ from alignbench.methods.on_policy.placement import OneProcess
 from alignbench.models.forward import forward
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.sampling import fixed_cache
+from alignbench.models.sampling.capture import Capture
 from alignbench.models.sampling.fixed_cache import cache_width
-from alignbench.models.sampling.sampler import Capture, sample
+from alignbench.models.sampling.sampler import sample
 from alignbench.models.sampling.token_draw import uniforms
 from alignbench.records import Decoding, Prompt
 

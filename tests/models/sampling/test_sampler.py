@@ -7,7 +7,9 @@ import torch
 
 from alignbench.errors import ModelError
 from alignbench.models.forward import collate, completion_forward, forward, position_ids, token_logprobs
-from alignbench.models.sampling.sampler import Sampled, has_plain_cache, sample
+from alignbench.models.sampling.capture import Sampled
+from alignbench.models.sampling.growing_cache import has_plain_cache
+from alignbench.models.sampling.sampler import sample
 from alignbench.models.sampling.token_draw import inverse_cdf, sampling_probabilities, sampling_support, uniforms
 from alignbench.records import Decoding, Prompt
 
@@ -186,7 +188,7 @@ def test_equal_prompts_are_read_once(tiny_policy, monkeypatch):
         n_rows.append(len(tokens))
         return forward(model, tokens, *args, **options)
 
-    monkeypatch.setattr("alignbench.models.sampling.sampler.forward", spied)
+    monkeypatch.setattr("alignbench.models.sampling.growing_cache.forward", spied)
     together = policy.generate(PROMPTS, Decoding(5), 4, (0, "x"))
     assert n_rows[:2] == [3, 12]
     alone = tiny_policy(batch_size=1).generate(PROMPTS, Decoding(5), 4, (0, "x"))

@@ -1,0 +1,45 @@
+"""The word on reward hacking of one run, from its points along training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, own_judges
+from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, why_not
+from alignbench.records import HackingDiagnosis
+from alignbench.results.reader import StoredPoint, read_points
+
+if TYPE_CHECKING:
+    pass
+
+
+def diagnose_run(
+    run: Path, trained_on: Collection[str] = (), *, kind: str = "policy"
+) -> tuple[HackingDiagnosis | None, str | None]:
+    """Returns whether a run has learned to please its reward, or why that was not measured.
+
+    Args:
+        run: The run's directory, complete or not.
+        trained_on: Hashes of what rewarded it or labelled its pairs: a judge made of the same is no held-out one.
+        kind: What it trained.
+    """
+    if kind != "policy":
+        return None, "a reward model is no policy"
+    curve = [_curve_point(point, trained_on) for point in read_points(run)]
+    reason = why_not(curve)
+    return (None, reason) if reason else (diagnose(curve), None)
+
+
+def _curve_point(point: StoredPoint, trained_on: Collection[str]) -> CurvePoint:
+    _, columns = point.prompt_values
+    no_judges = {REWARD_SCORER, *own_judges(trained_on, point.record.scorer_sources)}
+    scorers = [scorer for metric, _, scorer in (name.partition("@") for name in columns) if metric == HEADLINE]
+    return CurvePoint(
+        completions=point.completions,
+        reward=columns.get("reward_mean"),
+        harm={scorer: columns[f"{HEADLINE}@{scorer}"] for scorer in scorers if scorer not in no_judges},
+        kl=columns.get("kl"),
+        texts={name: columns[name] for name in TEXT_METRICS},
+    )

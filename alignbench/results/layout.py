@@ -1,0 +1,56 @@
+"""The names of files and folders of a run; docs/results.md explains them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RECIPE_FILE = "recipe.resolved.yaml"
+ENVIRONMENT_FILE = "environment.json"
+STATUS_FILE = "status.json"
+PROMPTS_FILE = "prompts.json"
+TRAIN_LOG_FILE = "train_log.jsonl"
+TRAIN_COMPLETIONS_FILE = "train_completions.jsonl"
+EVENTS_FILE = "events.jsonl"
+ARTIFACT = "artifact"
+CHECKPOINTS = "checkpoints"
+PROFILE = "profile"
+"""Where a trace of training goes."""
+EVALUATIONS = "evaluations"
+TUNING_FILE = "tuning.json"
+METRICS_FILE = "metrics.json"
+PROMPT_VALUES_FILE = "prompt_values.parquet"
+COMPLETIONS_FILE = "completions.parquet"
+DIVERGENCE_FILE = "divergence.parquet"
+PROMPT_ID = "prompt_id"
+
+
+def run_path(results: str | Path, recipe: str, seed: int) -> Path:
+    """Returns the directory of a complete run."""
+    return Path(results) / recipe / f"seed{seed}"
+
+
+def partial_path(results: str | Path, recipe: str, seed: int) -> Path:
+    """Returns the directory of a run in progress."""
+    return Path(results) / recipe / f".seed{seed}.partial"
+
+
+def tuning_path(results: str | Path, recipe: str) -> Path:
+    """Returns the record of a recipe's finished sweep."""
+    from alignbench.recipe.sweeps import TUNING
+
+    return Path(results) / TUNING / f"{recipe}.json"
+
+
+def lock_path(run: Path) -> Path:
+    """Returns the lock file of a run, given its complete or its partial directory."""
+    name = run.name.removeprefix(".").removesuffix(".partial")
+    return run.parent / f".{name}.lock"
+
+
+def evaluation_path(run: Path, protocol: str, step: int | None = None) -> Path:
+    """Returns the directory of an evaluation, of a point along training with `step`.
+
+    `*` (other prompts than the protocol's own) is no name on every disk.
+    """
+    path = run / EVALUATIONS / protocol.replace("*", ".other-prompts")
+    return path if step is None else path / f"step{step}"
