@@ -95,3 +95,6 @@ def check_first_step(logs: Mapping[str, float]) -> None:
             f"the first DPO loss is {logs['loss']:.6f} with implicit rewards {logs['rewards/chosen']:.2e} and "
             f"{logs['rewards/rejected']:.2e}, expected ln 2 = 0.693147 and 0: policy and reference differ"
         )
+
+
+plugin = DPO

@@ -61,3 +61,6 @@ class PPO(PPOConfig):
             trainer.train(n_steps, log=log, log_completions=run.log_completions, checkpoints=run.checkpoints)
         run.evaluate_at(n_steps, n_steps * self.batch_size, policy)  # a resumed run may have had no step left
         return policy
+
+
+plugin = PPO

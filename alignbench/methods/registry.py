@@ -1,11 +1,4 @@
-"""Finds methods by name: the built-in ones, and those that installed packages add under `alignbench.methods`.
-
-A package adds a method with an entry point whose name is the method's name in a recipe:
-
-    [options.entry_points]
-    alignbench.methods =
-        my_method = my_package.my_method:MyMethod
-"""
+"""What a method is, by its name: its class, and its documentation as `alignbench methods NAME` prints it."""
 
 from __future__ import annotations
 
@@ -17,23 +10,12 @@ import textwrap
 import types
 import typing
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
 
-from alignbench.errors import UsageError, did_you_mean
-
-ENTRY_POINT_GROUP = "alignbench.methods"
+from alignbench.errors import UsageError
+from alignbench.plugins import METHODS
 
 _INTERFACE = ("needs", "needs_reward", "architectures", "produces", "train")
-
-_BUILT_IN = {
-    "dpo": "alignbench.methods.dpo:DPO",
-    "ppo": "alignbench.methods.ppo:PPO",
-    "reward_model": "alignbench.methods.reward_model:RewardModel",
-    "untrained": "alignbench.methods.untrained:Untrained",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +47,7 @@ def known_methods() -> list[str]:
     Raises:
         UsageError: if an installed package claims a name that is taken.
     """
-    return sorted({*_BUILT_IN, *_third_party()})
+    return METHODS.names()
 
 
 def method_class(name: str) -> type[Any]:
@@ -74,15 +56,7 @@ def method_class(name: str) -> type[Any]:
     Raises:
         UsageError: if there is no such method, or what a package offers under the name is none.
     """
-    if name not in known_methods():
-        raise UsageError(
-            f"unknown method {name!r}{did_you_mean(name, known_methods())} (known: {', '.join(known_methods())})"
-        )
-    if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        found = getattr(import_module(module), attribute)
-    else:
-        found = _load(_third_party()[name])
+    found = METHODS.load(name)
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise UsageError(f"method {name!r} is {found!r}; a method is a frozen dataclass with a train function")
     missing = [part for part in _INTERFACE if not hasattr(found, part)]
@@ -108,35 +82,6 @@ def describe(name: str) -> MethodDescription:
         if field.init
     )
     return MethodDescription(name, inspect.getdoc(sys.modules[method.__module__]) or "", fields)
-
-
-@cache
-def _third_party() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        taken = "alignbench itself" if entry.name in _BUILT_IN else _origin(found.get(entry.name))
-        if taken:
-            raise UsageError(
-                f"{_origin(entry)} offers a method called {entry.name!r}, a name that {taken} already uses; "
-                "rename its entry point or uninstall the package"
-            )
-        found[entry.name] = entry
-    return found
-
-
-def _origin(entry: EntryPoint | None) -> str:
-    if entry is None:
-        return ""
-    return f"the package {entry.dist.name!r}" if entry.dist else f"the entry point {entry.value!r}"
-
-
-def _load(entry: EntryPoint) -> Any:
-    try:
-        return entry.load()
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"method {entry.name!r} of {_origin(entry)} cannot be imported from {entry.value}: {error}"
-        ) from error
 
 
 def _default(field: dataclasses.Field[Any]) -> object:

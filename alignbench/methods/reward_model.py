@@ -146,3 +146,6 @@ _LOG_NAMES = {
     "margin": "reward_model/margin",
     "mean_reward": "reward_model/mean_reward",
 }
+
+
+plugin = RewardModel

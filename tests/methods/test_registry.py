@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 from pydantic import Field
 
+from alignbench import plugins
 from alignbench.errors import UsageError
 from alignbench.methods import registry
 
@@ -49,13 +50,13 @@ def installed(monkeypatch):
     """Installs entry points for the length of a test."""
 
     def install(*points: tuple[str, str]) -> None:
-        entries = [EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in points]
-        monkeypatch.setattr(registry, "entry_points", lambda group: entries if group == "alignbench.methods" else [])
-        registry._third_party.cache_clear()
+        entries = [EntryPoint(name, value, "alignbench.methods") for name, value in points]
+        monkeypatch.setattr(plugins, "entry_points", lambda group: entries if group == "alignbench.methods" else [])
+        plugins.entries_of.cache_clear()
 
     yield install
     monkeypatch.undo()
-    registry._third_party.cache_clear()
+    plugins.entries_of.cache_clear()
 
 
 @pytest.fixture

@@ -1,0 +1,120 @@
+"""Finds what plugs in by its name: what alignbench brings, and what installed packages add by entry points.
+
+A built-in plug-in is a module that binds `plugin`, and has the name of its file. A package adds one by an entry point,
+whose name is the plug-in's name in a recipe or on the command line:
+
+    [options.entry_points]
+    alignbench.methods =
+        my_method = my_package.my_method:MyMethod
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from alignbench.errors import UsageError, did_you_mean
+
+_BINDS_PLUGIN = re.compile(r"^plugin\b", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """All plug-ins of one kind."""
+
+    kind: str
+    """One of them in words, for messages: `method`."""
+    group: str
+    """The group of the entry points that add to them."""
+    package: str
+    """The package whose modules are the built-in ones."""
+    word_separator: str = "_"
+    """What stands in names where a file's name has an underscore."""
+
+    def names(self) -> list[str]:
+        """Returns the names of all plug-ins, sorted, without importing any.
+
+        Raises:
+            UsageError: An installed package claims a name that is taken.
+        """
+        return sorted({*self._built_in, *self._added})
+
+    def load(self, name: str, where: str = "") -> Any:
+        """Returns the plug-in of a name.
+
+        Args:
+            name: Its name.
+            where: The recipe's key or the option that names it, for messages.
+
+        Raises:
+            UsageError: There is none of this name, or what a package offers under it cannot be imported.
+        """
+        known = self.names()
+        if name not in known:
+            place = f"{where}: " if where else ""
+            raise UsageError(
+                f"{place}unknown {self.kind} {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
+            )
+        if name in self._built_in:
+            return import_module(self._built_in[name]).plugin
+        entry = self._added[name]
+        try:
+            return entry.load()
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                f"{self.kind} {name!r} of {_owner(entry)} cannot be imported from {entry.value}: {error}"
+            ) from error
+
+    def owner(self, name: str) -> str:
+        """Returns who brings a plug-in, in words."""
+        return "alignbench itself" if name in self._built_in else _owner(self._added[name])
+
+    @cached_property
+    def _built_in(self) -> dict[str, str]:
+        """Modules by name."""
+        spec = find_spec(self.package)
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        files = [file for folder in spec.submodule_search_locations for file in Path(folder).glob("*.py")]
+        return {
+            file.stem.replace("_", self.word_separator): f"{self.package}.{file.stem}"
+            for file in sorted(files)
+            if _BINDS_PLUGIN.search(file.read_text(encoding="utf-8"))
+        }
+
+    @property
+    def _added(self) -> dict[str, EntryPoint]:
+        found: dict[str, EntryPoint] = {}
+        for entry in entries_of(self.group):
+            if entry.name in self._built_in or entry.name in found:
+                taken = "alignbench itself" if entry.name in self._built_in else _owner(found[entry.name])
+                raise UsageError(
+                    f"{_owner(entry)} offers a {self.kind} called {entry.name!r}, a name that {taken} already uses; "
+                    "rename its entry point or uninstall the package"
+                )
+            found[entry.name] = entry
+        return found
+
+
+@cache
+def entries_of(group: str) -> tuple[EntryPoint, ...]:
+    """Returns what installed packages offer in a group of entry points, read once a process."""
+    return tuple(entry_points(group=group))
+
+
+def _owner(entry: EntryPoint) -> str:
+    return f"the package {entry.dist.name!r}" if entry.dist else f"the entry point {entry.value!r}"
+
+
+METHODS = Plugins("method", "alignbench.methods", "alignbench.methods")
+SCORERS = Plugins("scorer", "alignbench.scorers", "alignbench.scorers")
+METRICS = Plugins("metric", "alignbench.metrics", "alignbench.evaluation.metrics")
+PROBES = Plugins("probe", "alignbench.probes", "alignbench.evaluation.probes")
+SOURCES = Plugins("source of data", "alignbench.sources", "datasets_prep.sources")
+WRITERS = Plugins("format", "alignbench.writers", "alignbench.comparison.writers", word_separator="-")
