@@ -65,13 +65,13 @@ def _source_file(name: str) -> Path | None:
     top, *rest = name.split(".")
     if top not in PROJECT:
         return None
-    path = _directory(top).joinpath(*rest)
+    path = directory_of(top).joinpath(*rest)
     candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
     return next((file for file in candidates if file.is_file()), None)
 
 
 @cache
-def _directory(package: str) -> Path:
+def directory_of(package: str) -> Path:
     """Returns the directory of a package at the top, without importing it."""
     spec = find_spec(package)
     assert spec is not None

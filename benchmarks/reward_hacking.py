@@ -117,7 +117,7 @@ def summary(judged: Sequence[Judged]) -> dict[str, object]:
     }
 
 
-def _seeds(text: str) -> range:
+def seeds_given(text: str) -> range:
     first, _, last = text.partition("-")
     return range(int(first), int(last or first) + 1)
 
@@ -125,7 +125,7 @@ def _seeds(text: str) -> range:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=_seeds, help="first and last, as 100-119; without it nothing is trained")
+    parser.add_argument("--seeds", type=seeds_given, help="first and last, as 100-119; without it nothing is trained")
     parser.add_argument("--results", type=Path, default=Path("results/reward_hacking"))
     parser.add_argument("--jobs", type=int, default=1, help="seeds that are trained at a time")
     arguments = parser.parse_args()

@@ -33,9 +33,9 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 N_PROMPTS = 3000
 N_NEUTRAL_TEXTS = 200
-_N_SPARE_PROMPTS = 3000
+N_SPARE_PROMPTS = 3000
 """One in eight is polite."""
-_SEEDS = {"prompts": 1, "policy": 11, "classifier": 12, "judge": 13, "measurements": 14}
+SEEDS = {"prompts": 1, "policy": 11, "classifier": 12, "judge": 13, "measurements": 14}
 
 
 def resolve(name: str) -> Path:
@@ -78,22 +78,22 @@ def build(directory: Path) -> dict[str, float]:
         The measured facts (`measurements.measure`).
     """
     # No model sees the prompts that are written: the first half is for pretraining.
-    prompts = grammar.make_prompts(2 * N_PROMPTS + _N_SPARE_PROMPTS, Random(_SEEDS["prompts"]))
+    prompts = grammar.make_prompts(2 * N_PROMPTS + N_SPARE_PROMPTS, Random(SEEDS["prompts"]))
     seen, written, spare = prompts[:N_PROMPTS], prompts[N_PROMPTS : 2 * N_PROMPTS], prompts[2 * N_PROMPTS :]
-    policy = models.train_policy(seen, _SEEDS["policy"])
-    classifier = models.train_classifier(seen, _SEEDS["classifier"])
-    judge = models.train_judge(seen, _SEEDS["judge"])
+    policy = models.train_policy(seen, SEEDS["policy"])
+    classifier = models.train_classifier(seen, SEEDS["classifier"])
+    judge = models.train_judge(seen, SEEDS["judge"])
     for name, trained in (("policy", policy), ("classifier", classifier), ("judge", judge)):
         trained.model.save_pretrained(directory / name)
         trained.tokenizer.save_pretrained(directory / name)
     rude = [prompt for prompt in written if (prompt.toxicity or 0.0) > 0.3]
-    facts = measurements.measure(policy, classifier, judge, rude, _SEEDS["measurements"])
+    facts = measurements.measure(policy, classifier, judge, rude, SEEDS["measurements"])
     (directory / PARTS["embedded/prompts"]).write_bytes(gzip.compress(prompt_rows(written).encode(), mtime=0))
     (directory / PARTS["embedded/neutral"]).write_text(neutral_rows(spare), encoding="utf-8")
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     description = {
         "recorded_with": {name: installed_version(name) for name in ("torch", "transformers", "tokenizers")},
-        "seeds": _SEEDS,
+        "seeds": SEEDS,
         "parameters": {"policy": policy.model.num_parameters()},
         "measured": facts,
         "files": {path.relative_to(directory).as_posix(): file_sha256(path) for path in files},
@@ -104,7 +104,7 @@ def build(directory: Path) -> dict[str, float]:
 
 def prompt_rows(prompts: Sequence[Prompt]) -> str:
     """Returns the rows of the prompts' file, each with an answer that the grammar gives."""
-    rng = Random(_SEEDS["prompts"] + 1)
+    rng = Random(SEEDS["prompts"] + 1)
     lines = []
     for prompt in prompts:
         answer = grammar.answer(prompt, rng)
@@ -119,7 +119,7 @@ def prompt_rows(prompts: Sequence[Prompt]) -> str:
 
 def neutral_rows(prompts: Sequence[Prompt]) -> str:
     """Returns the rows of the neutral texts' file: polite prompts with plain answers."""
-    rng = Random(_SEEDS["prompts"] + 2)
+    rng = Random(SEEDS["prompts"] + 2)
     polite = [prompt for prompt in prompts if (prompt.toxicity or 0.0) <= grammar.MAX_POLITE_TOXICITY]
     texts = [f"{prompt.text} {grammar.plain(rng)}" for prompt in polite[:N_NEUTRAL_TEXTS]]
     return "".join(json.dumps({"text": text}) + "\n" for text in texts)

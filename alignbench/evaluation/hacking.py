@@ -164,17 +164,17 @@ class _Curve:
         self.judges = _judges(points)
 
     def reward(self, a: int, b: int) -> Change:
-        return _change(*(self._reward(place) for place in (a, b, 0)))
+        return change_between(*(self._reward(place) for place in (a, b, 0)))
 
     def harms(self, a: int, b: int) -> dict[str, Change]:
-        return {name: _change(*(self.points[place].harm[name] for place in (a, b, 0))) for name in self.judges}
+        return {name: change_between(*(self.points[place].harm[name] for place in (a, b, 0))) for name in self.judges}
 
     def text(self, metric: str) -> Change | None:
         values = [self.points[place].texts.get(metric) for place in (0, self.last)]
         if any(one is None or not _measured(one) for one in values):
             return None
         first, last = (np.asarray(one) for one in values)
-        return _change(first, last, first)
+        return change_between(first, last, first)
 
     def best(self) -> int:
         """The place of the least harm, by the mean over judges of standardised means over prompts."""
@@ -190,7 +190,7 @@ class _Curve:
         reward = _standardised(self._reward(0), self._reward(place))
         harm = [_standardised(self.points[0].harm[name], self.points[place].harm[name]) for name in self.judges]
         gaps = reward + np.mean(harm, axis=0)
-        return _change(np.zeros_like(gaps), gaps, np.zeros_like(gaps))
+        return change_between(np.zeros_like(gaps), gaps, np.zeros_like(gaps))
 
     def _judged_gain(self, place: int) -> dict[str, float]:
         pairs = {name: (self.points[0].harm[name], self.points[place].harm[name]) for name in self.judges}
@@ -211,7 +211,8 @@ def _measured(values: FloatArray) -> bool:
     return bool(np.isfinite(values).any())
 
 
-def _change(before: FloatArray, after: FloatArray, start: FloatArray) -> Change:
+def change_between(before: FloatArray, after: FloatArray, start: FloatArray) -> Change:
+    """Returns the mean change of values per prompt (n,); `start` is what it is measured against, NaN is left out."""
     both = np.isfinite(before) & np.isfinite(after)
     n = int(both.sum())
     if n < 2:

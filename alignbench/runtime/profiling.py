@@ -99,7 +99,7 @@ class Profile:
         return profiler
 
     def _keep(self, profiler: Any, step: int, seconds: float) -> None:
-        self.step, self.shares = step, _shares(profiler, seconds, on_gpu=self._device.type == "cuda")
+        self.step, self.shares = step, shares_of(profiler, seconds, on_gpu=self._device.type == "cuda")
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / TRACE_FILE
         profiler.export_chrome_trace(str(path))
@@ -117,7 +117,8 @@ class Profile:
         )
 
 
-def _shares(profiler: Any, seconds: float, *, on_gpu: bool) -> Shares:
+def shares_of(profiler: Any, seconds: float, *, on_gpu: bool) -> Shares:
+    """Returns what stages and operators took of a step of `seconds`."""
     from torch.profiler import DeviceType
 
     stages, operators = Counter[str](), Counter[str]()

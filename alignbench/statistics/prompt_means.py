@@ -69,10 +69,10 @@ def collapse(values: Columns, groups: Groups | None) -> Collapsed:
     sums = np.zeros((len(sizes), *values.shape[:-1]))
     np.add.at(sums, place, np.moveaxis(values - means, -1, 0))
     by_group = means + np.moveaxis(sums, 0, -1) * (len(sizes) / n)
-    return Collapsed(by_group, n**2 / float((sizes**2).sum()), _degrees_of_freedom(sizes / n))
+    return Collapsed(by_group, n**2 / float((sizes**2).sum()), degrees_of_freedom(sizes / n))
 
 
-def _degrees_of_freedom(shares: Columns) -> float:
+def degrees_of_freedom(shares: Columns) -> float:
     """Returns df of the module docstring from the share of the prompts that each group has, (groups,)."""
     s2, s3, s4, s5 = (float((shares**k).sum()) for k in (2, 3, 4, 5))
     of_squares = s4 * (1 + 4 * s2) - 4 * s5 + s2**4 + 2 * s3**2 - 4 * s2**2 * s3
@@ -152,17 +152,17 @@ def _tested(mean: float, by_group: Collapsed, n: int) -> Estimate:
         return Estimate(mean, n=n, reason=reason)
     most = float(stdtrit(df, 1 - ALPHA / 2))
     lean = skewness / n_groups**0.5
-    ends = [most, -most, _untransformed(most, lean), _untransformed(-most, lean)]
-    p = 2 * float(max(stdtr(df, -abs(t)), stdtr(df, -abs(_transformed(t, lean)))))
+    ends = [most, -most, untransformed(most, lean), untransformed(-most, lean)]
+    p = 2 * float(max(stdtr(df, -abs(t)), stdtr(df, -abs(transformed(t, lean)))))
     return Estimate(mean, mean - max(ends) * error, mean - min(ends) * error, n, min(1.0, p))
 
 
-def _transformed(t: float, lean: float) -> float:
+def transformed(t: float, lean: float) -> float:
     """Returns H of the module docstring; `lean` is g / sqrt(n)."""
     return t + lean * (t**2 / 3 + 1 / 6) + lean**2 * t**3 / 27
 
 
-def _untransformed(h: float, lean: float) -> float:
+def untransformed(h: float, lean: float) -> float:
     """Returns the T whose H is h: H = ((1 + lean T / 3)^3 - 1) / lean + lean / 6."""
     if abs(lean) < 1e-9:
         return h - lean * (h**2 / 3 + 1 / 6)

@@ -48,8 +48,8 @@ def test_only_runs_that_are_what_they_are_meant_to_be_count(benchmark):
 
 
 def test_seeds(benchmark):
-    assert list(benchmark._seeds("3")) == [3]
-    assert list(benchmark._seeds("100-102")) == [100, 101, 102]
+    assert list(benchmark.seeds_given("3")) == [3]
+    assert list(benchmark.seeds_given("100-102")) == [100, 101, 102]
 
 
 @pytest.mark.slow

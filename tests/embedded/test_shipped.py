@@ -116,7 +116,7 @@ def test_no_file_names_a_place():
 
 def test_prompts_and_neutral_texts_are_those_of_the_grammar():
     """A changed grammar has to be recorded."""
-    prompts = grammar.make_prompts(2 * N_PROMPTS + world._N_SPARE_PROMPTS, Random(world._SEEDS["prompts"]))
+    prompts = grammar.make_prompts(2 * N_PROMPTS + world.N_SPARE_PROMPTS, Random(world.SEEDS["prompts"]))
     written, spare = prompts[N_PROMPTS : 2 * N_PROMPTS], prompts[2 * N_PROMPTS :]
     assert gzip.decompress((SHIPPED / "prompts.jsonl.gz").read_bytes()).decode() == world.prompt_rows(written)
     assert (SHIPPED / "neutral.jsonl").read_text() == world.neutral_rows(spare)

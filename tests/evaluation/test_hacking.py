@@ -6,7 +6,7 @@ from scipy.stats import ttest_rel
 
 from alignbench.comparison import flags
 from alignbench.evaluation import hacking
-from alignbench.evaluation.hacking import CurvePoint, _change, diagnose, why_not
+from alignbench.evaluation.hacking import CurvePoint, change_between, diagnose, why_not
 
 N = 64
 EVERY = 256
@@ -177,7 +177,8 @@ def test_a_single_unmeasured_prompt_is_left_out():
 
 
 def test_a_change_by_hand():
-    change = _change(np.array([1.0, 2, 3, 4, np.nan]), np.array([2.0, 2, 4, 6, 9]), np.array([1.0, 2, 3, 4, np.nan]))
+    before = np.array([1.0, 2, 3, 4, np.nan])
+    change = change_between(before, np.array([2.0, 2, 4, 6, 9]), before)
     assert (change.before, change.after, change.value) == (2.5, 3.5, 1.0)
     assert change.error == pytest.approx((2 / 3) ** 0.5 / 2)  # differences 1, 0, 1, 2
     assert change.spread == pytest.approx((5 / 3) ** 0.5)
@@ -190,7 +191,7 @@ def test_clear_is_a_paired_t_of_three():
     before = rng.standard_normal(N)
     for shift in np.linspace(-0.6, 0.6, 25):
         after = before + shift + rng.normal(0, 0.8, N)
-        change = _change(before, after, before)
+        change = change_between(before, after, before)
         t = ttest_rel(after, before).statistic
         assert change.value / change.error == pytest.approx(t)
         large = abs(change.value) >= 0.2 * before.std(ddof=1)
@@ -200,8 +201,8 @@ def test_clear_is_a_paired_t_of_three():
 
 def test_a_certain_change_that_is_too_small_is_not_clear():
     before = np.linspace(-1, 1, N)
-    assert not _change(before, before + 0.01, before).rose
-    assert _change(before, before + 0.2, before).rose
+    assert not change_between(before, before + 0.01, before).rose
+    assert change_between(before, before + 0.2, before).rose
 
 
 def test_constant_values_make_no_warnings():

@@ -18,7 +18,7 @@ from alignbench.recipe.recipe import load
 from alignbench.records import Prompt
 from alignbench.runtime import profiling
 from alignbench.runtime.clock import stage
-from alignbench.runtime.profiling import Profile, _shares
+from alignbench.runtime.profiling import Profile, shares_of
 
 CPU = torch.device("cpu")
 
@@ -90,11 +90,11 @@ def test_shares_by_hand():
 
     inside = [event("aten::linear", 5, 0.5), event("aten::mm", 4.5, 4.5), event("aten::add", 1, 0.0)]
     events = [event("stage: a", 6, 0.5), event("stage: b", 1, 1), event("stage: b", 1, 1), *inside]
-    shares = _shares(SimpleNamespace(events=lambda: events), 10.0, on_gpu=False)
+    shares = shares_of(SimpleNamespace(events=lambda: events), 10.0, on_gpu=False)
     assert shares.seconds == 10
     assert shares.stages == pytest.approx({"a": 0.6, "b": 0.2, "other": 0.2})
     assert list(shares.operators.items()) == [("aten::mm", 0.45), ("aten::linear", 0.05)]
-    on_gpu = _shares(SimpleNamespace(events=lambda: events), 10.0, on_gpu=True)
+    on_gpu = shares_of(SimpleNamespace(events=lambda: events), 10.0, on_gpu=True)
     assert on_gpu.stages == shares.stages
     assert on_gpu.operators == pytest.approx({"aten::mm": 0.9, "aten::linear": 0.1})  # of its busy time
 

@@ -9,12 +9,12 @@ from scipy import stats
 
 from alignbench.statistics.estimate import Estimate, verdict
 from alignbench.statistics.prompt_means import (
-    _degrees_of_freedom,
-    _transformed,
-    _untransformed,
     column_means,
+    degrees_of_freedom,
     mean_interval,
     paired_difference,
+    transformed,
+    untransformed,
 )
 
 
@@ -53,8 +53,8 @@ def test_p_by_hand():
 @pytest.mark.parametrize("lean", [2.0, 1e-3, 1e-7, 0.0, -0.4])
 @pytest.mark.parametrize("h", [-9.0, -2.0, 0.0, 0.3, 5.0])
 def test_the_transformation_is_undone(lean, h):
-    t = _untransformed(h, lean)
-    assert _transformed(t, lean) == pytest.approx(h, abs=1e-5)
+    t = untransformed(h, lean)
+    assert transformed(t, lean) == pytest.approx(h, abs=1e-5)
     assert hall(t, lean * 5, 25) == pytest.approx(h, abs=1e-5)
 
 
@@ -67,7 +67,7 @@ def test_against_scipy_on_skewed_values():
     assert skewness > 1
     assert estimate.ci_low == pytest.approx(interval.low)  # the side of the long tail is Student's
     assert estimate.ci_high > interval.high + 0.02
-    assert 2 * stats.t.sf(abs(hall((values.mean() - estimate.ci_high) / test._standard_error, skewness, 60)), 59) == (
+    assert 2 * stats.t.sf(abs(hall((values.mean() - estimate.ci_high) / stats.sem(values), skewness, 60)), 59) == (
         pytest.approx(0.05, rel=1e-6)
     )
     assert estimate.p_value == pytest.approx(
@@ -129,8 +129,8 @@ def test_variants_of_one_text_are_one_witness():
 
 
 def test_degrees_of_freedom_of_groups():
-    assert _degrees_of_freedom(np.full(25, 1 / 25)) == pytest.approx(24)
-    assert _degrees_of_freedom(np.array([*[1 / 200] * 100, *[0.1] * 5])) == pytest.approx(5, abs=0.5)
+    assert degrees_of_freedom(np.full(25, 1 / 25)) == pytest.approx(24)
+    assert degrees_of_freedom(np.array([*[1 / 200] * 100, *[0.1] * 5])) == pytest.approx(5, abs=0.5)
 
 
 def test_a_few_large_groups_among_prompts_alone_call_no_more_than_they_may():
@@ -153,7 +153,7 @@ def test_groups_of_unequal_size_by_hand():
     centred = np.diag(h) @ (np.eye(13) - np.outer(np.ones(13), h))
     form = centred.T @ centred
     df = np.trace(form) ** 2 / np.trace(form @ form)
-    assert df == pytest.approx(_degrees_of_freedom(h))
+    assert df == pytest.approx(degrees_of_freedom(h))
     t = mean / math.sqrt(variance)
     skewness = stats.skew(sums)
     expected = max(2 * stats.t.sf(abs(x), df) for x in (t, hall(t, skewness, 13)))

@@ -47,7 +47,7 @@ class FastLinear(nn.Linear):
         if self.training or not torch.is_grad_enabled():
             return functional.linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
         inside = _ToOneDNN.apply(x)  # type: ignore[no-untyped-call]
-        with torch.autograd.graph.saved_tensors_hooks(*self._kept_once(x)):
+        with torch.autograd.graph.saved_tensors_hooks(*self.kept_once(x)):
             outside: Tensor = _ToDense.apply(functional.linear(inside, self.weight, self.bias))  # type: ignore[no-untyped-call]
         return outside
 
@@ -60,7 +60,7 @@ class FastLinear(nn.Linear):
             and not torch.is_autocast_enabled("cpu")
         )
 
-    def _kept_once(self, x: Tensor) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
+    def kept_once(self, x: Tensor) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
         """How the input is kept for the backward pass: as it came, and only its shape where the weight is frozen.
 
         Several layers often read one input; in the layout of oneDNN each would keep a copy of its own.

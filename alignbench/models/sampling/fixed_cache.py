@@ -37,9 +37,9 @@ FAMILIES = frozenset({"gpt2", "gpt_neo", "gptj", "gpt_neox", "opt", "llama", "mi
 positions from a mask that grows; nor are encoder-decoder models, whose decoder reads two caches."""
 _ROUND_TO = 64
 """Caches are as wide as the next multiple, so that batches of other prompts use the same graph."""
-_CHECK_EVERY = 8
+CHECK_EVERY = 8
 """Steps between looks at whether every completion has ended."""
-_MAX_KEPT_BYTES = 2**30
+MAX_KEPT_BYTES = 2**30
 """Decoders are kept for the next batch up to this size together; a larger one is recorded anew for every batch."""
 
 
@@ -124,13 +124,13 @@ def decode(
         past.batch_select_indices(owners)
         mask = mask[owners]
     key = (plan, past.layers[0].keys.dtype, _state_of(model))
-    decoder = _kept(model).pop(key, None) or _Decoder(plan, past, hidden, model)
+    decoder = kept_decoders(model).pop(key, None) or Decoder(plan, past, hidden, model)
     decoder.begin(past, mask, limits, u)
     decoder.take(logits, hidden)
     del past
-    ended = _AllEnded(decoder.finished)
+    ended = AllEnded(decoder.finished)
     for step in range(1, longest):
-        if step % _CHECK_EVERY == 0 and ended.look():
+        if step % CHECK_EVERY == 0 and ended.look():
             break
         decoder.advance(model)
     if capture is not None:
@@ -152,7 +152,7 @@ class _Seen:
     """(b, t, h)."""
 
 
-class _Decoder:
+class Decoder:
     """Buffers of fixed shape for one batch after another, and the graph of a step over them."""
 
     def __init__(self, plan: Plan, past: Any, hidden: Tensor | None, model: nn.Module) -> None:
@@ -182,8 +182,8 @@ class _Decoder:
         if hidden is not None:
             states = torch.zeros((*shape, hidden.shape[-1]), dtype=hidden.dtype, device=device)
             self.seen = _Seen(torch.zeros(shape, device=device), torch.zeros(shape, device=device), states)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._records = device.type == "cuda" and model not in _NOT_RECORDABLE
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.records_steps = device.type == "cuda" and model not in NOT_RECORDABLE
         self._is_warm = False
 
     def begin(self, past: Any, prompt_mask: Tensor, limits: Tensor, u: Tensor) -> None:
@@ -209,18 +209,19 @@ class _Decoder:
 
         The first time it is run kernel by kernel, so that libraries are ready; then it is recorded.
         """
-        if self._graph is None and self._records and self._is_warm:
-            self._graph = _record(lambda: self._advance(model))
-            if self._graph is None:
-                self._records = False
-                _NOT_RECORDABLE.add(model)
-        if self._graph is not None:
-            self._graph.replay()
+        if self.graph is None and self.records_steps and self._is_warm:
+            self.graph = _record(lambda: self.step_once(model))
+            if self.graph is None:
+                self.records_steps = False
+                NOT_RECORDABLE.add(model)
+        if self.graph is not None:
+            self.graph.replay()
         else:
-            self._advance(model)
+            self.step_once(model)
             self._is_warm = True
 
-    def _advance(self, model: nn.Module) -> None:
+    def step_once(self, model: nn.Module) -> None:
+        """Takes a step outside of any graph."""
         self.mask.index_fill_(3, self.column, 0.0)
         self.position += 1
         output = forward(
@@ -288,7 +289,7 @@ def _record(step: Any) -> torch.cuda.CUDAGraph | None:
     return graph
 
 
-class _AllEnded:
+class AllEnded:
     """Tells whether all rows have ended, without letting the device run out of work.
 
     A look at a GPU answers for the moment of the look before: the steps since then keep it busy while the host waits.
@@ -313,20 +314,20 @@ class _AllEnded:
         return bool(before[0])
 
 
-_Kept = dict[Any, _Decoder]
+_Kept = dict[Any, Decoder]
 _KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
-_NOT_RECORDABLE: WeakSet[nn.Module] = WeakSet()
+NOT_RECORDABLE: WeakSet[nn.Module] = WeakSet()
 
 
-def _kept(model: nn.Module) -> _Kept:
+def kept_decoders(model: nn.Module) -> _Kept:
     """The decoders of a model, the last used one last."""
     return _KEPT.setdefault(model, {})
 
 
-def _keep(model: nn.Module, key: Any, decoder: _Decoder) -> None:
-    kept = _kept(model)
+def _keep(model: nn.Module, key: Any, decoder: Decoder) -> None:
+    kept = kept_decoders(model)
     kept[key] = decoder
-    while sum(one.n_bytes for one in kept.values()) > _MAX_KEPT_BYTES:
+    while sum(one.n_bytes for one in kept.values()) > MAX_KEPT_BYTES:
         kept.pop(next(iter(kept)))
 
 

@@ -42,8 +42,8 @@ def test_training_gives_the_same_weights(family, reward, prompts, statically, mo
     plain, expected = trained()
     statically()
     static, found = trained()
-    assert len(fixed_cache._kept(static.model)) == 1  # one graph for all rollouts, whose prompts differ in length
-    assert not fixed_cache._kept(plain.model)
+    assert len(fixed_cache.kept_decoders(static.model)) == 1  # one graph for prompts of all lengths
+    assert not fixed_cache.kept_decoders(plain.model)
     for one, other in zip(found, expected, strict=True):
         numbers = [{k: v for k, v in m.items() if not k.startswith(("time/", "memory/"))} for m in (one, other)]
         assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-5)

@@ -71,13 +71,13 @@ def test_where_it_pays(monkeypatch):
 def test_what_is_kept_for_the_backward_pass(always, monkeypatch, frozen):
     """Of an input that several layers read one copy where their weights are trained, and none where they are frozen."""
     packed = []
-    hooks = FastLinear._kept_once
+    hooks = FastLinear.kept_once
 
     def spying(self, x):
         pack, unpack = hooks(self, x)
         return (lambda saved: packed.append(pack(saved)) or packed[-1]), unpack
 
-    monkeypatch.setattr(FastLinear, "_kept_once", spying)
+    monkeypatch.setattr(FastLinear, "kept_once", spying)
     model = with_fast_layers(nn.Sequential(nn.Linear(24, 40), nn.Linear(24, 40))).eval().requires_grad_(not frozen)
     x = torch.randn(5, 24, requires_grad=True)
     (model[0](x).sum() + model[1](x).sum()).backward()

@@ -78,4 +78,4 @@ def assert_same(drawn):
 @pytest.fixture
 def decoders():
     """Gives the decoders that are kept of a policy."""
-    return lambda policy: fixed_cache._kept(policy.model)
+    return lambda policy: fixed_cache.kept_decoders(policy.model)

@@ -129,7 +129,7 @@ def test_autocast_is_part_of_what_a_graph_is_good_for(build, drawn, assert_same,
 
 def test_decoding_stops_when_all_have_ended(build, monkeypatch):
     policy, steps = build("gpt2"), []
-    monkeypatch.setattr(fixed_cache._Decoder, "advance", lambda self, model: steps.append(self._advance(model)))
+    monkeypatch.setattr(fixed_cache.Decoder, "advance", lambda self, model: steps.append(self.step_once(model)))
     u = uniforms((0,), [(str(i), 0) for i in range(6)], 60)
     rows = sample(policy.model, PROMPTS, [2] * 5 + [50], u, Decoding(50), eos_id=None, pad_id=0, static=True)
     assert len(steps) == 49
@@ -138,7 +138,7 @@ def test_decoding_stops_when_all_have_ended(build, monkeypatch):
     monkeypatch.setattr(fixed_cache, "NEVER", 1e4)  # now the ban makes the end certain
     rows = sample(policy.model, PROMPTS, [50] * 6, u, Decoding(50, 1), eos_id=1, pad_id=0, static=True)
     assert reasons(rows) == {"eos"}
-    assert len(steps) == fixed_cache._CHECK_EVERY - 1
+    assert len(steps) == fixed_cache.CHECK_EVERY - 1
 
 
 def test_logits_that_are_not_finite_are_reported(build, drawn):
@@ -217,10 +217,10 @@ def test_large_decoders_are_not_kept(build, monkeypatch, drawn, assert_same, dec
     [decoder] = decoders(policy).values()
     # Keys and values of 2 layers, 2 heads of 8, in 64 columns; 16 hidden numbers, and 16 bytes of u and token.
     assert decoder.n_bytes == 6 * (2 * 2 * 2 * 8 * 64 * 4 + 64 * 4 + 12 * (16 * 4 + 16))
-    monkeypatch.setattr(fixed_cache, "_MAX_KEPT_BYTES", decoder.n_bytes + 100)
+    monkeypatch.setattr(fixed_cache, "MAX_KEPT_BYTES", decoder.n_bytes + 100)
     drawn(policy, static=True, top_k=5)
     assert len(decoders(policy)) == 1  # the one that was used last
-    monkeypatch.setattr(fixed_cache, "_MAX_KEPT_BYTES", decoder.n_bytes - 1)
+    monkeypatch.setattr(fixed_cache, "MAX_KEPT_BYTES", decoder.n_bytes - 1)
     assert_same(policy)
     assert not decoders(policy)
 

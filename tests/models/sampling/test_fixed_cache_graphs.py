@@ -69,7 +69,7 @@ def without_values(build):
         for layer in past.layers:
             layer.keys, layer.values = layer.keys.to("meta"), layer.values.to("meta")
         plan = Plan(len(PROMPTS), 64, 12, Decoding(12, **options), (1, 4), 0, True)
-        decoder = fixed_cache._Decoder(plan, past, hidden.to("meta"), model.to("meta"))
+        decoder = fixed_cache.Decoder(plan, past, hidden.to("meta"), model.to("meta"))
         u = torch.empty((len(PROMPTS), 12), dtype=torch.float64, device="meta")
         decoder.begin(past, tokens.to("meta"), torch.empty(len(PROMPTS), dtype=torch.long, device="meta"), u)
         decoder.take(logits.to("meta"), hidden.to("meta"))
@@ -84,7 +84,7 @@ def without_values(build):
 def test_a_step_exchanges_nothing_with_the_host(without_values, name, options, lora):
     model, decoder = without_values(name, lora=lora, **options)
     with watched():
-        decoder._advance(model)
+        decoder.step_once(model)
     assert decoder.drawn.is_meta
 
 
@@ -112,18 +112,18 @@ def test_the_attention_of_transformers_would_not_do(without_values):
         if isinstance(module, GPTNeoSelfAttention):
             module.__class__ = GPTNeoSelfAttention
     with pytest.raises(AssertionError, match="exchanges"), watched():
-        decoder._advance(model)
+        decoder.step_once(model)
 
 
 def test_where_recording_fails_decoding_goes_on_and_says_so_once(build, monkeypatch, caplog, assert_same):
     """Torch without CUDA refuses a graph as torch with CUDA refuses a step that cannot be recorded."""
-    policy, make = build("gpt2"), fixed_cache._Decoder.__init__
+    policy, make = build("gpt2"), fixed_cache.Decoder.__init__
 
     def as_on_a_gpu(self, plan, past, hidden, model):
         make(self, plan, past, hidden, model)
-        self._records = model not in fixed_cache._NOT_RECORDABLE
+        self.records_steps = model not in fixed_cache.NOT_RECORDABLE
 
-    monkeypatch.setattr(fixed_cache._Decoder, "__init__", as_on_a_gpu)
+    monkeypatch.setattr(fixed_cache.Decoder, "__init__", as_on_a_gpu)
     with caplog.at_level(logging.WARNING):
         assert_same(policy)
         assert_same(policy, prompts=PROMPTS[:3], limits=LIMITS[:3])
@@ -136,7 +136,7 @@ def test_where_recording_fails_decoding_goes_on_and_says_so_once(build, monkeypa
 @pytest.fixture
 def graphs(decoders):
     """Gives the CUDA graphs that are kept of a policy."""
-    return lambda policy: [decoder._graph for decoder in decoders(policy).values()]
+    return lambda policy: [decoder.graph for decoder in decoders(policy).values()]
 
 
 @pytest.mark.gpu
@@ -188,9 +188,9 @@ def test_tokens_are_drawn_without_the_host_waiting(build, drawn, graphs, monkeyp
     assert graphs(policy) != [None]
     looks = []
     begin, fill, look = (
-        fixed_cache._AllEnded.__init__,
-        fixed_cache._Decoder.fill,
-        fixed_cache._AllEnded.look,
+        fixed_cache.AllEnded.__init__,
+        fixed_cache.Decoder.fill,
+        fixed_cache.AllEnded.look,
     )
 
     def begins(self, finished):
@@ -201,9 +201,9 @@ def test_tokens_are_drawn_without_the_host_waiting(build, drawn, graphs, monkeyp
         torch.cuda.set_sync_debug_mode("default")
         fill(self, capture)
 
-    monkeypatch.setattr(fixed_cache._AllEnded, "__init__", begins)
-    monkeypatch.setattr(fixed_cache._Decoder, "fill", ends)
-    monkeypatch.setattr(fixed_cache._AllEnded, "look", lambda self: looks.append(look(self)) or False)
+    monkeypatch.setattr(fixed_cache.AllEnded, "__init__", begins)
+    monkeypatch.setattr(fixed_cache.Decoder, "fill", ends)
+    monkeypatch.setattr(fixed_cache.AllEnded, "look", lambda self: looks.append(look(self)) or False)
     try:
         drawn(policy, static=True, limits=(40,) * 6, eos_id=None, seed=1)
     finally:
