@@ -131,6 +131,25 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A completion of a prompt that is to be imitated."""
+
+    prompt: Prompt
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledCompletion:
+    """A completion of a prompt that is known to be wanted or unwanted, without another one to compare it with."""
+
+    prompt: Prompt
+    completion: Completion
+    is_wanted: bool
+    reward: float
+    """What the label was made from."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decoding:
     """How completions are sampled."""
 
@@ -306,6 +325,16 @@ class MetricValue:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerCost:
+    """What a policy spends on one answer, on average over the completions of an evaluation."""
+
+    generated_tokens: float
+    """Tokens drawn for it, those of answers that were thrown away included."""
+    flops: float
+    """Of drawing them, and of everything else that the policy does to answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvalReport:
     """What the evaluator measured on one policy under one protocol."""
 
@@ -322,6 +351,8 @@ class EvalReport:
     """Tokens that were sampled besides these completions, for the divergence."""
     prompt_groups: Mapping[str, str] = field(default_factory=dict)
     """Group by prompt id, of the prompts that are variants of one text."""
+    answer_cost: AnswerCost | None = None
+    """None where nothing answers (a reward model)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from alignbench.records import Cost, Policy, PreferencePair, Prompt, Scorer, TextWindow
+from alignbench.records import (
+    Cost,
+    Demonstration,
+    LabelledCompletion,
+    Policy,
+    PreferencePair,
+    Prompt,
+    Scorer,
+    TextWindow,
+)
 from alignbench.runtime.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -25,9 +34,13 @@ class TrainData:
     prompts: Sequence[Prompt]
     validation_prompts: Sequence[Prompt]
     pairs: Sequence[PreferencePair] = ()
-    """Filled for methods that need `preference_pairs`."""
-    pair_completions: int = 0
-    """Completions drawn from the policy to make the pairs: the part of the budget that they stand for."""
+    """Filled for methods that learn from `preference_pairs`."""
+    demonstrations: Sequence[Demonstration] = ()
+    """Filled for methods that learn from `demonstrations`."""
+    labelled_completions: Sequence[LabelledCompletion] = ()
+    """Filled for methods that learn from `labelled_completions`."""
+    drawn_completions: int = 0
+    """Completions drawn from the policy to make all these: the part of the budget that they stand for."""
 
 
 @dataclass(slots=True)

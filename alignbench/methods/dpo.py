@@ -51,7 +51,7 @@ class DPO(TrainerSettings):
 
         def after_step(step: int, n_steps: int, model: Any) -> None:
             # The pairs were paid for before training; each step uses its share of them.
-            run.evaluate_at(step, data.pair_completions * step // n_steps, policy.with_model(model))
+            run.evaluate_at(step, data.drawn_completions * step // n_steps, policy.with_model(model))
 
         rows = preference_rows(data.pairs, policy)
         identity = training_identity(self, policy.model, rows, seed=run.seed, lora=run.lora)
@@ -69,7 +69,7 @@ class DPO(TrainerSettings):
         )
         train(trainer, run.checkpoints, run.ledger, identity, n_forward=2)  # policy and reference
         policy.model = trainer.model.eval()
-        run.evaluate_at(trainer.state.global_step, data.pair_completions, policy)  # a resumed run may have had no step
+        run.evaluate_at(trainer.state.global_step, data.drawn_completions, policy)  # a resumed run may have had no step
         return policy
 
 

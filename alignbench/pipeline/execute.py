@@ -241,8 +241,10 @@ def _execute(
 
     # 3. Train, and measure on validation prompts along and after.
     with measured(machine, device), trace or nullcontext():
-        pairs_paid = (pairs.pairs, pairs.cost.training_completions) if pairs else ((), 0)
-        train_data = TrainData(data.train, data.validation, *pairs_paid)
+        train_data = TrainData(data.train, data.validation)
+        if pairs is not None:
+            drawn = pairs.cost.training_completions
+            train_data = dataclasses.replace(train_data, pairs=pairs.pairs, drawn_completions=drawn)
         log = _logger(directory, ledger, machine, device)
         records = {"checkpoints": directory.checkpoints, "log_completions": directory.log_completions}
         context = _context(parts, policy, reward, log=log, evaluate_at=along.at, ledger=ledger, **records)

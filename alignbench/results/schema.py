@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from alignbench.errors import ResultsError
-from alignbench.records import Cost, HackingDiagnosis, MetricValue, PromptRows
+from alignbench.records import AnswerCost, Cost, HackingDiagnosis, MetricValue, PromptRows
 from datasets_prep.text_forms import TEXT_FORM
 
 SCHEMA_VERSION = 1
@@ -103,6 +103,8 @@ class EvaluationFile(Record):
     metrics: tuple[MetricValue, ...]
     prompt_groups: dict[str, str] = {}
     """Group by prompt id, of the prompts that are variants of one text and count as one witness."""
+    answer_cost: AnswerCost | None = None
+    """What the policy spends on an answer; None of a reward model, and in runs from before it was counted."""
 
     @model_validator(mode="after")
     def _metrics_and_each_once(self) -> Self:

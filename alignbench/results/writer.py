@@ -244,6 +244,7 @@ class RunDirectory:
             scorer_sources=dict(scorer_sources or {}),
             metrics=tuple(map(finite, report.metrics)),
             prompt_groups=dict(report.prompt_groups),
+            answer_cost=report.answer_cost,
         )
         write_record(path / layout.METRICS_FILE, record)
 
