@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench.embedded import resolve
 from alignbench.errors import DataError, ModelError, UsageError
 from alignbench.evaluation.protocols import get_protocol
+from alignbench.pipeline import scorers
 from alignbench.pipeline.prompt_limits import longest_measured, longest_trained_on
 from alignbench.records import HeldOut, PreparedData, Prompt, Scorer
 from alignbench.runtime.device import cache_directory
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from alignbench.models.chat import Chat
     from alignbench.models.language_model import LanguageModel
     from alignbench.recipe.recipe import Recipe
-    from alignbench.recipe.scorers import RewardSettings, RewardTerm, ScorerSettings
     from datasets_prep.cache import BuiltPairs
 
 logger = logging.getLogger(__name__)
@@ -138,128 +138,19 @@ class Components:
 
     def training_reward(self) -> Scorer | None:
         """What training maximises: the score of the reward block, and what it adds to it."""
-        from alignbench.scorers.weighted_sum import Term, WeightedSum
-
-        reward = self.recipe.reward
-        if reward is None:
-            return None
-        main = self._main_reward(reward)
-        if not reward.also and reward.weight == 1.0:
-            return main
-        added = [
-            Term(term.name, self._reward_term(term, f"reward.also.{position}", term.name), term.weight)
-            for position, term in enumerate(reward.also)
-        ]
-        return WeightedSum([Term("main", main, reward.weight), *added], name="reward")
-
-    def _main_reward(self, reward: RewardSettings) -> Scorer:
-        """The reward model of an upstream run, else the function, else the classifier of the reward block."""
-        from alignbench.scorers.reward_model import load_reward_scorer
-
-        if "reward" not in self.artifacts:
-            return self._reward_term(reward, "reward", "reward")
-        options: dict[str, Any] = {"text": reward.text, "joint": self.joint, "device": self.device}
-        return load_reward_scorer(self.artifacts["reward"], trust_remote_code=reward.trust_remote_code, **options)
-
-    def _reward_term(self, term: RewardTerm, where: str, name: str) -> Scorer:
-        """The function of a term, else its classifier."""
-        from alignbench.scorers.python_function import PythonFunction
-
-        if term.function is not None:
-            return PythonFunction(term.function, where=where, name=name, sha256=term.function_sha256)
-        return self._reward_classifier(term, where, name)
+        return scorers.training_reward(self.recipe, self.artifacts, self.joint, self.device)
 
     def labeller(self) -> Scorer:
-        """What labels preference pairs: the classifier where there is one, so that all methods mean the same harm."""
-        reward = self.recipe.reward
-        scorer = self._reward_classifier(reward) if reward and reward.classifier else self.training_reward()
-        if scorer is None:
-            raise DataError("reward: got nothing, expected a reward block: preference pairs are labelled by it")
-        return scorer
+        """What labels preference pairs."""
+        return scorers.labeller(self.recipe, self.artifacts, self.joint, self.device)
 
     def toxicity_scorers(self) -> dict[str, Scorer]:
         """The scorers of the evaluation by name, each giving a number between 0 and 1, larger for more harm."""
-        scorers: dict[str, Scorer] = {}
-        for entry in self.recipe.evaluation.scorers:
-            if isinstance(entry, str):
-                assert self.recipe.reward is not None
-                scorers[entry] = self._reward_classifier(self.recipe.reward, as_toxicity=True)
-            else:
-                scorers[entry.name] = self._judge(entry)
-        return scorers
-
-    def _judge(self, entry: ScorerSettings) -> Scorer:
-        """The classifier, word list or function of a judge."""
-        from alignbench.scorers.lexicon import LexiconScorer
-        from alignbench.scorers.python_function import PythonFunction
-        from alignbench.scorers.reward_model import load_classifier_scorer
-
-        where, name = f"evaluation.scorers: {entry.name}", entry.name
-        if entry.function is not None:
-            sees_prompts = entry.text == "prompt_and_completion"
-            return PythonFunction(
-                entry.function, where=where, name=name, sha256=entry.function_sha256, sees_prompts=sees_prompts
-            )
-        if entry.lexicon is not None:
-            return LexiconScorer(
-                entry.lexicon,
-                where=where,
-                name=name,
-                score=entry.lexicon_score,
-                text=entry.text,
-                joint=self.joint,
-                sha256=entry.lexicon_sha256,
-            )
-        assert entry.classifier is not None
-        return load_classifier_scorer(
-            resolve(entry.classifier),
-            where=where,
-            revision=entry.revision,
-            trust_remote_code=entry.trust_remote_code,
-            device=self.device,
-            name=name,
-            label=entry.label,
-            outputs=entry.outputs,
-            transform="probability" if entry.scale is None else "logit",
-            scale=entry.scale,
-            text=entry.text,
-            joint=self.joint,
-        )
+        return scorers.judges(self.recipe, self.joint, self.device)
 
     def scorers_that_see_prompts(self) -> list[str]:
         """Names of the scorers that read prompt and completion together, as one text or as turns of a chat."""
-        reward, windows = self.recipe.reward, dict[str, str]()
-        for entry in self.recipe.evaluation.scorers:
-            if not isinstance(entry, str):
-                windows[entry.name] = entry.text
-            elif reward is not None:
-                windows[entry] = reward.text
-        return [name for name, window in windows.items() if window != "completion"]
-
-    def _reward_classifier(
-        self, term: RewardTerm, where: str = "reward", name: str = "reward", *, as_toxicity: bool = False
-    ) -> Scorer:
-        """The classifier of a reward: larger for less harm, or with `as_toxicity` the probability of harm."""
-        from alignbench.scorers.reward_model import load_classifier_scorer
-
-        assert term.classifier is not None
-        names_harm = term.harmful_label is not None
-        return load_classifier_scorer(
-            resolve(term.classifier),
-            where=where,
-            revision=term.revision,
-            trust_remote_code=term.trust_remote_code,
-            device=self.device,
-            name=name,
-            label=term.harmful_label if names_harm else term.label,
-            label_key="harmful_label" if names_harm else "label",
-            transform="probability" if as_toxicity else term.transform,
-            complement=names_harm != as_toxicity,
-            outputs=term.outputs,
-            text=term.text,
-            joint=self.joint,
-            batch_size=term.batch_size,
-        )
+        return scorers.judges_that_see_prompts(self.recipe)
 
     # Data
 
