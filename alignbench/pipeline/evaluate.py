@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.pipeline.build import Components
 from alignbench.pipeline.curve import cost_of_evaluation
+from alignbench.pipeline.prompts import prompts_source
 from alignbench.records import Cost, EvalReport, Prompt, Scorer, fingerprint
 from alignbench.runtime.device import hardware_class
 from alignbench.runtime.ledger import spending
@@ -66,7 +67,7 @@ def evaluate_policy(
         protocol,
         prompts,
         scorers,
-        prompts_source=parts.prompts_source(),
+        prompts_source=prompts_source(recipe),
         sees_prompt=parts.scorers_that_see_prompts(),
         neutral=neutral,
     )

@@ -23,8 +23,10 @@ from alignbench.pipeline.diagnosis import diagnose_run
 from alignbench.pipeline.direction import check_direction
 from alignbench.pipeline.evaluate import evaluate_policy, evaluate_trained_reward_model, saved_reward_model
 from alignbench.pipeline.inputs import inputs_of
+from alignbench.pipeline.pairs import heldout_pairs, training_pairs
 from alignbench.pipeline.plan import Key, Planned, folder, plan, run_path
 from alignbench.pipeline.preflight import check_before_start
+from alignbench.pipeline.prompts import heldout_prompts, known_texts, neutral_texts, prepared_prompts
 from alignbench.records import Cost, EvalReport, HeldOut, Scorer, fingerprint
 from alignbench.results import layout, reader
 from alignbench.results.schema import TuningFile, Upstream
@@ -192,7 +194,7 @@ def _assist(planned: Planned, device: torch.device) -> Outcome:
     with measured(machine, device):
         with distributed.first_process_first():
             policy = parts.start_policy()
-            data = parts.prepared_prompts(policy)
+            data = prepared_prompts(recipe, policy)
             reward = parts.training_reward() if recipe.method.needs_reward else None
         context = _context(parts, policy, reward, checkpoints=checkpoints, log=lambda _step, _metrics: None)
         recipe.method.train(TrainData(data.train, data.validation), context)
@@ -219,12 +221,12 @@ def _execute(
     distributed.from_first((parts.artifacts, directory.checkpoints))
     with measured(machine, device), distributed.first_process_first():
         policy = parts.start_policy()
-        data = parts.prepared_prompts(policy)
-        heldout = parts.heldout_prompts(policy, data)
+        data = prepared_prompts(recipe, policy)
+        heldout = heldout_prompts(recipe, policy, data)
         reward = parts.training_reward() if recipe.method.needs_reward else None
-        neutral = parts.neutral_texts(data) if recipe.method.produces == "policy" else ()
+        neutral = neutral_texts(recipe, data) if recipe.method.produces == "policy" else ()
     directory.record_inputs(inputs_of(recipe, parts.artifacts))
-    directory.write_prompts(*parts.known_texts(data, heldout.prompts), data.statistics)
+    directory.write_prompts(*known_texts(recipe, data, heldout.prompts), data.statistics)
     labeller = parts.labeller() if "preference_pairs" in recipe.method.needs else None
     # Before training, so that a wrong label does not come to light after it.
     scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
@@ -235,7 +237,7 @@ def _execute(
     # 2. Measure on validation prompts, and draw pairs only where reward and judges agree about what is harmful.
     along = AlongTraining(parts, directory, data.validation, scorers, reward or labeller, machine, evaluation)
     check_direction(parts, policy, reward or labeller, scorers, data, along.first(policy), evaluation)
-    pairs = parts.training_pairs(policy, data.train) if labeller is not None else None
+    pairs = training_pairs(recipe, policy, labeller, data.train) if labeller is not None else None
     if pairs is not None:
         directory.charge({_name_of(pairs): pairs.cost})
 
@@ -264,7 +266,8 @@ def _execute(
             measures = evaluate_policy(recipe, parts, trained, heldout.prompts, neutral, scorers, device, evaluation)
     else:
         assert pairs is not None
-        measures, heldout = _evaluate_reward_model(parts, trained, pairs, policy, heldout, evaluation)
+        assert labeller is not None
+        measures, heldout = _evaluate_reward_model(parts, trained, pairs, policy, labeller, heldout, evaluation)
 
     # 5. Store.
     sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
@@ -297,32 +300,39 @@ def _evaluate_again(recipe: Recipe, parts: Components, directory: RunDirectory, 
     evaluation = Cost()
     with measured(evaluation, device):
         policy = parts.start_policy()
-        data = parts.prepared_prompts(policy)
-        heldout = parts.heldout_prompts(policy, data)
+        data = prepared_prompts(recipe, policy)
+        heldout = heldout_prompts(recipe, policy, data)
     directory.record_inputs(inputs_of(recipe, parts.artifacts))
     scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
     if recipe.method.produces == "policy":
         trained = Components(recipe, {"policy": directory.artifact}, device).start_policy()
         with measured(evaluation, device):
-            neutral = parts.neutral_texts(data)
+            neutral = neutral_texts(recipe, data)
             measures = evaluate_policy(recipe, parts, trained, heldout.prompts, neutral, scorers, device, evaluation)
     else:
         model = saved_reward_model(recipe, directory.artifact, device)
-        pairs = parts.training_pairs(policy, data.train)
-        measures, heldout = _evaluate_reward_model(parts, model, pairs, policy, heldout, evaluation)
+        labeller = parts.labeller()
+        pairs = training_pairs(recipe, policy, labeller, data.train)
+        measures, heldout = _evaluate_reward_model(parts, model, pairs, policy, labeller, heldout, evaluation)
     sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
     directory.write_evaluation(*measures, sources, prompt_rows=heldout.rows)
     directory.complete_again(evaluation)
 
 
 def _evaluate_reward_model(
-    parts: Components, trained: Any, pairs: BuiltPairs, policy: LanguageModel, heldout: HeldOut, cost: Cost
+    parts: Components,
+    trained: Any,
+    pairs: BuiltPairs,
+    policy: LanguageModel,
+    labeller: Scorer,
+    heldout: HeldOut,
+    cost: Cost,
 ) -> tuple[tuple[EvalReport, dict[str, Any]], HeldOut]:
     """Returns report and comparability, and the prompts that they are about."""
-    heldout_pairs, heldout = parts.heldout_pairs(policy, heldout)
-    cost.charge(dataclasses.replace(heldout_pairs.cost, training_completions=0))  # with its seconds
+    other, heldout = heldout_pairs(parts.recipe, policy, labeller, heldout)
+    cost.charge(dataclasses.replace(other.cost, training_completions=0))  # with its seconds
     with measured(cost, parts.device):
-        report = evaluate_trained_reward_model(parts, trained, pairs, heldout_pairs, policy, heldout.prompts, cost)
+        report = evaluate_trained_reward_model(parts, trained, pairs, other, policy, heldout.prompts, cost)
     return report, heldout
 
 

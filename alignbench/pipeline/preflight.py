@@ -22,6 +22,7 @@ from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
 from alignbench.models.forward import base_model, completion_forward, token_logprobs
 from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 from alignbench.pipeline.curve import undisturbed
+from alignbench.pipeline.prompts import heldout_prompts, prepared_prompts
 from alignbench.records import Completion, Decoding, PreparedData, Prompt, Scorer
 from alignbench.scorers.python_function import PythonFunction
 from alignbench.scorers.room import without_room
@@ -79,8 +80,8 @@ def check_by_loading(recipe: Recipe, device: torch.device) -> list[str]:
 
     parts = Components(recipe, {}, device)
     policy = parts.start_policy()
-    data = parts.prepared_prompts(policy)
-    heldout = parts.heldout_prompts(policy, data)
+    data = prepared_prompts(recipe, policy)
+    heldout = heldout_prompts(recipe, policy, data)
     reward = None
     if recipe.reward is not None and (recipe.reward.run is None or recipe.reward.classifier is not None):
         reward = parts.training_reward() if recipe.reward.run is None else parts.labeller()

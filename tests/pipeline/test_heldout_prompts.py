@@ -11,6 +11,7 @@ from alignbench.comparison.compare import compare
 from alignbench.errors import DataError
 from alignbench.pipeline import execute
 from alignbench.pipeline.build import Components
+from alignbench.pipeline.prompts import heldout_prompts, prepared_prompts
 from alignbench.recipe.recipe import load
 
 LENGTHS = range(4, 41)
@@ -37,10 +38,9 @@ def long_prompts(recipe_folder):
 def prepared(name, sets=()):
     """Prepared data and held-out prompts of a recipe."""
     (recipe,) = load([f"{name}.yaml"], sets)
-    parts = Components(recipe, {}, torch.device("cpu"))
-    policy = parts.start_policy()
-    data = parts.prepared_prompts(policy)
-    return data, parts.heldout_prompts(policy, data)
+    policy = Components(recipe, {}, torch.device("cpu")).start_policy()
+    data = prepared_prompts(recipe, policy)
+    return data, heldout_prompts(recipe, policy, data)
 
 
 def longest(prompts):

@@ -13,7 +13,6 @@ from alignbench.comparison.compare import compare
 from alignbench.errors import AlignbenchError, ResultsError, TrainingError
 from alignbench.methods.dpo import DPO
 from alignbench.pipeline import execute, tuning
-from alignbench.pipeline.build import Components
 from alignbench.recipe.recipe import load
 from alignbench.recipe.sweeps import CriterionSettings
 from alignbench.records import Cost, MetricValue
@@ -119,16 +118,16 @@ def test_a_trial_judged_on_held_out_prompts_decides_nothing():
 
 
 def test_trials_selection_final_runs_and_costs(recipe_folder, monkeypatch):
-    plain, evaluated = Components.heldout_prompts, {}
+    plain, evaluated = execute.heldout_prompts, {}
 
-    def spy(self, policy, data):
-        prompts = plain(self, policy, data)
+    def spy(recipe, policy, data):
+        prompts = plain(recipe, policy, data)
         ids = {prompt.id for prompt in prompts.prompts}
-        evaluated.setdefault((self.recipe.name, self.recipe.seed), []).append(ids)
+        evaluated.setdefault((recipe.name, recipe.seed), []).append(ids)
         assert ids.isdisjoint(prompt.id for prompt in data.train)
         return prompts
 
-    monkeypatch.setattr(Components, "heldout_prompts", spy)
+    monkeypatch.setattr(execute, "heldout_prompts", spy)
     write_suite(recipes=("base", "ppo", "dpo"), seeds=(1, 2), grids=RATES)
     outcomes = run()
     trials = [f"{name}.trial{j}/seed0" for name in ("ppo", "dpo") for j in (0, 1)]
