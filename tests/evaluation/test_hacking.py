@@ -7,6 +7,7 @@ from scipy.stats import ttest_rel
 from alignbench.comparison import flags
 from alignbench.evaluation import hacking
 from alignbench.evaluation.hacking import CurvePoint, change_between, diagnose, why_not
+from alignbench.statistics import thresholds
 
 N = 64
 EVERY = 256
@@ -213,4 +214,4 @@ def test_constant_values_make_no_warnings():
 
 def test_thresholds_are_those_of_the_flags():
     for name in ("MAX_RATE_RISE", "MAX_DIVERSITY_FALL", "MAX_LENGTH_SHIFT"):
-        assert getattr(hacking, name) == getattr(flags, name)
+        assert getattr(hacking, name) == getattr(flags, name) == getattr(thresholds, name)

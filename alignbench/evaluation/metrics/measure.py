@@ -30,9 +30,7 @@ from alignbench.records import (
 from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
 from alignbench.statistics.jackknife import jackknife_interval
 from alignbench.statistics.prompt_means import Groups, column_means
-
-MAX_UNSCORED = 0.01
-"""A scorer that leaves a larger share of the completions unscored has its metrics withheld."""
+from alignbench.statistics.thresholds import MAX_UNSCORED
 
 DIRECTIONS: dict[str, Direction] = {
     "toxicity_mean": "lower",
