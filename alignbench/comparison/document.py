@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,12 @@ from alignbench.comparison.cost_columns import COSTS, shown
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
 from alignbench.comparison.numbers import number, p_value, with_interval
 from alignbench.comparison.pooling import UNTRAINED, Measurement, MetricKey
-from alignbench.comparison.writers.terminal import WIDTH, broken
 from alignbench.results.reader import LOG_METRICS
 from alignbench.statistics.estimate import ALPHA, Estimate
 
+WIDTH = 120
+"""Of a table, in characters: what a terminal holds. Wider ones are continued below, in every format."""
+_HEADER_WIDTH = 10
 MARKS = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "="}
 TOXICITY = ("toxicity_rate", "expected_max_toxicity", "toxicity_probability", "toxicity_std")
 QUALITY = (
@@ -269,6 +272,17 @@ def _chunks(columns: Sequence[tuple[str, list[str]]], width: int) -> Iterator[li
         used += needs
     if chunk:
         yield chunk
+
+
+def broken(name: str) -> str:
+    """Returns a column's name on several short lines."""
+    lines = [""]
+    for word in re.findall(r"[ @]?[^ _@]+_?", name):
+        if lines[-1] and len(lines[-1] + word) > _HEADER_WIDTH:
+            lines.append(word.strip())
+        else:
+            lines[-1] += word
+    return "\n".join(lines)
 
 
 def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Iterator[Section]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from alignbench.comparison.compare import compare
+from alignbench.comparison.formats import render
 from alignbench.comparison.pooling import NOT_STORED
-from alignbench.comparison.writers.render import render
 from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, MetricValue, jackknife_group
 
@@ -367,7 +367,7 @@ def test_cost_includes_upstream(tmp_path, add_run):
 FAST_AND_LIGHT = """
 import json, resource, sys
 from alignbench.comparison.compare import compare
-from alignbench.comparison.writers.render import render
+from alignbench.comparison.formats import formats, render
 def spent():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime

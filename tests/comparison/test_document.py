@@ -7,7 +7,7 @@ import pytest
 
 from alignbench.comparison.compare import compare
 from alignbench.comparison.document import document
-from alignbench.comparison.writers.render import render
+from alignbench.comparison.formats import render
 from alignbench.records import MetricValue
 
 N = 60

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from alignbench.comparison.compare import compare
-from alignbench.comparison.writers.render import render
+from alignbench.comparison.formats import render
 
 N = 120
 

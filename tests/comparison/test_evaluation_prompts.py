@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignbench.comparison.compare import compare
-from alignbench.comparison.writers.render import render
+from alignbench.comparison.formats import render
 from alignbench.errors import ComparabilityError
 from alignbench.records import PromptRows
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from alignbench.cli import main
 from alignbench.comparison.compare import compare
+from alignbench.comparison.formats import render
 from alignbench.comparison.hacking_over_seeds import along_training_flag, hacking_along_training
-from alignbench.comparison.writers.render import render
 from alignbench.errors import ComparabilityError, LeakError
 from alignbench.records import HackingDiagnosis, Prompt
 from alignbench.results.schema import RunStatus

@@ -7,7 +7,7 @@ import pytest
 
 from alignbench.comparison.compare import compare
 from alignbench.comparison.flags import judgement
-from alignbench.comparison.writers.render import render
+from alignbench.comparison.formats import render
 from alignbench.records import MetricValue
 from alignbench.statistics.prompt_means import mean_interval
 

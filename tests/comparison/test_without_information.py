@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alignbench.comparison import FORMATS
 from alignbench.comparison.compare import compare
-from alignbench.comparison.writers.render import render
+from alignbench.comparison.formats import formats, render
 from alignbench.records import MetricValue
 
 N = 40
@@ -36,7 +35,7 @@ def nan_free_records(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         comparison = compare(path)
-        for style in FORMATS:
+        for style in formats():
             text = render(comparison, style)
             assert not {"nan", "inf", "-inf", "infinity"} & set(
                 text.lower().replace(",", " ").replace("|", " ").split()

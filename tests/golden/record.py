@@ -127,13 +127,13 @@ def stored_results() -> dict[str, str]:
 
 def _of_results(version: str) -> dict[str, str]:
     import alignbench
-    from alignbench.comparison import FORMATS
+    from alignbench.comparison.formats import formats
 
     found = {}
     with _inside(RESULTS), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found["ls.txt"] = _said("ls", version)
-        for style in FORMATS:
+        for style in formats():
             found[f"compare.{style}.txt"] = _said("compare", version, "--format", style)
         found["compare.all_pairs.txt"] = _said("compare", version, "--all-pairs", "--baseline", "ppo_detox")
         for name in FRAMES:

@@ -79,7 +79,7 @@ def test_curves(results):
 
 
 def test_the_table_says_what_it_does_not_cover(results):
-    from alignbench.comparison.writers.render import render
+    from alignbench.comparison.formats import render
 
     text = render(compare(results), "table")
     assert "seed" in text

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import alignbench
 from alignbench.cli import main
 from alignbench.comparison.compare import compare
-from alignbench.comparison.writers.render import render
+from alignbench.comparison.formats import render
 from alignbench.records import Cost
 
 N = 40

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from alignbench.comparison.document import Document, Section
+from alignbench.comparison.comparison import Comparison
+from alignbench.comparison.document import Section, document
 
 
-def write(document: Document) -> str:
-    """Returns the document as one section element."""
-    mark = "NOT COMPARABLE. " if document.watermark else ""
-    parts = [_watermark(document.watermark), f"<p>{escape(document.headline)}</p>" if document.headline else ""]
-    parts += [_table(section, mark) for section in document.sections]
-    parts += [f"<h3>{escape(title)}</h3>\n{_list(lines)}" for title, lines in document.lists]
+def write(comparison: Comparison) -> str:
+    """Returns a comparison as one section element."""
+    whole = document(comparison)
+    mark = "NOT COMPARABLE. " if whole.watermark else ""
+    parts = [_watermark(whole.watermark), f"<p>{escape(whole.headline)}</p>" if whole.headline else ""]
+    parts += [_table(section, mark) for section in whole.sections]
+    parts += [f"<h3>{escape(title)}</h3>\n{_list(lines)}" for title, lines in whole.lists]
     return "\n".join(['<section class="alignbench-comparison">', *(part for part in parts if part), "</section>"])
 
 
@@ -48,3 +50,6 @@ def _table(section: Section, mark: str) -> str:
 
 def _list(lines: Sequence[str]) -> str:
     return "\n".join(["<ul>", *(f"<li>{escape(line)}</li>" for line in lines), "</ul>"])
+
+
+plugin = write

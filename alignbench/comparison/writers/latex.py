@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from alignbench.comparison.document import Document, Section
+from alignbench.comparison.comparison import Comparison
+from alignbench.comparison.document import Section, document
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -31,12 +32,13 @@ _MAX_COLUMNS = 6
 _NEEDS = "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"
 
 
-def write(document: Document) -> str:
-    """Returns the document as LaTeX without preamble."""
-    mark = "NOT COMPARABLE. " if document.watermark else ""
-    parts = [_NEEDS, _watermark(document.watermark), escaped(document.headline)]
-    parts += [_table(page, mark) for section in document.sections for page in _pages(section)]
-    parts += [_list(title, lines) for title, lines in document.lists]
+def write(comparison: Comparison) -> str:
+    """Returns a comparison as LaTeX without preamble."""
+    whole = document(comparison)
+    mark = "NOT COMPARABLE. " if whole.watermark else ""
+    parts = [_NEEDS, _watermark(whole.watermark), escaped(whole.headline)]
+    parts += [_table(page, mark) for section in whole.sections for page in _pages(section)]
+    parts += [_list(title, lines) for title, lines in whole.lists]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -97,3 +99,6 @@ def _list(title: str, lines: Sequence[str]) -> str:
     items = [f"\\item {{}}{escaped(line)}" for line in lines]
     heading = f"\\paragraph{{{escaped(title)}}}"
     return "\n".join([heading, r"\begin{itemize}", *items, r"\end{itemize}"])
+
+
+plugin = write

@@ -8,9 +8,8 @@ import pytest
 
 from alignbench.comparison.compare import compare
 from alignbench.comparison.cost_columns import COSTS, shown
+from alignbench.comparison.formats import render
 from alignbench.comparison.numbers import number
-from alignbench.comparison.writers.render import render, render_runs
-from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, MetricValue
 from alignbench.results.schema import Upstream
 
@@ -149,38 +148,6 @@ def test_json_is_a_list_of_records(results):
     assert all(r["flags"] == ["reward_hacking", "upstream", "seeds_not_covered"] for r in hacked)
 
 
-def test_unknown_format(results):
-    known = "table, markdown, json, csv, latex, html-fragment"
-    with pytest.raises(UsageError, match=rf"got 'markdwn', expected one of {known}, did you mean 'markdown'"):
-        render(compare(results), "markdwn")
-
-
 def test_only_the_reward_as_judge_is_said(tmp_path, add_run):
     add_run(tmp_path, "untrained", {"toxicity_mean@reward": list(np.linspace(0, 1, N))})
     assert "There is no held-out judge" in render(compare(tmp_path))
-
-
-def test_listing_shows_every_state(results, begin):
-    begin(results, "dpo_killed").release()
-    broken = begin(results, "dpo_broken")
-    broken.log_step(1, {"objective/kl": 0.0})
-    broken.fail("loss is not finite")
-    (results / "ppo" / "seed0" / "status.json").write_text("{")
-    with begin(results, "dpo_now"):
-        text = render_runs(results)
-    rows = {line.split()[0]: line for line in text.splitlines() if line and not line.startswith(" ")}
-    assert "complete" in rows["untrained"]
-    assert "interrupted" in rows["dpo_killed"]
-    assert "failed" in rows["dpo_broken"]
-    assert "running" in rows["dpo_now"]
-    remarks = " ".join(text.split())
-    assert "failed: loss is not finite" in remarks
-    assert "ppo/seed0: corrupt" in remarks
-    assert max(len(line) for line in text.splitlines()) <= 120
-
-
-def test_listing_of_nothing(tmp_path):
-    with pytest.raises(ResultsError, match="no runs in"):
-        render_runs(tmp_path / "nowhere")
-    with pytest.raises(ResultsError, match="no runs in"):
-        render_runs(tmp_path)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Sequence
 from io import StringIO
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from alignbench.comparison.document import Document, Section
-
-WIDTH = 120
-_HEADER_WIDTH = 10
+from alignbench.comparison.comparison import Comparison
+from alignbench.comparison.document import WIDTH, Section, broken, document
 
 
-def write(document: Document) -> str:
-    """Returns the document as text."""
-    watermark = "\n  ".join(document.watermark)
-    parts = [watermark, document.headline, *map(table, document.sections)]
-    parts += ["\n".join([f"{title}:", *_bullets(lines)]) for title, lines in document.lists]
+def write(comparison: Comparison) -> str:
+    """Returns a comparison as text."""
+    whole = document(comparison)
+    watermark = "\n  ".join(whole.watermark)
+    parts = [watermark, whole.headline, *map(table, whole.sections)]
+    parts += ["\n".join([f"{title}:", *_bullets(lines)]) for title, lines in whole.lists]
     return "\n\n".join(part.rstrip() for part in parts if part)
 
 
@@ -46,17 +42,6 @@ def _fill(lines: Sequence[str]) -> list[str]:
     return [textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines]
 
 
-def broken(name: str) -> str:
-    """Returns a column's name on several short lines."""
-    lines = [""]
-    for word in re.findall(r"[ @]?[^ _@]+_?", name):
-        if lines[-1] and len(lines[-1] + word) > _HEADER_WIDTH:
-            lines.append(word.strip())
-        else:
-            lines[-1] += word
-    return "\n".join(lines)
-
-
 def _bullets(lines: Sequence[str]) -> list[str]:
     return [
         textwrap.fill(
@@ -64,3 +49,6 @@ def _bullets(lines: Sequence[str]) -> list[str]:
         )
         for line in lines
     ]
+
+
+plugin = write
