@@ -184,7 +184,7 @@ def test_pairs_are_drawn_once_and_charged_to_both(recipe_folder):
 def test_pairs_are_drawn_anew_when_the_code_of_a_draw_has_changed(recipe_folder, monkeypatch):
     """Two imports away from what draws pairs; an unrelated change leaves them."""
     plain, pairs = code_hash.read_source, recipe_folder / "cache" / "data"
-    monkeypatch.setattr("alignbench.pipeline.pairs.code_hash", code_hash.code_hash.__wrapped__)
+    monkeypatch.setattr("alignbench.pipeline.drawing.code_hash", code_hash.code_hash.__wrapped__)
     for changed, n_entries in (
         (None, 1),
         ("alignbench.methods.on_policy.trainer", 1),

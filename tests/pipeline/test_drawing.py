@@ -4,7 +4,7 @@ import pytest
 
 from alignbench.errors import DataError
 from alignbench.models.chat import Chat
-from alignbench.pipeline.pairs import draw_pairs, kept_pairs
+from alignbench.pipeline.drawing import draw_pairs, kept_pairs
 from alignbench.records import Cost, Prompt
 from datasets_prep.settings import PairSettings
 
@@ -81,7 +81,7 @@ def test_pairs_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monke
     assert is_drawn(prompts=PROMPTS[:3])
     assert is_drawn(settings=SETTINGS.model_copy(update={"temperature": 0.9}))
     assert is_drawn(draw_key=(1, "pairs"))
-    monkeypatch.setattr("alignbench.pipeline.pairs.hardware_class", lambda _: "cuda-other")
+    monkeypatch.setattr("alignbench.pipeline.drawing.hardware_class", lambda _: "cuda-other")
     assert is_drawn()
 
 

@@ -1,0 +1,103 @@
+"""Draws completions from a policy and turns them into preference pairs, best against worst by a reward.
+
+Pairs are kept on disk, under a key of all that decides them: the code that loads the policy, draws and labels, and the
+versions of the libraries behind it, are part of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from alignbench.code_hash import code_hash
+from alignbench.evaluation.cutting import cut_prompts
+from alignbench.models.language_model import LanguageModel
+from alignbench.models.loading import weights_fingerprint
+from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer
+from alignbench.runtime.clock import measured
+from alignbench.runtime.device import hardware_class
+from alignbench.runtime.ledger import spending
+from alignbench.runtime.progress import progress_bar
+from alignbench.runtime.randomness import Key, generator
+from datasets_prep.cache import BuiltPairs, cached_pairs
+from datasets_prep.preference_pairs import build_pairs
+from datasets_prep.settings import PairSettings
+
+
+def kept_pairs(
+    policy: LanguageModel,
+    labeller: Scorer,
+    prompts: Sequence[Prompt],
+    settings: PairSettings,
+    draw_key: Key,
+    chat: BaseModel | None,
+    directory: Path | None,
+) -> BuiltPairs:
+    """Returns the pairs that `draw_pairs` draws of these prompts, from disk where the same were drawn before.
+
+    Args:
+        policy: Draws the completions.
+        labeller: Scores them.
+        prompts: All of them are drawn for.
+        settings: The `pairs:` block; its `n_prompts` decides nothing here.
+        draw_key: Fixes every draw.
+        chat: The `chat:` block of the recipe.
+        directory: Where pairs are kept; None keeps nothing.
+    """
+    key = {
+        "prompts": [[*prompt.identity, policy.encode_prompt(prompt)] for prompt in prompts],
+        "policy": weights_fingerprint(policy.model),
+        "ends": policy.eos_ids,
+        "labeller": labeller.fingerprint,
+        "settings": settings.model_dump(mode="json", exclude={"n_prompts"}),
+        "chat": chat,
+        "draws": draw_key,
+        "hardware": hardware_class(policy.device),
+        "code": code_of_drawing(policy, labeller),
+    }
+
+    def build() -> BuiltPairs:
+        cost = Cost()
+        with measured(cost, policy.device):
+            pairs, statistics = draw_pairs(policy, labeller, prompts, settings, draw_key, cost)
+        return BuiltPairs(tuple(pairs), statistics, cost)
+
+    return cached_pairs(directory, key, build)
+
+
+def code_of_drawing(policy: object, labeller: object) -> str:
+    """Hash of the code that draws from a policy, and labels with a scorer, which may be a sum of others."""
+    parts = (policy, labeller, *(term.scorer for term in getattr(labeller, "terms", ())))
+    return code_hash(__name__, *sorted({type(one).__module__ for one in parts}))
+
+
+def draw_pairs(
+    policy: LanguageModel, reward: Scorer, prompts: Sequence[Prompt], settings: PairSettings, key: Key, cost: Cost
+) -> tuple[list[PreferencePair], Mapping[str, int | float]]:
+    """Samples `completions_per_prompt` completions of every prompt, scores them, and pairs best with worst.
+
+    Returns the pairs and the statistics of how they came about; adds the counts of the work to `cost`.
+    """
+    k = settings.completions_per_prompt
+    shortest, longest = settings.completion_tokens
+    decoding = Decoding(max_new_tokens=longest, temperature=settings.temperature)
+    limits = generator(*key, "limits").integers(shortest, longest + 1, size=len(prompts) * k).tolist()
+    per_call = max(1, policy.batch_size // k)
+    completions = []
+    texts = {prompt.id: prompt.text for prompt in prompts}
+    with spending(policy, reward) as spent, progress_bar("drawing pairs", -(-len(prompts) // per_call)) as advance:
+        for start in range(0, len(prompts), per_call):
+            repeated = [prompt for prompt in prompts[start : start + per_call] for _ in range(k)]
+            samples = list(range(k)) * (len(repeated) // k)
+            rows = slice(start * k, start * k + len(repeated))
+            completions += policy.complete(repeated, samples, limits[rows], decoding, key)
+            advance()
+        asked = [texts[c.prompt_id] for c in completions], [c.text for c in completions]
+        rewards = reward.score(*asked)
+    n = len(completions)
+    cost.charge(replace(spent, prompts_seen=len(prompts), training_completions=n, reward_calls=n))
+    pairs, statistics = build_pairs(prompts, completions, rewards, settings)
+    return pairs, statistics | {"n_cut": sum(cut_prompts(reward, *asked))}
