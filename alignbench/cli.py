@@ -78,7 +78,7 @@ def run(
 ) -> None:
     """Train and evaluate recipes, given as files, shipped names or suites."""
     from alignbench.pipeline import tuning
-    from alignbench.recipe.recipe import load
+    from alignbench.recipe.loading import load
     from alignbench.runtime import distributed
 
     loaded = load(recipes, sets, seeds, name)
@@ -132,22 +132,23 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...], by_loading: bool) -> 
     every run does when it begins.
     """
     from alignbench.pipeline.input_checks import check_inputs
-    from alignbench.recipe.recipe import load
+    from alignbench.recipe.loading import load
 
     loaded = load(recipes, sets)
-    for recipe in loaded:
-        recipe.check_names()
+    for one in loaded:
+        one.recipe.check_names()
     on_hub = check_inputs(loaded)
-    for recipe in loaded:
+    for one in loaded:
+        recipe = one.recipe
         click.echo(f"{recipe.name} (seed {recipe.seed}): {recipe.method_name}, fine")
-        if recipe.sweep is not None:
-            click.echo(f"  to be tuned: {recipe.sweep}")
+        if one.sweep is not None:
+            click.echo(f"  to be tuned: {one.sweep}")
         for caution in getattr(recipe.method, "cautions", list)():
             click.echo(f"  but note: {caution}")
     if on_hub:
         click.echo(f"not looked up, as it is no local file: {', '.join(on_hub)}")
     if by_loading:
-        _check_by_loading({recipe.name: recipe for recipe in reversed(loaded)})
+        _check_by_loading({one.name: one.recipe for one in reversed(loaded)})
 
 
 def _check_by_loading(recipes: Mapping[str, Recipe]) -> None:

@@ -28,7 +28,7 @@ import pandas as pd
 from alignbench.embedded import grammar
 from alignbench.pipeline import execute
 from alignbench.pipeline.diagnosis import diagnose_run
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.records import HackingDiagnosis
 from alignbench.results.layout import COMPLETIONS_FILE
 from alignbench.results.reader import StoredRun, find_runs

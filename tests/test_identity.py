@@ -11,7 +11,7 @@ import pytest
 from alignbench.errors import TrainingError
 from alignbench.identity import NotIdentity, PartOfIdentity, identity_values, not_identity, require_same
 from alignbench.recipe.identity import identity_settings, run_hash, settings_beside_identity
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.records import Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "identity.md"
@@ -80,8 +80,8 @@ BESIDE = [
 @pytest.mark.parametrize("change", BESIDE)
 def test_what_decides_no_number_is_no_part_of_the_hash(recipe_folder, change):
     [plain], [changed] = load(["ppo.yaml"]), load(["ppo.yaml"], [change])
-    assert changed.resolved() != plain.resolved()
-    assert changed.run_hash({}) == plain.run_hash({})
+    assert changed.recipe.resolved() != plain.recipe.resolved()
+    assert changed.run_hash == plain.run_hash
 
 
 def test_every_declared_key_is_tried():
@@ -105,7 +105,7 @@ def test_added_terms_and_files_count_by_content(recipe_folder):
         judges = [{"name": "list", "lexicon": f"{place}/words.txt"}, {"name": "own", "function": f"{place}/f.py:f"}]
         sets = [f"reward.also={json.dumps([term, classifier])}", f"evaluation.scorers={json.dumps(judges)}"]
         [one] = load(["ppo.yaml"], sets)
-        return one.run_hash({})
+        return one.run_hash
 
     assert recipe("here", 4) == recipe("there", 8)
     assert recipe("here", 4) != recipe("here", 4, word="rude")
@@ -136,9 +136,9 @@ def test_a_resolved_recipe_read_back_has_the_same_identity(recipe_folder, tmp_pa
     from alignbench.results.layout import RECIPE_FILE
     from alignbench.results.reader import read_recipe
 
-    [recipe] = load(["ppo.yaml"], ["method.learning_rate=3.3e-7", "chat.system='2026-01-01'"])
-    (tmp_path / RECIPE_FILE).write_text(recipe.to_yaml())
-    assert run_hash(read_recipe(tmp_path), {}) == recipe.run_hash({})
+    [loaded] = load(["ppo.yaml"], ["method.learning_rate=3.3e-7", "chat.system='2026-01-01'"])
+    (tmp_path / RECIPE_FILE).write_text(loaded.recipe.to_yaml())
+    assert run_hash(read_recipe(tmp_path), {}) == loaded.run_hash
 
 
 def test_the_documentation_lists_what_is_declared():

@@ -11,9 +11,8 @@ import dataclasses
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError, UsageError
 from alignbench.methods.base import RunContext, TrainData
@@ -24,7 +23,7 @@ from alignbench.pipeline.direction import check_direction
 from alignbench.pipeline.evaluate import evaluate_policy, evaluate_trained_reward_model, saved_reward_model
 from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.pairs import heldout_pairs, training_pairs
-from alignbench.pipeline.plan import Key, Planned, folder, plan, run_path
+from alignbench.pipeline.plan import Key, Outcome, Planned, folder, plan, run_path
 from alignbench.pipeline.preflight import check_before_start
 from alignbench.pipeline.prompts import heldout_prompts, known_texts, neutral_texts, prepared_prompts
 from alignbench.records import Cost, EvalReport, HeldOut, Scorer, fingerprint
@@ -43,37 +42,15 @@ if TYPE_CHECKING:
     import torch
 
     from alignbench.models.language_model import LanguageModel
+    from alignbench.recipe.loading import LoadedRecipe
     from alignbench.recipe.recipe import Recipe
     from datasets_prep.cache import BuiltPairs
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one planned run."""
-
-    recipe: str
-    seed: int
-    state: Literal["done", "kept", "failed", "spent"]
-    """`kept`: it was complete already. `spent`: a trial that failed, which its sweep has outlived."""
-    path: Path | None = None
-    error: AlignbenchError | None = None
-
-    def __str__(self) -> str:
-        said = {
-            "done": f"done, {self.path}",
-            "kept": f"already complete, {self.path}",
-            "failed": f"failed: {self.error}",
-            "spent": f"failed, and counts as a trial: {self.error}",
-        }
-        resumable = self.state == "failed" and self.path is not None
-        more = f" (kept in {self.path}; the same command goes on from its last checkpoint)" if resumable else ""
-        return f"{self.recipe}, seed {self.seed}: {said[self.state]}{more}"
-
-
 def run(
-    recipes: Sequence[Recipe],
+    recipes: Sequence[LoadedRecipe],
     results: Path,
     *,
     force: bool = False,
@@ -378,13 +355,3 @@ def _last_tenth(rewards: Sequence[float]) -> float | None:
     """Mean of the last tenth of the steps, at least one; None where nothing was logged."""
     last = rewards[-max(1, len(rewards) // 10) :]
     return sum(last) / len(last) if last else None
-
-
-def describe(planned: Planned, results: Path, *, force: bool) -> str:
-    """One line on what running this would do, without doing it."""
-    recipe, place = planned.recipe, folder(planned.recipe, results)
-    artifacts = {role: run_path(other.recipe, results) / layout.ARTIFACT for role, other in planned.upstream.items()}
-    is_new = force or not any(path(place, *planned.key).exists() for path in (layout.run_path, layout.partial_path))
-    inputs = {} if is_new else inputs_of(recipe, artifacts)
-    action = RunDirectory.foresee(place, *planned.key, planned.run_hash, inputs=inputs, force=force)
-    return f"{recipe.name}, seed {recipe.seed}: {recipe.method_name}, {action} ({planned.run_hash})"

@@ -18,6 +18,7 @@ from alignbench.scorers.labels import label_hint
 from datasets_prep.settings import PromptSettings
 
 if TYPE_CHECKING:
+    from alignbench.recipe.loading import LoadedRecipe
     from alignbench.recipe.recipe import Recipe
 
 Use = Literal["policy", "classifier", "start"]
@@ -44,8 +45,9 @@ class InputChecks:
     _found: dict[str, str | None] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)
 
-    def add(self, recipe: Recipe) -> None:
+    def add(self, loaded: LoadedRecipe) -> None:
         """Checks a recipe, and what it builds on."""
+        recipe = loaded.recipe
         key = str(recipe.resolved())
         if key in self._seen:
             return
@@ -54,7 +56,7 @@ class InputChecks:
             names = self.problems.setdefault(problem, [])
             if recipe.name not in names:
                 names.append(recipe.name)
-        for other in recipe.upstream().values():
+        for other in loaded.upstream.values():
             self.add(other)
 
     def require_none(self) -> None:
@@ -132,15 +134,15 @@ class InputChecks:
         return self._found[key]
 
 
-def check_inputs(recipes: Iterable[Recipe]) -> list[str]:
+def check_inputs(recipes: Iterable[LoadedRecipe]) -> list[str]:
     """Opens what recipes and those they build on name; returns what was not looked up, as it is on the hub.
 
     Raises:
         InputsError: with every problem of every recipe.
     """
     checks = InputChecks()
-    for recipe in recipes:
-        checks.add(recipe)
+    for loaded in recipes:
+        checks.add(loaded)
     checks.require_none()
     return list(checks.on_hub)
 

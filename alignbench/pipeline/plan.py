@@ -1,15 +1,19 @@
-"""What runs, in which order, and where it lies: recipes with those that they build on, each run once."""
+"""What runs, in which order, where it lies, and what became of it: recipes with those that they build on, each once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from alignbench.errors import UsageError
+from alignbench.errors import AlignbenchError, UsageError
+from alignbench.pipeline.inputs import inputs_of
+from alignbench.recipe.loading import LoadedRecipe
 from alignbench.recipe.recipe import Recipe
 from alignbench.recipe.sweeps import TUNING
 from alignbench.results import layout
+from alignbench.results.writer import RunDirectory
 
 Key = tuple[str, int]
 Upstreams = Mapping[str, "Planned"]
@@ -30,6 +34,29 @@ class Planned:
         return self.recipe.name, self.recipe.seed
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one planned run."""
+
+    recipe: str
+    seed: int
+    state: Literal["done", "kept", "failed", "spent"]
+    """`kept`: it was complete already. `spent`: a trial that failed, which its sweep has outlived."""
+    path: Path | None = None
+    error: AlignbenchError | None = None
+
+    def __str__(self) -> str:
+        said = {
+            "done": f"done, {self.path}",
+            "kept": f"already complete, {self.path}",
+            "failed": f"failed: {self.error}",
+            "spent": f"failed, and counts as a trial: {self.error}",
+        }
+        resumable = self.state == "failed" and self.path is not None
+        more = f" (kept in {self.path}; the same command goes on from its last checkpoint)" if resumable else ""
+        return f"{self.recipe}, seed {self.seed}: {said[self.state]}{more}"
+
+
 def folder(recipe: Recipe, results: Path) -> Path:
     """Returns where a recipe's runs go: those measured on validation prompts apart, out of sight of `compare`."""
     return results / TUNING if recipe.evaluation.split == "validation" else results
@@ -40,21 +67,21 @@ def run_path(recipe: Recipe, results: Path) -> Path:
     return layout.run_path(folder(recipe, results), recipe.name, recipe.seed)
 
 
-def plan(recipes: Sequence[Recipe]) -> list[Planned]:
+def plan(recipes: Sequence[LoadedRecipe]) -> list[Planned]:
     """Orders recipes so that everything they build on comes first, each run once."""
     planned: dict[Key, Planned] = {}
 
-    def visit(recipe: Recipe) -> Planned:
+    def visit(loaded: LoadedRecipe) -> Planned:
+        recipe = loaded.recipe
         key = (recipe.name, recipe.seed)
-        if recipe.sweep is not None:
+        if loaded.sweep is not None:
             raise UsageError(f"{recipe.name} is to be tuned first: run its suite by `alignbench.pipeline.tuning.run`")
         if key not in planned:
-            upstream: dict[str, Planned] = {role: visit(other) for role, other in recipe.upstream().items()}
+            upstream: dict[str, Planned] = {role: visit(other) for role, other in loaded.upstream.items()}
             for role, other in upstream.items():
                 recipe.require_same_data(role, other.recipe)
             recipe.check_names()
-            run_hash = recipe.run_hash({role: other.run_hash for role, other in upstream.items()})
-            planned[key] = Planned(recipe, run_hash, upstream)
+            planned[key] = Planned(recipe, loaded.run_hash, upstream)
         elif planned[key].recipe != recipe:
             raise UsageError(
                 f"{recipe.name}, seed {recipe.seed}: two recipes of this name are to run with different settings, "
@@ -62,6 +89,16 @@ def plan(recipes: Sequence[Recipe]) -> list[Planned]:
             )
         return planned[key]
 
-    for recipe in recipes:
-        visit(recipe)
+    for loaded in recipes:
+        visit(loaded)
     return list(planned.values())
+
+
+def describe_run(planned: Planned, results: Path, *, force: bool) -> str:
+    """One line on what running this would do, without doing it."""
+    recipe, place = planned.recipe, folder(planned.recipe, results)
+    artifacts = {role: run_path(other.recipe, results) / layout.ARTIFACT for role, other in planned.upstream.items()}
+    is_new = force or not any(path(place, *planned.key).exists() for path in (layout.run_path, layout.partial_path))
+    inputs = {} if is_new else inputs_of(recipe, artifacts)
+    action = RunDirectory.foresee(place, *planned.key, planned.run_hash, inputs=inputs, force=force)
+    return f"{recipe.name}, seed {recipe.seed}: {recipe.method_name}, {action} ({planned.run_hash})"

@@ -87,7 +87,7 @@ def check_by_loading(recipe: Recipe, device: torch.device) -> list[str]:
         reward = parts.training_reward() if recipe.reward.run is None else parts.labeller()
     judges = parts.toxicity_scorers()
     check_before_start(parts, policy, reward, judges, data, heldout.prompts)
-    return sorted(other.name for other in recipe.upstream().values())
+    return sorted(recipe.upstream_names().values())
 
 
 def check_scorer(scorer: Scorer, where: str, prompt: str, *, is_judge: bool) -> None:

@@ -17,9 +17,8 @@ from pathlib import Path
 from alignbench.comparison.comparability import find_mismatches
 from alignbench.errors import AlignbenchError, DataError, ModelError, ResultsError, UsageError
 from alignbench.pipeline import execute, input_checks
-from alignbench.pipeline.execute import Outcome
-from alignbench.pipeline.plan import Key, Planned, folder, plan, run_path
-from alignbench.recipe.recipe import Recipe
+from alignbench.pipeline.plan import Key, Outcome, Planned, describe_run, folder, plan, run_path
+from alignbench.recipe.loading import LoadedRecipe
 from alignbench.recipe.sweeps import CriterionSettings, Point
 from alignbench.records import Cost, Direction, fingerprint
 from alignbench.results import layout, reader
@@ -34,7 +33,7 @@ _NOT_TRIED = (UsageError, DataError, ModelError)
 """Errors that say nothing about a setting: what raises them must be mended, and the trial run."""
 
 
-def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False, profile: bool = False) -> list[Outcome]:
+def run(recipes: Sequence[LoadedRecipe], results: Path, *, force: bool = False, profile: bool = False) -> list[Outcome]:
     """Runs recipes as `pipeline.run` does, after tuning those that have a sweep; trials are not profiled.
 
     A recipe that cannot be tuned fails, with what builds on it; the others go on.
@@ -54,46 +53,48 @@ def run(recipes: Sequence[Recipe], results: Path, *, force: bool = False, profil
     for recipe in recipes:
         error = session.failed.get(recipe.name) or session.lacks(recipe)
         if error is not None:
-            session.outcomes[recipe.name, recipe.seed] = Outcome(recipe.name, recipe.seed, "failed", error=error)
+            key = recipe.name, recipe.recipe.seed
+            session.outcomes[key] = Outcome(*key, "failed", error=error)
         else:
             ready.append(session.settled(recipe))
     session.run(ready, profile=profile)
     return list(session.outcomes.values())
 
 
-def _is_complete(recipe: Recipe, results: Path) -> bool:
+def _is_complete(loaded: LoadedRecipe, results: Path) -> bool:
     """True where there is nothing to do for a recipe, so that its files may be gone; False also where that is open."""
-    if recipe.sweep is not None:
-        return layout.tuning_path(results, recipe.name).exists()
+    if loaded.sweep is not None:
+        return layout.tuning_path(results, loaded.name).exists()
     try:
-        planned = plan([recipe])[-1]
-        return RunDirectory.foresee(folder(recipe, results), *planned.key, planned.run_hash) == "skip"
+        planned = plan([loaded])[-1]
+        return RunDirectory.foresee(folder(planned.recipe, results), *planned.key, planned.run_hash) == "skip"
     except AlignbenchError:
         return False
 
 
-def describe(recipes: Sequence[Recipe], results: Path, *, force: bool) -> list[str]:
+def describe(recipes: Sequence[LoadedRecipe], results: Path, *, force: bool) -> list[str]:
     """Returns a line on each run to come, without doing anything; what trials are to decide is said to be open."""
     session, lines = _Session(results, force), list[str]()
     open_names: set[str] = set()
     for recipe in _swept(recipes):
         assert recipe.sweep is not None
-        if open_names.intersection(_upstream_names(recipe)):
+        if open_names.intersection(recipe.upstream_names()):
             lines.append(f"{recipe.name}: {recipe.sweep.settings.trials} trials, once what it builds on is tuned")
             open_names.add(recipe.name)
             continue
+        recipe = session.settled(recipe)
         trials, planned = _plan(recipe)
         record = session.finished(recipe, trials, planned)
         if record is not None:
-            session.accept(recipe, record)
+            session.accept(record)
             continue
-        lines += [execute.describe(one, results, force=force) for one in planned.values()]
+        lines += [describe_run(one, results, force=force) for one in planned.values()]
         open_names.add(recipe.name)
-    is_open = [bool(open_names.intersection({recipe.name, *_upstream_names(recipe)})) for recipe in recipes]
+    is_open = [bool(open_names.intersection({recipe.name, *recipe.upstream_names()})) for recipe in recipes]
     ready = [session.settled(recipe) for recipe, undecided in zip(recipes, is_open, strict=True) if not undecided]
-    lines += [execute.describe(one, results, force=force) for one in plan(ready)]
+    lines += [describe_run(one, results, force=force) for one in plan(ready)]
     lines += [
-        f"{recipe.name}, seed {recipe.seed}: {recipe.method_name}, when the trials above have decided"
+        f"{recipe.name}, seed {recipe.recipe.seed}: {recipe.recipe.method_name}, when the trials above have decided"
         for recipe, undecided in zip(recipes, is_open, strict=True)
         if undecided
     ]
@@ -112,7 +113,7 @@ class _Session:
         self.failed: dict[str, AlignbenchError] = {}
         """Why a recipe has no settings."""
 
-    def run(self, recipes: Sequence[Recipe], *, profile: bool = False) -> dict[Key, Outcome]:
+    def run(self, recipes: Sequence[LoadedRecipe], *, profile: bool = False) -> dict[Key, Outcome]:
         """Runs recipes; what this command has run before it does not run again."""
         ran = frozenset(self.outcomes)
         outcomes = execute.run(recipes, self.results, force=self.force, profile=profile, tuning=self.records, fresh=ran)
@@ -120,21 +121,22 @@ class _Session:
         self.outcomes |= {key: one for key, one in found.items() if one.state != "kept" or key not in self.outcomes}
         return found
 
-    def tune(self, recipe: Recipe) -> None:
+    def tune(self, recipe: LoadedRecipe) -> None:
         """Runs the trials of a recipe and selects, unless that was done before with the same settings."""
         error = self.lacks(recipe)
         if error is None:
+            recipe = self.settled(recipe)
             trials, planned = _plan(recipe)
             try:
                 record = self.finished(recipe, trials, planned)
-                self.accept(recipe, record or self._try_out(recipe, trials, planned))
+                self.accept(record or self._try_out(recipe, trials, planned))
             except AlignbenchError as failure:
                 error = AlignbenchError(f"not tuned: {failure}")
         if error is not None:
             self.failed[recipe.name] = error
 
     def finished(
-        self, recipe: Recipe, trials: Mapping[str, Point], planned: Mapping[str, Planned]
+        self, recipe: LoadedRecipe, trials: Mapping[str, Point], planned: Mapping[str, Planned]
     ) -> TuningFile | None:
         """Returns the record of the same sweep, finished before; RunExistsError where a trial read other inputs."""
         try:
@@ -144,30 +146,28 @@ class _Session:
         if self.force or record.identity != _identity(recipe, trials, planned):
             return None
         for one in planned.values():
-            execute.describe(one, self.results, force=False)
+            describe_run(one, self.results, force=False)
         return record
 
-    def accept(self, recipe: Recipe, record: TuningFile) -> None:
+    def accept(self, record: TuningFile) -> None:
         """Takes over the settings that a sweep has selected."""
-        self.records[recipe.name] = record
-        recipe.tuned(record.trials[record.selected].settings)
+        self.records[record.recipe] = record
         logger.info("%s", _sentence(record))
 
-    def settled(self, recipe: Recipe) -> Recipe:
-        """Returns the recipe as it is to run."""
-        record = self.records.get(recipe.name)
-        return recipe if record is None else recipe.tuned(record.trials[record.selected].settings)
+    def settled(self, recipe: LoadedRecipe) -> LoadedRecipe:
+        """Returns the recipe as it is to run, with what sweeps have selected so far."""
+        return recipe.tuned({name: record.trials[record.selected].settings for name, record in self.records.items()})
 
-    def lacks(self, recipe: Recipe) -> AlignbenchError | None:
+    def lacks(self, recipe: LoadedRecipe) -> AlignbenchError | None:
         """Returns an error where a recipe builds on one without settings."""
-        missing = [name for name in _upstream_names(recipe) if name in self.failed]
+        missing = [name for name in recipe.upstream_names() if name in self.failed]
         return AlignbenchError(f"not run: {missing[0]}, which it builds on, was not tuned") if missing else None
 
-    def _try_out(self, recipe: Recipe, trials: Mapping[str, Point], planned: Mapping[str, Planned]) -> TuningFile:
+    def _try_out(self, recipe: LoadedRecipe, trials: Mapping[str, Point], planned: Mapping[str, Planned]) -> TuningFile:
         """Runs the trials, selects, and writes the record of it."""
         assert recipe.sweep is not None
         criterion = recipe.sweep.settings.criterion
-        outcomes = self.run([planned[name].recipe for name in trials])
+        outcomes = self.run([recipe.trial(number, point) for number, point in enumerate(trials.values())])
         for (name, _), outcome in outcomes.items():
             if outcome.state == "failed" and (name not in trials or isinstance(outcome.error, _NOT_TRIED)):
                 raise AlignbenchError(f"{name}: {outcome.error}")
@@ -281,13 +281,13 @@ def select(trials: Sequence[Trial], direction: Direction) -> int:
     return equals[0]
 
 
-def _swept(recipes: Sequence[Recipe]) -> Iterator[Recipe]:
+def _swept(recipes: Sequence[LoadedRecipe]) -> Iterator[LoadedRecipe]:
     """Yields a recipe of each name that has a sweep, after those that it builds on."""
     swept = {recipe.name: recipe for recipe in reversed(recipes) if recipe.sweep is not None}
     seen: set[str] = set()
 
-    def visit(recipe: Recipe) -> Iterator[Recipe]:
-        for name in _upstream_names(recipe):
+    def visit(recipe: LoadedRecipe) -> Iterator[LoadedRecipe]:
+        for name in recipe.upstream_names():
             if name in swept and name not in seen:
                 yield from visit(swept[name])
         if recipe.name not in seen:
@@ -298,13 +298,7 @@ def _swept(recipes: Sequence[Recipe]) -> Iterator[Recipe]:
         yield from visit(recipe)
 
 
-def _upstream_names(recipe: Recipe) -> list[str]:
-    """Returns the names of everything that a recipe builds on, nearest first."""
-    near = list(recipe.upstream().values())
-    return [*(other.name for other in near), *(name for other in near for name in _upstream_names(other))]
-
-
-def _plan(recipe: Recipe) -> tuple[dict[str, Point], dict[str, Planned]]:
+def _plan(recipe: LoadedRecipe) -> tuple[dict[str, Point], dict[str, Planned]]:
     """Returns the trials' settings by name, and every run they need by name."""
     assert recipe.sweep is not None
     trials = [recipe.trial(number, point) for number, point in enumerate(recipe.sweep.trials)]
@@ -312,7 +306,7 @@ def _plan(recipe: Recipe) -> tuple[dict[str, Point], dict[str, Planned]]:
     return {one.name: point for one, point in zip(trials, recipe.sweep.trials, strict=True)}, planned
 
 
-def _identity(recipe: Recipe, trials: Mapping[str, Point], planned: Mapping[str, Planned]) -> str:
+def _identity(recipe: LoadedRecipe, trials: Mapping[str, Point], planned: Mapping[str, Planned]) -> str:
     assert recipe.sweep is not None
     return fingerprint([recipe.sweep.settings.criterion, [planned[name].run_hash for name in trials]])
 

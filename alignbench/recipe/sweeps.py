@@ -20,7 +20,7 @@ from alignbench.recipe.problems import is_set
 from alignbench.records import Direction, Settings
 
 if TYPE_CHECKING:
-    from alignbench.recipe.recipe import Recipe
+    from alignbench.recipe.loading import LoadedRecipe
 
 Text = Annotated[str, Field(min_length=1)]
 Point = Mapping[str, Any]
@@ -196,15 +196,15 @@ def nested(point: Point) -> dict[str, Any]:
     return values
 
 
-def sweep_problems(recipe: Recipe, sets: Mapping[str, Any]) -> list[Problem]:
+def sweep_problems(loaded: LoadedRecipe, sweep: Sweep, sets: Mapping[str, Any]) -> list[Problem]:
     """Checks the grid of a recipe: its size, its criterion, and that every point makes a recipe.
 
     Args:
-        recipe: The recipe, with a sweep.
+        loaded: The recipe.
+        sweep: Its sweep.
         sets: What `--set` says, nested; a key of the grid must not be there.
     """
-    sweep = recipe.sweep
-    assert sweep is not None
+    recipe = loaded.recipe
     problems: list[Problem] = []
     points = sweep.points
     if len(points) < sweep.settings.trials:
@@ -225,7 +225,7 @@ def sweep_problems(recipe: Recipe, sets: Mapping[str, Any]) -> list[Problem]:
             problems.append(Problem(f"--set {key}", "a value", f"it left out: the sweep of {recipe.name} decides it"))
     for number, point in enumerate(points):
         try:
-            recipe.trial(number, point)
+            loaded.trial(number, point)
         except RecipeError as error:
             problems += error.problems
     return problems

@@ -34,18 +34,15 @@ def files() -> dict[str, str]:
 def recipes() -> dict[str, str]:
     """The resolved form of every recipe that is shipped, alone and in suites, and the identity of its run."""
     from alignbench.recipe.layers import shipped_names
-    from alignbench.recipe.recipe import load
+    from alignbench.recipe.loading import load
 
     found, identities = {}, {}
     for name in shipped_names():
-        for recipe in load([name]):
+        for loaded in load([name]):
+            recipe = loaded.recipe
             found[f"recipes/{name.replace('/', '.')}/{recipe.name}.seed{recipe.seed}.yaml"] = recipe.to_yaml()
-            identities[f"{name}/{recipe.name}/seed{recipe.seed}"] = _run_hash(recipe)
+            identities[f"{name}/{recipe.name}/seed{recipe.seed}"] = loaded.run_hash
     return {**found, "recipes/identities.json": _json(identities)}
-
-
-def _run_hash(recipe) -> str:
-    return recipe.run_hash({role: _run_hash(upstream) for role, upstream in recipe.upstream().items()})
 
 
 def command_line() -> dict[str, str]:

@@ -18,7 +18,7 @@ from alignbench.models.loading import load_language_model, load_policy, weights_
 from alignbench.models.sampling.token_draw import inverse_cdf, sampling_probabilities, uniforms
 from alignbench.pipeline import execute
 from alignbench.pipeline.build import Components
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.records import Completion, Decoding, Prompt
 
 PROMPTS = [Prompt("a", "the dog"), Prompt("b", "a red bird sings now"), Prompt("c", "two")]
@@ -260,8 +260,8 @@ def test_scorers_know_what_stands_between_prompt_and_completion(recipe_folder, c
     words = {"name": "words", "lexicon": "words.txt", "text": "prompt_and_completion"}
     scorers = json.dumps([judge, words])
     sets = [*(one.replace("SAVED", str(saved)) for one in sets), "reward.text=prompt_and_completion"]
-    [recipe] = load(["base.yaml"], [*sets, f"evaluation.scorers={scorers}"])
-    parts = Components(recipe, {}, torch.device("cpu"))
+    [loaded] = load(["base.yaml"], [*sets, f"evaluation.scorers={scorers}"])
+    parts = Components(loaded.recipe, {}, torch.device("cpu"))
     parts.start_policy()
     by_classifier, by_list = parts.toxicity_scorers().values()
     assert (by_classifier.reader.joint, parts.labeller().reader.joint) == (joint, joint)

@@ -7,7 +7,7 @@ import pytest
 
 import alignbench
 from alignbench.pipeline import execute
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 LAB = Path(__file__).parents[3] / "shared" / "lab"
 

@@ -12,7 +12,7 @@ import alignbench
 from alignbench.comparison.compare import compare
 from alignbench.embedded import grammar
 from alignbench.pipeline import execute, tuning
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 TRAINED = ("ppo_detox", "ppo_no_kl", "dpo_classifier_pairs")
 

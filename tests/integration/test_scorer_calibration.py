@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignbench.pipeline.build import Components
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 LAB = Path(__file__).parents[3] / "shared" / "lab"
 needs_lab = pytest.mark.skipif(
@@ -53,8 +53,8 @@ def components(request, tmp_path, monkeypatch):
         },
     }
     Path("calibration.yaml").write_text(json.dumps(settings))
-    (recipe,) = load(["calibration.yaml"])
-    return Components(recipe, {}, torch.device("cpu"))
+    (loaded,) = load(["calibration.yaml"])
+    return Components(loaded.recipe, {}, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

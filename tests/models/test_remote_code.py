@@ -9,7 +9,7 @@ import pytest
 from alignbench.errors import ModelError
 from alignbench.models.loading import load_classifier, load_language_model, load_policy, load_tokenizer
 from alignbench.pipeline import execute
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 CODE = """
 from pathlib import Path
@@ -172,4 +172,4 @@ def test_through_recipes(recipe_folder, own_code, sentinel, asked, which, key):
 
 def test_it_is_part_of_the_identity(recipe_folder):
     [plain], [trusting] = load(["ppo.yaml"]), load(["ppo.yaml"], ["reward.trust_remote_code=true"])
-    assert plain.run_hash({}) != trusting.run_hash({})
+    assert plain.run_hash != trusting.run_hash

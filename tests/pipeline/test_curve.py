@@ -19,7 +19,7 @@ from alignbench.pipeline import curve as curve_module
 from alignbench.pipeline import execute
 from alignbench.pipeline.build import Components
 from alignbench.pipeline.curve import AlongTraining, undisturbed, with_reward
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.records import EvalReport
 from alignbench.results.reader import find_runs, read_run
 from alignbench.results.writer import RunDirectory
@@ -86,8 +86,8 @@ def test_a_point_holds_all_metrics_and_the_training_reward(recipe_folder):
     assert own["value"].item() == pytest.approx(by_prompt.mean())
     assert own["direction"].item() == "none"
     # As training is given it: a logit, where the scorer `reward` has probabilities.
-    [recipe] = load(["ppo.yaml"])
-    reward = Components(recipe, {}, torch.device("cpu")).training_reward()
+    [loaded] = load(["ppo.yaml"])
+    reward = Components(loaded.recipe, {}, torch.device("cpu")).training_reward()
     assert texts["reward"].to_list() == pytest.approx(reward.score(texts["prompt"], list(texts["completion"])))
     assert texts["toxicity@reward"].to_list() != pytest.approx(texts["reward"].to_list())
 

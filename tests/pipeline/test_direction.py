@@ -13,7 +13,7 @@ from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.pipeline import execute
 from alignbench.pipeline import pairs as drawn_pairs
 from alignbench.pipeline.direction import N_TEXTS, require_agreement
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 FUNCTIONS = """\
 def vowels(prompts, completions):

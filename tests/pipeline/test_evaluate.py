@@ -11,7 +11,8 @@ from alignbench.comparison.compare import compare
 from alignbench.errors import LeakError, RecipeError, UsageError
 from alignbench.models.loading import load_policy
 from alignbench.pipeline import execute
-from alignbench.recipe.recipe import load
+from alignbench.pipeline.plan import plan
+from alignbench.recipe.loading import load
 
 
 def values(recipe):
@@ -61,7 +62,7 @@ def test_files_of_neutral_texts_are_sought_beside_the_recipe_first(recipe_folder
     for place, expected in (("texts.txt", "texts.txt"), ("mine/texts.txt", "mine/texts.txt")):
         Path(place).write_text("the dog\n")
         (loaded,) = load(["mine/base.yaml"])
-        assert loaded.evaluation.neutral == expected
+        assert loaded.recipe.evaluation.neutral == expected
 
 
 def test_a_source_of_neutral_texts_that_is_none_is_refused(recipe_folder):
@@ -119,7 +120,7 @@ def test_an_earlier_run_must_have_lost_the_same_prompts(recipe_folder, prompt_fi
     with pytest.raises(
         UsageError, match=r"reward\.run: upstream has another evaluation\.prompts or evaluation\.neutral, which"
     ):
-        execute.plan(recipes)
+        plan(recipes)
     with pytest.raises(RecipeError, match=r"evaluation\.prompts\.on_leak: got \"drop\", expected it left out here"):
         load(["base.yaml"], [f"evaluation.prompts={{prompts: {prompt_file}, on_leak: drop}}"])
 

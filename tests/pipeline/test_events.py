@@ -8,7 +8,7 @@ import pytest
 
 import alignbench
 from alignbench.pipeline import execute
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.records import Cost
 from alignbench.results.writer import RunDirectory
 from alignbench.runtime.ledger import Ledger

@@ -12,7 +12,8 @@ import alignbench
 from alignbench import code_hash
 from alignbench.errors import RunExistsError, TrainingError, UsageError
 from alignbench.pipeline import execute
-from alignbench.recipe.recipe import load
+from alignbench.pipeline.plan import plan
+from alignbench.recipe.loading import load
 from alignbench.scorers.reward_model import load_reward_scorer
 
 
@@ -322,14 +323,14 @@ def test_two_recipes_of_one_name_are_refused(recipe_folder):
         "  - {recipe: ppo_learned_reward.yaml, name: b, overrides: {pairs: {completions_per_prompt: 4}}}\n"
     )
     with pytest.raises(UsageError, match=r"reward_model, seed 0: two recipes of this name"):
-        execute.plan(load(["suite.yaml"]))
+        plan(load(["suite.yaml"]))
 
 
 def test_upstream_on_other_splits_is_refused(recipe_folder):
     text = Path("reward_model.yaml").read_text()
     Path("reward_model.yaml").write_text(json.dumps(json.loads(text) | {"data": {"split_seed": 5}}))
     with pytest.raises(UsageError, match=r"reward\.run: reward_model has another `data` block"):
-        execute.plan(load(["ppo_learned_reward.yaml"]))
+        plan(load(["ppo_learned_reward.yaml"]))
 
 
 def test_an_unexpected_error_ends_one_run_and_not_the_suite(recipe_folder, monkeypatch):

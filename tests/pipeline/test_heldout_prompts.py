@@ -12,7 +12,7 @@ from alignbench.errors import DataError
 from alignbench.pipeline import execute
 from alignbench.pipeline.build import Components
 from alignbench.pipeline.prompts import heldout_prompts, prepared_prompts
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 LENGTHS = range(4, 41)
 """The policy takes 64 tokens: 34 leave room for the 30 that KL is measured on, 14 for completions of 50."""
@@ -37,7 +37,7 @@ def long_prompts(recipe_folder):
 
 def prepared(name, sets=()):
     """Prepared data and held-out prompts of a recipe."""
-    (recipe,) = load([f"{name}.yaml"], sets)
+    recipe = load([f"{name}.yaml"], sets)[0].recipe
     policy = Components(recipe, {}, torch.device("cpu")).start_policy()
     data = prepared_prompts(recipe, policy)
     return data, heldout_prompts(recipe, policy, data)

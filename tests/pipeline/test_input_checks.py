@@ -16,7 +16,7 @@ from alignbench.cli import main
 from alignbench.errors import InputsError
 from alignbench.pipeline import tuning
 from alignbench.pipeline.input_checks import check_inputs
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 
 def problems(*names, sets=()):

@@ -8,7 +8,7 @@ import pytest
 
 from alignbench.pipeline import inputs
 from alignbench.pipeline.inputs import inputs_of
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.results.recognition import changed_inputs
 
 
@@ -26,7 +26,7 @@ def own(recipe_folder, checkpoints, prompt_file):
 
     def recipe(name="ppo", more=()):
         [one] = load([f"{name}.yaml"], [*sets, *more])
-        return one
+        return one.recipe
 
     return recipe
 

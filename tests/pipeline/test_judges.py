@@ -9,7 +9,7 @@ from click.testing import CliRunner
 import alignbench
 from alignbench.cli import main
 from alignbench.pipeline import execute
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 JUDGES = """\
 def _gaps(completions, n):

@@ -17,7 +17,7 @@ from alignbench.errors import ModelError, ScorerError
 from alignbench.models.loading import load_language_model
 from alignbench.pipeline import execute
 from alignbench.pipeline.preflight import check_before_start, check_policy, check_saving, check_scorer, check_step
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.records import Completion, Prompt
 
 PROMPTS = [Prompt("short", "the dog"), Prompt("long", "the dog runs and one bird sings and the cat")]

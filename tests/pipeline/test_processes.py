@@ -5,7 +5,7 @@ import json
 import pytest
 
 from alignbench.pipeline import execute
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.results.frames import load_completions, load_train_log
 from alignbench.results.reader import read_points
 

@@ -12,7 +12,7 @@ import alignbench
 from alignbench.cli import main
 from alignbench.errors import RunExistsError, TrainingError
 from alignbench.pipeline import execute
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.results.writer import RunDirectory
 from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.reward_model import load_reward_scorer

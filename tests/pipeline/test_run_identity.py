@@ -11,8 +11,8 @@ from alignbench.comparison.compare import compare
 from alignbench.errors import ComparabilityError, RunExistsError, TrainingError
 from alignbench.pipeline import execute
 from alignbench.pipeline.build import Components
-from alignbench.pipeline.plan import plan
-from alignbench.recipe.recipe import load
+from alignbench.pipeline.plan import describe_run, plan
+from alignbench.recipe.loading import load
 from alignbench.results.reader import read_run
 from alignbench.results.recognition import changed_inputs
 from alignbench.results.writer import RunDirectory
@@ -148,7 +148,7 @@ def test_a_complete_run_on_other_inputs_is_not_already_complete(own_files):
     assert "--force" in str(outcome.error)
     [planned] = plan(load(["base.yaml"], QUICK))
     with pytest.raises(RunExistsError, match=r"model\.safetensors"):
-        execute.describe(planned, Path("results"), force=False)
+        describe_run(planned, Path("results"), force=False)
     assert [one.state for one in run("base", force=True)] == ["done"]
     assert [one.state for one in run("base")] == ["kept"]
     other_data()
@@ -219,7 +219,7 @@ def test_values_that_are_gone_are_missed_where_files_were_not_listed(recipe_fold
     [metrics] = Path("results/base/seed0/evaluations").glob("*/metrics.json")
     metrics.unlink()
     [planned] = plan(load(["base.yaml"], QUICK))
-    assert "evaluate" in execute.describe(planned, Path("results"), force=False)
+    assert "evaluate" in describe_run(planned, Path("results"), force=False)
 
 
 @pytest.mark.parametrize("name", ["ppo", "reward_model"])

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from alignbench.cli import main
 from alignbench.errors import ModelError, RecipeError, UsageError
-from alignbench.pipeline import execute
 from alignbench.pipeline.build import Components
-from alignbench.recipe.recipe import load
+from alignbench.pipeline.plan import plan
+from alignbench.recipe.loading import load
 
 POLITE, RUDE = "you are very nice and kind", "you are stupid and bad"
 TRANSFORMS = ("logit", "logprob", "probability", "margin")
@@ -54,7 +54,7 @@ def components(folder, reward, method="ppo"):
     recipe = json.loads((folder / f"{method}.yaml").read_text()) | {"name": "x", "reward": reward}
     (folder / "x.yaml").write_text(json.dumps(recipe | {"evaluation": {"scorers": ["reward"]}}))
     [loaded] = load(["x.yaml"], ["reward.label=null"] if "label" not in reward else [])
-    return Components(loaded, {}, torch.device("cpu"))
+    return Components(loaded.recipe, {}, torch.device("cpu"))
 
 
 def of_texts(scorer):
@@ -138,8 +138,8 @@ def test_outputs_decide_how_an_undeclared_head_is_read(recipe_folder, heads):
 def test_a_judge_has_the_same_key(recipe_folder, heads):
     judge = {"name": "judge", "classifier": str(heads / "undeclared"), "label": "toxic"}
     for outputs in (None, "independent"):
-        [recipe] = load(["base.yaml"], [f"evaluation.scorers={json.dumps([judge | {'outputs': outputs}])}"])
-        parts = Components(recipe, {}, torch.device("cpu"))
+        [loaded] = load(["base.yaml"], [f"evaluation.scorers={json.dumps([judge | {'outputs': outputs}])}"])
+        parts = Components(loaded.recipe, {}, torch.device("cpu"))
         if outputs is None:
             with pytest.raises(ModelError, match=r"^evaluation\.scorers: judge\.outputs: got nothing"):
                 parts.toxicity_scorers()
@@ -158,8 +158,8 @@ def test_a_function_may_count_either_way_and_labels_pairs_as_it_trains(recipe_fo
     changes = {"name": "x", "reward": settings, "evaluation": {"scorers": [{"lexicon": "words.txt"}]}}
     Path("words.txt").write_text("stupid\n")
     Path("x.yaml").write_text(json.dumps(json.loads(Path("dpo.yaml").read_text()) | changes))
-    [recipe] = load(["x.yaml"])
-    parts = Components(recipe, {}, torch.device("cpu"))
+    [loaded] = load(["x.yaml"])
+    parts = Components(loaded.recipe, {}, torch.device("cpu"))
     assert of_texts(parts.training_reward()) == of_texts(parts.labeller()) == [0.0, weight]
 
 
@@ -224,8 +224,8 @@ def test_two_signs_are_refused_by_the_key(recipe_folder, reward, key, expected):
     [{"label": "nothate", "weight": 0.5}, {"harmful_label": "hate"}, {"label": "hate", "weight": -1.0}],
 )
 def test_terms_that_point_the_same_way_are_taken(recipe_folder, also):
-    [recipe] = load(["ppo.yaml"], [f"reward.also={json.dumps([TERM | also])}", "reward.classifier=c"])
-    assert recipe.reward.also[0].weight == also.get("weight", 1.0)
+    [loaded] = load(["ppo.yaml"], [f"reward.also={json.dumps([TERM | also])}", "reward.classifier=c"])
+    assert loaded.recipe.reward.also[0].weight == also.get("weight", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -239,11 +239,11 @@ def test_terms_that_point_the_same_way_are_taken(recipe_folder, also):
 )
 def test_a_name_is_not_taken_for_its_opposite(recipe_folder, sets, expected):
     with pytest.raises(UsageError) as caught:
-        execute.plan(load(["ppo.yaml"], sets))
+        plan(load(["ppo.yaml"], sets))
     assert expected in str(caught.value)
     result = CliRunner().invoke(main, ["check", "ppo.yaml", *(word for one in sets for word in ("--set", one))])
     assert (result.exit_code, result.output) == (2, f"Error: {caught.value}\n")
-    assert execute.plan(load(["ppo.yaml"], [*sets, "reward.may_oppose_judges=true"]))
+    assert plan(load(["ppo.yaml"], [*sets, "reward.may_oppose_judges=true"]))
 
 
 @pytest.mark.parametrize(
@@ -263,25 +263,25 @@ def test_no_added_term_pays_for_what_its_label_calls_harm(recipe_folder, also, p
     sets = [f"reward.also={json.dumps([{'name': 'x', 'classifier': 'another'} | also])}"]
     if pays_for_harm:
         with pytest.raises(UsageError, match=r"^reward\.also\.0: pays for harm, by the name of its label '"):
-            execute.plan(load(["ppo.yaml"], sets))
+            plan(load(["ppo.yaml"], sets))
         sets.append("reward.may_oppose_judges=true")
-    assert execute.plan(load(["ppo.yaml"], sets))
+    assert plan(load(["ppo.yaml"], sets))
 
 
 def test_the_label_of_a_judge_is_the_harmful_one(recipe_folder):
     for label, is_taken in (("toxic", True), ("LABEL_1", True), ("nothate", False), ("neutral", False)):
         recipes = load(["base.yaml"], [f"evaluation.scorers=[{{classifier: c, label: {label}}}]"])
         if is_taken:
-            assert execute.plan(recipes)
+            assert plan(recipes)
         else:
             with pytest.raises(
                 UsageError, match=rf"^evaluation\.scorers: judge\.label: got '{label}', no name of harm"
             ):
-                execute.plan(recipes)
+                plan(recipes)
     scaled = "evaluation.scorers=[{classifier: c, label: safe, scale: [1, 0]}]"
-    assert execute.plan(load(["base.yaml"], [scaled]))  # the scale turns it
+    assert plan(load(["base.yaml"], [scaled]))  # the scale turns it
 
 
 def test_that_a_reward_may_oppose_judges_is_no_identity(recipe_folder):
     [plain], [free] = load(["ppo.yaml"]), load(["ppo.yaml"], ["reward.may_oppose_judges=true"])
-    assert plain.run_hash({}) == free.run_hash({})
+    assert plain.run_hash == free.run_hash

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import alignbench
 from alignbench.pipeline import execute
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 EOS, N_EXACT = 1, 64
 EVALUATIONS = Path("results/ppo/seed0/evaluations")

@@ -13,7 +13,7 @@ from alignbench.comparison.compare import compare
 from alignbench.errors import AlignbenchError, ResultsError, TrainingError
 from alignbench.methods.dpo import DPO
 from alignbench.pipeline import execute, tuning
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.recipe.sweeps import CriterionSettings
 from alignbench.records import Cost, MetricValue
 from alignbench.results import reader
@@ -151,8 +151,8 @@ def test_trials_selection_final_runs_and_costs(recipe_folder, monkeypatch):
         [(key, value)] = chosen["settings"].items()
         for seed in (1, 2):
             [final] = load([f"results/{name}/seed{seed}/recipe.resolved.yaml"])
-            assert getattr(final.method, key.removeprefix("method.")) == value
-            assert final.run_hash({}) == status(name, seed)["run_hash"]
+            assert getattr(final.recipe.method, key.removeprefix("method.")) == value
+            assert final.run_hash == status(name, seed)["run_hash"]
             assert read(f"results/{name}/seed{seed}/tuning.json") == record
             assert [(one["recipe"], one["role"]) for one in status(name, seed)["upstream"]] == [
                 (f"{name}.trial{j}", "tuning") for j in (0, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignbench.errors import RecipeError
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 PPO = """\
 name: my_ppo
@@ -36,8 +36,8 @@ def write(judge, name="ppo.yaml"):
 
 
 def judge_of(*arguments):
-    (recipe,) = load(arguments)
-    return recipe.evaluation.scorers[1]
+    (loaded,) = load(arguments)
+    return loaded.recipe.evaluation.scorers[1]
 
 
 def test_every_kind_is_read():
@@ -100,18 +100,18 @@ def test_identity_is_content_and_not_place(judge, file):
     Path("mine").mkdir()
     Path("mine", file).write_bytes(Path(file).read_bytes())
     (there,) = load([write(judge, "mine/ppo.yaml")])
-    assert here.evaluation != there.evaluation
-    assert here.run_hash({}) == there.run_hash({})
+    assert here.recipe.evaluation != there.recipe.evaluation
+    assert here.run_hash == there.run_hash
     Path("mine", file).write_text(Path(file).read_text() + "# more\n")
-    assert load(["mine/ppo.yaml"])[0].run_hash({}) != here.run_hash({})
-    Path("resolved.yaml").write_text(here.to_yaml())
+    assert load(["mine/ppo.yaml"])[0].run_hash != here.run_hash
+    Path("resolved.yaml").write_text(here.recipe.to_yaml())
     assert load(["resolved.yaml"])[0] == here
 
 
 def test_no_model_library_is_loaded():
     write(f"{LEXICON}, label: x")
     code = (
-        "import sys\nfrom alignbench.recipe.recipe import load\nfrom alignbench.errors import RecipeError\n"
+        "import sys\nfrom alignbench.recipe.loading import load\nfrom alignbench.errors import RecipeError\n"
         "try:\n    load(['ppo.yaml'])\nexcept RecipeError:\n    print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

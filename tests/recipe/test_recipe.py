@@ -11,7 +11,8 @@ from typing import ClassVar
 import pytest
 
 from alignbench.errors import RecipeError, UsageError
-from alignbench.recipe.recipe import Recipe, load
+from alignbench.recipe.loading import LoadedRecipe, load
+from alignbench.recipe.recipe import Recipe
 
 SHARED = """\
 policy: {model: some/model}
@@ -38,9 +39,13 @@ def write(tmp_path, monkeypatch):
     return write_file
 
 
+def loaded_one(*arguments: str, **options: object) -> LoadedRecipe:
+    (loaded,) = load(arguments, **options)
+    return loaded
+
+
 def one(*arguments: str, **options: object) -> Recipe:
-    (recipe,) = load(arguments, **options)
-    return recipe
+    return loaded_one(*arguments, **options).recipe
 
 
 def problems(*arguments: str, **options: object) -> list[str]:
@@ -392,7 +397,7 @@ def test_set_reads_values_as_yaml(write):
 
 def test_one_recipe_per_recipe_and_seed_in_order(write):
     loaded = load([write("ppo.yaml", PPO), write("dpo.yaml", DPO)], seeds=[2, 0, 2])
-    assert [(recipe.name, recipe.seed) for recipe in loaded] == [
+    assert [(one.name, one.recipe.seed) for one in loaded] == [
         ("my_ppo", 2),
         ("my_ppo", 0),
         ("my_dpo", 2),
@@ -438,7 +443,7 @@ def test_suite_expands(write):
     )
     write("s/block.yaml", SHARED.replace("some/model", "block/model") + "budget: {completions: 1}\n")
     write("s/strong.yaml", "method: {kl_coef: 9, gamma: 0.1}\n")
-    loaded = load(["s/suite.yaml"])
+    loaded = [one.recipe for one in load(["s/suite.yaml"])]
     names = [(recipe.name, recipe.seed) for recipe in loaded]
     assert names == [(name, seed) for name in ("my_ppo", "base", "strong") for seed in (4, 5)]
     assert {recipe.policy.model for recipe in loaded} == {"block/model"}
@@ -446,7 +451,7 @@ def test_suite_expands(write):
     assert [getattr(recipe.method, "kl_coef", None) for recipe in loaded[::2]] == [0.2, None, 9.0]
     assert loaded[4].method.gamma == 0.5
     assert loaded[4].method.batch_size == 8
-    assert [recipe.seed for recipe in load(["s/suite.yaml"], seeds=[1])] == [1, 1, 1]
+    assert [one.recipe.seed for one in load(["s/suite.yaml"], seeds=[1])] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -488,23 +493,22 @@ LEARNED = PPO.replace("label: nothate}", "label: nothate, run: my_rm}")
 
 def test_upstream_is_found_beside_the_file_and_inherits_what_applies(write):
     write("my_rm.yaml", REWARD_MODEL.replace("method: {", "method: {epochs: 3, "))
-    recipe = one(
+    loaded = loaded_one(
         write("ppo.yaml", LEARNED), sets=["policy.model=other/model", "method.gamma=0.5"], seeds=[5], name="renamed"
     )
-    upstream = recipe.upstream()
-    assert list(upstream) == ["reward"]
-    reward_model = upstream["reward"]
+    assert list(loaded.upstream) == ["reward"]
+    reward_model = loaded.upstream["reward"].recipe
     assert (reward_model.name, reward_model.method_name, reward_model.seed) == ("my_rm", "reward_model", 5)
     assert reward_model.method.epochs == 3
     assert reward_model.policy.model == "other/model"
-    assert reward_model.upstream() == {}
+    assert loaded.upstream["reward"].upstream == {}
 
 
 def test_a_dependency_given_by_set_does_not_depend_on_itself(write):
     write("my_rm.yaml", REWARD_MODEL)
-    recipe = one(write("ppo.yaml", PPO), sets=["reward.run=my_rm"])
-    assert recipe.upstream()["reward"].reward.run is None
-    assert recipe.upstream()["reward"].reward.classifier == "some/classifier"
+    upstream = loaded_one(write("ppo.yaml", PPO), sets=["reward.run=my_rm"]).upstream["reward"].recipe
+    assert upstream.reward.run is None
+    assert upstream.reward.classifier == "some/classifier"
 
 
 def test_upstream_in_the_same_suite_wins_with_its_own_overrides(write):
@@ -512,24 +516,24 @@ def test_upstream_in_the_same_suite_wins_with_its_own_overrides(write):
     write("ppo.yaml", LEARNED)
     write("s.yaml", "name: s\nrecipes: [ppo.yaml, {recipe: my_rm.yaml, overrides: {method: {epochs: 9}}}]\n")
     learned, reward_model = load(["s.yaml"])
-    assert learned.upstream()["reward"] == reward_model
-    assert reward_model.method.epochs == 9
+    assert learned.upstream["reward"] == reward_model
+    assert reward_model.recipe.method.epochs == 9
 
 
 def test_policy_upstream(write):
     write("my_dpo.yaml", DPO)
-    recipe = one(write("ppo.yaml", PPO.replace("some/model", "some/model, run: my_dpo")))
-    assert {role: other.name for role, other in recipe.upstream().items()} == {"policy": "my_dpo"}
+    loaded = loaded_one(write("ppo.yaml", PPO.replace("some/model", "some/model, run: my_dpo")))
+    assert {role: other.name for role, other in loaded.upstream.items()} == {"policy": "my_dpo"}
 
 
 def test_resolved_recipe_of_a_run_depends_on_the_run_beside_it(write):
     write("my_rm.yaml", REWARD_MODEL)
-    recipe = one(write("ppo.yaml", LEARNED), sets=["policy.model=here"])
-    write("results/my_ppo/seed0/recipe.resolved.yaml", recipe.to_yaml())
-    write("results/my_rm/seed0/recipe.resolved.yaml", recipe.upstream()["reward"].to_yaml())
-    again = one("results/my_ppo/seed0/recipe.resolved.yaml")
-    assert again == recipe
-    assert again.upstream() == recipe.upstream()
+    loaded = loaded_one(write("ppo.yaml", LEARNED), sets=["policy.model=here"])
+    write("results/my_ppo/seed0/recipe.resolved.yaml", loaded.recipe.to_yaml())
+    write("results/my_rm/seed0/recipe.resolved.yaml", loaded.upstream["reward"].recipe.to_yaml())
+    again = loaded_one("results/my_ppo/seed0/recipe.resolved.yaml")
+    assert again == loaded
+    assert again.upstream == loaded.upstream
 
 
 def test_wrong_dependencies(write):
@@ -650,7 +654,7 @@ def test_a_default_hashes_like_the_same_value_given(write, monkeypatch):
 
 def test_import_and_load_bring_no_heavy_library():
     code = (
-        "import sys, alignbench.recipe.recipe as r; r.load(['quickstart']); "
+        "import sys, alignbench.recipe.loading as r; r.load(['quickstart']); "
         "print([m for m in ('torch', 'transformers', 'pandas', 'scipy', 'datasets', 'trl') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from alignbench.cli import main
 from alignbench.errors import RecipeError
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 BASE = """\
 policy: {model: some/model}
@@ -40,8 +40,8 @@ def write(name, reward, rest=PPO):
 
 
 def one(*arguments, **options):
-    (recipe,) = load(arguments, **options)
-    return recipe
+    (loaded,) = load(arguments, **options)
+    return loaded.recipe
 
 
 def problems(*arguments, **options):
@@ -77,7 +77,7 @@ def test_terms_beside_a_reward_model():
         + f"reward: {{{CLASSIFIER}}}\n"
     )
     recipe = one(write("ppo.yaml", f"run: my_rm, also: [{{{TERM}}}]"))
-    assert list(recipe.upstream()) == ["reward"]
+    assert recipe.upstream_names() == {"reward": "my_rm"}
     assert [term.name for term in recipe.reward.also] == ["x"]
 
 
@@ -115,8 +115,8 @@ def test_every_layer_names_files_beside_itself(layer, expected):
         f"name: s\noverrides: {change if layer == 'suite' else '{}'}\n"
         f"recipes: [{{recipe: ../mine/ppo.yaml, overrides: {change if layer == 'entry' else '{}'}}}]\n"
     )
-    [recipe] = load(["suites/s.yaml"], [f"reward.{FUNCTION.replace(': ', '=', 1)}"] if layer == "set" else [])
-    assert recipe.reward.function == expected
+    [loaded] = load(["suites/s.yaml"], [f"reward.{FUNCTION.replace(': ', '=', 1)}"] if layer == "set" else [])
+    assert loaded.recipe.reward.function == expected
 
 
 def test_a_file_above_the_current_folder(folder, monkeypatch):

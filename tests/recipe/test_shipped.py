@@ -8,7 +8,7 @@ import pytest
 from alignbench.errors import UsageError
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.recipe.layers import shipped_directory, shipped_names
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 RECIPES = ["base", "dpo_classifier_pairs", "ppo_detox", "ppo_learned_reward", "ppo_no_kl", "reward_model"]
 SUITES = ["suites/detox_gpt_neo_125m", "suites/quickstart"]
@@ -29,7 +29,8 @@ def test_the_list_is_complete():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_loads_under_its_file_name(name):
-    (recipe,) = load([name])
+    (loaded,) = load([name])
+    recipe = loaded.recipe
     assert recipe.name == name
     assert recipe.description
     assert recipe.policy.model == "EleutherAI/gpt-neo-125m"
@@ -49,7 +50,7 @@ def test_suite_holds_every_recipe(name):
     short = name.rpartition("/")[2]
     recipes = load([short])
     assert {recipe.name for recipe in recipes} == set(RECIPES)
-    assert [recipe.resolved() for recipe in load([name])] == [recipe.resolved() for recipe in recipes]
+    assert [one.recipe.resolved() for one in load([name])] == [one.recipe.resolved() for one in recipes]
 
 
 def test_the_tuned_suite_gives_both_methods_as_many_trials():
@@ -65,16 +66,16 @@ def test_the_tuned_suite_gives_both_methods_as_many_trials():
 
 @pytest.mark.parametrize("name", [*RECIPES, *SUITES, TUNED])
 def test_round_trip(name, tmp_path):
-    for recipe in load([name]):
+    for loaded in load([name]):
         path = tmp_path / "again.yaml"
-        path.write_text(recipe.to_yaml())
-        assert load([str(path)]) == [recipe]
+        path.write_text(loaded.recipe.to_yaml())
+        assert [again.recipe for again in load([str(path)])] == [loaded.recipe]
 
 
 def test_recipes_differ_in_their_method_alone():
     shared = []
-    for recipe in load(RECIPES):
-        values = recipe.resolved()
+    for loaded in load(RECIPES):
+        values = loaded.recipe.resolved()
         del values["name"], values["description"], values["method"]
         values["reward"]["run"] = None
         shared.append(values)
@@ -83,7 +84,7 @@ def test_recipes_differ_in_their_method_alone():
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_ppo_recipes_differ_in_what_their_names_say(suite):
-    by_name = {recipe.name: recipe for recipe in load([suite], seeds=[0])}
+    by_name = {loaded.name: loaded.recipe for loaded in load([suite], seeds=[0])}
     detox, no_kl, learned = (by_name[name] for name in ("ppo_detox", "ppo_no_kl", "ppo_learned_reward"))
     assert learned.method == detox.method
     assert learned.reward.run == "reward_model"
@@ -100,8 +101,8 @@ def test_ppo_recipes_differ_in_what_their_names_say(suite):
 
 
 def test_detox_recipe_states_the_values_of_its_source():
-    (recipe,) = load(["ppo_detox"])
-    method = recipe.method
+    (loaded,) = load(["ppo_detox"])
+    recipe, method = loaded.recipe, loaded.recipe.method
     assert method.learning_rate == pytest.approx(2 * 1.47e-5)
     assert (method.batch_size, method.mini_batch_size, method.completion_tokens) == (16, 4, (20, 30))
     assert (method.kl_coef, method.kl_target, method.kl_horizon) == (0.2, 6.0, 10_000)
@@ -110,7 +111,7 @@ def test_detox_recipe_states_the_values_of_its_source():
 
 
 def test_quickstart_stays_in_the_embedded_world():
-    recipes = load(["quickstart"])
+    recipes = [loaded.recipe for loaded in load(["quickstart"])]
     assert {recipe.seed for recipe in recipes} == {0}
     for recipe in recipes:
         assert (recipe.policy.model, recipe.reward.classifier) == ("embedded/policy", "embedded/classifier")
@@ -128,10 +129,10 @@ def test_quickstart_stays_in_the_embedded_world():
 
 def test_learned_reward_comes_from_the_recipe_of_the_same_suite():
     for suite in SUITES:
-        by_name = {(recipe.name, recipe.seed): recipe for recipe in load([suite])}
-        for (name, seed), recipe in by_name.items():
+        by_name = {(loaded.name, loaded.recipe.seed): loaded for loaded in load([suite])}
+        for (name, seed), loaded in by_name.items():
             expected = {"reward": by_name["reward_model", seed]} if name == "ppo_learned_reward" else {}
-            assert recipe.upstream() == expected
+            assert loaded.upstream == expected
 
 
 def test_a_checkout_path_outside_a_checkout_suggests_the_shipped_name():

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from alignbench.errors import RecipeError, UsageError
-from alignbench.pipeline.execute import plan
-from alignbench.recipe.recipe import load
+from alignbench.pipeline.plan import plan
+from alignbench.recipe.loading import load
 from alignbench.recipe.sweeps import CriterionSettings, choose, grid_points, nested
 
 SHARED = {
@@ -23,6 +24,7 @@ RECIPES = {
     "dpo": {"method": {"name": "dpo"}},
     "rm": {"method": {"name": "reward_model"}},
     "learned": {"method": {"name": "ppo"}, "reward": SHARED["reward"] | {"run": "rm"}},
+    "after": {"method": {"name": "ppo"}, "policy": SHARED["policy"] | {"run": "dpo"}},
 }
 CRITERION = {"metric": "toxicity_mean", "scorer": "judge", "at_most": {"kl": 20}}
 GRIDS = {"ppo": {"method.kl_coef": [0.1, 0.2], "method.learning_rate": [1e-5, 2e-5]}, "dpo": {"method.beta": [0.1, 1]}}
@@ -90,32 +92,62 @@ def test_nested():
 
 def test_recipes_of_a_suite_with_a_sweep(suite):
     recipes = load([suite()])
-    assert [(r.name, r.seed, r.sweep is not None) for r in recipes] == [
+    assert [(r.name, r.recipe.seed, r.sweep is not None) for r in recipes] == [
         ("base", 3, False), ("base", 4, False), ("ppo", 3, True), ("ppo", 4, True), ("dpo", 3, True), ("dpo", 4, True),
     ]  # fmt: skip
     ppo = recipes[2]
     assert str(ppo.sweep) == (
         "2 trials of a grid of 4 points, by the lowest toxicity_mean@judge, kl at most 20, on validation prompts"
     )
-    trial = ppo.trial(1, {"method.kl_coef": 0.3})
+    assert ppo.trial(1, {"method.kl_coef": 0.3}).sweep is None
+    trial = ppo.trial(1, {"method.kl_coef": 0.3}).recipe
     assert (trial.name, trial.seed, trial.evaluation.split, trial.method.kl_coef) == (
         "ppo.trial1",
         0,
         "validation",
         0.3,
     )
-    assert trial.sweep is None
     assert trial.method.batch_size == 8
-    tuned = ppo.tuned({"method.kl_coef": 0.3})
+    tuned = ppo.tuned({"ppo": {"method.kl_coef": 0.3}}).recipe
     assert (tuned.name, tuned.seed, tuned.evaluation.split, tuned.method.kl_coef) == ("ppo", 3, "heldout", 0.3)
-    assert ppo.evaluation.split == "heldout"
+    assert ppo.recipe.evaluation.split == "heldout"
 
 
 def test_set_holds_for_trials_and_seeds_for_the_final_runs(suite):
     recipes = load([suite()], sets=["budget.completions=64"], seeds=[7])
     ppo = next(recipe for recipe in recipes if recipe.name == "ppo")
-    trial = ppo.trial(0, ppo.sweep.points[0])
-    assert (ppo.seed, trial.seed, trial.budget.completions) == (7, 0, 64)
+    trial = ppo.trial(0, ppo.sweep.points[0]).recipe
+    assert (ppo.recipe.seed, trial.seed, trial.budget.completions) == (7, 0, 64)
+
+
+def test_once_loaded_no_file_of_a_recipe_is_read(suite):
+    """What runs, and under which identity: trials, what they select, and what builds on that."""
+
+    def everything(recipes):
+        learned = recipes[0]
+        trials = [learned.trial(number, point) for number, point in enumerate(learned.sweep.trials)]
+        tuned = learned.tuned({"learned": learned.sweep.points[0]})
+        return [(one.recipe.to_yaml(), one.run_hash) for plans in (trials, [tuned]) for one in plan(plans)]
+
+    path = suite(recipes=["learned"], grids={"learned": {"pairs.temperature": [0.5, 0.7]}})
+    expected, recipes = everything(load([path])), load([path])
+    for file in Path().rglob("*.yaml"):
+        file.unlink()
+    assert everything(recipes) == expected
+    assert len(expected) == 3 + 2  # two trials with what they build on, and the selected one with the same
+
+
+def test_what_is_selected_reaches_what_builds_on_it(suite):
+    """In whichever order they were loaded; the seed stays that of the recipe that builds on it."""
+    grids = {"dpo": {"method.beta": [0.2, 0.3]}, "after": {"method.kl_coef": [0.1, 0.2]}}
+    recipes = load([suite(recipes=["after", "dpo"], grids=grids)], seeds=[7])
+    tuned = recipes[0].tuned({"dpo": {"method.beta": 0.3}})
+    assert tuned.sweep is not None
+    assert tuned.upstream["policy"].sweep is None
+    assert (tuned.upstream["policy"].recipe.method.beta, tuned.upstream["policy"].recipe.seed) == (0.3, 7)
+    assert tuned.trial(0, {"method.kl_coef": 0.2}).upstream["policy"].recipe.method.beta == 0.3
+    assert tuned.trial(0, {"method.kl_coef": 0.2}).upstream["policy"].recipe.seed == 0
+    assert recipes[0].upstream["policy"].recipe.method.beta != 0.3
 
 
 def test_untuned_recipes_do_not_run_by_accident(suite):
@@ -127,7 +159,7 @@ def test_what_a_trial_builds_on_does_not_take_over_its_settings(suite):
     grids = {"learned": {"pairs.temperature": [0.5, 0.7]}}
     recipes = load([suite(recipes=["learned"], grids=grids)], sets=["budget.completions=64"])
     trial = recipes[0].trial(0, recipes[0].sweep.points[0])
-    upstream = trial.upstream()["reward"]
+    upstream = trial.upstream["reward"].recipe
     assert (upstream.name, upstream.seed, upstream.evaluation.split) == ("rm", 0, "heldout")
     assert (upstream.pairs.temperature, upstream.budget.completions) == (1.0, 64)
 

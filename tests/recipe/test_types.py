@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from alignbench.cli import main
 from alignbench.errors import RecipeError, UsageError
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 
 RECIPE = {
     "name": "ppo",

@@ -14,7 +14,7 @@ from alignbench.cli import main
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.pipeline import execute as execute_module
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.records import Prompt
 from alignbench.runtime import profiling
 from alignbench.runtime.clock import stage
