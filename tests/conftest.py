@@ -146,13 +146,14 @@ def prompt_file(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def recipe_folder(checkpoints, prompt_file, tmp_path, monkeypatch):
-    """A folder, made the current one, with a recipe per method on the tiny models; nothing is cached outside it."""
+@pytest.fixture(scope="session")
+def write_recipes(checkpoints, prompt_file):
+    """Writes a recipe per method on the tiny models into a folder.
+
+    Points along training are left out, which take most of the time: a test that is about them switches them on.
+    """
     import json
 
-    monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     shared = {
         "policy": {"model": str(checkpoints / "policy")},
         "reward": {"classifier": str(checkpoints / "classifier"), "label": "nothate"},
@@ -164,7 +165,7 @@ def recipe_folder(checkpoints, prompt_file, tmp_path, monkeypatch):
             "n_prompts": 30,
             "batch_size": 128,  # all prompts at once: what takes the time here is the number of batches
             "scorers": ["reward", {"name": "judge", "classifier": str(checkpoints / "judge"), "label": "toxic"}],
-            "evaluate_every": 16,
+            "evaluate_every": 0,
         },
         "hardware": {"device": "cpu"},
     }
@@ -177,10 +178,50 @@ def recipe_folder(checkpoints, prompt_file, tmp_path, monkeypatch):
         "ppo_learned_reward": {"method": ppo, "reward": {"run": "reward_model"}},
         "ppo_after_dpo": {"method": ppo, "policy": {"run": "dpo"}},
     }
-    (tmp_path / "shared.yaml").write_text(json.dumps(shared))  # JSON is YAML
-    for name, recipe in recipes.items():
-        (tmp_path / f"{name}.yaml").write_text(json.dumps({"extends": "shared.yaml", "name": name, **recipe}))
+
+    def write(folder):
+        (folder / "shared.yaml").write_text(json.dumps(shared))  # JSON is YAML
+        for name, recipe in recipes.items():
+            (folder / f"{name}.yaml").write_text(json.dumps({"extends": "shared.yaml", "name": name, **recipe}))
+
+    return write
+
+
+@pytest.fixture
+def recipe_folder(write_recipes, tmp_path, monkeypatch):
+    """A folder, made the current one, with a recipe per method on the tiny models; nothing is cached outside it."""
+    monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_recipes(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(write_recipes, tmp_path_factory):
+    """Puts the results of recipes of `recipe_folder` into a folder; what several tests ask for is run once."""
+    import shutil
+
+    done = {}
+
+    def put(*names, sets=(), results="results"):
+        if (names, *sets) not in done:
+            done[names, *sets] = _run(names, sets, tmp_path_factory.mktemp("finished"), write_recipes)
+        shutil.copytree(done[names, *sets], results)
+
+    return put
+
+
+def _run(names, sets, folder, write_recipes):
+    from alignbench.pipeline import execute
+    from alignbench.recipe.recipe import load
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALIGNBENCH_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        write_recipes(folder)
+        outcomes = execute.run(load([f"{name}.yaml" for name in names], sets), folder / "results")
+    assert {outcome.state for outcome in outcomes} == {"done"}, [outcome.error for outcome in outcomes]
+    return folder / "results"
 
 
 @pytest.fixture(scope="session")

@@ -30,10 +30,12 @@ ODD = "evaluation.evaluate_every=12"
 OWN_JUDGE = "evaluation.scorers=[{name: own, classifier: '{judge}', label: toxic}]"
 LORA = "policy.lora={r: 4, target_modules: [q_proj, v_proj]}"
 SECONDS = ("time/", "memory/")
+DENSE = ("evaluation.evaluate_every=null", "evaluation.n_prompts=12")
+"""A point behind every step; few prompts for the evaluation at the end, which is not what this is about."""
 
 
 def run(*names, results="results", sets=(), **options):
-    sets = ["evaluation.evaluate_every=null", *sets]
+    sets = [*DENSE, *sets]
     outcomes = execute.run(load([f"{name}.yaml" for name in names], sets), Path(results), **options)
     assert {outcome.state for outcome in outcomes} == {"done"}, [outcome.error for outcome in outcomes]
     return outcomes
@@ -68,8 +70,8 @@ def test_points_lie_at_equal_shares_of_the_budget(recipe_folder):
     assert json.loads(final.read_text())["step"] is None
 
 
-def test_a_point_holds_all_metrics_and_the_training_reward(recipe_folder):
-    run("base", "ppo", "dpo", sets=[ODD])
+def test_a_point_holds_all_metrics_and_the_training_reward(recipe_folder, finished):
+    finished("base", "ppo", "dpo", sets=[*DENSE, ODD])
     curve, metrics = alignbench.load_curves("results"), alignbench.load_metrics("results")
     measured = set(metrics["metric"])
     for recipe, extra in (("base", set()), ("ppo", {"reward_mean"}), ("dpo", {"reward_mean"})):
@@ -127,7 +129,7 @@ def test_training_does_not_notice(recipe_folder, name):
     )
     noisy = '[reward, {name: judge, function: "noise.py:noise"}]'
     sets = [f"evaluation.scorers={noisy}", LORA]
-    sets += ["method.learning_rate=0.01"]
+    sets += ["method.learning_rate=0.01", "evaluation.evaluate_every=16"]
     if name == "ppo":
         sets += ["reward.also=[{name: noise, function: 'noise.py:noise'}]"]
     run(name, results="with", sets=sets)
@@ -145,7 +147,7 @@ def test_training_does_not_notice(recipe_folder, name):
 @pytest.mark.parametrize(("name", "sets"), [("ppo", [LORA]), ("dpo", [LORA]), ("dpo", [])])
 def test_the_policy_is_the_same_within_training_and_after_it(recipe_folder, name, sets):
     """The last point, made by the method's last step in one run, and by the pipeline in the other."""
-    sets = [*sets, "method.learning_rate=0.01"]
+    sets = [*sets, "method.learning_rate=0.01", "evaluation.evaluate_every=16"]
     run(name, results="dense", sets=sets)
     run(name, results="sparse", sets=[*sets, "evaluation.evaluate_every=1000"])
     assert len(points(name, "sparse")) == 2
@@ -183,10 +185,10 @@ def test_modes_and_random_states_come_back(tiny_policy):
 
 
 @pytest.mark.parametrize("dies_before", [1, 2, 3])
-def test_a_killed_run_has_the_curve_of_an_uninterrupted_one(recipe_folder, monkeypatch, dies_before):
+def test_a_killed_run_has_the_curve_of_an_uninterrupted_one(recipe_folder, finished, monkeypatch, dies_before):
     """Checkpoints lie two steps apart, so points are made anew too."""
     sets = [ODD, "method.checkpoint_every=2", "method.learning_rate=0.01"]
-    run("ppo", results="straight", sets=sets)
+    finished("ppo", results="straight", sets=[*DENSE, *sets])
     plain_step, killed = PPOTrainer._train_step, []
 
     def dies(self, n_steps):
@@ -264,23 +266,23 @@ def test_seconds_logged_while_training_leave_points_out(recipe_folder, timed, mo
     assert seen == [2.0, 4.0, 6.0, 8.0]
 
 
-def test_points_are_no_evaluations_and_no_runs(recipe_folder):
-    run("base", "ppo")
+def test_points_are_no_evaluations_and_no_runs(recipe_folder, finished):
+    finished("base", "ppo", "dpo", sets=[*DENSE, ODD])
     runs, skipped = find_runs("results")
-    assert (len(runs), skipped) == (2, [])
-    assert [len(one.evaluations) for one in runs] == [1, 1]
-    assert len(alignbench.load_results("results")) == 2
+    assert (len(runs), skipped) == (3, [])
+    assert [len(one.evaluations) for one in runs] == [1, 1, 1]
+    assert len(alignbench.load_results("results")) == 3
     assert {record["n_seeds"] for record in compare("results").records()} == {1}
     assert "reward_mean" not in {record["metric"] for record in compare("results").records()}
-    assert len(alignbench.load_completions("results/base")) == 30 * 4
+    assert len(alignbench.load_completions("results/base")) == 12 * 4
 
 
-def test_a_torn_point_is_left_out(recipe_folder):
-    run("ppo")
+def test_a_torn_point_is_left_out(recipe_folder, finished):
+    finished("base", "ppo", "dpo", sets=[*DENSE, ODD])
     folder = Path("results/ppo/seed0/evaluations/quickstart-v1")
     (folder / "step2" / "metrics.json").write_text("{")
     (folder / "step3" / "metrics.json").unlink()
-    assert [point.step for point in read_run(Path("results/ppo/seed0")).points] == [0, 1, 4]
+    assert [point.step for point in read_run(Path("results/ppo/seed0")).points] == [0, 4]
 
 
 def test_without_validation_prompts_there_is_no_curve_and_a_reason(recipe_folder, caplog):
@@ -324,8 +326,9 @@ def hacking(recipe):
     return status["reward_hacking"], status["reward_hacking_reason"]
 
 
-def test_a_run_ends_with_a_diagnosis_or_the_reason_why_there_is_none(recipe_folder, checkpoints):
-    run("base", "ppo", "dpo", "reward_model", sets=[ODD])
+def test_a_run_ends_with_a_diagnosis_or_the_reason_why_there_is_none(recipe_folder, finished):
+    finished("base", "ppo", "dpo", sets=[*DENSE, ODD])
+    run("reward_model", sets=[ODD])
     assert hacking("base") == (None, "there are not two evaluations along training")
     assert hacking("reward_model") == (None, "a reward model is no policy")
     for recipe in ("ppo", "dpo"):
