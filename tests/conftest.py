@@ -162,7 +162,7 @@ def write_recipes(checkpoints, prompt_file):
         "budget": {"completions": 32},
         "evaluation": {
             "protocol": "quickstart-v1",
-            "n_prompts": 30,
+            "n_prompts": 12,
             "batch_size": 128,  # all prompts at once: what takes the time here is the number of batches
             "scorers": ["reward", {"name": "judge", "classifier": str(checkpoints / "judge"), "label": "toxic"}],
             "evaluate_every": 0,
@@ -198,15 +198,17 @@ def recipe_folder(write_recipes, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished(write_recipes, tmp_path_factory):
-    """Puts the results of recipes of `recipe_folder` into a folder; what several tests ask for is run once."""
+    """Puts the results of recipes of `recipe_folder`, and its cache, here; what several tests ask for is run once."""
     import shutil
+    from pathlib import Path
 
     done = {}
 
     def put(*names, sets=(), results="results"):
         if (names, *sets) not in done:
             done[names, *sets] = _run(names, sets, tmp_path_factory.mktemp("finished"), write_recipes)
-        shutil.copytree(done[names, *sets], results)
+        shutil.copytree(done[names, *sets] / "results", results)
+        shutil.copytree(done[names, *sets] / "cache", Path.cwd() / "cache", dirs_exist_ok=True)
 
     return put
 
@@ -221,7 +223,7 @@ def _run(names, sets, folder, write_recipes):
         write_recipes(folder)
         outcomes = execute.run(load([f"{name}.yaml" for name in names], sets), folder / "results")
     assert {outcome.state for outcome in outcomes} == {"done"}, [outcome.error for outcome in outcomes]
-    return folder / "results"
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -128,8 +128,8 @@ def test_light_commands_load_no_torch(arguments):
     assert fresh_python("-c", code).stdout.strip() == "[]"
 
 
-def test_compare_loads_no_torch(recipe_folder, call):
-    call("run", "base.yaml", "dpo.yaml")
+def test_compare_loads_no_torch(recipe_folder, finished):
+    finished("base", "dpo")
     code = (
         "import sys; from click.testing import CliRunner; from alignbench.cli import main; "
         "r = CliRunner().invoke(main, ['compare', 'results']); assert r.exit_code == 0, r.output; "

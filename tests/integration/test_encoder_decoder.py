@@ -242,7 +242,7 @@ def test_recipes_that_can_train_it(recipe_folder, saved):
     metrics = alignbench.load_metrics("results/base").set_index("metric")["value"]
     assert metrics["kl"] == metrics["kl_exact"] == 0
     assert metrics["perplexity"] > 1
-    assert len(alignbench.load_completions("results/ppo")) == 30 * 4
+    assert len(alignbench.load_completions("results/ppo")) == 12 * 4
 
 
 @pytest.mark.parametrize(

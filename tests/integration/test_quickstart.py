@@ -20,7 +20,8 @@ TRAINED = ("ppo_detox", "ppo_no_kl", "dpo_classifier_pairs")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("quickstart")
-    outcomes = execute.run(load(["quickstart"]), root)
+    large = ["evaluation.batch_size=256"]  # decides no number; what takes the time here is the number of batches
+    outcomes = execute.run(load(["quickstart"], large), root)
     assert [outcome.state for outcome in outcomes] == ["done"] * 6, [outcome.error for outcome in outcomes]
     return root
 

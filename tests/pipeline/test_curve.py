@@ -30,8 +30,8 @@ ODD = "evaluation.evaluate_every=12"
 OWN_JUDGE = "evaluation.scorers=[{name: own, classifier: '{judge}', label: toxic}]"
 LORA = "policy.lora={r: 4, target_modules: [q_proj, v_proj]}"
 SECONDS = ("time/", "memory/")
-DENSE = ("evaluation.evaluate_every=null", "evaluation.n_prompts=12")
-"""A point behind every step; few prompts for the evaluation at the end, which is not what this is about."""
+DENSE = ("evaluation.evaluate_every=null",)
+"""A point behind every step."""
 
 
 def run(*names, results="results", sets=(), **options):

@@ -50,7 +50,8 @@ def counts_of(cost):
 
 
 def test_every_method_reconciles(recipe_folder):
-    outcomes = run("base", "ppo", "dpo", "ppo_learned_reward", "ppo_after_dpo")
+    sets = ["evaluation.evaluate_every=32"]
+    outcomes = run("base", "ppo", "dpo", "ppo_learned_reward", "ppo_after_dpo", sets=sets)
     assert {outcome.state for outcome in outcomes} == {"done"}, [outcome.error for outcome in outcomes]
     for outcome in outcomes:
         assert_reconciles(outcome.recipe)
@@ -75,10 +76,10 @@ def test_every_method_reconciles(recipe_folder):
     assert alignbench.load_results("results").set_index("recipe").loc["ppo", "backward_flops"] == ppo["backward_flops"]
 
 
-def test_ppo_that_was_killed_reconciles(recipe_folder, monkeypatch):
+def test_ppo_that_was_killed_reconciles(recipe_folder, finished, monkeypatch):
     """Killed while step 4 is booked, with a checkpoint at 2: steps 3 and 4 are run again."""
     sets = ["method.checkpoint_every=2"]
-    assert run("ppo", results="straight", sets=sets)[0].state == "done"
+    finished("ppo", results="straight", sets=sets)
     killed_once(monkeypatch, 4, "forward")
     assert run("ppo", sets=sets)[0].state == "failed"
     partial = Path("results/ppo/.seed0.partial/events.jsonl")

@@ -32,7 +32,7 @@ def evaluated(recipe_folder):
     judges = [{"name": name, "function": f"judges.py:{name}"} for name in ("most", "some", "one", "prompted")]
     judges += [{"name": "lex", "lexicon": "words.txt"}, {"name": "share", "lexicon": "words.txt"}]
     judges[-1]["lexicon_score"] = "share"
-    changes = [f"evaluation.scorers={json.dumps(judges)}", "evaluation.batch_size=120", "evaluation.evaluate_every=0"]
+    changes = [f"evaluation.scorers={json.dumps(judges)}", "evaluation.batch_size=120", "evaluation.n_prompts=30"]
     [outcome] = execute.run(load(["base.yaml"], changes), Path("results"))
     assert outcome.state == "done", outcome.error
     return alignbench.load_metrics("results").set_index(["metric", "scorer"])

@@ -184,13 +184,7 @@ def test_pairs_are_labelled_by_the_function_where_there_is_no_classifier(folder,
 )
 def test_a_function_that_fails_ends_the_run_with_one_message(folder, source, message):
     Path("mine/rewards.py").write_text(source)
-    arguments = [
-        "run",
-        "mine/function.yaml",
-        "--set",
-        "evaluation.evaluate_every=0",
-    ]  # the first call is the check at the start
-    result = CliRunner().invoke(main, arguments)
+    result = CliRunner().invoke(main, ["run", "mine/function.yaml"])  # the first call is the check at the start
     assert result.exit_code == 1
     assert "reward.function: mine/rewards.py:length: " in result.output
     assert message in result.output

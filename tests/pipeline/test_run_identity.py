@@ -17,7 +17,7 @@ from alignbench.results.reader import read_run
 from alignbench.results.recognition import changed_inputs
 from alignbench.results.writer import RunDirectory
 
-QUICK = ("evaluation.evaluate_every=0", "evaluation.n_prompts=20", "budget.completions=16")
+QUICK = ("budget.completions=16",)
 FINAL = Path("results/ppo/seed0")
 
 
@@ -200,8 +200,8 @@ def unlisted(file):
 
 
 @pytest.mark.parametrize(("is_listed", "gone"), [(True, "*.safetensors"), (False, "*.safetensors"), (False, "*")])
-def test_a_complete_run_without_its_weights_is_not_complete(recipe_folder, is_listed, gone):
-    run("base")
+def test_a_complete_run_without_its_weights_is_not_complete(recipe_folder, finished, is_listed, gone):
+    finished("base", sets=QUICK)
     if not is_listed:  # as written before files were listed
         unlisted(Path("results/base/seed0/status.json"))
         assert [one.state for one in run("base")] == ["kept"]
@@ -213,8 +213,8 @@ def test_a_complete_run_without_its_weights_is_not_complete(recipe_folder, is_li
     assert "--force" in str(outcome.error)
 
 
-def test_values_that_are_gone_are_missed_where_files_were_not_listed(recipe_folder):
-    run("base")
+def test_values_that_are_gone_are_missed_where_files_were_not_listed(recipe_folder, finished):
+    finished("base", sets=QUICK)
     unlisted(Path("results/base/seed0/status.json"))
     [metrics] = Path("results/base/seed0/evaluations").glob("*/metrics.json")
     metrics.unlink()
@@ -249,9 +249,9 @@ def rewritten(path, change):
     (path / "status.json").write_text(json.dumps(record))
 
 
-def test_compare_refuses_runs_that_read_otherwise(recipe_folder):
+def test_compare_refuses_runs_that_read_otherwise(recipe_folder, finished):
     """Tokenizers and templates between recipes, everything but upstream runs between seeds; not what is unknown."""
-    run("base", "dpo")
+    finished("base", "dpo", sets=QUICK)
     execute.run(load(["dpo.yaml"], QUICK, [1]), Path("results"))
     compare("results")
     first, second = Path("results/dpo/seed0"), Path("results/dpo/seed1")
@@ -285,8 +285,8 @@ def test_compare_refuses_runs_that_read_otherwise(recipe_folder):
     assert base["policy.model"]["prompts as encoded"]
 
 
-def test_compare_takes_seeds_that_differ_beside_the_identity(recipe_folder):
-    run("base", "dpo")
+def test_compare_takes_seeds_that_differ_beside_the_identity(recipe_folder, finished):
+    finished("base", "dpo", sets=QUICK)
     more = ["evaluation.batch_size=9", "reward.batch_size=3", "hardware.threads=1"]
     execute.run(load(["dpo.yaml"], [*QUICK, *more], [1]), Path("results"))
     compare("results")

@@ -36,10 +36,9 @@ def perplexity(model, rows, prompt_ids):
 
 
 @pytest.fixture
-def models(recipe_folder, checkpoints):
+def models(recipe_folder, finished, checkpoints):
     """The base and what PPO has made of it."""
-    outcomes = execute.run(load(["ppo.yaml"], ["evaluation.evaluate_every=32"]), Path("results"))
-    assert outcomes[0].state == "done", outcomes[0].error
+    finished("ppo", sets=["evaluation.evaluate_every=32"])
     return [AutoModelForCausalLM.from_pretrained(path).eval() for path in (checkpoints / "policy",
             "results/ppo/seed0/artifact")]  # fmt: skip
 
@@ -48,7 +47,7 @@ def test_perplexity_and_kl_of_a_finished_run_from_its_token_ids(models, checkpoi
     base, trained = models
     metrics = alignbench.load_metrics("results").set_index("metric")["value"]
     texts, divergence = alignbench.load_completions("results"), alignbench.load_divergence("results")
-    assert (len(texts), len(divergence)) == (30 * 4, 30)
+    assert (len(texts), len(divergence)) == (12 * 4, 12)
     prompt_ids = divergence.set_index("prompt_id")["prompt_token_ids"]
     assert perplexity(base, texts, prompt_ids) == pytest.approx(metrics["perplexity"], rel=1e-5)
     for row in texts.head(20).itertuples():

@@ -117,6 +117,25 @@ def test_a_trial_judged_on_held_out_prompts_decides_nothing():
 # The whole, on tiny models
 
 
+@pytest.fixture(scope="module")
+def tuned_once(write_recipes, tmp_path_factory):
+    """A folder in which the suite that `write_suite` writes by itself was run."""
+    folder = tmp_path_factory.mktemp("tuned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALIGNBENCH_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        write_recipes(folder)
+        write_suite()
+        assert {one.state for one in run()} == {"done"}
+    return folder
+
+
+@pytest.fixture
+def tuned(recipe_folder, tuned_once):
+    """The current folder, in which the suite was run."""
+    shutil.copytree(tuned_once, recipe_folder, dirs_exist_ok=True)
+
+
 def test_trials_selection_final_runs_and_costs(recipe_folder, monkeypatch):
     plain, evaluated = execute.heldout_prompts, {}
 
@@ -136,7 +155,7 @@ def test_trials_selection_final_runs_and_costs(recipe_folder, monkeypatch):
 
     # Trials saw validation prompts alone; each final run saw held-out prompts once.
     heldout = evaluated["base", 1][0]
-    assert len(heldout) == 30
+    assert len(heldout) == 12
     for (name, seed), sets in evaluated.items():
         assert len(sets) == 1, (name, seed)
         assert (sets[0] == heldout) == ("trial" not in name)
@@ -182,9 +201,7 @@ def _costs_add_up(name, seed):
     assert upstream["optimizer_steps"] == sum(part["cost"]["optimizer_steps"] for part in parts) > 0
 
 
-def test_again_everything_is_kept_and_forced_everything_runs_once(recipe_folder, monkeypatch):
-    write_suite()
-    run()
+def test_again_everything_is_kept_and_forced_everything_runs_once(tuned, monkeypatch):
     before = {path: path.read_text() for path in Path("results").rglob("*.json")}
     assert states(run()) == {"base/seed0": "kept", "dpo/seed0": "kept"}
     assert before == {path: path.read_text() for path in Path("results").rglob("*.json")}
@@ -275,9 +292,7 @@ def test_a_mistake_is_not_a_spent_trial(recipe_folder):
     assert "holds a run of another recipe" in str(outcomes["dpo"].error)
 
 
-def test_what_ran_before_with_the_same_settings_is_charged_with_the_sweep(recipe_folder):
-    write_suite()
-    run()
+def test_what_ran_before_with_the_same_settings_is_charged_with_the_sweep(tuned):
     record = read("results/tuning/dpo.json")
     beta = record["trials"][record["selected"]]["settings"]["method.beta"]
     shutil.rmtree("results/dpo")
@@ -339,9 +354,7 @@ def test_reward_models_are_not_tuned_and_run_once(recipe_folder):
     assert f"run {status('reward_model')['run_hash']}" in pieces
 
 
-def test_a_trial_runs_again_by_itself(recipe_folder):
-    write_suite()
-    run()
+def test_a_trial_runs_again_by_itself(tuned):
     [again] = load(["results/tuning/dpo.trial1/seed0/recipe.resolved.yaml"])
     [outcome] = execute.run([again], Path("other"))
     assert outcome.path == Path("other/tuning/dpo.trial1/seed0")

@@ -23,14 +23,21 @@ EVALUATION = "evaluations/trl-detox-v1"
 RECIPE = "recipe.resolved.yaml"
 
 
-@pytest.fixture
-def results(tmp_path, add_run):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, add_run):
+    """Three runs that are not damaged."""
+    root = tmp_path_factory.mktemp("whole")
     rng = np.random.default_rng(2)
     base = rng.uniform(0.2, 0.8, N)
     for name, shift in (("untrained", 0.0), ("ppo", -0.1), ("dpo", -0.2)):
         values = base + shift + rng.normal(0, 0.01, N)
-        add_run(tmp_path / "r", name, {"toxicity_mean@judge": values, "kl": values})
-    return tmp_path / "r"
+        add_run(root, name, {"toxicity_mean@judge": values, "kl": values})
+    return root
+
+
+@pytest.fixture
+def results(tmp_path, whole):
+    return shutil.copytree(whole, tmp_path / "r")
 
 
 def call(*arguments):

@@ -60,6 +60,7 @@ class Row:
     token_ids: list
     reward: float
     kept: list = None
+    reference: torch.Tensor = None
     logprobs: torch.Tensor = None
     values: torch.Tensor = None
     kl: torch.Tensor = None
@@ -123,7 +124,7 @@ class Oracle:
         return torch.stack(chosen), words, self.head(hidden)[:, 0]
 
     def kl(self, row, words, estimator):
-        reference, _ = self.words(self.reference, row)
+        reference = row.reference
         places = range(len(row.token_ids))
         difference = (words - reference)[places, row.token_ids]
         if estimator == "exact":
@@ -149,6 +150,7 @@ class Oracle:
         token_ids = list(completion.token_ids)
         row = Row(self.policy.encode_prompt(prompt.text), token_ids, self.shaped(value, completion))
         words, _ = self.words(self.model, row)
+        row.reference, _ = self.words(self.reference, row)
         row.kept = [self.kept(place) for place in words]
         assert all(word in row.kept[t] for t, word in enumerate(token_ids))
         row.logprobs, words, row.values = self.pass_over(row)
