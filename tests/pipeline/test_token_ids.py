@@ -10,8 +10,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import alignbench
-from alignbench.pipeline import execute
-from alignbench.recipe.loading import load
 
 EOS, N_EXACT = 1, 64
 EVALUATIONS = Path("results/ppo/seed0/evaluations")

@@ -45,8 +45,8 @@ IN_LOSS = {"kl_placement": "loss", "whiten_advantages": False}  # whitening woul
 
 CONFIG = PPOConfig(
     learning_rate=1e-2,
-    batch_size=64,
-    mini_batch_size=64,
+    batch_size=128,
+    mini_batch_size=128,
     ppo_epochs=3,
     completion_tokens=(1, 1),
     kl_target=None,
