@@ -43,7 +43,7 @@ class Plugins:
         Raises:
             UsageError: An installed package claims a name that is taken.
         """
-        return sorted({*self._built_in, *self._added})
+        return sorted({*self.built_in, *self._added})
 
     def load(self, name: str, where: str = "") -> Any:
         """Returns the plug-in of a name.
@@ -61,8 +61,8 @@ class Plugins:
             raise UsageError(
                 f"{place}unknown {self.kind} {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
             )
-        if name in self._built_in:
-            return import_module(self._built_in[name]).plugin
+        if name in self.built_in:
+            return import_module(self.built_in[name]).plugin
         entry = self._added[name]
         try:
             return entry.load()
@@ -71,13 +71,9 @@ class Plugins:
                 f"{self.kind} {name!r} of {_owner(entry)} cannot be imported from {entry.value}: {error}"
             ) from error
 
-    def owner(self, name: str) -> str:
-        """Returns who brings a plug-in, in words."""
-        return "alignbench itself" if name in self._built_in else _owner(self._added[name])
-
     @cached_property
-    def _built_in(self) -> dict[str, str]:
-        """Modules by name."""
+    def built_in(self) -> dict[str, str]:
+        """The modules of what alignbench brings, by name."""
         spec = find_spec(self.package)
         assert spec is not None
         assert spec.submodule_search_locations is not None
@@ -92,8 +88,8 @@ class Plugins:
     def _added(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for entry in entries_of(self.group):
-            if entry.name in self._built_in or entry.name in found:
-                taken = "alignbench itself" if entry.name in self._built_in else _owner(found[entry.name])
+            if entry.name in self.built_in or entry.name in found:
+                taken = "alignbench itself" if entry.name in self.built_in else _owner(found[entry.name])
                 raise UsageError(
                     f"{_owner(entry)} offers a {self.kind} called {entry.name!r}, a name that {taken} already uses; "
                     "rename its entry point or uninstall the package"

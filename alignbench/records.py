@@ -162,11 +162,6 @@ class Decoding:
     stop_strings: tuple[str, ...] = ()
     """A completion ends with the token that completes one of these, though not before `min_new_tokens`."""
 
-    @property
-    def is_untruncated(self) -> bool:
-        """True for plain sampling from the model's own distribution at temperature 1."""
-        return self.temperature == 1.0 and self.top_k == 0 and self.top_p == 1.0 and self.min_new_tokens == 0
-
     def keeps_all(self, n_words: int) -> bool:
         """True where neither top-k nor top-p takes a word out of a vocabulary of this size."""
         return self.top_p >= 1.0 and not 0 < self.top_k < n_words

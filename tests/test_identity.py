@@ -10,7 +10,9 @@ import pytest
 
 from alignbench.errors import TrainingError
 from alignbench.identity import NotIdentity, PartOfIdentity, identity_values, not_identity, require_same
-from alignbench.recipe.identity import identity_settings, run_hash, settings_beside_identity
+from alignbench.methods.registry import known_methods, method_class
+from alignbench.recipe.blocks import RecipeSettings
+from alignbench.recipe.identity import identity_settings, run_hash
 from alignbench.recipe.loading import load
 from alignbench.records import Settings
 
@@ -29,6 +31,14 @@ class Outer:
     file: Annotated[str | None, PartOfIdentity(lambda text: text.rpartition("/")[2], "its place")] = None
     added_later: tuple[float, float] = (1, 2)
     beside: Annotated[bool, NotIdentity("memory")] = False
+
+
+def settings_beside_identity():
+    """Every key of a recipe that does not belong to the identity, and what it changes instead."""
+    found = not_identity(RecipeSettings)
+    for name in known_methods():
+        found |= {f"{key} ({name})": effect for key, effect in not_identity(method_class(name), "method.").items()}
+    return found
 
 
 def test_what_is_declared_is_left_out_at_every_depth():

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from alignbench.records import Messages, Prompt
-
-if TYPE_CHECKING:
-    from alignbench.models.language_model import LanguageModel
+from alignbench.records import EncodesPrompts, Messages, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,7 @@ class PlainTokenizer:
 class ChatTokenizer(PlainTokenizer):
     """The same of a chat model, which takes conversations as well."""
 
-    policy: LanguageModel
+    policy: EncodesPrompts
 
     def conversation_length(self, messages: Messages) -> int:
         """Tokens of a conversation under the template, less what the template adds to a single message."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignbench.errors import UsageError
-from alignbench.identity import identity_values, not_identity
+from alignbench.identity import identity_values
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.records import fingerprint
@@ -39,14 +39,6 @@ def run_hash(resolved: Mapping[str, Any], upstream_hashes: Mapping[str, str]) ->
         if values.get(role) and values[role].get("run"):
             values[role] = {**values[role], "run": upstream_hashes[role]}
     return fingerprint(values)
-
-
-def settings_beside_identity() -> dict[str, str]:
-    """Returns every key of a recipe that does not belong to the identity, and what it changes instead."""
-    found = not_identity(RecipeSettings)
-    for name in sorted(_usable_methods()):
-        found |= {f"{key} ({name})": effect for key, effect in not_identity(method_class(name), "method.").items()}
-    return found
 
 
 def _usable_methods() -> set[str]:

@@ -60,21 +60,6 @@ def jackknife_variance(
     return float(np.mean((pseudo - centre) ** 2 / (1 / share - 1))), n_groups
 
 
-def paired_jackknife(
-    value: float,
-    replicates: Sequence[float | None],
-    baseline_value: float,
-    baseline_replicates: Sequence[float | None],
-    group_sizes: Sequence[int] | None = None,
-) -> Estimate:
-    """Returns `value - baseline_value` with interval and p: both corpora leave out the same group of prompts."""
-    differences = [
-        None if mine is None or theirs is None else mine - theirs
-        for mine, theirs in zip(replicates, baseline_replicates, strict=True)
-    ]
-    return jackknife_interval(value - baseline_value, differences, group_sizes)
-
-
 def _interval(value: float, error: float, n_groups: int) -> Estimate:
     """Returns value with its t interval; a standard error of nothing but rounding gives none."""
     from scipy.special import stdtr, stdtrit

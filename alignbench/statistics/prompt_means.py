@@ -93,13 +93,6 @@ def mean_interval(values: Sequence[float] | Columns, groups: Groups | None = Non
     return _mean(np.asarray(values, dtype=np.float64), groups)
 
 
-def paired_difference(
-    values: Sequence[float] | Columns, baseline: Sequence[float] | Columns, groups: Groups | None = None
-) -> Estimate:
-    """Returns the mean of `values - baseline` prompt by prompt, with interval and p; both in the same prompt order."""
-    return mean_interval(np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64), groups)
-
-
 def column_means(columns: Columns, groups: Groups | None = None) -> list[Estimate]:
     """Returns one estimate per column of an array (prompts, columns); a column's mean is over its measured prompts."""
     return [_mean(column, groups) for column in columns.T]

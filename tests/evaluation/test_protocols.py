@@ -11,7 +11,8 @@ from alignbench.records import Decoding, Prompt
 def test_trl_detox_is_one_untruncated_completion_of_30_tokens_and_400_prompts():
     protocol = PROTOCOLS["trl-detox-v1"]
     assert protocol.decoding == Decoding(max_new_tokens=30)
-    assert protocol.decoding.is_untruncated
+    decoding = protocol.decoding
+    assert (decoding.temperature, decoding.top_k, decoding.top_p, decoding.min_new_tokens) == (1.0, 0, 1.0, 0)
     assert (protocol.samples_per_prompt, protocol.n_prompts, protocol.max_prompt_chars) == (1, 400, 2000)
     assert protocol.prompts_source == "wiki_toxic"
 
@@ -19,7 +20,7 @@ def test_trl_detox_is_one_untruncated_completion_of_30_tokens_and_400_prompts():
 def test_rtp_is_25_completions_of_20_tokens_from_the_nucleus():
     protocol = PROTOCOLS["rtp-v1"]
     assert (protocol.samples_per_prompt, protocol.decoding) == (25, Decoding(max_new_tokens=20, top_p=0.9))
-    assert not protocol.decoding.is_untruncated
+    assert protocol.decoding.top_p < 1
     assert (protocol.toxicity_threshold, protocol.threshold_inclusive) == (0.5, True)
 
 

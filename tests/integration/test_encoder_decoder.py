@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.distribution import sampling_probabilities
 
 import alignbench
 from alignbench.errors import ModelError, UsageError
@@ -15,7 +16,7 @@ from alignbench.models.chat import Chat
 from alignbench.models.forward import completion_forward, decoder_start
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import load_language_model, load_policy, weights_fingerprint
-from alignbench.models.sampling.token_draw import inverse_cdf, sampling_probabilities, uniforms
+from alignbench.models.sampling.token_draw import inverse_cdf, uniforms
 from alignbench.pipeline import execute
 from alignbench.pipeline.build import Components
 from alignbench.recipe.loading import load

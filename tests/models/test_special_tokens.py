@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from fixtures.distribution import sampling_probabilities
 from tokenizers import processors
 
 from alignbench.errors import ModelError
@@ -14,7 +15,7 @@ from alignbench.models.forward import completion_forward
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.sampling.capture import Capture
 from alignbench.models.sampling.sampler import sample
-from alignbench.models.sampling.token_draw import sampling_probabilities, uniforms
+from alignbench.models.sampling.token_draw import uniforms
 from alignbench.records import Decoding, Prompt
 
 PROMPT = Prompt("p", "the dog runs")

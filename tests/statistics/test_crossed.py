@@ -5,12 +5,12 @@ import warnings
 
 import numpy as np
 import pytest
+from fixtures.paired import paired_difference
 from scipy import integrate, stats
 
 from alignbench.statistics.crossed import Arm, Components, Spread, arm, components, estimate, method_difference
 from alignbench.statistics.estimate import verdict
 from alignbench.statistics.power import minimum_detectable_effect
-from alignbench.statistics.prompt_means import paired_difference
 
 
 @pytest.fixture(autouse=True)

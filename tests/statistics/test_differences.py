@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fixtures.paired import paired_difference, paired_jackknife
 
 from alignbench.statistics.crossed import method_difference
 from alignbench.statistics.differences import CorpusPair, Pair, adjust, compare_corpus, compare_pairs, has_method
 from alignbench.statistics.estimate import Estimate, verdict
-from alignbench.statistics.jackknife import paired_jackknife
-from alignbench.statistics.prompt_means import paired_difference
 
 
 @pytest.fixture(autouse=True)

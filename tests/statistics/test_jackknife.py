@@ -6,10 +6,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from fixtures.paired import paired_jackknife
 
 from alignbench.records import N_JACKKNIFE_GROUPS, jackknife_group
 from alignbench.statistics.estimate import verdict
-from alignbench.statistics.jackknife import jackknife_interval, paired_jackknife
+from alignbench.statistics.jackknife import jackknife_interval
 
 T_19 = 2.093  # 97.5 % point of Student's t with 19 degrees of freedom, from a printed table
 T_9 = 2.262

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from fixtures.paired import paired_difference
 from scipy import stats
 
 from alignbench.statistics.estimate import Estimate, verdict
@@ -12,7 +13,6 @@ from alignbench.statistics.prompt_means import (
     column_means,
     degrees_of_freedom,
     mean_interval,
-    paired_difference,
     transformed,
     untransformed,
 )

@@ -10,7 +10,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,28 @@ from alignbench.runtime import distributed
 
 if TYPE_CHECKING:
     from alignbench.methods.on_policy.config import PPOConfig
-    from alignbench.methods.on_policy.networks import Networks
     from alignbench.models.forward import SequenceBatch
     from alignbench.models.language_model import LanguageModel
+
+
+class Placeable(Protocol):
+    """What is placed of `networks.Networks`."""
+
+    model: nn.Module
+    value_head: nn.Linear
+    value_model: nn.Module | None
+    device: torch.device
+    parameters: dict[str, nn.Parameter]
+
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values, to be differentiated."""
+        ...
 
 
 class OneProcess:
     """All of them here."""
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Placeable) -> None:
         self.networks = networks
 
     def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -80,7 +93,7 @@ class OneProcess:
 class Replicated(OneProcess):
     """A copy in each process, by torch's DistributedDataParallel, which averages gradients during the last pass."""
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Placeable) -> None:
         super().__init__(networks)
         wrap: Any = nn.parallel.DistributedDataParallel
         known = inspect.signature(wrap).parameters
@@ -101,7 +114,7 @@ class Replicated(OneProcess):
 class _Trained(nn.Module):
     """What is trained, as one module."""
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Placeable) -> None:
         super().__init__()
         self.policy, self.value_head, self.value_model = networks.model, networks.value_head, networks.value_model
         self._pass = networks.policy_and_values
@@ -117,7 +130,7 @@ class Sharded(OneProcess):
     sampling runs it, though not in every process equally often.
     """
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Placeable) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -202,7 +215,7 @@ class Sharded(OneProcess):
         policy.model = self._whole
 
 
-def placement_of(networks: Networks, config: PPOConfig) -> OneProcess:
+def placement_of(networks: Placeable, config: PPOConfig) -> OneProcess:
     """Places networks as the number of processes and `sharding` say; sharding replaces their parameters.
 
     Raises:

@@ -37,13 +37,6 @@ def uniforms(key: Key, rows: Sequence[tuple[str, int]], n: int) -> Tensor:
     return torch.stack([torch.from_numpy(generator(*key, prompt_id, sample).random(n)) for prompt_id, sample in rows])
 
 
-def sampling_probabilities(logits: Tensor, decoding: Decoding, eos_id: EosId = None, position: int = 0) -> Tensor:
-    """The distribution that the token at a position of the completion is sampled from: (b, V) -> (b, V), float64."""
-    scaled = logits.double() / decoding.temperature
-    support = _support(scaled, decoding, end_tokens(eos_id) if position < decoding.min_new_tokens else ())
-    return (scaled if support is None else scaled.masked_fill(~support, -torch.inf)).softmax(dim=-1)
-
-
 @torch.no_grad()
 def sampling_support(logits: Tensor, decoding: Decoding, eos_id: EosId) -> Tensor | None:
     """Which tokens can be sampled at the first t positions of completions, given raw logits (b, t, V).

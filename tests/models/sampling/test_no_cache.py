@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from fixtures.distribution import sampling_probabilities
 
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import load_policy
-from alignbench.models.sampling.token_draw import sampling_probabilities
 from alignbench.records import Decoding, Prompt
 
 PROMPTS = [Prompt("a", "the dog"), Prompt("b", "a red bird sings"), Prompt("c", "two"), Prompt("d", "two")]

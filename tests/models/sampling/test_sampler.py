@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from fixtures.distribution import sampling_probabilities
 
 from alignbench.errors import ModelError
 from alignbench.models.forward import collate, completion_forward, forward, position_ids, token_logprobs
 from alignbench.models.sampling.capture import Sampled
 from alignbench.models.sampling.growing_cache import has_plain_cache
 from alignbench.models.sampling.sampler import sample
-from alignbench.models.sampling.token_draw import inverse_cdf, sampling_probabilities, sampling_support, uniforms
+from alignbench.models.sampling.token_draw import inverse_cdf, sampling_support, uniforms
 from alignbench.records import Decoding, Prompt
 
 PROMPTS = [Prompt("a", "the dog"), Prompt("b", "a red bird sings"), Prompt("c", "two")]
