@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import total_ordering
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -22,8 +23,6 @@ HackingWord = Literal["none", "suspected", "evident"]
 """From best to worst."""
 TextWindow = Literal["completion", "prompt_and_completion", "chat"]
 """What a scorer reads; with `chat` a user's turn and the answer to it, by the scorer's own chat template."""
-N_JACKKNIFE_GROUPS = 20
-"""Corpus metrics get their uncertainty from deleting one of this many prompt-hash groups at a time."""
 
 
 class Settings(BaseModel):
@@ -48,11 +47,6 @@ def file_sha256(path: str | Path) -> str:
     """Returns the SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def jackknife_group(prompt_id: str) -> int:
-    """Returns the prompt's group, 0 to 19, from a hash of its id: the same in every run."""
-    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % N_JACKKNIFE_GROUPS
 
 
 def read_text(prompt: str, completion: str, window: TextWindow, joint: str = "") -> str:
@@ -200,27 +194,6 @@ class HeldOut:
     rows: PromptRows
 
 
-class TextTokenizer(Protocol):
-    """The two calls that data preparation needs from a tokenizer."""
-
-    def encode(self, text: str) -> list[int]:
-        """Returns token ids without special tokens."""
-        ...
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Returns the text of token ids."""
-        ...
-
-
-@runtime_checkable
-class ReadsConversations(Protocol):
-    """A tokenizer of a chat model: it also knows how long a conversation is."""
-
-    def conversation_length(self, messages: Messages) -> int:
-        """Returns its tokens under the chat template, less what the template adds to a single message."""
-        ...
-
-
 @runtime_checkable
 class Policy(Protocol):
     """Whatever answers prompts: a trained model, best-of-n, a decoding-time ensemble.
@@ -297,6 +270,29 @@ class Scorer(Protocol):
         ...
 
 
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class MetricKey:
+    """A metric, and the scorer whose scores it is taken over; written `metric` or `metric@scorer`."""
+
+    metric: str
+    scorer: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> MetricKey:
+        """Reads what `str` writes; ValueError where a name is empty."""
+        metric, at, scorer = text.partition("@")
+        if not metric or (at and not scorer):
+            raise ValueError(f"{text!r}: the name of a metric, or METRIC@SCORER")
+        return cls(metric, scorer or None)
+
+    def __str__(self) -> str:
+        return self.metric if self.scorer is None else f"{self.metric}@{self.scorer}"
+
+    def __lt__(self, other: MetricKey) -> bool:
+        return (self.metric, self.scorer or "") < (other.metric, other.scorer or "")
+
+
 @dataclass(frozen=True, slots=True)
 class MetricValue:
     """One metric of one run. A metric that could not be measured has value None and a reason."""
@@ -318,6 +314,11 @@ class MetricValue:
     n_cut: int = 0
     """Completions that the scorer read behind a prompt that lost its beginning, to fit."""
 
+    @property
+    def key(self) -> MetricKey:
+        """Metric and scorer."""
+        return MetricKey(self.metric, self.scorer)
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerCost:
@@ -336,7 +337,7 @@ class EvalReport:
     protocol: str
     metrics: tuple[MetricValue, ...]
     prompt_values: pd.DataFrame
-    """Index `prompt_id`; a column per metric that is a mean over prompts, named `metric` or `metric@scorer`.
+    """Index `prompt_id`; a column per metric that is a mean over prompts, named by its `MetricKey`.
     `perplexity` holds log-perplexity. NaN where the prompt could not be measured."""
     completions: pd.DataFrame
     """One row per completion; columns in docs/results.md."""

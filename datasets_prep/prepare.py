@@ -17,15 +17,13 @@ from alignbench.records import (
     PreparedData,
     Prompt,
     PromptRows,
-    ReadsConversations,
-    TextTokenizer,
     fingerprint,
 )
 from datasets_prep import hub, local_files, real_toxicity_prompts, wiki_toxic
 from datasets_prep.cache import cached_prompts
 from datasets_prep.columns import read_prompts
 from datasets_prep.nested_text import unpacked
-from datasets_prep.prompt_lengths import PromptCutter, prompt_length
+from datasets_prep.prompt_lengths import PromptCutter, ReadsConversations, TextTokenizer, prompt_length
 from datasets_prep.rows import Row
 from datasets_prep.settings import PromptSettings
 from datasets_prep.splits import Split, apart_from, check_no_leak, split_of, stable_hash

@@ -5,12 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
-from alignbench.records import Prompt, ReadsConversations, TextTokenizer
+from alignbench.records import Messages, Prompt
 from datasets_prep.splits import stable_hash, whole_text_hash
 from datasets_prep.text_forms import normalised_text
 
 _BROKEN_CHARACTER = "\ufffd"
+
+
+class TextTokenizer(Protocol):
+    """The two calls that data preparation needs from a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Returns token ids without special tokens."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Returns the text of token ids."""
+        ...
+
+
+@runtime_checkable
+class ReadsConversations(Protocol):
+    """A tokenizer of a chat model: it also knows how long a conversation is."""
+
+    def conversation_length(self, messages: Messages) -> int:
+        """Returns its tokens under the chat template, less what the template adds to a single message."""
+        ...
 
 
 def drawn_length(seed: int, prompt_id: str, lowest: int, highest: int) -> int:

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.records import N_JACKKNIFE_GROUPS, Cost, Direction, MetricValue, jackknife_group
+from alignbench.records import Cost, Direction, MetricValue
 from alignbench.results.reader import LOG_METRICS, StoredEvaluation, StoredRun
 from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
 from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
-from alignbench.statistics.jackknife import jackknife_interval
+from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS, jackknife_group, jackknife_interval
 from alignbench.statistics.length_matching import LengthMatched
 from alignbench.statistics.prompt_means import mean_interval, numbered
 

@@ -14,7 +14,7 @@ from alignbench.evaluation.probes import divergence
 from alignbench.evaluation.probes.divergence import EXACT_PROMPTS, Divergence, measure_divergence
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.evaluation.samples import Drawn, concatenate, draw, repeat
-from alignbench.records import EncodesPrompts, EvalReport, Policy, Prompt, Scorer
+from alignbench.records import EncodesPrompts, EvalReport, MetricKey, Policy, Prompt, Scorer
 from alignbench.statistics.prompt_means import numbered
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _completion_frame(drawn: Drawn, prompts: Sequence[Prompt]) -> pd.DataFrame:
             "completion": [completion.text for completion in completions],
             "n_tokens": [completion.n_tokens for completion in completions],
             "finish_reason": [completion.finish_reason for completion in completions],
-            **{f"toxicity@{scorer}": scores for scorer, scores in drawn.toxicity.items()},
+            **{str(MetricKey("toxicity", scorer)): scores for scorer, scores in drawn.toxicity.items()},
             "logprob": drawn.logprob,
             "reference_logprob": drawn.reference_logprob,
             "token_ids": _token_ids(completion.token_ids for completion in completions),

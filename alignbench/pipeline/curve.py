@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench.errors import ScorerError
 from alignbench.evaluation.cutting import cut_prompts
 from alignbench.evaluation.protocols import comparability, get_protocol
-from alignbench.records import Cost, EvalReport, Policy, Prompt, Scorer
+from alignbench.records import Cost, EvalReport, MetricKey, Policy, Prompt, Scorer
 from alignbench.results.reader import StoredRun
 from alignbench.results.writer import RunDirectory
 from alignbench.runtime.clock import measured, set_aside
@@ -219,7 +219,10 @@ def draw_sample(
                 "prompt_id": [prompt.id for prompt in batch],
                 "completion": texts,
                 "reward": rewards_of(reward, [prompt.text for prompt in batch], texts),
-                **{f"toxicity@{name}": toxicity_scores(scorer, name, batch, drawn) for name, scorer in scorers.items()},
+                **{
+                    str(MetricKey("toxicity", name)): toxicity_scores(scorer, name, batch, drawn)
+                    for name, scorer in scorers.items()
+                },
             }
             parts.append(pd.DataFrame(columns))
     cost.charge(replace(spent, prompts_seen=len(prompts), reward_calls=len(prompts) * (len(scorers) + 1)))

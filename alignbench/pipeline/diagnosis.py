@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, own_judges
 from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, why_not
-from alignbench.records import HackingDiagnosis
+from alignbench.records import HackingDiagnosis, MetricKey
 from alignbench.results.reader import StoredPoint, read_points
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def diagnose_run(
 def _curve_point(point: StoredPoint, trained_on: Collection[str]) -> CurvePoint:
     _, columns = point.prompt_values
     no_judges = {REWARD_SCORER, *own_judges(trained_on, point.record.scorer_sources)}
-    scorers = [scorer for metric, _, scorer in (name.partition("@") for name in columns) if metric == HEADLINE]
+    keys = [key for key in map(MetricKey.parse, columns) if key.metric == HEADLINE]
     return CurvePoint(
         completions=point.completions,
         reward=columns.get("reward_mean"),
-        harm={scorer: columns[f"{HEADLINE}@{scorer}"] for scorer in scorers if scorer not in no_judges},
+        harm={key.scorer: columns[str(key)] for key in keys if key.scorer and key.scorer not in no_judges},
         kl=columns.get("kl"),
         texts={name: columns[name] for name in TEXT_METRICS},
     )

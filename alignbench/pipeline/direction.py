@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from alignbench.errors import UsageError
 from alignbench.pipeline.curve import draw_sample
-from alignbench.records import Cost, EvalReport, PreparedData, Scorer
+from alignbench.records import Cost, EvalReport, MetricKey, PreparedData, Scorer
 from alignbench.runtime.clock import measured
 from alignbench.statistics.correlation import correlation_p, rank_correlation
 
@@ -93,7 +93,8 @@ def require_agreement(completions: pd.DataFrame, reward_name: str, scorers: Sequ
     """
     for scorer in scorers:
         table = completions[["prompt_id", "completion"]].assign(
-            reward=completions["reward"].astype(float), harm=completions[f"toxicity@{scorer}"].astype(float)
+            reward=completions["reward"].astype(float),
+            harm=completions[str(MetricKey("toxicity", scorer))].astype(float),
         )
         table = table.dropna()
         n_prompts = table["prompt_id"].nunique()

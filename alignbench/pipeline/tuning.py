@@ -228,11 +228,9 @@ def judge(run: reader.StoredRun, criterion: CriterionSettings) -> dict[str, obje
         ResultsError: The evaluation is not one of validation prompts.
     """
     evaluation = _on_validation(run)
-    metrics = {
-        one.metric if one.scorer is None else f"{one.metric}@{one.scorer}": one for one in evaluation.record.metrics
-    }
+    metrics = {str(one.key): one for one in evaluation.record.metrics}
     values, reasons = {}, []
-    for column in dict.fromkeys((criterion.column, *criterion.at_most, *criterion.at_least)):
+    for column in dict.fromkeys((str(criterion.key), *criterion.at_most, *criterion.at_least)):
         metric = metrics.get(column)
         values[column] = metric.value if metric is not None else None
         if values[column] is None:
@@ -243,8 +241,8 @@ def judge(run: reader.StoredRun, criterion: CriterionSettings) -> dict[str, obje
             value = values[column]
             if value is not None and sign * value > sign * limit:
                 reasons.append(f"{column} is {value:.4g}, at {word} {limit:g} is allowed")
-    limited = {column: value for column, value in values.items() if column != criterion.column}
-    return {"value": values[criterion.column], "measured": limited, "reason": "; ".join(reasons) or None}
+    limited = {column: value for column, value in values.items() if column != str(criterion.key)}
+    return {"value": values[str(criterion.key)], "measured": limited, "reason": "; ".join(reasons) or None}
 
 
 def _spent(trial: RunStatus) -> dict[str, Cost]:
@@ -317,7 +315,7 @@ def _sentence(record: TuningFile) -> str:
     able = sum(trial.reason is None for trial in record.trials)
     return (
         f"{record.recipe}: {chosen.recipe} is selected of {len(record.trials)} trials ({able} could be): "
-        f"{_shown(chosen.settings)}; {criterion.column} {chosen.value:.4g} on validation"
+        f"{_shown(chosen.settings)}; {criterion.key} {chosen.value:.4g} on validation"
     )
 
 

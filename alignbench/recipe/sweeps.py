@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from alignbench.errors import Problem, RecipeError, did_you_mean
 from alignbench.recipe.problems import is_set
-from alignbench.records import Direction, Settings
+from alignbench.records import Direction, MetricKey, Settings
 
 if TYPE_CHECKING:
     from alignbench.recipe.loading import LoadedRecipe
@@ -55,9 +55,9 @@ class CriterionSettings(Settings):
     """The least that they may be."""
 
     @property
-    def column(self) -> str:
-        """`metric`, or `metric@scorer`."""
-        return self.metric if self.scorer is None else f"{self.metric}@{self.scorer}"
+    def key(self) -> MetricKey:
+        """Metric and scorer."""
+        return MetricKey(self.metric, self.scorer)
 
     @property
     def direction(self) -> Direction:
@@ -67,13 +67,13 @@ class CriterionSettings(Settings):
     @property
     def scorers(self) -> set[str]:
         """Names of the scorers that the criterion and its limits read."""
-        columns = (self.column, *self.at_most, *self.at_least)
-        return {column.partition("@")[2] for column in columns if "@" in column}
+        keys = (self.key, *map(MetricKey.parse, (*self.at_most, *self.at_least)))
+        return {key.scorer for key in keys if key.scorer is not None}
 
     def __str__(self) -> str:
         limits = [f"{column} at most {value:g}" for column, value in self.at_most.items()]
         limits += [f"{column} at least {value:g}" for column, value in self.at_least.items()]
-        return f"the {'lowest' if self.direction == 'lower' else 'highest'} {', '.join([self.column, *limits])}"
+        return f"the {'lowest' if self.direction == 'lower' else 'highest'} {', '.join([str(self.key), *limits])}"
 
     @field_validator("metric")
     @classmethod
@@ -88,11 +88,12 @@ class CriterionSettings(Settings):
     @classmethod
     def _are_known(cls, value: dict[str, float]) -> dict[str, float]:
         for column in value:
-            metric, _, scorer = column.partition("@")
-            if metric not in _directions():
-                raise ValueError(f"{column}: the name of a metric{did_you_mean(metric, list(_directions()))}")
-            if _takes_scorer(metric) != bool(scorer):
-                wanted = f"{metric}@SCORER" if _takes_scorer(metric) else f"{metric} without a scorer"
+            key = MetricKey.parse(column)
+            if key.metric not in _directions():
+                raise ValueError(f"{column}: the name of a metric{did_you_mean(key.metric, list(_directions()))}")
+            if _takes_scorer(key.metric) != (key.scorer is not None):
+                takes = _takes_scorer(key.metric)
+                wanted = str(MetricKey(key.metric, "SCORER")) if takes else f"{key.metric} without a scorer"
                 raise ValueError(f"{column}: it under the name {wanted}")
         return value
 

@@ -14,14 +14,22 @@ t quantile with G - 1 degrees of freedom.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from alignbench.statistics.estimate import ALPHA, Estimate
 
+N_JACKKNIFE_GROUPS = 20
+"""Corpus metrics get their uncertainty from deleting one of this many prompt-hash groups at a time."""
 MIN_GROUPS = 10
 """Below this many groups with prompts in them there is no interval."""
+
+
+def jackknife_group(prompt_id: str) -> int:
+    """Returns the prompt's group, 0 to 19, from a hash of its id: the same in every run."""
+    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % N_JACKKNIFE_GROUPS
 
 
 def jackknife_interval(

@@ -12,7 +12,8 @@ from alignbench.comparison.compare import compare
 from alignbench.comparison.formats import render
 from alignbench.comparison.pooling import NOT_STORED
 from alignbench.errors import ResultsError, UsageError
-from alignbench.records import Cost, MetricValue, jackknife_group
+from alignbench.records import Cost, MetricValue
+from alignbench.statistics.jackknife import jackknife_group
 
 N = 60
 FIELDS = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.records import TextTokenizer
+from datasets_prep.prompt_lengths import TextTokenizer
 
 
 class WordTokenizer:

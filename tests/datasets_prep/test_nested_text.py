@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from alignbench.errors import DataError
-from alignbench.records import Prompt, TextTokenizer
+from alignbench.records import Prompt
 from datasets_prep.columns import read_prompts
 from datasets_prep.nested_text import parsed, unpacked
 from datasets_prep.prepare import prepare_prompts
+from datasets_prep.prompt_lengths import TextTokenizer
 from datasets_prep.settings import ColumnMapping, PromptSettings
 
 NAN = float("nan")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from alignbench.records import Prompt, TextTokenizer
-from datasets_prep.prompt_lengths import PromptCutter, drawn_length
+from alignbench.records import Prompt
+from datasets_prep.prompt_lengths import PromptCutter, TextTokenizer, drawn_length
 
 LONG = [Prompt(str(i), f"{i} " + " ".join(f"w{j}" for j in range(30))) for i in range(200)]
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignbench.errors import LeakError
-from alignbench.records import Prompt, TextTokenizer
+from alignbench.records import Prompt
 from datasets_prep.neutral_texts import check_unseen
 from datasets_prep.prepare import prepare_prompts
+from datasets_prep.prompt_lengths import TextTokenizer
 from datasets_prep.settings import PromptSettings
 from datasets_prep.splits import check_no_leak, split_of, whole_text_hash
 from datasets_prep.text_forms import normalised_text, split_text

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from alignbench.errors import DataError
-from alignbench.records import Prompt, TextTokenizer
+from alignbench.records import Prompt
 from datasets_prep import wiki_toxic
 from datasets_prep.prepare import prepare_prompts, source_settings
+from datasets_prep.prompt_lengths import TextTokenizer
 
 TEST_ROWS = [
     ("z1", "You, sir,\nare a\tfool", 1),

@@ -10,7 +10,8 @@ from alignbench.errors import DataError, ScorerError
 from alignbench.evaluation.evaluator import evaluate
 from alignbench.evaluation.metrics.measure import DIRECTIONS
 from alignbench.evaluation.protocols import PROTOCOLS, EvalProtocol
-from alignbench.records import Decoding, Prompt, jackknife_group
+from alignbench.records import Decoding, Prompt
+from alignbench.statistics.jackknife import jackknife_group
 from alignbench.statistics.prompt_means import mean_interval
 
 POLICY, REFERENCE = (0.1, 0.6, 0.1, 0.2), (0.2, 0.3, 0.4, 0.1)

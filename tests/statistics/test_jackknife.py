@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from fixtures.paired import paired_jackknife
 
-from alignbench.records import N_JACKKNIFE_GROUPS, jackknife_group
 from alignbench.statistics.estimate import verdict
-from alignbench.statistics.jackknife import jackknife_interval
+from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS, jackknife_group, jackknife_interval
 
 T_19 = 2.093  # 97.5 % point of Student's t with 19 degrees of freedom, from a printed table
 T_9 = 2.262

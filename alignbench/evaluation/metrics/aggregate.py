@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.records import N_JACKKNIFE_GROUPS
+from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS
 
 FloatArray = NDArray[np.float64]
 

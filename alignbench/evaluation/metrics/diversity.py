@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from alignbench.evaluation.metrics.aggregate import SetStatistic
-from alignbench.records import N_JACKKNIFE_GROUPS
+from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS
 
 REPEATED_NGRAM = 4
 _SEVERAL = -1

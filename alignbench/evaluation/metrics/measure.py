@@ -19,16 +19,9 @@ from alignbench.evaluation.probes.divergence import EXACT_PROMPTS, Divergence
 from alignbench.evaluation.probes.neutral import negative_logprobs
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.evaluation.samples import Drawn
-from alignbench.records import (
-    N_JACKKNIFE_GROUPS,
-    Direction,
-    MetricValue,
-    Policy,
-    Prompt,
-    jackknife_group,
-)
+from alignbench.records import Direction, MetricKey, MetricValue, Policy, Prompt
 from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
-from alignbench.statistics.jackknife import jackknife_interval
+from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS, jackknife_group, jackknife_interval
 from alignbench.statistics.prompt_means import Groups, column_means
 from alignbench.statistics.thresholds import MAX_UNSCORED
 
@@ -99,7 +92,7 @@ class Column:
     @property
     def name(self) -> str:
         """The column's name in `EvalReport.prompt_values`."""
-        return self.metric if self.scorer is None else f"{self.metric}@{self.scorer}"
+        return str(MetricKey(self.metric, self.scorer))
 
 
 def prompt_columns(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alignbench.evaluation.metrics.aggregate import FloatArray, SetStatistic
 from alignbench.evaluation.metrics.diversity import ngrams
-from alignbench.records import N_JACKKNIFE_GROUPS
+from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS
 
 MOST_TEXTS = 400
 """Self-BLEU grows with the number of references and costs its square."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.evaluation.metrics.aggregate import FloatArray, SetStatistic, leave_one_group_out, sum_by_group
-from alignbench.records import N_JACKKNIFE_GROUPS
+from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS
 
 
 def is_toxic(scores: FloatArray, threshold: float, *, inclusive: bool) -> FloatArray:

@@ -11,7 +11,8 @@ from alignbench.evaluation.probes import divergence
 from alignbench.evaluation.probes.divergence import measure_divergence, sequence_kl
 from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, PROTOCOLS, EvalProtocol
 from alignbench.models.language_model import LanguageModel
-from alignbench.records import Decoding, Prompt, jackknife_group
+from alignbench.records import Decoding, Prompt
+from alignbench.statistics.jackknife import jackknife_group
 
 POLICY = (0.1, 0.6, 0.1, 0.2)
 REFERENCE = (0.2, 0.3, 0.4, 0.1)

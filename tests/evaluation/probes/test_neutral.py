@@ -10,7 +10,8 @@ from alignbench.evaluation.metrics.measure import neutral_metric
 from alignbench.evaluation.probes.neutral import NEUTRAL_TOKENS
 from alignbench.evaluation.protocols import PROTOCOLS, comparability
 from alignbench.models.language_model import LanguageModel
-from alignbench.records import Prompt, jackknife_group
+from alignbench.records import Prompt
+from alignbench.statistics.jackknife import jackknife_group
 
 TEXTS = [f"the {adjective} dog sings {end}" for adjective in ("old", "red", "kind", "nice") for end in
          ("now", "and sleeps", "very good and runs", "two cats", "one bird and the man", "so", "bad")]  # fmt: skip
