@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignbench.records import PromptRows
 from alignbench.results.reader import StoredEvaluation, StoredRun
+from alignbench.results.schema import StoredRows
 
 FIELD = "heldout_prompts"
 """The hash of the prompts among what must be equal in one table."""
@@ -45,7 +45,7 @@ def described(
     return found
 
 
-def _left_out(rows: PromptRows) -> str:
+def _left_out(rows: StoredRows) -> str:
     reasons = ", ".join(f"{n} {reason}" for reason, n in rows.left_out.items())
     limit = f"; prompts of up to {rows.longest_prompt} tokens fit" if rows.longest_prompt is not None else ""
     return f"of {rows.n_rows} rows {sum(rows.left_out.values())} were left out ({reasons}{limit})"

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.records import Cost, Direction, MetricValue
+from alignbench.records import Cost, Direction
 from alignbench.results.reader import LOG_METRICS, StoredEvaluation, StoredRun
+from alignbench.results.schema import StoredMetric
 from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
 from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
@@ -47,7 +48,7 @@ class RecipeRuns:
         """Seeds in ascending order."""
         return tuple(run.status.seed for run, _ in self.runs)
 
-    def metrics(self, key: MetricKey) -> list[MetricValue]:
+    def metrics(self, key: MetricKey) -> list[StoredMetric]:
         """Returns one stored value per seed, fewer where a seed lacks the metric."""
         return [m for _, evaluation in self.runs for m in evaluation.record.metrics if (m.metric, m.scorer) == key]
 
@@ -258,7 +259,7 @@ class Pool:
             return None
         return CorpusPair(mine, theirs, self._sizes(stored), one.varies, reference.varies)
 
-    def _sizes(self, stored: Sequence[MetricValue]) -> list[int] | None:
+    def _sizes(self, stored: Sequence[StoredMetric]) -> list[int] | None:
         """Returns what shares the groups have: as stored, else those of the prompts; None means equal groups."""
         n_groups = len(stored[0].replicates or ())
         sizes = [m.group_sizes for m in stored if m.group_sizes is not None and len(m.group_sizes) == n_groups]
@@ -286,13 +287,13 @@ def _other_texts(one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> str 
     return "the two sides were not measured on the same prompts" if len(prompts) > 1 else None
 
 
-def _scaled(stored: MetricValue) -> float:
+def _scaled(stored: StoredMetric) -> float:
     """Returns the value on the scale of its replicates."""
     assert stored.value is not None
     return math.log(stored.value) if stored.metric in LOG_METRICS else stored.value
 
 
-def _mean_replicates(stored: Sequence[MetricValue]) -> tuple[float, list[float | None] | None]:
+def _mean_replicates(stored: Sequence[StoredMetric]) -> tuple[float, list[float | None] | None]:
     """Returns the means over seeds of values and of replicates; a group counts where every seed has it.
 
     Where there are replicates, the value is on their scale.

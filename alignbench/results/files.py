@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignbench.records import MetricValue
 from alignbench.results.schema import Record, plain
 
 if TYPE_CHECKING:
@@ -36,15 +35,6 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(scratch, path)
-
-
-def finite(metric: MetricValue) -> MetricValue:
-    """Returns the metric as JSON can hold it; a value that is not finite becomes None, with a reason."""
-    values = plain({name: getattr(metric, name) for name in MetricValue.__slots__})
-    if values["value"] is None and values["reason"] is None:
-        values["reason"] = "the value was not a finite number"
-    values |= {name: tuple(values[name]) for name in ("replicates", "group_sizes") if values[name] is not None}
-    return MetricValue(**values)
 
 
 def rows_before(path: Path, first_step: int | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
 from alignbench.records import Cost
@@ -85,7 +85,7 @@ def load_metrics(paths: Paths) -> pd.DataFrame:
     def rows(run: StoredRun) -> Iterator[dict[str, object]]:
         for evaluation in run.evaluations:
             for metric in evaluation.record.metrics:
-                yield {**_keys(run), "protocol": evaluation.record.protocol, **asdict(metric)}
+                yield {**_keys(run), "protocol": evaluation.record.protocol, **metric.model_dump()}
 
     names = ["recipe", "method", "seed", "protocol", *_METRIC_COLUMNS]
     return pd.DataFrame(_collect(paths, rows), columns=names).astype(_NUMBERS)
@@ -100,7 +100,7 @@ def load_curves(paths: Paths) -> pd.DataFrame:
             _ = point.prompt_values  # damaged values are found
             at = {"protocol": point.record.protocol, "step": point.step, "completions": point.completions}
             for metric in point.record.metrics:
-                yield {**_keys(run), **at, **asdict(metric)}
+                yield {**_keys(run), **at, **metric.model_dump()}
 
     names = ["recipe", "method", "seed", "protocol", "step", "completions", *_METRIC_COLUMNS]
     return pd.DataFrame(_collect(paths, rows), columns=names).astype(_NUMBERS)

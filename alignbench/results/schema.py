@@ -1,4 +1,9 @@
-"""What the JSON files of a run directory hold, as types: the schema that docs/results.md describes."""
+"""What the JSON files of a run directory hold, as types: the schema that docs/results.md describes.
+
+A new key belongs here, in `upgrade` with what its absence says, and in docs/results.md; none is renamed or taken away.
+The types are the files' own, so that no change of the evaluator changes them in silence. Only `Cost` is the one that
+runs are charged in: its fields are the keys of status.json and events.jsonl alike.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from alignbench.errors import ResultsError
-from alignbench.records import AnswerCost, Cost, HackingDiagnosis, MetricValue, PromptRows
+from alignbench.records import Cost, Direction, HackingWord, MetricValue
 from datasets_prep.text_forms import TEXT_FORM
 
 SCHEMA_VERSION = 1
@@ -27,18 +32,86 @@ SNAPSHOT = "snapshot"
 _Record = TypeVar("_Record", bound="Record")
 
 
-class Record(BaseModel):
-    """A JSON file of a run. Keys that a later release of the same schema added are read past."""
+class Part(BaseModel):
+    """A part of a file. Keys that a later release of the same schema added are read past.
 
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    Written from an object that has attributes of these names, whatever else it has.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, from_attributes=True, protected_namespaces=())
+
+
+class Record(Part):
+    """A JSON file of a run."""
 
     schema_version: int = SCHEMA_VERSION
 
 
-class Upstream(BaseModel):
-    """A run that this run was built on."""
+class StoredMetric(Part):
+    """One metric of one run; docs/results.md says what each key means."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    metric: str
+    scorer: str | None
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    direction: Direction
+    n_scored: int
+    n_unscored: int
+    reason: str | None
+    replicates: tuple[float | None, ...] | None
+    group_sizes: tuple[int, ...] | None
+    n_cut: int
+
+    @classmethod
+    def of(cls, metric: MetricValue) -> Self:
+        """Returns a metric as JSON can hold it; a value that is not finite becomes None, with a reason."""
+        values = {name: plain(getattr(metric, name)) for name in cls.model_fields}
+        if values["value"] is None and values["reason"] is None:
+            values["reason"] = "the value was not a finite number"
+        return cls(**values)
+
+
+class StoredDiagnosis(Part):
+    """Whether training has learned to please its reward."""
+
+    word: HackingWord
+    onset_completions: int | None
+    """Completions of the budget after which reward and held-out judges part; None where they do not."""
+    evidence: tuple[str, ...]
+    """Sentences with the numbers."""
+
+
+class StoredRows(Part):
+    """What became of the rows of the source that an evaluation's prompts come from."""
+
+    n_rows: int
+    left_out: dict[str, int]
+    """Rows that serve in no split, by the reason in words."""
+    longest_prompt: int | None
+    """In tokens, what the policy's context allows; None where it sets no limit."""
+
+
+class StoredAnswerCost(Part):
+    """What a policy spends on one answer, on average over the completions of an evaluation."""
+
+    generated_tokens: float
+    flops: float
+
+
+def _whole(value: object) -> object:
+    """ValueError where a cost lacks one of its fields: it is not 0 for that."""
+    lacks = Cost.__dataclass_fields__.keys() - value.keys() if isinstance(value, Mapping) else ()
+    if lacks:
+        raise ValueError(f"lacks {', '.join(sorted(lacks))}")
+    return value
+
+
+StoredCost = Annotated[Cost, BeforeValidator(_whole)]
+
+
+class Upstream(Part):
+    """A run that this run was built on."""
 
     recipe: str
     seed: int
@@ -64,18 +137,18 @@ class RunStatus(Record):
     files: dict[str, int] | None = None
     """Of a complete run: its trained model and final evaluations, with their sizes in bytes; null where not listed."""
     upstream: tuple[Upstream, ...] = ()
-    cost: Cost = Cost()
+    cost: StoredCost = Cost()
     """Training itself."""
-    upstream_cost: Cost = Cost()
+    upstream_cost: StoredCost = Cost()
     """Charged from upstream runs, from building pairs and from tuning: the sum of `upstream_pieces`."""
-    upstream_pieces: dict[str, Cost] = {}
+    upstream_pieces: dict[str, StoredCost] = {}
     """What `upstream_cost` is the sum of, each once: `run HASH`, `pairs HASH`, and `evaluation HASH` of a trial."""
-    evaluation_cost: Cost = Cost()
+    evaluation_cost: StoredCost = Cost()
     train_reward: float | None = None
     """Mean reward over the last tenth of training."""
     trained_on: tuple[str, ...] = ()
     """Hashes of the weights and files that gave rewards or labels, to this run and to those it was built on."""
-    reward_hacking: HackingDiagnosis | None = None
+    reward_hacking: StoredDiagnosis | None = None
     """What the evaluations along training say; None where that was not measured."""
     reward_hacking_reason: str | None = None
     """Why it was not measured."""
@@ -94,16 +167,16 @@ class EvaluationFile(Record):
     """Of an evaluation along training: how much of the budget was spent."""
     n_prompts: int
     samples_per_prompt: int
-    prompt_rows: PromptRows | None = None
+    prompt_rows: StoredRows | None = None
     """What became of the rows of their source; None along training, and in runs from before it was counted."""
     comparability: dict[str, Any]
     """What must be equal between runs that stand in one table."""
     scorer_sources: dict[str, tuple[str, ...]] = {}
     """Hashes of the weights and files behind each scorer, whatever is read from them."""
-    metrics: tuple[MetricValue, ...]
+    metrics: tuple[StoredMetric, ...]
     prompt_groups: dict[str, str] = {}
     """Group by prompt id, of the prompts that are variants of one text and count as one witness."""
-    answer_cost: AnswerCost | None = None
+    answer_cost: StoredAnswerCost | None = None
     """What the policy spends on an answer; None of a reward model, and in runs from before it was counted."""
 
     @model_validator(mode="after")
@@ -143,10 +216,8 @@ class NewerSchemaError(ResultsError):
     """A file that a newer release wrote."""
 
 
-class Trial(BaseModel):
+class Trial(Part):
     """One setting that a sweep has tried."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     recipe: str
     seed: int
@@ -175,7 +246,7 @@ class TuningFile(Record):
     trials: tuple[Trial, ...]
     selected: int
     """Position in `trials`."""
-    pieces: dict[str, Cost]
+    pieces: dict[str, StoredCost]
     """What the trials cost, with pairs and upstream runs, as in `RunStatus.upstream_pieces`."""
 
     @property
@@ -191,6 +262,51 @@ class UnreadableError(ResultsError):
     """A file of a run that is missing or is not what it should be; the run is skipped."""
 
 
+_ADDED: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("state", "run_hash"): {
+        **{"inputs": {}, "files": None, "upstream_pieces": {}, "trained_on": ()},
+        **{"reward_hacking": None, "reward_hacking_reason": None},
+    },
+    ("comparability", "metrics"): {
+        **{"step": None, "completions": None, "prompt_rows": None, "scorer_sources": {}, "prompt_groups": {}},
+        **{"answer_cost": None},
+    },
+    ("seen", "heldout"): {"statistics": {}, "text_form": 1},
+}
+"""Keys that a file had not from the start and what their absence says, by keys that tell which file it is."""
+_ADDED_TO_METRICS = {"group_sizes": None, "n_cut": 0}
+_ADDED_TO_COSTS = dict.fromkeys(
+    ("prompts_seen", "trained_tokens", "generation_flops", "forward_flops", "backward_flops", "device_seconds"), 0
+)
+
+
+def upgrade(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a file of any earlier shape holds, in the shape of today.
+
+    Keys that were added since are filled in. What was always written and is not there is damage, and stays missing.
+    """
+    new = dict(old)
+    if "charges" in old:  # as the pieces were called at first, by labels of runs
+        runs = [*old.get("upstream", ()), *old.get("trials", ())]
+        names = {f"{run['recipe']}/seed{run['seed']}": f"run {run['run_hash']}" for run in runs}
+        pieces = {names.get(name, name.replace("pairs-", "pairs ")): cost for name, cost in old["charges"].items()}
+        new["upstream_pieces" if "state" in old else "pieces"] = pieces
+    for told_by, added in _ADDED.items():
+        if any(key in old for key in told_by):
+            new = {**added, **new}
+    for name in new.keys() & {"cost", "upstream_cost", "evaluation_cost"}:
+        new[name] = _filled(new[name], _ADDED_TO_COSTS)
+    for name in new.keys() & {"upstream_pieces", "pieces"}:
+        new[name] = {piece: _filled(cost, _ADDED_TO_COSTS) for piece, cost in new[name].items()}
+    if "metrics" in new:
+        new["metrics"] = [_filled(metric, _ADDED_TO_METRICS) for metric in new["metrics"]]
+    return new
+
+
+def _filled(value: Any, added: Mapping[str, Any]) -> Any:
+    return {**added, **value} if isinstance(value, Mapping) else value
+
+
 def read_record(path: Path, kind: type[_Record]) -> _Record:
     """Reads a JSON file of a run.
 
@@ -200,7 +316,8 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        version = json.loads(text, parse_constant=_refuse_number, parse_float=_finite_number)["schema_version"]
+        content = json.loads(text, parse_constant=_refuse_number, parse_float=_finite_number)
+        version = content["schema_version"]
     except FileNotFoundError:
         raise UnreadableError(f"no {path.name}") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -213,11 +330,16 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
             "upgrade alignbench, or leave this run out"
         )
     try:
-        return kind.model_validate_json(text)
+        content = upgrade(content)
+        if lacks := kind.model_fields.keys() - content.keys():
+            raise UnreadableError(f"{path.name}: {min(lacks)}: Field required")
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
         raise UnreadableError(f"{path.name}: {place + ': ' if place else ''}{first['msg']}") from None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UnreadableError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from None
 
 
 def _finite_number(digits: str) -> float:

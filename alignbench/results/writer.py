@@ -26,7 +26,7 @@ from alignbench._version import __version__
 from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, EvalReport, HackingDiagnosis, PromptRows, fingerprint, total
 from alignbench.results import layout, reader
-from alignbench.results.files import finite, rows_before, write_atomically, write_frame, write_record
+from alignbench.results.files import rows_before, write_atomically, write_frame, write_record
 from alignbench.results.lock import RunLock
 from alignbench.results.publishing import publish, repair
 from alignbench.results.recognition import (
@@ -44,6 +44,7 @@ from alignbench.results.schema import (
     Kind,
     PromptsFile,
     RunStatus,
+    StoredMetric,
     TuningFile,
     Upstream,
     plain,
@@ -242,7 +243,7 @@ class RunDirectory:
             prompt_rows=prompt_rows,
             comparability=plain(comparability),
             scorer_sources=dict(scorer_sources or {}),
-            metrics=tuple(map(finite, report.metrics)),
+            metrics=tuple(map(StoredMetric.of, report.metrics)),
             prompt_groups=dict(report.prompt_groups),
             answer_cost=report.answer_cost,
         )
@@ -371,7 +372,7 @@ class RunDirectory:
         self._set_status()
 
     def _set_status(self, **changes: object) -> None:
-        self.status = self.status.model_copy(update=changes)
+        self.status = RunStatus.model_validate({**dict(self.status), **changes})
         write_record(self.path / layout.STATUS_FILE, self.status)
 
 
