@@ -25,29 +25,33 @@ _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 @cache
-def code_hash(*modules: str) -> str:
+def code_hash(*modules: str, follow: bool = False) -> str:
     """Returns a hash of modules by name, of what these import in turn, and of the versions of Python and `LIBRARIES`.
 
-    Modules outside the project are passed over; `ModuleNotFoundError` where one inside it does not exist.
+    Modules outside the project are passed over, unless `follow` takes in the packages of those that are named;
+    `ModuleNotFoundError` where one inside the project does not exist.
     """
-    code = {name: ast.dump(tree) for name, tree in import_graph(modules).items()}
+    packages = (*PROJECT, *(name.partition(".")[0] for name in modules if follow))
+    code = {name: ast.dump(tree) for name, tree in import_graph(modules, packages).items()}
     return fingerprint([code, list(sys.version_info[:2]), {name: _version(name) for name in LIBRARIES}])
 
 
-def import_graph(modules: Sequence[str]) -> Mapping[str, ast.Module]:
-    """Returns the code of modules and of whatever they import inside the project, directly or not, by module name.
+def import_graph(modules: Sequence[str], packages: Sequence[str] = ()) -> Mapping[str, ast.Module]:
+    """Returns the code of modules and of whatever they import inside some packages, directly or not, by module name.
+
+    The packages are those of the project where none are given.
 
     An import counts wherever it stands, in a function or in an `except`, but for what only type checkers see. With a
     module come the packages that it is in, whose `__init__` runs first.
     """
-    graph: dict[str, ast.Module] = {}
+    packages, graph = packages or PROJECT, dict[str, ast.Module]()
     for name in modules:
-        if name.partition(".")[0] in PROJECT and _source_file(name) is None:
+        if name.partition(".")[0] in PROJECT and _source_file(name, packages) is None:
             raise ModuleNotFoundError(f"no source of {name}", name=name)
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        file = None if name in graph else _source_file(name)
+        file = None if name in graph else _source_file(name, packages)
         if file is not None:
             graph[name] = _without_words(ast.parse(read_source(name, file)))
             package = name if file.name == "__init__.py" else name.rpartition(".")[0]
@@ -60,19 +64,19 @@ def read_source(name: str, file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _source_file(name: str) -> Path | None:
-    """Returns where a module of the project stands; None for any other name, which is an attribute or a library's."""
+def _source_file(name: str, packages: Sequence[str]) -> Path | None:
+    """Returns where a module of the packages stands; None for any other name, which is an attribute or a library's."""
     top, *rest = name.split(".")
-    if top not in PROJECT:
+    if top not in packages:
         return None
     path = directory_of(top).joinpath(*rest)
-    candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
-    return next((file for file in candidates if file.is_file()), None)
+    module = path.with_name(f"{path.name}.py") if rest else path / f"{top}.py"  # a package may be a single file
+    return next((file for file in (path / "__init__.py", module) if file.is_file()), None)
 
 
 @cache
 def directory_of(package: str) -> Path:
-    """Returns the directory of a package at the top, without importing it."""
+    """Returns the directory of a package at the top, or of a single module, without importing it."""
     spec = find_spec(package)
     assert spec is not None
     assert spec.origin is not None

@@ -71,6 +71,10 @@ class Plugins:
                 f"{self.kind} {name!r} of {_owner(entry)} cannot be imported from {entry.value}: {error}"
             ) from error
 
+    def owner(self, name: str) -> str:
+        """Returns who brings a plug-in, in words."""
+        return "alignbench itself" if name in self.built_in else _owner(self._added[name])
+
     @cached_property
     def built_in(self) -> dict[str, str]:
         """The modules of what alignbench brings, by name."""

@@ -1,7 +1,6 @@
 """Texts that have nothing to do with a recipe's training, for measuring what a policy has forgotten.
 
-`wikitext` is the test split of WikiText-2 (Merity et al. 2016, arXiv:1609.07843), a paragraph of an encyclopaedia a
-row, read from its parquet file on the hub. A file of one's own serves too.
+They come from a source that gives texts, such as `wikitext`, or from a file of one's own.
 """
 
 from __future__ import annotations
@@ -11,18 +10,15 @@ from pathlib import Path
 
 from alignbench.errors import DataError, LeakError, did_you_mean
 from alignbench.records import Prompt
-from datasets_prep import hub, local_files
+from datasets_prep import local_files, sources
 from datasets_prep.columns import without_surrogates
 from datasets_prep.nested_text import unpacked
-from datasets_prep.rows import faults_error, place, shown
+from datasets_prep.rows import Row, faults_error, place, shown
 from datasets_prep.settings import ColumnMapping
+from datasets_prep.sources.base import Request
 from datasets_prep.splits import stable_hash
 from datasets_prep.text_forms import normalised_text
 
-WIKITEXT = "wikitext"
-HUB_ID = "Salesforce/wikitext"
-HUB_FILE = "wikitext-2-raw-v1/test-00000-of-00001.parquet"
-NAMES = (WIKITEXT, "embedded")
 SUFFIXES = (".txt", *local_files.SUFFIXES)
 MAX_TEXTS = 200
 """More texts than this are not read; which ones are is decided by a hash of each."""
@@ -34,13 +30,15 @@ _TELLING_WORDS = 8
 
 def check_source(source: str) -> None:
     """ValueError, saying what is expected, where this is neither a named source nor the name of a file."""
-    if source not in NAMES and not source.endswith(SUFFIXES):
-        hint = did_you_mean(source, NAMES)
-        raise ValueError(f"{' or '.join(NAMES)}{hint}, or a file whose name ends in {', '.join(SUFFIXES)}")
+    if source == "embedded" or source.endswith(SUFFIXES) or sources.find(source, "texts") is not None:
+        return
+    names = sources.names("texts")
+    hint = did_you_mean(source, [*names, "embedded"])
+    raise ValueError(f"{', '.join(names)} or embedded{hint}, or a file whose name ends in {', '.join(SUFFIXES)}")
 
 
 def read_texts(source: str) -> tuple[str, ...]:
-    """Returns the texts of `wikitext` or of a file, each once, at most `MAX_TEXTS` of them, in hash order.
+    """Returns the texts of a source by name or of a file, each once, at most `MAX_TEXTS` of them, in hash order.
 
     A .txt file has a text a line, every other kind the column `text`. White space around a text goes, and so do empty
     texts and WikiText's headings (` = Title = `).
@@ -48,9 +46,13 @@ def read_texts(source: str) -> tuple[str, ...]:
     Raises:
         DataError: The source cannot be read, has no such column, or holds no text.
     """
-    path = hub.file_path(HUB_ID, HUB_FILE, None, _KEY) if source == WIKITEXT else Path(source).expanduser()
-    origin = f"{_KEY}: {source}"
-    lines = _lines(path, origin) if path.name.endswith(".txt") else _cells(path, origin)
+    origin, known = f"{_KEY}: {source}", sources.find(source, "texts")
+    if known is not None:
+        lines = _cells(known.read(Request(_KEY)), known.columns.prompt or _COLUMN, origin)
+    elif source.endswith(".txt"):
+        lines = _lines(Path(source).expanduser(), origin)
+    else:
+        lines = _cells(local_files.read_rows(Path(source).expanduser(), _KEY), _COLUMN, origin)
     texts: dict[str, str] = {}
     for line in lines:
         text = without_surrogates(line).strip()
@@ -95,16 +97,14 @@ def _lines(path: Path, origin: str) -> list[str]:
         raise DataError(f"{origin}: cannot be read as UTF-8 text ({error}).") from error
 
 
-def _cells(path: Path, origin: str) -> list[str]:
-    rows, _ = unpacked(local_files.read_rows(path, _KEY), ColumnMapping(prompt=_COLUMN), origin)
+def _cells(rows: Sequence[Row], column: str, origin: str) -> list[str]:
+    rows, _ = unpacked(rows, ColumnMapping(prompt=column), origin)
     faults = []
     for index, row in enumerate(rows):
-        if not isinstance(row.get(_COLUMN), str):
+        if not isinstance(row.get(column), str):
             columns = ", ".join(map(str, row)) or "none at all"
-            got = (
-                f"{type(row[_COLUMN]).__name__} ({shown(row[_COLUMN])})" if _COLUMN in row else f"the columns {columns}"
-            )
-            faults.append(f"{place(rows, index)}: expected text in the column {_COLUMN!r}, got {got}")
+            got = f"{type(row[column]).__name__} ({shown(row[column])})" if column in row else f"the columns {columns}"
+            faults.append(f"{place(rows, index)}: expected text in the column {column!r}, got {got}")
     if faults:
         raise faults_error(origin, faults)
-    return [row[_COLUMN] for row in rows]
+    return [row[column] for row in rows]

@@ -1,7 +1,7 @@
 """Raw source to prepared data: read, filter, cut, split, check, and keep the result.
 
 Nothing depends on the order of rows in a file: prompts come in the order of a hash of their ids, so that the first n
-of a split are a random sample of it. The exception is `wiki_toxic`, of which a protocol asks for the first rows.
+of a split are a random sample of it. The exceptions are sources whose order means something (`wiki_toxic`).
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from pathlib import Path
 
 from alignbench.code_hash import code_hash
 from alignbench.errors import DataError, did_you_mean
+from alignbench.plugins import SOURCES
 from alignbench.records import (
     PreparedData,
     Prompt,
     PromptRows,
     fingerprint,
 )
-from datasets_prep import hub, local_files, real_toxicity_prompts, wiki_toxic
+from datasets_prep import hub, local_files, sources
 from datasets_prep.cache import cached_prompts
 from datasets_prep.columns import read_prompts
 from datasets_prep.nested_text import unpacked
 from datasets_prep.prompt_lengths import PromptCutter, ReadsConversations, TextTokenizer, prompt_length
 from datasets_prep.rows import Row
-from datasets_prep.settings import PromptSettings
+from datasets_prep.settings import ColumnMapping, PromptSettings
+from datasets_prep.sources.base import Request, Source
 from datasets_prep.splits import Split, apart_from, check_no_leak, split_of, stable_hash
 from datasets_prep.text_forms import normalised_text
 
 _N_TOKENIZER_PROBES = 256
 _NO_LIMIT = 10**9
 """A context of so many tokens is a library's way to say that there is no limit."""
-_NAMED = (real_toxicity_prompts.NAME, real_toxicity_prompts.NONTOXIC, wiki_toxic.NAME, "embedded")
 _SOURCE_FIELDS = {
     "prompts", "config", "split", "revision", "columns", "heldout", "heldout_config", "heldout_split", "on_leak",
 }  # fmt: skip
@@ -55,9 +56,8 @@ _STAGES = {
 
 def source_settings(source: str) -> PromptSettings:
     """Returns the settings of held-out prompts that are given by the name or the path of their source alone."""
-    if source in (wiki_toxic.NAME, wiki_toxic.HUB_ID) or wiki_toxic.is_copy(Path(source).expanduser()):
-        return PromptSettings(prompts=source, split="test", min_prompt_toxicity=1.0)
-    return PromptSettings(prompts=source)
+    known = sources.find(source, "prompts") or sources.of_copy(Path(source).expanduser())
+    return PromptSettings(prompts=source, **(known.heldout if known else {}))
 
 
 def evaluation_settings(source: str | PromptSettings) -> PromptSettings:
@@ -85,7 +85,7 @@ def prepare_prompts(
         cache_directory: Where results are kept; None keeps nothing.
 
     Returns:
-        The splits in hash order, those of `wiki_toxic` in the order of its file. `statistics` counts what became of
+        The splits in hash order, or in that of the source where it means something. `statistics` counts what became of
         every row; the counts of a second source (`data.heldout`) stand under `heldout/`, and under
         `n_too_long_for_training` the prompts that the training split alone has lost.
 
@@ -103,7 +103,7 @@ def prepare_prompts(
             "rows": counts,
             "context_tokens": [context_tokens, longest_in_training],
             "tokenizer": _tokenizer_fingerprint(tokenizer, pool),
-            "code": code_hash(__name__),
+            "code": [code_hash(__name__), sources.code_of(settings.prompts, settings.heldout)],
         }
     )
 
@@ -161,14 +161,13 @@ def read_pool(
     counts = Counter() if counts is None else counts
     key, source = f"data.{field}", getattr(settings, field)
     has_filter = settings.min_prompt_toxicity is not None or settings.max_prompt_toxicity is not None
-    rows = _source_rows(settings, field, key)
-    in_file_order = wiki_toxic.has_layout(rows)
-    if in_file_order:
-        rows = wiki_toxic.with_usual_columns(rows)
-    rows, counts["n_unpacked"] = unpacked(rows, settings.columns, f"{key}: {source}")
+    rows, known = source_rows(settings, field, key)
+    in_file_order = known is not None and known.in_file_order
+    columns = columns_of(settings.columns, known)
+    rows, counts["n_unpacked"] = unpacked(rows, columns, f"{key}: {source}")
     prompts = read_prompts(
         rows,
-        settings.columns,
+        columns,
         origin=f"{key}: {source}",
         needs_toxicity=has_filter,
         conversations=conversations,
@@ -193,39 +192,50 @@ def read_pool(
     return sorted(unique.values(), key=lambda prompt: stable_hash(settings.split_seed, "order", prompt.id))
 
 
-def _source_rows(settings: PromptSettings, field: str, key: str) -> Sequence[Row]:
-    source: str = getattr(settings, field)
+def source_rows(settings: PromptSettings, field: str, key: str) -> tuple[Sequence[Row], Source | None]:
+    """Returns the raw rows of `prompts` or `heldout`, and the source that they are of; None: of no source by name.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    name: str = getattr(settings, field)
     split = settings.split if field == "prompts" else settings.heldout_split
-    revision = settings.revision if source == settings.prompts else None
+    revision = settings.revision if name == settings.prompts else None
     config = settings.config if field == "prompts" else settings.heldout_config
-    if field == "heldout" and config is None and source == settings.prompts:
+    if field == "heldout" and config is None and name == settings.prompts:
         config = settings.config
-    if source in _NAMED:
-        hub.check_no_config(config, key, source)
-    if source == real_toxicity_prompts.NAME:
-        return real_toxicity_prompts.read_rows(revision, key)
-    if source == real_toxicity_prompts.NONTOXIC:
-        return real_toxicity_prompts.nontoxic(real_toxicity_prompts.read_rows(revision, key))
-    if source in (wiki_toxic.NAME, wiki_toxic.HUB_ID):
-        return wiki_toxic.read_rows(None, split, revision, key)
-    if source == "embedded":
+    known, path = sources.find(name, "prompts"), Path(name).expanduser()
+    if known is not None or name == "embedded":
+        hub.check_no_config(config, key, name)
+    if known is not None:
+        rows = known.read(Request(key, split, revision))
+        if not rows:
+            raise DataError(f"{key}: {name}: holds no rows, expected at least one.")
+        return rows, known
+    if name == "embedded":
         raise DataError(f"{key}: the embedded prompts have no name here; give the path of their file.")
-    path = Path(source).expanduser()
-    if path.is_dir() and wiki_toxic.is_copy(path):
-        return wiki_toxic.read_rows(path, split, None, key)
+    if path.is_dir() and (copied := sources.of_copy(path)) is not None:
+        return copied.read(Request(key, split, folder=path)), copied
     if path.is_dir():
-        return hub.read_rows(str(path), split, None, key, config=config)
-    if is_local(source):
+        return sources.of_layout(hub.read_rows(str(path), split, None, key, config=config))
+    if is_local(name):
         hub.check_no_config(config, key, "a file")
-        return local_files.read_rows(path, key)
-    return hub.read_rows(source, split, revision, key, did_you_mean(source, _NAMED), config)
+        return sources.of_layout(local_files.read_rows(path, key))
+    hint = did_you_mean(name, [*SOURCES.names(), "embedded"])
+    return sources.of_layout(hub.read_rows(name, split, revision, key, hint, config))
 
 
-def is_local(source: str) -> bool:
-    """True for a file or a folder, there or not, False for a source by name and for a hub data set."""
-    path = Path(source).expanduser()
-    named = source in (*_NAMED, wiki_toxic.HUB_ID)
-    return not named and (path.exists() or source.endswith(local_files.SUFFIXES) or source.startswith((".", "/", "~")))
+def is_local(name: str) -> bool:
+    """True where reading a source fetches nothing: a file or a folder, there or not, and sources that say so."""
+    known = sources.find(name, "prompts")
+    if known is not None or name == "embedded":
+        return known is not None and known.hub_id is None
+    return Path(name).expanduser().exists() or name.endswith(local_files.SUFFIXES) or name.startswith((".", "/", "~"))
+
+
+def columns_of(own: ColumnMapping, source: Source | None) -> ColumnMapping:
+    """Returns the columns that a recipe names, and for the rest those that its source does."""
+    return own if source is None else source.columns.model_copy(update=own.model_dump(exclude_none=True))
 
 
 def _reason_to_skip(prompt: Prompt, settings: PromptSettings, has_toxicity_filter: bool) -> str | None:

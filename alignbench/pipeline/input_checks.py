@@ -96,7 +96,8 @@ class InputChecks:
                 yield f"{label[0]}: {problem}"
 
     def _data(self, recipe: Recipe) -> Iterator[str]:
-        from datasets_prep.neutral_texts import NAMES, read_texts
+        from datasets_prep import sources
+        from datasets_prep.neutral_texts import read_texts
         from datasets_prep.prepare import evaluation_settings
 
         evaluation = recipe.evaluation
@@ -105,9 +106,10 @@ class InputChecks:
         if evaluation.prompts is not None and evaluation.split == "heldout":
             yield from self._prompts(evaluation_settings(evaluation.prompts), "evaluation.prompts: ", is_chat)
         neutral = evaluation.neutral
-        if neutral == "wikitext":
+        known = None if neutral is None else sources.find(neutral, "texts")
+        if known is not None and known.hub_id is not None:
             self.on_hub[f"evaluation.neutral {neutral}"] = None
-        elif neutral is not None and neutral not in NAMES:
+        elif neutral is not None and neutral != "embedded":
             problem = self._once(f"neutral {neutral}", lambda: _said(lambda: read_texts(neutral)))
             yield from () if problem is None else (problem,)
 

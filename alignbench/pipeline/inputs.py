@@ -13,10 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.code_hash import PROJECT
 from alignbench.records import file_sha256, fingerprint
 from alignbench.results.schema import PROMPTS_AS_ENCODED, SNAPSHOT
-from datasets_prep import neutral_texts, real_toxicity_prompts, wiki_toxic
+from datasets_prep import sources
 from datasets_prep.settings import PromptSettings
+from datasets_prep.sources.base import Kind
 
 if TYPE_CHECKING:
     from alignbench.models.chat import Chat
@@ -31,12 +33,6 @@ _READ = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")
 """Endings of the files beside the weights that decide what a model or tokenizer is."""
 _WEIGHTS = (".safetensors", ".bin")
 """Endings of weights; the later ones are read where there are none of the earlier."""
-_HUB_DATA = {
-    real_toxicity_prompts.NAME: real_toxicity_prompts.HUB_ID,
-    real_toxicity_prompts.NONTOXIC: real_toxicity_prompts.HUB_ID,
-    wiki_toxic.NAME: wiki_toxic.HUB_ID,
-    neutral_texts.WIKITEXT: neutral_texts.HUB_ID,
-}
 
 
 def inputs_of(recipe: Recipe, artifacts: Mapping[str, Path]) -> Named:
@@ -48,7 +44,7 @@ def inputs_of(recipe: Recipe, artifacts: Mapping[str, Path]) -> Named:
     """
     found: Named = {}
     for key, source, revision in _data_sources(recipe):
-        found[key] = _data(source, revision)
+        found[key] = _data(source, revision, "texts" if key == "evaluation.neutral" else "prompts")
     for key, name, revision in _checkpoints(recipe):
         found |= _model(key, name, revision)
     for role, artifact in artifacts.items():
@@ -92,16 +88,21 @@ def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
             yield f"evaluation.scorers.{name}", judge.classifier, judge.revision
 
 
-def _data(source: str, revision: str | None) -> dict[str, str]:
-    """Hashes of a source of prompts or texts: of a file, of all files of a folder, or the commit of a hub data set."""
+def _data(source: str, revision: str | None, gives: Kind = "prompts") -> dict[str, str]:
+    """Hashes of a source of prompts or texts: of its files and of a package's code, or the commit of a hub data set."""
     path = _embedded(source) or Path(source).expanduser()
     if path.is_file():
         return {path.name: _sha(path)}
     if source and path.is_dir():
         files = (file for file in path.rglob("*") if not _is_hidden(file.relative_to(path)))
         return _hashes(path, files)
-    commit = _hub_commit(_HUB_DATA.get(source, source), "dataset", revision)
-    return {} if commit is None else {"commit": commit}
+    known = sources.find(source, gives)
+    found = {} if known is None else {file.name: _sha(file) for file in known.files() if file.is_file()}
+    if known is not None and known.read.__module__.partition(".")[0] not in PROJECT:
+        found["code"] = str(sources.code_of(source))
+    hub_id = source if known is None else known.hub_id
+    commit = None if hub_id is None else _hub_commit(hub_id, "dataset", revision)
+    return found if commit is None else {**found, "commit": commit}
 
 
 def _is_hidden(path: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from alignbench.errors import ResultsError
-from alignbench.records import Cost, Direction, HackingWord, MetricValue
+from alignbench.records import Cost, Direction, HackingWord, MetricKey, MetricValue
 from datasets_prep.text_forms import TEXT_FORM
 
 SCHEMA_VERSION = 1
@@ -62,6 +62,11 @@ class StoredMetric(Part):
     replicates: tuple[float | None, ...] | None
     group_sizes: tuple[int, ...] | None
     n_cut: int
+
+    @property
+    def key(self) -> MetricKey:
+        """Metric and scorer."""
+        return MetricKey(self.metric, self.scorer)
 
     @classmethod
     def of(cls, metric: MetricValue) -> Self:

@@ -6,9 +6,11 @@ import datasets
 import pytest
 
 from alignbench.errors import DataError, LeakError
-from datasets_prep import hub, real_toxicity_prompts
+from datasets_prep import hub
 from datasets_prep.prepare import read_pools
 from datasets_prep.settings import PromptSettings
+from datasets_prep.sources import real_toxicity_prompts
+from datasets_prep.sources.base import Request
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ def test_an_unknown_id_while_offline_says_what_to_do() -> None:
 
 def test_real_toxicity_prompts_while_offline() -> None:
     with pytest.raises(DataError, match=r"data.heldout: cannot get 'allenai/real-toxicity-prompts' while offline"):
-        real_toxicity_prompts.read_rows(None, "data.heldout")
+        real_toxicity_prompts.read_rows(Request("data.heldout"))
 
 
 def test_rows_and_splits_of_a_directory_laid_out_like_a_hub_data_set(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from alignbench.errors import DataError
 from alignbench.records import Prompt
-from datasets_prep import wiki_toxic
 from datasets_prep.prepare import prepare_prompts, source_settings
 from datasets_prep.prompt_lengths import TextTokenizer
+from datasets_prep.sources import wiki_toxic
 
 TEST_ROWS = [
     ("z1", "You, sir,\nare a\tfool", 1),

@@ -11,13 +11,14 @@ and a comment is cut after 2,000 characters, as there, or one that is too long f
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alignbench.errors import DataError
 from datasets_prep import hub, local_files
-from datasets_prep.rows import like
+from datasets_prep.rows import Row, like
+from datasets_prep.sources.base import Request, Source
 
 NAME = "wiki_toxic"
 HUB_ID = "OxAISH-AL-LLM/wiki_toxic"
@@ -26,28 +27,23 @@ MAX_CHARS = 2000
 _TEXT, _LABEL = "comment_text", "label"
 
 
-def read_rows(folder: Path | None, split: str | None, revision: str | None, key: str) -> list[dict[str, Any]]:
-    """Returns the rows of one split in the order of its file.
-
-    Args:
-        folder: A local copy; None: the hub's.
-        split: One of `SPLITS`; None means `train`.
-        revision: Revision on the hub; None means the newest.
-        key: The recipe key that names the data set, for messages.
+def read_rows(request: Request) -> list[dict[str, Any]]:
+    """Returns the rows of one split in the order of its file, with the columns that prompts are usually read from.
 
     Raises:
         DataError: There is no such split, or the file can be neither found nor read.
     """
-    split = split or "train"
+    split, key, folder = request.split or "train", request.key, request.folder
     if split not in SPLITS:
         raise DataError(f"{key}: {NAME} has no split {split!r}, expected one of {', '.join(SPLITS)}.")
     name = f"{split}.csv"
-    path = hub.file_path(HUB_ID, name, revision, key) if folder is None else folder / name
+    path = hub.file_path(HUB_ID, name, request.revision, key) if folder is None else folder / name
     rows = local_files.read_rows(path, key)
-    if not has_layout(rows):
+    usual = with_usual_columns(rows)
+    if usual is None:
         names = ", ".join(map(str, rows[0]))
         raise DataError(f"{key}: {name} of {NAME} has the columns {names}, expected id, {_TEXT} and {_LABEL}.")
-    return rows
+    return usual
 
 
 def is_copy(path: Path) -> bool:
@@ -63,16 +59,32 @@ def is_copy(path: Path) -> bool:
     return {_TEXT, _LABEL} <= set(header)
 
 
-def has_layout(rows: Sequence[Mapping[str, Any]]) -> bool:
+def has_layout(rows: Sequence[Row]) -> bool:
     """True where the rows have the columns of this data set, and none that a prompt is usually read from."""
     names = set(rows[0]) if rows else set()
     return {_TEXT, _LABEL} <= names and names.isdisjoint({"prompt", "text", "toxicity"})
 
 
-def with_usual_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the rows with `prompt`, the comment's first 2,000 characters, and `toxicity`, the label."""
+def with_usual_columns(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
+    """Returns the rows with `prompt`, the comment's first 2,000 characters, and `toxicity`, the label.
+
+    None where they have another layout.
+    """
+    if not has_layout(rows):
+        return None
     return like(rows, ({**row, "prompt": _start(row[_TEXT]), "toxicity": row[_LABEL]} for row in rows))
 
 
 def _start(text: Any) -> Any:
     return text[:MAX_CHARS] if isinstance(text, str) else text
+
+
+plugin = Source(
+    read_rows,
+    heldout={"split": "test", "min_prompt_toxicity": 1.0},
+    in_file_order=True,
+    hub_id=HUB_ID,
+    aliases=(HUB_ID,),
+    is_copy=is_copy,
+    of_layout=with_usual_columns,
+)
