@@ -215,7 +215,7 @@ def finished(write_recipes, tmp_path_factory):
 
 def _run(names, sets, folder, write_recipes):
     from alignbench.pipeline import execute
-    from alignbench.recipe.recipe import load
+    from alignbench.recipe.loading import load
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALIGNBENCH_CACHE", str(folder / "cache"))

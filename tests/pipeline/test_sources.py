@@ -10,7 +10,7 @@ from alignbench.errors import InputsError, RecipeError, UsageError
 from alignbench.pipeline.input_checks import check_inputs
 from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.prompts import heldout_prompts, neutral_texts, prepared_prompts
-from alignbench.recipe.recipe import load
+from alignbench.recipe.loading import load
 from alignbench.records import file_sha256
 from datasets_prep import sources
 
@@ -68,8 +68,12 @@ def installed(tmp_path_factory, monkeypatch):
 
 
 def recipe(*sets):
-    (loaded,) = load(["ppo.yaml"], ["data.prompts=toy_prompts", "evaluation.n_prompts=null", *sets])
-    return loaded
+    return loaded(*sets).recipe
+
+
+def loaded(*sets):
+    (one,) = load(["ppo.yaml"], ["data.prompts=toy_prompts", "evaluation.n_prompts=null", *sets])
+    return one
 
 
 def test_its_prompts_are_prepared_split_and_kept(recipe_folder, installed, tiny_policy):
@@ -100,9 +104,9 @@ def test_named_alone_for_the_evaluation_it_has_its_own_settings(recipe_folder, i
 
 
 def test_its_columns_give_way_to_those_of_the_recipe(recipe_folder, installed, tiny_policy):
-    (loaded,) = load(["ppo.yaml"], ["data={prompts: toy_prompts, columns: {prompt: story}}"])
+    (one,) = load(["ppo.yaml"], ["data={prompts: toy_prompts, columns: {prompt: story}}"])
     with pytest.raises(Exception, match="1 prompts are left"):  # the same story in every row
-        prepared_prompts(loaded, tiny_policy())
+        prepared_prompts(one.recipe, tiny_policy())
 
 
 def test_its_texts_are_neutral_texts(recipe_folder, installed, tiny_policy):
@@ -124,16 +128,16 @@ def test_files_and_code_are_among_the_inputs(recipe_folder, installed):
 
 
 def test_it_is_known_to_check(recipe_folder, installed):
-    not_looked_up = check_inputs([recipe()])
+    not_looked_up = check_inputs([loaded()])
     assert not any("toy" in one for one in not_looked_up)
     with pytest.raises(InputsError, match=r"data\.prompts: toy_prompts: holds no rows"):
-        check_inputs([recipe("data.split=none")])
+        check_inputs([loaded("data.split=none")])
 
 
 def test_what_is_no_source_is_said_where_it_is_named_and_troubles_nobody_else(recipe_folder, installed, tiny_policy):
     with pytest.raises(UsageError, match=r"source of data 'toy_no_source' of the entry point .* expected a Source"):
-        check_inputs([recipe("data.prompts=toy_no_source")])
+        check_inputs([loaded("data.prompts=toy_no_source")])
     with pytest.raises(UsageError, match=r"'toy_missing' of the entry point .* cannot be imported from toy_sources"):
-        check_inputs([recipe("data.prompts=toy_missing")])
+        check_inputs([loaded("data.prompts=toy_missing")])
     (plain,) = load(["ppo.yaml"])
-    assert prepared_prompts(plain, tiny_policy()).train
+    assert prepared_prompts(plain.recipe, tiny_policy()).train
