@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -112,7 +113,7 @@ def _problem(
 ) -> Problem:
     kinds = {details["type"] for details in errors}
     if kinds & _UNKNOWN_KEY:
-        known = sorted(_known_keys(schema.model_json_schema(), path[:-1]))
+        known = sorted(_known_keys(_json_schema(schema), path[:-1]))
         expected = f"one of {', '.join(known)}" if known else f"no settings for the method {schema.__name__}"
         return Problem(where(path, layers), "an unknown key", expected + did_you_mean(str(path[-1]), known))
     if kinds == {"value_error"}:
@@ -150,6 +151,11 @@ def _expected(details: ErrorDetails, value: object) -> str:
 def _choices(details: ErrorDetails) -> list[str]:
     """Returns the words that a literal allows."""
     return re.findall(r"'([^']*)'", details["ctx"]["expected"]) if details["type"] == "literal_error" else []
+
+
+@cache  # takes long, and one recipe may have many unknown keys
+def _json_schema(schema: type[BaseModel]) -> dict[str, Any]:
+    return schema.model_json_schema()
 
 
 def _known_keys(schema: dict[str, Any], path: KeyPath) -> set[str]:

@@ -40,7 +40,7 @@ def table(r, n=128, k=1, spread=0.3, seed=0):
     harm = r * reward + np.sqrt(1 - r * r) * noise
     columns = {"prompt_id": [f"p{i}" for i in range(n)], "completion": [f"text {i}" for i in range(n)]}
     columns |= {"reward": reward, "toxicity@judge": 0.5 + spread * harm / harm.std()}
-    return pd.DataFrame(columns).loc[np.repeat(np.arange(n), k)].reset_index(drop=True)
+    return pd.DataFrame({name: np.repeat(values, k) for name, values in columns.items()})
 
 
 @pytest.mark.parametrize(
