@@ -190,6 +190,7 @@ def _compared(
                 metrics,
                 one.mean_train_reward(),
                 costs[one.recipe],
+                one.mean_answer_cost(),
                 tuple(flags),
                 hacking,
             )

@@ -28,6 +28,8 @@ class ComparedRecipe:
     train_reward: float | None
     cost: Mapping[str, float]
     """Fields of `records.Cost`, upstream included; means over seeds."""
+    cost_per_answer: Mapping[str, float]
+    """By the names in PER_ANSWER, means over seeds; empty where it is not known."""
     flags: tuple[Flag, ...] = ()
     hacking: HackingAlongTraining | None = None
     """What the evaluations along training say; None for recipes without any."""
@@ -102,7 +104,7 @@ def detectable(metric: str, measurement: Measurement) -> float | None:
 def _records(row: ComparedRecipe, baseline: str | None) -> list[dict[str, object]]:
     reference = None if row.recipe == baseline else baseline
     rows = [_record(row, *key, one, reference) for key, one in row.metrics.items()]
-    for name, value in {"train_reward": row.train_reward, **row.cost}.items():
+    for name, value in {"train_reward": row.train_reward, **row.cost, **row.cost_per_answer}.items():
         rows.append(_record(row, name, None, _single(value), reference))
     return rows
 

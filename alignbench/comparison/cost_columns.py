@@ -18,12 +18,22 @@ COSTS = {
     "trainable_parameters": "trainable parameters",
 }
 """Fields of `records.Cost` by the names that tables give them."""
-_DIGITS = {"wall_seconds": 1, "device_seconds": 1, "peak_memory_gib": 2}
+PER_ANSWER = {"tokens_per_answer": "tokens per answer", "flops_per_answer": "FLOPs per answer"}
+"""What an evaluation says of the cost of an answer, by the names that tables give it."""
+_DIGITS = {"wall_seconds": 1, "device_seconds": 1, "peak_memory_gib": 2, "tokens_per_answer": 1}
 
 
 def shown(field: str, value: float) -> str:
     """Returns an amount as tables show it: FLOPs as 1.23e12, everything else in full."""
-    if field.endswith("_flops") and value:
+    if "flops" in field and value:
         digits, _, exponent = f"{value:.2e}".partition("e")
         return f"{digits}e{int(exponent)}"
     return f"{value:,.{_DIGITS.get(field, 0)}f}"
+
+
+def shown_per_answer(field: str, value: float | None, baseline: float | None) -> str:
+    """Returns an amount per answer with its ratio to the baseline's, as `34.1 (4.02x)`; - where it is not known."""
+    if value is None:
+        return "-"
+    ratio = f" ({value / baseline:.3g}x)" if baseline else ""
+    return shown(field, value) + ratio

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from alignbench.comparison.comparison import ComparedRecipe, Comparison, detectable, settlement
-from alignbench.comparison.cost_columns import COSTS, shown
+from alignbench.comparison.cost_columns import COSTS, PER_ANSWER, shown, shown_per_answer
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
 from alignbench.comparison.numbers import number, p_value, with_interval
 from alignbench.comparison.pooling import UNTRAINED, Measurement, MetricKey
@@ -290,6 +290,14 @@ def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
     columns = [("method", [row.method for row in rows])]
     columns += [(shown_as, [shown(name, row.cost[name]) for row in rows]) for name, shown_as in COSTS.items()]
     remarks = ["FLOPs are estimates from counts of tokens."]
+    answers = [row.cost_per_answer for row in rows]
+    if any(answers):  # the first row is the baseline
+        columns += [
+            (shown_as, [shown_per_answer(name, one.get(name), answers[0].get(name)) for one in answers])
+            for name, shown_as in PER_ANSWER.items()
+        ]
+        times = f"; x: times that of {rows[0].recipe}" if answers[0] else ""
+        remarks.append(f"Per answer: the mean over the completions of the evaluation{times}.")
     remarks += ["Means over seeds, memory the highest."] if any(len(row.seeds) > 1 for row in rows) else []
     yield from _in_chunks(title, rows, columns, remarks)
 

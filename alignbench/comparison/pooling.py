@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from alignbench.comparison.cost_columns import PER_ANSWER
 from alignbench.records import Cost, Direction
 from alignbench.results.reader import LOG_METRICS, StoredEvaluation, StoredRun
 from alignbench.results.schema import StoredMetric
@@ -57,6 +58,14 @@ class RecipeRuns:
         charged = [asdict(run.charged_cost) for run, _ in self.runs]
         mean = {field.name: float(np.mean([cost[field.name] for cost in charged])) for field in fields(Cost)}
         return mean | {"peak_memory_gib": max(cost["peak_memory_gib"] for cost in charged)}
+
+    def mean_answer_cost(self) -> dict[str, float]:
+        """Returns what an answer costs, means over seeds; empty where a seed does not say."""
+        costs = [evaluation.record.answer_cost for _, evaluation in self.runs]
+        known = [(cost.generated_tokens, cost.flops) for cost in costs if cost is not None]
+        if len(known) < len(costs):
+            return {}
+        return dict(zip(PER_ANSWER, np.mean(known, axis=0).tolist(), strict=True))
 
     def mean_train_reward(self) -> float | None:
         """Returns the mean over seeds, None where a seed has none."""

@@ -10,7 +10,7 @@ from alignbench.comparison.compare import compare
 from alignbench.comparison.cost_columns import COSTS, shown
 from alignbench.comparison.formats import render
 from alignbench.comparison.numbers import number
-from alignbench.records import Cost, MetricValue
+from alignbench.records import AnswerCost, Cost, MetricValue
 from alignbench.results.schema import Upstream
 
 N = 80
@@ -82,6 +82,52 @@ def test_the_costs_of_a_row_are_in_every_column(results):
         "2.00e15", "4.00e15", "124,439,808",
     ]  # fmt: skip
     assert shown("backward_flops", 0.0) == "0"
+
+
+@pytest.fixture
+def answers(tmp_path, add_run):
+    """Best of four over two seeds, an ensemble that draws no more and computes twice, and a run from before."""
+    costs = {
+        "untrained": [AnswerCost(8.5, 1e6)],
+        "best_of_4": [AnswerCost(33.0, 4e6), AnswerCost(35.0, 4.1e6)],
+        "ensemble": [AnswerCost(8.5, 2e6)],
+        "old": [None],
+        "half_old": [None, AnswerCost(8.5, 1e6)],
+    }
+    for name, seeds in costs.items():
+        for seed, cost in enumerate(seeds):
+            add_run(tmp_path, name, {"kl": [0.1, 0.2] * 6}, seed=seed, answer_cost=cost)
+    return tmp_path
+
+
+def test_the_cost_of_an_answer_stands_beside_that_of_the_baseline(answers):
+    text = render(compare(answers), "markdown")
+    assert "| tokens per answer | FLOPs per answer |" in text
+    (costs,) = (part for part in text.split("### ") if "| tokens per answer" in part)
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[-2:] for line in costs.splitlines()[4:]}
+    assert cells["untrained"] == ["8.5 (1x)", "1.00e6 (1x)"]
+    assert cells["best_of_4"] == ["34.0 (4x)", "4.05e6 (4.05x)"]
+    assert cells["ensemble"] == ["8.5 (1x)", "2.00e6 (2x)"]
+    assert cells["old"] == cells["half_old"] == ["-", "-"]
+    assert "the mean over the completions of the evaluation; x: times that of untrained." in costs
+    other = render(compare(answers, baseline="best_of_4"), "markdown")
+    assert "| 34.0 (1x) | 4.05e6 (1x) |" in other
+    assert "| 8.5 (0.25x) | 1.00e6 (0.247x) |" in other
+    unknown = render(compare(answers, baseline="old"), "markdown")
+    assert "| 34.0 | 4.05e6 |" in unknown
+    assert "x: times" not in unknown
+
+
+def test_the_cost_of_an_answer_in_records(answers):
+    records = json.loads(render(compare(answers), "json"))
+    found = {(r["recipe"], r["metric"]): r["value"] for r in records if r["metric"].endswith("per_answer")}
+    assert found["best_of_4", "tokens_per_answer"] == 34.0
+    assert found["best_of_4", "flops_per_answer"] == pytest.approx(4.05e6)
+    assert {recipe for recipe, _ in found} == {"untrained", "best_of_4", "ensemble"}
+
+
+def test_where_no_run_says_what_an_answer_costs_there_are_no_columns(results):
+    assert "per answer" not in render(compare(results), "markdown")
 
 
 def line_of(recipe, text):
