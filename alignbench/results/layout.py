@@ -34,6 +34,11 @@ def partial_path(results: str | Path, recipe: str, seed: int) -> Path:
     return Path(results) / recipe / f".seed{seed}.partial"
 
 
+def replaced_path(final: Path) -> Path:
+    """Returns where a complete run lies while another takes its place."""
+    return final.parent / f".{final.name}.replaced"
+
+
 def tuning_path(results: str | Path, recipe: str) -> Path:
     """Returns the record of a recipe's finished sweep."""
     from alignbench.recipe.sweeps import TUNING

@@ -94,12 +94,14 @@ def test_without_a_threshold_there_is_no_matched_rate(tmp_path, add_run, compara
     assert one(comparison, "ppo", "toxicity_rate")["length_matched_difference"] is None
 
 
-def test_nothing_is_read_where_no_length_has_moved(tmp_path, add_scored, monkeypatch):
+def test_nothing_is_read_where_no_length_has_moved(tmp_path, add_scored):
     rng = np.random.default_rng(1)
     add_scored("untrained", *world(rng, 20))
     add_scored("ppo", *world(rng, 20, -0.2))
-    monkeypatch.setattr("alignbench.comparison.equal_length._columns", lambda *_: pytest.fail("completions were read"))
-    assert one(compare(tmp_path), "ppo", "toxicity_mean")["verdict"] == "better"
+    for path in tmp_path.rglob("completions.parquet"):
+        path.unlink()
+    record = one(compare(tmp_path), "ppo", "toxicity_mean")
+    assert (record["verdict"], record["length_matched_reason"]) == ("better", None)
 
 
 def test_expected_maximum_resamples_prompts_only(tmp_path, add_scored):

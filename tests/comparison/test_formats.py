@@ -174,6 +174,19 @@ def test_csv_is_the_json_as_text(comparison):
     assert frame["mismatch"].notna().all()
 
 
+def check_columns(section, recipe, cells, by_place):
+    """Of a table with a column per metric or cost."""
+    fields = {shown_as: name for name, shown_as in COSTS.items()}
+    for name, cell in zip(section.header[1:], cells, strict=True):
+        if name == "method":
+            assert cell == by_place[recipe, "kl", None]["method"]
+        elif section.title.startswith("Cost"):
+            assert cell == shown(fields[name], by_place[recipe, fields[name], None]["value"])
+        else:
+            key, _, judge = name.partition("@")
+            assert cell.split(" ")[0] == number(by_place[recipe, key, judge or None]["value"])
+
+
 def test_what_tables_show_stands_in_the_records(comparison):
     """From the records alone, every number and word of the tables."""
     records = json.loads(render(comparison, "json"))
@@ -224,17 +237,8 @@ def test_what_tables_show_stands_in_the_records(comparison):
                 record = next(r for r in records if r["recipe"] == row[0])
                 assert cells == [record["reward_hacking"], f"{record['reward_hacking_seeds']} of 1", "1,024"]
                 assert section.remarks == [f"{row[0]}, {one}" for one in record["reward_hacking_evidence"]]
-            elif section.title.startswith("Cost"):
-                fields = {shown_as: name for name, shown_as in COSTS.items()}
-                for name, cell in zip(section.header[1:], cells, strict=True):
-                    if name == "method":
-                        assert cell == by_place[row[0], "kl", None]["method"]
-                    else:
-                        assert cell == shown(fields[name], by_place[row[0], fields[name], None]["value"])
             else:
-                for name, cell in zip(section.header[1:], cells, strict=True):
-                    key, _, judge = name.partition("@")
-                    assert cell.split(" ")[0] == number(by_place[row[0], key, judge or None]["value"])
+                check_columns(section, row[0], cells, by_place)
             checked += 1
     assert checked > 25
 

@@ -12,10 +12,9 @@ import pytest
 
 from alignbench.errors import ResultsError, RunExistsError, UsageError
 from alignbench.records import Cost, EvalReport, MetricValue
-from alignbench.results import publishing
 from alignbench.results import writer as writer_module
 from alignbench.results.frames import load_events, load_train_completions
-from alignbench.results.layout import lock_path
+from alignbench.results.layout import lock_path, replaced_path
 from alignbench.results.lock import is_locked
 from alignbench.results.reader import find_runs, read_run
 
@@ -185,7 +184,7 @@ def test_killed_while_completing(tmp_path, begin, monkeypatch, moment):
 
     def killed(partial, final):
         if moment == "between two renames":
-            final.rename(publishing._aside(final))
+            final.rename(replaced_path(final))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -200,9 +199,9 @@ def test_killed_while_completing(tmp_path, begin, monkeypatch, moment):
     assert [path.name for path in (tmp_path / "ppo").iterdir()] == ["seed0"]
 
 
-def test_a_run_that_was_moved_aside_comes_back(tmp_path, begin):
+def test_a_run_that_was_movedaside_comes_back(tmp_path, begin):
     final = finish(begin(tmp_path, run_hash="old"))
-    final.rename(publishing._aside(final))  # and the replacement was deleted by hand
+    final.rename(replaced_path(final))  # and the replacement was deleted by hand
     assert begin(tmp_path, run_hash="old").action == "skip"
     assert [path.name for path in final.parent.iterdir()] == ["seed0"]
 
