@@ -33,8 +33,10 @@ _NOT_TRIED = (UsageError, DataError, ModelError)
 """Errors that say nothing about a setting: what raises them must be mended, and the trial run."""
 
 
-def run(recipes: Sequence[LoadedRecipe], results: Path, *, force: bool = False, profile: bool = False) -> list[Outcome]:
-    """Runs recipes as `pipeline.run` does, after tuning those that have a sweep; trials are not profiled.
+def run(
+    recipes: Sequence[LoadedRecipe], results: str | Path = "results", *, force: bool = False, profile: bool = False
+) -> list[Outcome]:
+    """Trains and evaluates recipes, after tuning those that have a sweep; what is complete is kept.
 
     A recipe that cannot be tuned fails, with what builds on it; the others go on.
 
@@ -42,6 +44,7 @@ def run(recipes: Sequence[LoadedRecipe], results: Path, *, force: bool = False, 
         UsageError: Several processes were started, and there is something to tune: trials run in one.
         InputsError: Files that the recipes name cannot be used; nothing was run.
     """
+    results = Path(results)
     distributed.join()
     if distributed.world_size() > 1 and any(recipe.sweep for recipe in recipes):
         raise UsageError("a suite with a sweep is tuned in one process: run it without torchrun or accelerate launch")
