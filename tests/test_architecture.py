@@ -66,7 +66,7 @@ def reaches_itself(imports, module):
     return False
 
 
-@pytest.mark.parametrize("kind", [plugins.METHODS, plugins.METRICS, plugins.PROBES, plugins.WRITERS, plugins.SOURCES])
+@pytest.mark.parametrize("kind", [plugins.METHODS, plugins.METRICS, plugins.PROBES, plugins.WRITERS])
 def test_no_plug_in_imports_another_of_its_kind(graph, kind):
     """Those of one kind are never needed together; what they share has a module of its own, which binds none."""
     modules = set(kind.built_in.values())

@@ -9,10 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.constructor import SafeConstructor
-
 from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
-from alignbench.recipe.yaml import _Constructor, _refusal, read_yaml
+from alignbench.recipe.yaml import read_yaml, refusal
 
 _MAX_BYTES = 256 * 1024
 
@@ -166,20 +164,16 @@ def read_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{label}: cannot be read: {error.strerror}") from error
     if len(data) > _MAX_BYTES:
-        raise _refusal(label, f"a file of {len(data):,} bytes", f"a YAML recipe, at most {_MAX_BYTES:,} bytes")
+        raise refusal(label, f"a file of {len(data):,} bytes", f"a YAML recipe, at most {_MAX_BYTES:,} bytes")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _refusal(label, "a binary file", "a YAML recipe in UTF-8") from error
+        raise refusal(label, "a binary file", "a YAML recipe in UTF-8") from error
     if "\0" in text:
-        raise _refusal(label, "a binary file", "a YAML recipe in UTF-8")
+        raise refusal(label, "a binary file", "a YAML recipe in UTF-8")
     values = read_yaml(text, label)
     if values is None:
-        raise _refusal(label, "an empty file", "a recipe: see `alignbench methods`, or copy a shipped one")
+        raise refusal(label, "an empty file", "a recipe: see `alignbench methods`, or copy a shipped one")
     if not isinstance(values, dict):
-        raise _refusal(label, f"a {'list' if isinstance(values, list) else 'single value'}", "`key: value` lines")
+        raise refusal(label, f"a {'list' if isinstance(values, list) else 'single value'}", "`key: value` lines")
     return values
-
-
-_Constructor.add_constructor("tag:yaml.org,2002:int", _Constructor.construct_yaml_int)
-_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)

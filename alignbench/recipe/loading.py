@@ -15,10 +15,10 @@ from typing import Any
 from alignbench.errors import Problem, RecipeError, UsageError
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.layers import Layer, display, expand, find_recipe, merge, read_file
-from alignbench.recipe.problems import shown
+from alignbench.recipe.problems import is_set, shown
 from alignbench.recipe.recipe import Recipe, Role, recipe_of
 from alignbench.recipe.suites import Entry, Suite, read_suite
-from alignbench.recipe.sweeps import TUNING, Point, Sweep, nested, sweep_problems
+from alignbench.recipe.sweeps import TUNING, Point, Sweep, nested
 from alignbench.recipe.yaml import parse_set
 
 
@@ -147,7 +147,7 @@ def load(
     for source in sources:
         for number, loaded in enumerate(_read_seeds(source, seeds, merge(over), problems)):
             if loaded.sweep is not None and number == 0:
-                problems += sweep_problems(loaded, loaded.sweep, merge(over))
+                problems += _sweep_problems(loaded, loaded.sweep, merge(over))
             together.setdefault(loaded.name, source)
             earlier, its_source = found.setdefault((loaded.name, loaded.recipe.seed), (loaded, source))
             if earlier != loaded:
@@ -252,3 +252,38 @@ def _with_sweeps(suite: Suite, label: str, sources: Sequence[_Source]) -> list[_
     if problems:
         raise RecipeError(problems)
     return found
+
+
+def _sweep_problems(loaded: LoadedRecipe, sweep: Sweep, sets: Mapping[str, Any]) -> list[Problem]:
+    """Checks the grid of a recipe: its size, its criterion, and that every point makes a recipe.
+
+    Args:
+        loaded: The recipe.
+        sweep: Its sweep.
+        sets: What `--set` says, nested; a key of the grid must not be there.
+    """
+    recipe = loaded.recipe
+    problems: list[Problem] = []
+    points = sweep.points
+    if len(points) < sweep.settings.trials:
+        wanted = f"at least {sweep.settings.trials}, the trials of every recipe"
+        problems.append(Problem(sweep.place, f"{len(points)} different points", wanted))
+    scorers = [one if isinstance(one, str) else one.name for one in recipe.evaluation.scorers]
+    for scorer in sorted(sweep.settings.criterion.scorers.difference(scorers)):
+        place = f"{sweep.place.partition(': ')[0]}: sweep.criterion"
+        problems.append(
+            Problem(place, f"the scorer {scorer}", f"one of {', '.join(scorers)}, as in evaluation.scorers")
+        )
+    if recipe.data.validation_fraction == 0:
+        problems.append(
+            Problem(f"{recipe.name}: data.validation_fraction", "0", "more: trials are judged on that split")
+        )
+    for key in points[0]:
+        if is_set(tuple(key.split(".")), sets):
+            problems.append(Problem(f"--set {key}", "a value", f"it left out: the sweep of {recipe.name} decides it"))
+    for number, point in enumerate(points):
+        try:
+            loaded.trial(number, point)
+        except RecipeError as error:
+            problems += error.problems
+    return problems

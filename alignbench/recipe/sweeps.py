@@ -11,16 +11,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from alignbench.errors import Problem, RecipeError, did_you_mean
-from alignbench.recipe.problems import is_set
+from alignbench.errors import did_you_mean
 from alignbench.records import Direction, MetricKey, Settings
-
-if TYPE_CHECKING:
-    from alignbench.recipe.loading import LoadedRecipe
 
 Text = Annotated[str, Field(min_length=1)]
 Point = Mapping[str, Any]
@@ -195,38 +191,3 @@ def nested(point: Point) -> dict[str, Any]:
             inner = inner.setdefault(block, {})
         inner[last] = value
     return values
-
-
-def sweep_problems(loaded: LoadedRecipe, sweep: Sweep, sets: Mapping[str, Any]) -> list[Problem]:
-    """Checks the grid of a recipe: its size, its criterion, and that every point makes a recipe.
-
-    Args:
-        loaded: The recipe.
-        sweep: Its sweep.
-        sets: What `--set` says, nested; a key of the grid must not be there.
-    """
-    recipe = loaded.recipe
-    problems: list[Problem] = []
-    points = sweep.points
-    if len(points) < sweep.settings.trials:
-        wanted = f"at least {sweep.settings.trials}, the trials of every recipe"
-        problems.append(Problem(sweep.place, f"{len(points)} different points", wanted))
-    scorers = [one if isinstance(one, str) else one.name for one in recipe.evaluation.scorers]
-    for scorer in sorted(sweep.settings.criterion.scorers.difference(scorers)):
-        place = f"{sweep.place.partition(': ')[0]}: sweep.criterion"
-        problems.append(
-            Problem(place, f"the scorer {scorer}", f"one of {', '.join(scorers)}, as in evaluation.scorers")
-        )
-    if recipe.data.validation_fraction == 0:
-        problems.append(
-            Problem(f"{recipe.name}: data.validation_fraction", "0", "more: trials are judged on that split")
-        )
-    for key in points[0]:
-        if is_set(tuple(key.split(".")), sets):
-            problems.append(Problem(f"--set {key}", "a value", f"it left out: the sweep of {recipe.name} decides it"))
-    for number, point in enumerate(points):
-        try:
-            loaded.trial(number, point)
-        except RecipeError as error:
-            problems += error.problems
-    return problems

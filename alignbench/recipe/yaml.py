@@ -41,7 +41,7 @@ def read_yaml(text: str, label: str) -> Any:
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer, yaml.Constructor = _Composer, _Constructor
     if re.search(r"^%", text, re.MULTILINE):
-        raise _refusal(label, "a line that begins with %", "YAML 1.2 without directives")
+        raise refusal(label, "a line that begins with %", "YAML 1.2 without directives")
     try:
         return yaml.load(text)
     except YAMLError as error:
@@ -49,9 +49,9 @@ def read_yaml(text: str, label: str) -> Any:
         place = f"{label}, line {mark.line + 1}, column {mark.column + 1}" if mark else label
         found = getattr(error, "problem", None) or str(error).splitlines()[0]
         if isinstance(error, _RefusedError):
-            raise _refusal(place, found, error.expected) from error
+            raise refusal(place, found, error.expected) from error
         expected = "each key once" if isinstance(error, DuplicateKeyError) else "YAML 1.2"
-        raise _refusal(place, f"a syntax error ({found})", expected) from error
+        raise refusal(place, f"a syntax error ({found})", expected) from error
 
 
 def parse_set(assignment: str) -> dict[str, Any]:
@@ -63,9 +63,9 @@ def parse_set(assignment: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise _refusal("--set", repr(assignment), "key=value, such as policy.model=PATH")
+        raise refusal("--set", repr(assignment), "key=value, such as policy.model=PATH")
     if not text.strip():
-        raise _refusal(
+        raise refusal(
             f"--set {key.strip()}", "no value", f"{key.strip()}=null to unset it, {key.strip()}=\"''\" for empty text"
         )
     value = read_yaml(text, f"--set {key.strip()}")
@@ -139,5 +139,10 @@ class _Constructor(SafeConstructor):  # type: ignore[misc]
         return super().construct_mapping(node, deep=deep)
 
 
-def _refusal(where: str, got: str, expected: str) -> RecipeError:
+_Constructor.add_constructor("tag:yaml.org,2002:int", _Constructor.construct_yaml_int)
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+
+
+def refusal(where: str, got: str, expected: str) -> RecipeError:
+    """Returns the error of one problem."""
     return RecipeError([Problem(where, got, expected)])
