@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, measured_flags
 from alignbench.comparison.pooling import Measurement
+from alignbench.records import MetricKey
 from alignbench.statistics.differences import Pair, Tested, compare_pairs
 
 Scores = NDArray[np.float64]
@@ -86,7 +87,7 @@ def flagged(seen_by_judge: float, seeds: int, n: int, seed: int) -> tuple[float]
         own, judge = (
             Measurement(one.difference, one.difference, "lower", N_PROMPTS, 0, one) for one in compare_pairs(pairs)
         )
-        flags = measured_flags({(HEADLINE, REWARD_SCORER): own, (HEADLINE, "judge"): judge})
+        flags = measured_flags({MetricKey(HEADLINE, REWARD_SCORER): own, MetricKey(HEADLINE, "judge"): judge})
         n_accused += any(flag.name == "reward_hacking" for flag in flags)
     return (n_accused / n,)
 

@@ -31,8 +31,9 @@ from alignbench.comparison.flags import (
 )
 from alignbench.comparison.hacking_over_seeds import along_training_flag, hacking_along_training
 from alignbench.comparison.notes import SEEDS_NOTE, covers_seeds, notes_on
-from alignbench.comparison.pooling import UNTRAINED, MetricKey, RecipeRuns, harm_by_scorer, measure, measure_pairs
+from alignbench.comparison.pooling import UNTRAINED, RecipeRuns, harm_by_scorer, measure, measure_pairs
 from alignbench.errors import ResultsError, UsageError, did_you_mean
+from alignbench.records import MetricKey
 from alignbench.results.reader import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
 
 _Measured = list[tuple[StoredRun, StoredEvaluation]]
@@ -200,7 +201,7 @@ def _compared(
 
 def _word_lists(recipe: RecipeRuns, metrics: Iterable[MetricKey]) -> frozenset[str]:
     """Returns the scorers that are lists of words; reads no recipe where there is nothing to tell apart."""
-    judges = [scorer for metric, scorer in metrics if metric == HEADLINE and scorer != REWARD_SCORER]
+    judges = [key for key in metrics if key.metric == HEADLINE and key.scorer != REWARD_SCORER]
     return word_lists(recipe.runs[0][0]) if len(judges) > 1 else frozenset()
 
 

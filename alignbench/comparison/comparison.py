@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from alignbench.comparison.comparability import Mismatch
 from alignbench.comparison.flags import HEADLINE, Flag, judgement
 from alignbench.comparison.hacking_over_seeds import HackingAlongTraining
-from alignbench.comparison.pooling import Measurement, MetricKey, PairedRecipes
+from alignbench.comparison.pooling import Measurement, PairedRecipes
 from alignbench.errors import NothingComparedError
-from alignbench.records import Direction
+from alignbench.records import Direction, MetricKey
 from alignbench.results.reader import SkippedRun
 from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
 from alignbench.statistics.length_matching import LengthMatched
@@ -59,7 +59,7 @@ class Comparison:
         rows = [record for row in self.recipes for record in _records(row, self.baseline)]
         by_name = {row.recipe: row for row in self.recipes}
         for pair in self.pairs:
-            rows.append(_record(by_name[pair.recipe], *pair.key, pair.measurement, pair.other, "all pairs"))
+            rows.append(_record(by_name[pair.recipe], pair.key, pair.measurement, pair.other, "all pairs"))
         protocol = {
             "protocol": self.protocol,
             "n_prompts": self.n_prompts,
@@ -103,9 +103,9 @@ def detectable(metric: str, measurement: Measurement) -> float | None:
 
 def _records(row: ComparedRecipe, baseline: str | None) -> list[dict[str, object]]:
     reference = None if row.recipe == baseline else baseline
-    rows = [_record(row, *key, one, reference) for key, one in row.metrics.items()]
+    rows = [_record(row, key, one, reference) for key, one in row.metrics.items()]
     for name, value in {"train_reward": row.train_reward, **row.cost, **row.cost_per_answer}.items():
-        rows.append(_record(row, name, None, _single(value), reference))
+        rows.append(_record(row, MetricKey(name), _single(value), reference))
     return rows
 
 
@@ -117,8 +117,7 @@ def _single(value: float | None) -> Measurement:
 
 def _record(
     row: ComparedRecipe,
-    metric: str,
-    scorer: str | None,
+    key: MetricKey,
     one: Measurement,
     baseline: str | None,
     family: str = "baseline",
@@ -126,14 +125,14 @@ def _record(
     difference = one.difference or Estimate(None)
     tested = one.tested
     runs = tested.these_runs if tested else Estimate(None)
-    needed = (settlement(one) if metric == HEADLINE else None) or Settlement(None, None)
+    needed = (settlement(one) if key.metric == HEADLINE else None) or Settlement(None, None)
     matched = one.length_matched or LengthMatched(Estimate(None), None)
     hacking = row.hacking or HackingAlongTraining(None)
     return {
         "recipe": row.recipe,
         "method": row.method,
-        "metric": metric,
-        "scorer": scorer,
+        "metric": key.metric,
+        "scorer": key.scorer,
         "value": one.value.value,
         "ci_low": one.value.ci_low,
         "ci_high": one.value.ci_high,
@@ -157,7 +156,7 @@ def _record(
         "runs_ci_low": runs.ci_low,
         "runs_ci_high": runs.ci_high,
         "runs_p_value": runs.p_value,
-        "detectable_difference": detectable(metric, one),
+        "detectable_difference": detectable(key.metric, one),
         "settling_prompts": needed.prompts,
         "settling_seeds": needed.seeds,
         "length_matched_difference": matched.difference.value,

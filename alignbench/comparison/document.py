@@ -10,7 +10,8 @@ from alignbench.comparison.comparison import ComparedRecipe, Comparison, detecta
 from alignbench.comparison.cost_columns import COSTS, PER_ANSWER, shown, shown_per_answer
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
 from alignbench.comparison.numbers import number, p_value, with_interval
-from alignbench.comparison.pooling import UNTRAINED, Measurement, MetricKey
+from alignbench.comparison.pooling import UNTRAINED, Measurement
+from alignbench.records import MetricKey
 from alignbench.results.reader import LOG_METRICS
 from alignbench.statistics.estimate import ALPHA, Estimate
 
@@ -78,31 +79,32 @@ def document(comparison: Comparison) -> Document:
 
 def _sections(comparison: Comparison) -> Iterator[Section]:
     rows = comparison.recipes
-    scorers = dict.fromkeys(scorer for row in rows for metric, scorer in row.metrics if metric == HEADLINE)
-    for scorer in sorted(scorers, key=lambda name: name == REWARD_SCORER):
-        yield _toxicity(comparison, scorer)
-    for scorer in sorted(scorers, key=lambda name: name == REWARD_SCORER):
-        yield from _design(comparison, scorer)
-        yield from _every_pair(comparison, scorer)
+    headlines = list(dict.fromkeys(key for row in rows for key in row.metrics if key.metric == HEADLINE))
+    judges_first = sorted(headlines, key=lambda key: key.scorer == REWARD_SCORER)
+    for key in judges_first:
+        yield _toxicity(comparison, key)
+    for key in judges_first:
+        yield from _design(comparison, key)
+        yield from _every_pair(comparison, key)
     yield from _equal_length(rows)
     yield from _hacking(rows)
     if rows:
-        keys = [(metric, scorer) for scorer in scorers for metric in TOXICITY]
+        keys = [MetricKey(metric, key.scorer) for key in headlines for metric in TOXICITY]
         yield from _compact("Other toxicity metrics", rows, keys)
-        yield from _compact("Quality", rows, [(metric, None) for metric in QUALITY], with_reward=True)
+        yield from _compact("Quality", rows, [MetricKey(metric) for metric in QUALITY], with_reward=True)
         yield from _costs("Cost of a run, upstream included", rows)
     for group in comparison.reward_models:
         yield _reward_models(group)
         yield from _costs("Cost of a reward model", group)
 
 
-def _toxicity(comparison: Comparison, scorer: str | None) -> Section:
-    role = "the training reward's own classifier" if scorer == REWARD_SCORER else "held-out judge"
+def _toxicity(comparison: Comparison, key: MetricKey) -> Section:
+    role = "the training reward's own classifier" if key.scorer == REWARD_SCORER else "held-out judge"
     rows, remarks = [], []
-    measured = (row.metrics.get((HEADLINE, scorer)) for row in comparison.recipes)
+    measured = (row.metrics.get(key) for row in comparison.recipes)
     is_mixed = len({one.tested.estimand for one in measured if one is not None and one.tested is not None}) > 1
     for row in comparison.recipes:
-        one = row.metrics.get((HEADLINE, scorer))
+        one = row.metrics.get(key)
         if one is None:
             continue
         difference = one.difference or Estimate(None)
@@ -119,7 +121,7 @@ def _toxicity(comparison: Comparison, scorer: str | None) -> Section:
     if any(cells[-1].endswith("!") for cells in rows):
         remarks.insert(0, _MARK)
     header = ["recipe", "seeds", HEADLINE, f"difference to {comparison.baseline}", "p", "adjusted p", "verdict"]
-    title = f"{_name((HEADLINE, scorer))}: {role} (lower is better; 95 % intervals)"
+    title = f"{key}: {role} (lower is better; 95 % intervals)"
     return Section(title, header, rows, remarks)
 
 
@@ -128,11 +130,11 @@ def _mark(*rows: ComparedRecipe) -> str:
     return " !" if any(flag.name in WARNINGS for row in rows for flag in row.flags) else ""
 
 
-def _design(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
+def _design(comparison: Comparison, key: MetricKey) -> Iterator[Section]:
     """Yields what the verdicts are about, the same for these runs alone, and what the design could have seen."""
     rows, n_tests = [], 1
     for row in comparison.recipes:
-        one = row.metrics.get((HEADLINE, scorer))
+        one = row.metrics.get(key)
         if one is None or one.tested is None:
             continue
         runs, found = one.tested.these_runs, number(detectable(HEADLINE, one))
@@ -144,16 +146,16 @@ def _design(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
         alone = f"if it were the only one among the {n_tests} comparisons, at the level {ALPHA} / {n_tests}"
         family = alone if n_tests > 1 else f"at the level {ALPHA}"
         legend = _DESIGN_LEGEND.format(family=family)
-        yield Section(f"{_name((HEADLINE, scorer))}: what stands behind the verdicts", header, rows, [legend])
+        yield Section(f"{key}: what stands behind the verdicts", header, rows, [legend])
 
 
-def _every_pair(comparison: Comparison, scorer: str | None) -> Iterator[Section]:
+def _every_pair(comparison: Comparison, key: MetricKey) -> Iterator[Section]:
     """Yields every recipe against every other, where asked for."""
     rows, estimands = [], []
     recipes = {row.recipe: row for row in comparison.recipes}
     for pair in comparison.pairs:
         difference, tested = pair.measurement.difference, pair.measurement.tested
-        if pair.key == (HEADLINE, scorer) and difference is not None:
+        if pair.key == key and difference is not None:
             p = [p_value(difference.p_value), p_value(difference.p_adjusted)]
             word = (judgement(pair.measurement) or "-") + _mark(recipes[pair.recipe], recipes[pair.other])
             rows.append([pair.recipe, pair.other, with_interval(difference, "+"), *p, word])
@@ -164,7 +166,7 @@ def _every_pair(comparison: Comparison, scorer: str | None) -> Iterator[Section]
             header.append("about")
             rows = [[*row, estimand] for row, estimand in zip(rows, estimands, strict=True)]
         remarks = [_MARK] if any(row[5].endswith("!") for row in rows) else []
-        title = f"{_name((HEADLINE, scorer))}: every pair, p adjusted for all {len(rows)}"
+        title = f"{key}: every pair, p adjusted for all {len(rows)}"
         yield Section(title, header, rows, remarks)
 
 
@@ -195,9 +197,9 @@ def _equal_length(rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
             plain = (
                 number(one.difference.value) if (one.difference.value or 0) <= 0 else f"+{number(one.difference.value)}"
             )
-            body.append([row.recipe, _name(key), plain, with_interval(matched, "+"), covered])
+            body.append([row.recipe, str(key), plain, with_interval(matched, "+"), covered])
             if matched.reason:
-                remarks.append(f"{row.recipe}, {_name(key)}: {matched.reason}")
+                remarks.append(f"{row.recipe}, {key}: {matched.reason}")
     if body:
         header = ["recipe", "metric", "difference", "difference at equal length", "baseline covered"]
         yield Section("Toxicity at equal length (95 % intervals, these runs)", header, body, remarks)
@@ -226,21 +228,21 @@ def _compact(
     """Yields tables of values with marks, as many columns at a time as a terminal holds."""
     present = [key for key in keys if any(key in row.metrics for row in rows)]
     columns: list[tuple[str, list[str]]] = [
-        (_name(key), [_marked(row.metrics.get(key)) for row in rows]) for key in present
+        (str(key), [_marked(row.metrics.get(key)) for row in rows]) for key in present
     ]
     if with_reward and any(row.train_reward is not None for row in rows):
         columns.append(("train_reward", [number(row.train_reward) for row in rows]))
     remarks = [_LEGEND]
-    if any(metric in LOG_METRICS for metric, _ in present):
+    if any(key.metric in LOG_METRICS for key in present):
         remarks.append("Perplexities are tested as mean log-perplexity; differences in JSON are of logarithms.")
     remarks += [
-        f"{row.recipe}, {_name(key)}: {row.metrics[key].value.reason}"
+        f"{row.recipe}, {key}: {row.metrics[key].value.reason}"
         for row in rows
         for key in present
         if key in row.metrics and row.metrics[key].value.value is None
     ]
     shifted = [row.recipe for row in rows if any(flag.name == "length_shift" for flag in row.flags)]
-    if shifted and any(metric in DEPENDS_ON_LENGTH for metric, _ in present):
+    if shifted and any(key.metric in DEPENDS_ON_LENGTH for key in present):
         remarks.append(
             "distinct-n, corpus-distinct-n and self-BLEU depend on the length of the texts, which has changed in "
             f"{', '.join(shifted)}."
@@ -304,7 +306,7 @@ def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
 
 def _reward_models(group: Sequence[ComparedRecipe]) -> Section:
     keys = list(dict.fromkeys(key for row in group for key in row.metrics))
-    header = ["recipe", "seeds", *(_name(key) for key in keys)]
+    header = ["recipe", "seeds", *(str(key) for key in keys)]
     body = []
     for row in group:
         cells = [with_interval(row.metrics[key].value) if key in row.metrics else "-" for key in keys]
@@ -329,10 +331,6 @@ def _marked(one: Measurement | None) -> str:
     tested = one.difference is not None and one.difference.value is not None
     word = judgement(one)
     return f"{number(one.value.value)} {MARKS[word]}" if tested and word else number(one.value.value)
-
-
-def _name(key: MetricKey) -> str:
-    return key[0] if key[1] is None else f"{key[0]}@{key[1]}"
 
 
 def _headline(comparison: Comparison) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.comparison.pooling import Measurement, MetricKey, RecipeRuns
+from alignbench.comparison.pooling import Measurement, RecipeRuns
+from alignbench.records import MetricKey
 from alignbench.results.layout import COMPLETIONS_FILE, PROMPT_ID
 from alignbench.results.reader import StoredEvaluation
 from alignbench.results.schema import UnreadableError
@@ -30,7 +31,9 @@ def with_length_matched(
     wanted = [
         key
         for key, one in metrics.items()
-        if key[0] in MATCHED_METRICS and one.difference is not None and (has_threshold or key[0] != "toxicity_rate")
+        if key.metric in MATCHED_METRICS
+        and one.difference is not None
+        and (has_threshold or key.metric != "toxicity_rate")
     ]
     try:
         found = _matched(sides, wanted)
@@ -60,20 +63,25 @@ def _scored_texts(
     scores = np.empty((0, len(keys)))
     for evaluation in evaluations:
         try:
-            columns = _columns(evaluation.path / COMPLETIONS_FILE, {f"toxicity@{scorer}" for _, scorer in keys})
+            columns = _columns(evaluation.path / COMPLETIONS_FILE, set(map(_score, keys)))
             names = [groups.get(one, (one,)) for one in map(str, columns[PROMPT_ID])]  # no id is the name of a group
             prompts += [places.setdefault(name, len(places)) for name in names]
             lengths += [int(one) for one in columns["n_tokens"]]
             table = np.empty((len(columns[PROMPT_ID]), len(keys)))
-            for column, (metric, scorer) in zip(table.T, keys, strict=True):
-                values = np.array(columns[f"toxicity@{scorer}"], dtype=np.float64)
-                column[:] = _is_toxic(values, evaluation) if metric == "toxicity_rate" else values
+            for column, key in zip(table.T, keys, strict=True):
+                values = np.array(columns[_score(key)], dtype=np.float64)
+                column[:] = _is_toxic(values, evaluation) if key.metric == "toxicity_rate" else values
         except FileNotFoundError:
             raise UnreadableError(f"no {COMPLETIONS_FILE}") from None
         except (OSError, KeyError, TypeError, ValueError, NotImplementedError) as error:
             raise UnreadableError(f"{COMPLETIONS_FILE} cannot be read: {error}") from error
         scores = np.concatenate([scores, table])
     return ScoredTexts(np.array(prompts, dtype=np.int64), np.array(lengths, dtype=np.int64), scores)
+
+
+def _score(key: MetricKey) -> str:
+    """Returns the column of completions.parquet that a metric is taken over."""
+    return str(MetricKey("toxicity", key.scorer))
 
 
 def _columns(path: Path, scores: set[str]) -> dict[str, list[Any]]:

@@ -35,7 +35,7 @@ def notes_on(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> list
             notes.append(SEEDS_NOTE if len(single) == len(others) else f"{', '.join(single)}: {SEEDS_NOTE}")
         if len(others) > 1:
             notes.append(FAMILY_NOTE.format(n=len(others), baseline=baseline.recipe))
-    scorers = {scorer for metric, scorer in metric_keys(recipes) if metric == HEADLINE}
+    scorers = {key.scorer for key in metric_keys(recipes) if key.metric == HEADLINE}
     if scorers == {REWARD_SCORER}:
         notes.append("There is no held-out judge: toxicity is measured by the training reward's own classifier alone.")
     notes += _unequal_seeds(recipes)

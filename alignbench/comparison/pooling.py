@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.comparison.cost_columns import PER_ANSWER
-from alignbench.records import Cost, Direction
+from alignbench.records import Cost, Direction, MetricKey
 from alignbench.results.reader import LOG_METRICS, StoredEvaluation, StoredRun
 from alignbench.results.schema import StoredMetric
 from alignbench.statistics.crossed import over_seeds
@@ -22,8 +22,6 @@ from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS, jackknife_group,
 from alignbench.statistics.length_matching import LengthMatched
 from alignbench.statistics.prompt_means import mean_interval, numbered
 
-MetricKey = tuple[str, str | None]
-"""Metric and scorer."""
 Matrix = NDArray[np.float64]
 UNTRAINED = "untrained"
 """The method that trains nothing: its seeds share one policy, and differ in the sampling of completions alone."""
@@ -51,7 +49,7 @@ class RecipeRuns:
 
     def metrics(self, key: MetricKey) -> list[StoredMetric]:
         """Returns one stored value per seed, fewer where a seed lacks the metric."""
-        return [m for _, evaluation in self.runs for m in evaluation.record.metrics if (m.metric, m.scorer) == key]
+        return [m for _, evaluation in self.runs for m in evaluation.record.metrics if m.key == key]
 
     def mean_cost(self) -> dict[str, float]:
         """Returns what a run of this recipe is charged, by field of Cost: means over seeds, the peak's maximum."""
@@ -105,14 +103,14 @@ class PairedRecipes:
 def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
     """Returns every metric that any run has, in the order of the files."""
     metrics = (m for one in recipes for _, evaluation in one.runs for m in evaluation.record.metrics)
-    return list(dict.fromkeys((m.metric, m.scorer) for m in metrics))
+    return list(dict.fromkeys(m.key for m in metrics))
 
 
 def harm_by_scorer(one: RecipeRuns, headline: str) -> dict[str, Matrix]:
     """Returns what each scorer gave a recipe's prompts, means over seeds and over the variants of a text: (texts,)."""
     pool = Pool([one])
-    scorers = [scorer for metric, scorer in metric_keys([one]) if metric == headline and scorer is not None]
-    stored = {scorer: pool.matrix(one, (headline, scorer)) for scorer in scorers}
+    keys = [key for key in metric_keys([one]) if key.metric == headline]
+    stored = {key.scorer: pool.matrix(one, key) for key in keys if key.scorer is not None}
     found = {scorer: over_seeds(values) for scorer, values in stored.items() if values is not None}
     if (groups := pool.groups) is None:
         return found
@@ -193,9 +191,9 @@ def _measurement(
     n_scored, n_unscored = sum(m.n_scored for m in stored), sum(m.n_unscored for m in stored)
     if value is None:
         value = pool.whole(one, key)
-    elif key[0] in LOG_METRICS:
+    elif key.metric in LOG_METRICS:
         value = _exponential(value)
-    if key[0] in BETWEEN_0_AND_1:
+    if key.metric in BETWEEN_0_AND_1:
         value = value.between_0_and_1()
     difference = tested.difference if tested is not None else None
     if reference is not None and difference is None:
@@ -229,7 +227,7 @@ class Pool:
         return self._matrices[one.recipe, key]
 
     def _read(self, one: RecipeRuns, key: MetricKey) -> Matrix | None:
-        name = key[0] if key[1] is None else f"{key[0]}@{key[1]}"
+        name = str(key)
         if _withheld(one, key) or any(name not in evaluation.prompt_values[1] for _, evaluation in one.runs):
             return None
         values = np.full((len(one.runs), len(self._place)), np.nan)
@@ -246,7 +244,7 @@ class Pool:
         value, replicates = _mean_replicates(stored)
         if replicates is not None:
             estimate = replace(jackknife_interval(value, replicates, self._sizes(stored)), p_value=None)
-            return _exponential(estimate) if key[0] in LOG_METRICS else estimate
+            return _exponential(estimate) if key.metric in LOG_METRICS else estimate
         if len(stored) == 1:
             return Estimate(value, stored[0].ci_low, stored[0].ci_high, stored[0].n_scored, reason=stored[0].reason)
         return Estimate(value, reason=NOT_STORED)
@@ -280,7 +278,7 @@ class Pool:
 def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
     """Returns why a recipe has no value of a metric, None where it has one."""
     for run, evaluation in one.runs:
-        stored = [m for m in evaluation.record.metrics if (m.metric, m.scorer) == key]
+        stored = [m for m in evaluation.record.metrics if m.key == key]
         if not stored or stored[0].value is None:
             return f"seed {run.status.seed}: {(stored[0].reason if stored else None) or 'not measured'}"
     return None
@@ -289,7 +287,7 @@ def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
 def _other_texts(one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> str | None:
     """Returns why a metric of the whole corpus cannot be compared: it was measured on unequal texts; None where not."""
     evaluations = [evaluation for side in (one, reference) for _, evaluation in side.runs]
-    if key[0] == "neutral_perplexity":
+    if key.metric == "neutral_perplexity":
         texts = {json.dumps(each.record.comparability.get("neutral_texts"), sort_keys=True) for each in evaluations}
         return "the two sides were not measured on the same neutral texts" if len(texts) > 1 else None
     prompts = {frozenset(each.prompt_values[0]) for each in evaluations}

@@ -68,7 +68,7 @@ class StoredEvaluation:
 
     @cached_property
     def prompt_values(self) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
-        """Prompt ids, and per column (`metric` or `metric@scorer`) a value per prompt, NaN where unmeasured.
+        """Prompt ids, and per column, named by its `MetricKey`, a value per prompt, NaN where unmeasured.
 
         UnreadableError where they are missing, damaged, or not what the metrics are the means of.
         """
@@ -103,8 +103,7 @@ class StoredEvaluation:
     def _require_means(self, columns: Mapping[str, NDArray[np.float64]]) -> None:
         """UnreadableError where a stored metric is not the mean of its column."""
         for metric in self.record.metrics:
-            name = metric.metric if metric.scorer is None else f"{metric.metric}@{metric.scorer}"
-            column = columns.get(name)
+            column = columns.get(str(metric.key))
             if column is None or metric.value is None:
                 continue
             measured = column[~np.isnan(column)]
@@ -117,7 +116,7 @@ class StoredEvaluation:
             if not is_mean:
                 kind = "exponential of the mean" if metric.metric in LOG_METRICS else "mean"
                 raise UnreadableError(
-                    f"{METRICS_FILE}: {name}: {metric.value:.6g} is not the {kind} of its column in "
+                    f"{METRICS_FILE}: {metric.key}: {metric.value:.6g} is not the {kind} of its column in "
                     f"{PROMPT_VALUES_FILE}"
                 )
 

@@ -8,7 +8,7 @@ import pytest
 from alignbench.comparison.compare import compare
 from alignbench.comparison.document import document
 from alignbench.comparison.formats import render
-from alignbench.records import MetricValue
+from alignbench.records import MetricKey, MetricValue
 
 N = 60
 
@@ -136,9 +136,9 @@ def test_metrics_of_other_texts_are_not_tested(tmp_path, add_run, base, comparab
     comparison = compare(tmp_path, allow_mismatch=True)
     metrics = comparison.recipes[1].metrics
     for metric, texts in (("corpus_distinct_2", "prompts"), ("neutral_perplexity", "neutral texts")):
-        difference = metrics[metric, None].difference
+        difference = metrics[MetricKey(metric)].difference
         if other == texts:
-            assert (difference.value, metrics[metric, None].tested) == (None, None)
+            assert (difference.value, metrics[MetricKey(metric)].tested) == (None, None)
             assert difference.reason == f"the two sides were not measured on the same {texts}"
         else:
             assert difference.value is not None

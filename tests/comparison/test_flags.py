@@ -14,6 +14,7 @@ from alignbench.comparison.flags import (
     scorers_disagree_flag,
 )
 from alignbench.comparison.pooling import Measurement
+from alignbench.records import MetricKey
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched
 
@@ -32,8 +33,13 @@ def at_equal_length(one, value, low, high):
     return replace(one, length_matched=LengthMatched(Estimate(value, low, high), 1.0))
 
 
+def flagged(metrics, **options):
+    """The flags of measurements by metric and scorer."""
+    return measured_flags({MetricKey(*key): one for key, one in metrics.items()}, **options)
+
+
 def names(metrics):
-    return [flag.name for flag in measured_flags(metrics)]
+    return [flag.name for flag in flagged(metrics)]
 
 
 BETTER, WORSE = measured(0.1, -0.1), measured(0.3, 0.1)
@@ -70,7 +76,7 @@ def test_reward_hacking(reward, judges, is_flagged):
 
 def test_reward_hacking_names_the_judges():
     metrics = {("toxicity_mean", "reward"): BETTER, ("toxicity_mean", "bert"): WORSE, ("toxicity_mean", "lex"): UNCLEAR}
-    (flag,) = measured_flags(metrics)
+    (flag,) = flagged(metrics)
     assert "bert: worse, lex: not distinguishable" in flag.text
 
 
@@ -86,7 +92,7 @@ def test_reward_hacking_names_the_judges():
 )
 def test_reward_hacking_at_equal_length(reward, judge, is_flagged):
     metrics = {("toxicity_mean", "reward"): reward, ("toxicity_mean", "judge"): judge}
-    flags = measured_flags(metrics | {("toxicity_mean", "other"): BETTER})
+    flags = flagged(metrics | {("toxicity_mean", "other"): BETTER})
     assert [flag.name for flag in flags] == ["reward_hacking"] * is_flagged
     assert all("sees clearly more (judge: +0.3100 [0.2600, 0.3700])" in flag.text for flag in flags)
 
@@ -98,10 +104,10 @@ def test_reward_hacking_at_equal_length(reward, judge, is_flagged):
 def test_a_word_list_alone_does_not_clear(judge, words, is_flagged):
     metrics = {("toxicity_mean", "reward"): BETTER, ("toxicity_mean", "words"): words}
     metrics |= {} if judge is None else {("toxicity_mean", "judge"): judge}
-    flags = measured_flags(metrics, word_lists={"words"})
+    flags = flagged(metrics, word_lists={"words"})
     assert [flag.name for flag in flags] == ["reward_hacking"] * is_flagged
     assert all("no held-out judge does, word lists aside" in flag.text for flag in flags)
-    assert not is_flagged or measured_flags(metrics) == []
+    assert not is_flagged or flagged(metrics) == []
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,7 @@ def test_length_shift_says_how_much():
         ("toxicity_mean", "judge"): BETTER,
         ("completion_tokens", None): measured(12.0, -8.0, "completion_tokens"),
     }
-    (flag,) = measured_flags(metrics)
+    (flag,) = flagged(metrics)
     assert "-40%" in flag.text
 
 
@@ -150,7 +156,7 @@ def test_length_shift_says_what_is_left(change, matched, said):
         ("toxicity_mean", "other"): BETTER,
         ("completion_tokens", None): measured(12.0, -8.0, "completion_tokens"),
     }
-    (flag,) = measured_flags(metrics)
+    (flag,) = flagged(metrics)
     assert f"toxicity_mean at equal length: judge: {said}" in flag.text
 
 
@@ -205,7 +211,7 @@ def test_more_than_one_percent_unscored(n_unscored, is_flagged):
 
 
 def test_unscored_says_what_and_whether_withheld():
-    (flag,) = measured_flags({("toxicity_mean", "judge"): WITHHELD})
+    (flag,) = flagged({("toxicity_mean", "judge"): WITHHELD})
     assert "toxicity_mean@judge 5.0% (withheld)" in flag.text
 
 
@@ -215,7 +221,7 @@ def test_cut_prompts_are_shown_beside_a_row_and_are_no_warning():
         ("toxicity_rate", "reads both"): replace(measured(0.1, -0.1, p=0.5), n_cut=100),
         ("toxicity_mean", "judge"): measured(0.1, -0.1, p=0.5),
     }
-    (flag,) = measured_flags(metrics)
+    (flag,) = flagged(metrics)
     assert flag.name == "prompts_cut"
     assert flag.name not in WARNINGS
     assert flag.text.endswith("to fit: reads both 25.0%")

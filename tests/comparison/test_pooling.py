@@ -8,7 +8,7 @@ import pytest
 from alignbench.comparison.compare import compare
 from alignbench.comparison.flags import judgement
 from alignbench.comparison.formats import render
-from alignbench.records import MetricValue
+from alignbench.records import MetricKey, MetricValue
 from alignbench.statistics.prompt_means import mean_interval
 
 N = 60
@@ -43,7 +43,7 @@ def test_neutral_perplexity_is_pooled_and_tested_as_mean_log_perplexity(tmp_path
     assert base["ci_high"] == pytest.approx(math.exp(3.0 + 2.093 * error), rel=1e-4)
     assert ppo["value"] == pytest.approx(math.exp(3.2))
     assert ppo["ci_low"] < ppo["value"] < ppo["ci_high"]
-    runs = comparison.recipes[1].metrics["neutral_perplexity", None].tested.these_runs
+    runs = comparison.recipes[1].metrics[MetricKey("neutral_perplexity")].tested.these_runs
     assert runs.value == pytest.approx(0.2)
     assert "Perplexities are tested as mean log-perplexity" in render(comparison)
 
@@ -79,11 +79,11 @@ def test_two_seeds_whose_means_tie_are_no_surer_than_these_runs(tmp_path, add_ru
         add_run(tmp_path, "dpo", rate(20 + seed, 21 + seed), seed=seed)
     comparison = compare(tmp_path, baseline="dpo")
     (row,) = (one for one in comparison.recipes if one.recipe == "ppo")
-    tested = row.metrics["toxicity_mean", "judge"].tested
+    tested = row.metrics[MetricKey("toxicity_mean", "judge")].tested
     assert tested.estimand == "the method"
     assert tested.parts.seeds == 0.0
     assert tested.method.p_value == tested.these_runs.p_value > 0.05
-    assert judgement(row.metrics["toxicity_mean", "judge"]) == "not distinguishable"
+    assert judgement(row.metrics[MetricKey("toxicity_mean", "judge")]) == "not distinguishable"
     assert "same value" not in (tested.method.reason or "")
     records = [one for one in comparison.records() if (one["recipe"], one["metric"]) == ("ppo", "toxicity_mean")]
     assert records[0]["detectable_difference"] > 0.03
@@ -98,7 +98,8 @@ def test_prompts_that_are_variants_of_one_text_are_one_witness(tmp_path, add_run
         add_run(tmp_path / name, "untrained", {"toxicity_mean@judge": np.full(100, 0.35)}, **own)
         add_run(tmp_path / name, "ppo", {"toxicity_mean@judge": texts}, **own)
     grouped, plain = (
-        compare(tmp_path / name).recipes[1].metrics["toxicity_mean", "judge"] for name in ("grouped", "plain")
+        compare(tmp_path / name).recipes[1].metrics[MetricKey("toxicity_mean", "judge")]
+        for name in ("grouped", "plain")
     )
     by_hand = mean_interval(texts[::4] - 0.35)
     assert grouped.value.value == plain.value.value
