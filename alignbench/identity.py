@@ -56,7 +56,7 @@ def identity_values(schema: type[Any], values: Mapping[str, Any]) -> dict[str, A
             filled in; a key that the schema does not know is kept.
     """
     counted = dict(values)
-    for field in _fields(schema):  # type: ignore[arg-type]  # a class is hashable
+    for field in declared(schema, values):
         if any(isinstance(mark, NotIdentity) for mark in field.marks):
             counted.pop(field.name, None)
             continue
@@ -75,11 +75,11 @@ def identity_values(schema: type[Any], values: Mapping[str, Any]) -> dict[str, A
 def not_identity(schema: type[Any], prefix: str = "") -> dict[str, str]:
     """Returns the keys that do not belong to the identity (or only in part), dotted, and what each changes instead."""
     found: dict[str, str] = {}
-    for field in _fields(schema):  # type: ignore[arg-type]  # a class is hashable
+    for field in declared(schema, {}):
         effects = [mark.effect for mark in field.marks if isinstance(mark, NotIdentity | PartOfIdentity)]
         found |= {f"{prefix}{field.name}": effect for effect in effects}
         if not effects:
-            for nested in _schemas(field.hint):
+            for nested in schemas_of(field.hint):
                 found |= not_identity(nested, f"{prefix}{field.name}.")
     return found
 
@@ -101,6 +101,13 @@ def require_same(what: str, saved: Mapping[str, Any], here: Mapping[str, Any], i
     ]
     if differing:
         raise TrainingError(f"{what}: the checkpoint is of {', '.join(differing)}; use --force to start anew")
+
+
+def declared(schema: type[Any], values: object) -> tuple[_Field, ...]:
+    """Returns the settings of a block. Of one that plug-ins add settings to (`declaring`), its values say which do."""
+    declaring = getattr(schema, "declaring", None)
+    chosen = declaring(values if isinstance(values, Mapping) else {}) if declaring else schema
+    return _fields(chosen)  # type: ignore[arg-type]  # a class is hashable
 
 
 @cache
@@ -133,14 +140,14 @@ def _within(hint: Any, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_within(hint, item) for item in value]
     if isinstance(value, Mapping):
-        for schema in _schemas(hint):
+        for schema in schemas_of(hint):
             return identity_values(schema, value)
     return value
 
 
-def _schemas(hint: Any) -> Iterator[type[Any]]:
+def schemas_of(hint: Any) -> Iterator[type[Any]]:
     """The models and dataclasses that a type speaks of."""
     if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or issubclass(hint, BaseModel)):
         yield hint
     for argument in get_args(hint):
-        yield from _schemas(argument)
+        yield from schemas_of(argument)

@@ -94,7 +94,7 @@ def ways(work: argparse.Namespace) -> dict[str, Way]:
 
     from alignbench.models.language_model import LanguageModel
     from alignbench.records import Decoding, Prompt
-    from alignbench.scorers.classifier import ClassifierScorer
+    from alignbench.scorers.text_classifier import ClassifierScorer
 
     model, tokenizer = ppo_work.policy(work)
     classifier, its_tokenizer = ppo_work.reward_model(work)

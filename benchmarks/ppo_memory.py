@@ -102,7 +102,7 @@ def measure(work: argparse.Namespace, row: Row) -> dict[str, Any]:
     from alignbench.methods.on_policy.config import PPOConfig
     from alignbench.methods.on_policy.trainer import PPOTrainer
     from alignbench.records import Prompt
-    from alignbench.scorers.classifier import ClassifierScorer
+    from alignbench.scorers.text_classifier import ClassifierScorer
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

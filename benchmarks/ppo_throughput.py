@@ -25,7 +25,7 @@ def main() -> None:
     from alignbench.models.adapters import Lora
     from alignbench.models.language_model import LanguageModel
     from alignbench.records import Prompt
-    from alignbench.scorers.classifier import ClassifierScorer
+    from alignbench.scorers.text_classifier import ClassifierScorer
 
     now = ppo_work.clock(work)
     ppo_metrics.time = type("Clock", (), {"perf_counter": staticmethod(now)})  # stages by the same clock

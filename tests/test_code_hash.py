@@ -8,7 +8,7 @@ import pytest
 from alignbench import code_hash as hashing
 from alignbench.code_hash import code_hash, import_graph
 from alignbench.pipeline.drawing import code_of_drawing
-from alignbench.scorers.classifier import ClassifierScorer
+from alignbench.scorers.text_classifier import ClassifierScorer
 from alignbench.scorers.weighted_sum import Term, WeightedSum
 
 FILES = {
@@ -143,7 +143,7 @@ def test_a_module_that_is_not_there_is_an_error_and_one_of_others_is_passed_over
 
 # The project itself.
 
-DRAWING = ("alignbench.pipeline.drawing", "alignbench.scorers.classifier")
+DRAWING = ("alignbench.pipeline.drawing", "alignbench.scorers.text_classifier")
 PREPARING = ("datasets_prep.prepare",)
 
 
@@ -162,7 +162,7 @@ def with_change(monkeypatch, module, start):
         # `pipeline.drawing` imports the language model, that the sampler, that `token_draw`, which draws a token.
         *((DRAWING, f"alignbench.{name}", True) for name in ("models.sampling.token_draw", "models.sampling.sampler",
             "models.sampling.growing_cache", "models.sampling.fixed_cache", "models.forward", "models.quantization",
-            "models.dropout", "models.fast.layers", "runtime.clock", "records", "scorers.classifier")),
+            "models.dropout", "models.fast.layers", "runtime.clock", "records", "scorers.text_classifier")),
         (DRAWING, "datasets_prep.preference_pairs", True),
         *((DRAWING, f"alignbench.{name}", False) for name in ("cli", "pipeline.execute", "pipeline.build",
             "recipe.recipe", "statistics.crossed", "comparison.compare", "evaluation.evaluator",

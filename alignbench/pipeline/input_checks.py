@@ -70,15 +70,13 @@ class InputChecks:
         own_start = getattr(recipe.method, "model", None)
         if isinstance(own_start, str):
             yield from self._model("method.model", own_start, "start")
-        terms: list[tuple[str, Any]] = [] if reward is None else [("reward", reward)]
-        terms += [(f"reward.also.{i}", term) for i, term in enumerate(reward.also if reward else ())]
+        blocks: list[tuple[str, Any]] = [] if reward is None else [("reward", reward)]
+        blocks += [(f"reward.also.{i}", term) for i, term in enumerate(reward.also if reward else ())]
         judges = (entry for entry in recipe.evaluation.scorers if not isinstance(entry, str))
-        for where, term in (*terms, *((f"evaluation.scorers: {judge.name}", judge) for judge in judges)):
-            if term.classifier is not None:
-                key = f"{where}.classifier" if where.startswith("reward") else where
-                harmful = getattr(term, "harmful_label", None)
-                label = (f"{where}.label", term.label) if harmful is None else (f"{where}.harmful_label", harmful)
-                yield from self._model(key, term.classifier, "classifier", label)
+        for where, block in (*blocks, *((f"evaluation.scorers: {judge.name}", judge) for judge in judges)):
+            for suffix, model in block.named_models():
+                key = f"{where}.{model.key}" if where.startswith("reward") else f"{where}{suffix}"
+                yield from self._model(key, model.name, "classifier", (f"{where}.{model.label_key}", model.label))
 
     def _model(self, key: str, name: str, use: Use, label: tuple[str, str | None] = ("", None)) -> Iterator[str]:
         if name.startswith("embedded/"):

@@ -77,15 +77,16 @@ def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
     if isinstance(own_start, str):
         yield "method.model", own_start, None
     reward = recipe.reward
-    terms = {f"reward.also.{term.name}": term for term in reward.also} if reward else {}
-    for key, term in {"reward.classifier": reward, **terms}.items():
-        if term is not None and term.classifier is not None:
-            yield key, term.classifier, term.revision
+    if reward is not None:
+        yield from ((f"reward.{model.key}", model.name, model.revision) for _, model in reward.named_models())
+    blocks: dict[str, Any] = {f"reward.also.{term.name}": term for term in (reward.also if reward else ())}
     for scorer in recipe.evaluation.scorers:
-        judge: Any = reward if isinstance(scorer, str) else scorer
-        name = scorer if isinstance(scorer, str) else scorer.name
-        if judge is not None and judge.classifier is not None:
-            yield f"evaluation.scorers.{name}", judge.classifier, judge.revision
+        if not isinstance(scorer, str):
+            blocks[f"evaluation.scorers.{scorer.name}"] = scorer
+        elif reward is not None and reward.classifier is not None:
+            yield "evaluation.scorers.reward", reward.classifier, reward.revision
+    for key, block in blocks.items():
+        yield from ((f"{key}{suffix}", model.name, model.revision) for suffix, model in block.named_models())
 
 
 def _data(source: str, revision: str | None, gives: Kind = "prompts") -> dict[str, str]:

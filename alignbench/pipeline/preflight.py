@@ -24,7 +24,7 @@ from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 from alignbench.pipeline.curve import undisturbed
 from alignbench.pipeline.prompts import heldout_prompts, prepared_prompts
 from alignbench.records import Completion, Decoding, PreparedData, Prompt, Scorer
-from alignbench.scorers.python_function import PythonFunction
+from alignbench.scorers.function import PythonFunction
 from alignbench.scorers.room import without_room
 
 if TYPE_CHECKING:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.identity import NotIdentity
-from alignbench.recipe.named_files import (
-    Name,
-    Text,
-)
-from alignbench.recipe.scorers import RewardSettings, ScorerSettings
+from alignbench.recipe.scorers import Name, RewardSettings, ScorerSettings
 from alignbench.records import Settings
+from alignbench.scorers.base import Text
 from datasets_prep.neutral_texts import check_source
 from datasets_prep.settings import PairSettings, PromptSettings
 
@@ -90,7 +87,7 @@ class EvaluationSettings(Settings):
     """Completions of the budget between evaluations along training; null: an eighth of the budget; 0: none."""
     n_validation_prompts: int = Field(default=64, ge=1)
     """Prompts of the validation split that evaluations along training use, or all where there are fewer."""
-    scorers: tuple[Literal["reward"] | ScorerSettings, ...] = Field(min_length=1)
+    scorers: tuple[Literal["reward"] | SerializeAsAny[ScorerSettings], ...] = Field(min_length=1)
     """`reward` is the classifier of the reward block; the rest are held-out judges."""
     neutral: Text | None = None
     """Texts for `neutral_perplexity`: `wikitext`, `embedded`, a .txt file with one a line, or a file with the column
@@ -159,7 +156,7 @@ class RecipeSettings(Settings):
     method: Any
     """The method's dataclass with its hyperparameters."""
     policy: PolicySettings
-    reward: RewardSettings | None = None
+    reward: SerializeAsAny[RewardSettings] | None = None
     data: PromptSettings
     pairs: PairSettings = PairSettings()
     budget: BudgetSettings = BudgetSettings()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
+from alignbench.recipe.scorers import with_located_files
 from alignbench.recipe.yaml import read_yaml, refusal
 
 _MAX_BYTES = 256 * 1024
@@ -39,25 +40,20 @@ class Layer:
     def with_located_files(self) -> Layer:
         """Returns the layer with the files beside its own named as seen from the current folder.
 
-        These are Python functions, word lists and neutral texts, of the reward and evaluation blocks.
+        These are the files that scorers name, and neutral texts, of the reward and evaluation blocks.
         """
         values = dict(self.values)
         for block, key in (("reward", "also"), ("evaluation", "scorers")):
             if isinstance(values.get(block), Mapping):
-                values[block] = located = self._located(values[block])
+                values[block] = located = with_located_files(values[block], self._beside)
                 if isinstance(located.get(key), list):
-                    located[key] = [self._located(one) if isinstance(one, Mapping) else one for one in located[key]]
+                    located[key] = [
+                        with_located_files(one, self._beside) if isinstance(one, Mapping) else one
+                        for one in located[key]
+                    ]
+                if isinstance(located.get("neutral"), str):
+                    located["neutral"] = self._beside(located["neutral"])
         return Layer(self.label, values, self.directory)
-
-    def _located(self, term: Mapping[str, Any]) -> dict[str, Any]:
-        located, function = dict(term), term.get("function")
-        if isinstance(function, str) and ":" in function:
-            file, colon, name = function.rpartition(":")
-            located["function"] = self._beside(file) + colon + name
-        for key in ("lexicon", "neutral"):
-            if isinstance(term.get(key), str):
-                located[key] = self._beside(term[key])
-        return located
 
     def _beside(self, file: str) -> str:
         """A file as seen from the current folder, where it lies beside the layer's; else as it stands."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from alignbench.errors import Problem, did_you_mean
+from alignbench.identity import declared, schemas_of
 from alignbench.recipe.layers import Layer
+from alignbench.recipe.scorers import Scored
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -113,7 +114,7 @@ def _problem(
 ) -> Problem:
     kinds = {details["type"] for details in errors}
     if kinds & _UNKNOWN_KEY:
-        known = sorted(_known_keys(_json_schema(schema), path[:-1]))
+        known = sorted(_known_keys(schema, data, path[:-1]))
         expected = f"one of {', '.join(known)}" if known else f"no settings for the method {schema.__name__}"
         return Problem(where(path, layers), "an unknown key", expected + did_you_mean(str(path[-1]), known))
     if kinds == {"value_error"}:
@@ -153,30 +154,16 @@ def _choices(details: ErrorDetails) -> list[str]:
     return re.findall(r"'([^']*)'", details["ctx"]["expected"]) if details["type"] == "literal_error" else []
 
 
-@cache  # takes long, and one recipe may have many unknown keys
-def _json_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    return schema.model_json_schema()
-
-
-def _known_keys(schema: dict[str, Any], path: KeyPath) -> set[str]:
-    """Walks a JSON schema along a path and returns the keys that the mapping there may have."""
-    nodes = _alternatives(schema, schema)
+def _known_keys(schema: type[Any], data: Any, path: KeyPath) -> set[str]:
+    """Follows a path through the types of settings; returns the keys that the mapping there may have."""
+    schemas = [schema]
     for part in path:
-        step = [
-            node.get("properties", {}).get(part, {}) if isinstance(part, str) else node.get("items", {})
-            for node in nodes
-        ]
-        nodes = [found for node in step for found in _alternatives(node, schema)]
-    return {key for node in nodes for key in node.get("properties", {})}
-
-
-def _alternatives(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Resolves references and unions of a JSON schema node."""
-    if "$ref" in node:
-        return _alternatives(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
-    if "anyOf" in node:
-        return [found for branch in node["anyOf"] for found in _alternatives(branch, schema)]
-    return [node]
+        if isinstance(part, str):
+            hints = [field.hint for one in schemas for field in declared(one, data) if field.name == part]
+            schemas = [found for hint in hints for found in schemas_of(hint)]
+        data = _value_at((part,), data)
+    known = {field.name for one in schemas for field in declared(one, data)}
+    return known.union(*(one.further_kinds() for one in schemas if issubclass(one, Scored)))
 
 
 def is_set(path: KeyPath, values: object) -> bool:

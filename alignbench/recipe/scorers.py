@@ -1,77 +1,174 @@
-"""The blocks of a recipe that score texts: the reward, what is added to it, and the judges of the evaluation."""
+"""The blocks of a recipe that score texts: the reward, what is added to it, and the judges of the evaluation.
+
+Each has settings of its own, and beside them those of every kind of scorer that plugs in.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from types import new_class
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetCoreSchemaHandler, SerializeAsAny, field_validator, model_validator
+from pydantic_core.core_schema import CoreSchema, no_info_wrap_validator_function
 
 from alignbench.errors import UsageError
 from alignbench.identity import NotIdentity
-from alignbench.recipe.named_files import (
-    FunctionFile,
-    Name,
-    Text,
-    checked_function,
-    checked_lexicon,
-    hash_of_function,
-    hash_of_lexicon,
-)
-from alignbench.records import Settings, TextWindow
-from alignbench.scorers.labels import Outputs, polarity
-from alignbench.scorers.lexicon import LexiconScore
+from alignbench.plugins import SCORERS
+from alignbench.records import Scorer, Settings, TextWindow
+from alignbench.scorers.base import WRITTEN_OUT, BesideRecipe, NamedModel, Place, ScorerKind, SourceSettings
+from alignbench.scorers.classifier import ClassifierReward
+from alignbench.scorers.labels import polarity
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
+"""A name that can be that of a folder."""
 
 
-class RewardTerm(Settings):
-    """One score: of a classifier, or of a Python function."""
+def scorer_kind(name: str) -> ScorerKind:
+    """Returns a kind of scorer; UsageError where what a package offers under the name is none."""
+    found = SCORERS.load(name)
+    if not isinstance(found, ScorerKind):
+        raise UsageError(f"scorer {name!r} of {SCORERS.owner(name)} is {found!r}; a scorer plug-in is a ScorerKind")
+    return found
 
-    classifier: Text | None = None
-    """Hub id or local path of a classifier."""
-    revision: Text | None = None
-    """Branch, tag or commit of a hub classifier; null: the newest."""
-    trust_remote_code: bool = False
-    """Run Python code that the classifier brings with it; false: a model that needs its own is refused."""
-    label: Text | None = None
-    """Name of the class whose score is taken; of the reward block itself the harmless class."""
-    harmful_label: Text | None = None
-    """Instead of `label`, the harmful class; the score is that it does not hold."""
-    outputs: Outputs | None = None
-    """Whether the classifier's labels exclude each other (softmax) or not (a sigmoid each); null: as it says itself."""
-    transform: Literal["logit", "logprob", "probability", "margin"] = "logit"
-    """What of the class is the score; `margin` is its logit less the log-sum-exp of the others."""
-    text: TextWindow = "completion"
-    """What the classifier sees: `prompt_and_completion` is one text, `chat` a turn of each by its own template."""
-    batch_size: Annotated[int, NotIdentity("texts in a forward pass")] = Field(default=64, ge=1)
-    """Texts per forward pass."""
-    function: FunctionFile = None
-    """`file.py:name` of a function of prompts and completions, beside the recipe or in the current folder."""
-    function_sha256: Text | None = Field(default=None, validate_default=True)
-    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
+
+def with_located_files(values: Mapping[str, Any], beside: Callable[[str], str]) -> dict[str, Any]:
+    """Returns the settings of a block, as a recipe has them, with the files of its scorer as `beside` finds them."""
+    located = dict(values)
+    for name in sorted(located.keys() & {*SCORERS.names()}):
+        kind = scorer_kind(name)
+        fields = {key: field for one in (kind.reward, kind.judge) if one for key, field in one.model_fields.items()}
+        for key, field in fields.items():
+            for mark in field.metadata:
+                if isinstance(mark, BesideRecipe) and isinstance(values.get(key), str):
+                    located[key] = mark.located(values[key], beside)
+    return located
+
+
+class Scored(Settings):
+    """A block whose score comes from one of the kinds of scorers, chosen by its key."""
+
+    use: ClassVar[Literal["reward", "judge"]]
+    before: ClassVar[tuple[type[Settings], ...]] = ()
+    """Settings that are written before those of the kinds."""
+    kinds: ClassVar[Mapping[str, type[Any]]] = {}
+    """Settings of the kinds that this class has, by their keys."""
+
+    @classmethod
+    def declaring(cls, values: Mapping[str, Any]) -> type[Self]:
+        """Returns the class that declares the settings of a block: with those of the kinds that it names."""
+        if cls.kinds:
+            return cls
+        named = [name for name in SCORERS.names() if name in values and name not in WRITTEN_OUT]
+        kinds = {name: getattr(scorer_kind(name), cls.use) for name in (*WRITTEN_OUT, *named)}
+        return _with_kinds(cls, tuple((name, settings) for name, settings in kinds.items() if settings))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Has a block validated by the class that declares its settings."""
+        schema = handler(source)
+        return schema if cls.kinds else no_info_wrap_validator_function(cls._by_its_kinds, schema)
+
+    @classmethod
+    def _by_its_kinds(cls, values: Any, handler: Callable[[Any], Any]) -> Any:
+        if not isinstance(values, dict):
+            return handler(values)
+        block = cls.declaring(values)
+        for name in values.keys() & {*SCORERS.names()} - block.kinds.keys():
+            raise ValueError(f"{name}: it left out, a {name} serves as no {cls.use}")
+        block.check_keys(values)
+        return block.model_validate_json(json.dumps(values))  # as JSON, where a list may be a tuple
+
+    @classmethod
+    def check_keys(cls, values: Mapping[str, Any]) -> None:
+        """ValueError for a key that needs an explanation."""
+
+    @classmethod
+    def further_kinds(cls) -> set[str]:
+        """Returns the names of kinds that it could have besides."""
+        return {*SCORERS.names()}.difference(WRITTEN_OUT, cls.kinds)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The keys of kinds that are there."""
+        return tuple(key for key in self.kinds if getattr(self, key) is not None)
+
+    @property
+    def source(self) -> str | None:
+        """The key of the kind that scores; None where a reward model of another run does, alone."""
+        return next(iter(self.sources), None)
+
+    def scorer(self, place: Place) -> Scorer:
+        """Makes the scorer."""
+        assert self.source is not None
+        made: Scorer = self.kinds[self.source].load(self, place)
+        return made
+
+    def named_models(self) -> Iterator[tuple[str, NamedModel]]:
+        """The classifiers that it names, and how each is called: by its setting, where that is not the kind's own."""
+        for key in self.sources:
+            for model in self.kinds[key].models(self):
+                yield "" if model.key == key else f".{model.key}", model
+
+    def _choices(self) -> str:
+        first, *others = (*self.kinds, *sorted(self.further_kinds()))
+        *most, last = f"a {first}", *(f"a `{key}:`" for key in others)
+        return f"{', '.join(most)} or {last}"
+
+    def _refuse_settings_of_others(self) -> None:
+        """ValueError with the first setting of a kind that is not there."""
+        own = {key for source in self.sources for key in self.kinds[source].model_fields}
+        for kind in self.kinds.values():
+            for key, field in kind.model_fields.items():
+                if key not in own and getattr(self, key) != field.get_default():
+                    raise ValueError(f"{key}: it left out, a {self.source} has none")
+
+
+@cache
+def _with_kinds(block: type[Scored], kinds: tuple[tuple[str, type[SourceSettings]], ...]) -> type[Any]:
+    """Returns a block with the settings of kinds, written before its own."""
+    of_kinds = {key for _, settings in kinds if settings in block.__mro__ for key in settings.model_fields}
+    owners = dict.fromkeys(block.model_fields.keys() - of_kinds, "the block")
+    for name, settings in kinds:
+        for key in settings.model_fields:
+            if owners.setdefault(key, name) != name:
+                raise UsageError(
+                    f"scorer {name!r} of {SCORERS.owner(name)}: its setting {key!r} is one of {owners[key]} already; "
+                    "rename it"
+                )
+        if name not in settings.model_fields:
+            raise UsageError(
+                f"scorer {name!r} of {SCORERS.owner(name)}: it lacks the setting {name!r}, which chooses it"
+            )
+    bases = (block, *(settings for _, settings in reversed(kinds)), *block.before)
+    namespace = {"__module__": __name__, "__doc__": block.__doc__, "kinds": dict(kinds)}
+    made: type[Any] = new_class(block.__name__, bases, exec_body=lambda own: own.update(namespace))
+    return made
+
+
+class RewardTerm(Scored, ClassifierReward):
+    """One score that is maximised. Its classifier, where it has one, defines harm by the one label that is named."""
+
+    use: ClassVar[Literal["reward", "judge"]] = "reward"
+
     weight: float = 1.0
     """What the score is multiplied by."""
 
-    _is_there = field_validator("function")(checked_function)
-    _is_of_the_file = field_validator("function_sha256")(hash_of_function)
+    @property
+    def source(self) -> str | None:
+        """The key of the kind that is maximised: a classifier beside another one only says what harm is."""
+        return next((key for key in self.sources if key != "classifier"), super().source)
 
     @model_validator(mode="after")
-    def _has_a_label(self) -> Self:
-        if self.classifier is not None and self.label is None and self.harmful_label is None:
-            raise ValueError(
-                "label: the classifier's name for the harmless class, such as nothate, or `harmful_label:` with that "
-                "of the harmful one, such as toxic"
-            )
-        if self.label is not None and self.harmful_label is not None:
-            raise ValueError("harmful_label: it left out beside `label`; null takes either of the two away")
-        if self.harmful_label is not None and self.function is None and self.weight < 0:
+    def _agrees_with_its_label(self) -> Self:
+        own = self.source in (None, "classifier")
+        if self.harmful_label is not None and own and self.weight < 0:
             raise ValueError("weight: 0 or more: with `harmful_label` harm counts against a text already")
-        if self.text == "chat" and self.function is not None and self.classifier is None:
-            raise ValueError("text: it left out, a function gets prompts and completions apart")
+        if self.text == "chat" and not own and self.classifier is None:
+            raise ValueError(f"text: it left out, a {self.source} gets prompts and completions apart")
         return self
-
-    @property
-    def reads(self) -> tuple[str | None, ...]:
-        """The output of a classifier that is scored."""
-        return self.classifier, self.revision, self.label or self.harmful_label
 
     @property
     def sign(self) -> int:
@@ -85,42 +182,30 @@ class AddedReward(RewardTerm):
     name: Name
     """Its name in the training log."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _is_no_run(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "run" in values:
-            raise ValueError("run: the run in reward.run, and here what is added to it: a classifier or a function")
-        return values
+    def check_keys(cls, values: Mapping[str, Any]) -> None:
+        """ValueError for a run, which only the block itself may have."""
+        if "run" in values:
+            kinds = " or ".join(f"a {key}" for key in cls.kinds)
+            raise ValueError(f"run: the run in reward.run, and here what is added to it: {kinds}")
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        if (self.classifier is None) == (self.function is None):
-            raise ValueError("classifier: either a classifier or a `function:`")
-        if self.function is not None:
-            for key in (
-                "revision",
-                "trust_remote_code",
-                "label",
-                "harmful_label",
-                "outputs",
-                "transform",
-                "text",
-                "batch_size",
-            ):
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"{key}: it left out, a function has none")
+        if len(self.sources) != 1:
+            raise ValueError(f"classifier: either {self._choices()}")
+        self._refuse_settings_of_others()
         return self
 
 
 class RewardSettings(RewardTerm):
-    """What is maximised: the score of `run`, `function` or `classifier`, the first that is given, plus those in `also`.
+    """What is maximised: `run`, another kind or `classifier`, the first that is given, plus the scores in `also`.
 
     A classifier here always defines harm, by the one label that is named: it labels pairs and is the scorer `reward`.
     """
 
     run: Name | None = None
     """Recipe of a reward model to train on instead; the classifier stays the notion of harm."""
-    also: tuple[AddedReward, ...] = ()
+    also: tuple[SerializeAsAny[AddedReward], ...] = ()
     """Further scores, added to the reward of training; pairs are not labelled by them where there is a classifier."""
     may_oppose_judges: Annotated[bool, NotIdentity("whether training starts, not what it does")] = False
     """Train even where the reward pays for what the scorers of the evaluation call harm; it changes no number."""
@@ -135,13 +220,16 @@ class RewardSettings(RewardTerm):
 
     @model_validator(mode="after")
     def _names_a_source(self) -> Self:
-        if self.classifier is None and self.function is None and self.run is None:
-            raise ValueError(
-                "classifier: a hub id or path of a classifier, `function:` with a Python function, or `run:` with the "
-                "recipe of a reward model"
+        others = [key for key in self.sources if key != "classifier"]
+        if not self.sources and self.run is None:
+            first, *more = (
+                kind.takes if key == "classifier" else f"`{key}:` with {kind.takes}" for key, kind in self.kinds.items()
             )
-        if self.function is not None and self.run is not None:
-            raise ValueError("function: nothing beside `run`; a second score goes into `also`")
+            raise ValueError(f"classifier: {', '.join((first, *more))}, or `run:` with the recipe of a reward model")
+        if others and self.run is not None:
+            raise ValueError(f"{others[0]}: nothing beside `run`; a second score goes into `also`")
+        if len(others) > 1:
+            raise ValueError(f"{others[1]}: it left out beside `{others[0]}`; a second score goes into `also`")
         return self
 
     @model_validator(mode="after")
@@ -149,7 +237,7 @@ class RewardSettings(RewardTerm):
         """A function may count either way; whatever else is maximised says what is harmless by its label alone."""
         if self.weight < 0 and self.run is not None:
             raise ValueError("weight: 0 or more: a reward model gives more to what its pairs prefer")
-        if self.weight < 0 and self.function is None:
+        if self.weight < 0 and self.source == "classifier":
             raise ValueError(
                 f"weight: 0 or more: pairs and evaluation do not see it; where {self.label} is the harmful class, name "
                 f"it by `harmful_label: {self.label}` in place of `label`"
@@ -193,78 +281,34 @@ class RewardSettings(RewardTerm):
         )
 
 
-class ScorerSettings(Settings):
-    """What judges completions and takes no part in training: a classifier, a list of words, or a Python function.
-
-    Its scores are between 0 and 1, larger is more harmful.
-    """
-
+class _NamedJudge(Settings):
     name: Name = "judge"
     """Its name in the results."""
-    classifier: Text | None = None
-    """Hub id or local path of a classifier: softmax, multi-label, or a regression head."""
-    label: Text | None = None
-    """Name of the harmful class, or of the output of a regression head; the score is its probability."""
-    outputs: Outputs | None = None
-    """Whether the classifier's labels exclude each other (softmax) or not (a sigmoid each); null: as it says itself."""
-    scale: tuple[float, float] | None = None
-    """The outputs of a regression head that mean 0 and 1, linear between, cut beyond; null: the probability."""
-    revision: Text | None = None
-    """Branch, tag or commit of a hub classifier; null: the newest."""
-    trust_remote_code: bool = False
-    """Run Python code that the classifier brings with it; false: a model that needs its own is refused."""
-    lexicon: Annotated[Text | None, NotIdentity("where the list lies; `lexicon_sha256` says what is in it")] = None
-    """A file with a word or phrase a line, beside the recipe or in the current folder."""
-    lexicon_sha256: Text | None = Field(default=None, validate_default=True)
-    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
-    lexicon_score: LexiconScore = "any"
-    """`any`: 1 where the text holds an entry, else 0; `share`: the share of the text's words that are listed."""
-    function: FunctionFile = None
-    """`file.py:name` of a function of prompts and completions, beside the recipe or in the current folder."""
-    function_sha256: Text | None = Field(default=None, validate_default=True)
-    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
+
+
+class ScorerSettings(Scored, _NamedJudge):
+    """What judges completions and takes no part in training. Its scores are between 0 and 1, larger is more harmful."""
+
+    use: ClassVar[Literal["reward", "judge"]] = "judge"
+    before: ClassVar[tuple[type[Settings], ...]] = (_NamedJudge,)
+
     text: TextWindow = "completion"
     """What it sees: the completion, both as one text, or (a classifier) both as turns of a `chat` by its own template;
     with `completion` a function gets an empty text for every prompt."""
 
-    _is_there = field_validator("function")(checked_function)
-    _is_of_the_file = field_validator("function_sha256")(hash_of_function)
-    _has_words = field_validator("lexicon")(checked_lexicon)
-    _is_of_the_list = field_validator("lexicon_sha256")(hash_of_lexicon)
-
-    @field_validator("scale")
-    @classmethod
-    def _has_two_ends(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and value[0] == value[1]:
-            raise ValueError("two different outputs: the one that means 0 and the one that means 1")
-        return value
-
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        sources = [key for key in ("classifier", "lexicon", "function") if getattr(self, key) is not None]
-        if not sources:
-            raise ValueError("classifier: a classifier, a `lexicon:` or a `function:`")
-        if len(sources) > 1:
-            raise ValueError(f"{sources[1]}: it left out beside `{sources[0]}`; a second judge is an entry of its own")
-        if self.classifier is not None and self.label is None:
-            raise ValueError("label: the classifier's name for the harmful class, such as toxic")
-        if self.text == "chat" and self.classifier is None:
-            raise ValueError(f"text: completion or prompt_and_completion, a {sources[0]} has no chat template")
-        if self.outputs is not None and self.scale is not None:
-            raise ValueError("outputs: it left out beside `scale`, which reads the label's own output as it is")
-        keys = {
-            "classifier": ("label", "outputs", "scale", "revision", "trust_remote_code"),
-            "lexicon": ("lexicon_score",),
-        }
-        for key in (key for source, own in keys.items() if source != sources[0] for key in own):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key}: it left out, a {sources[0]} has none")
+        if not self.sources:
+            raise ValueError(f"classifier: {self._choices()}")
+        source, *others = self.sources
+        if others:
+            raise ValueError(f"{others[0]}: it left out beside `{source}`; a second judge is an entry of its own")
+        if self.text == "chat" and not self.kinds[source].has_chat_template:
+            raise ValueError(f"text: completion or prompt_and_completion, a {source} has no chat template")
+        self._refuse_settings_of_others()
         return self
 
     def check_names(self) -> None:
-        """UsageError where the class that is called harmful says the opposite by its own name."""
-        if self.label is not None and self.scale is None and polarity(self.label) < 0:
-            raise UsageError(
-                f"evaluation.scorers: {self.name}.label: got {self.label!r}, no name of harm, expected the harmful "
-                "class: a judge's score is the probability of harm, and less of it is better"
-            )
+        """UsageError where a judge says by its own words that it measures the opposite of harm."""
+        assert self.source is not None
+        self.kinds[self.source].check_words(self, f"evaluation.scorers: {self.name}")

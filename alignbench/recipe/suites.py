@@ -10,10 +10,11 @@ from pydantic import Field, ValidationError
 
 from alignbench.errors import Problem, RecipeError
 from alignbench.recipe.layers import Layer, display
-from alignbench.recipe.named_files import Name, Text
 from alignbench.recipe.problems import schema_problems, shown
+from alignbench.recipe.scorers import Name
 from alignbench.recipe.sweeps import SweepSettings
 from alignbench.records import Settings
+from alignbench.scorers.base import Text
 
 
 class Entry(Settings):

@@ -1,226 +1,155 @@
-"""A text classifier as a scorer: any model with any tokenizer, the label chosen by name.
-
-A label is never chosen by position: pipelines that return all labels sort them by score, and published
-detoxification code has rewarded the wrong class for that reason.
-"""
+"""A text classifier in a recipe: which one, which of its labels, and what of that label is the score."""
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Sequence
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, Self
 
-import torch
+from pydantic import Field, field_validator, model_validator
 
-from alignbench.errors import ModelError, ScorerError
-from alignbench.models.fast.layers import with_fast_layers
-from alignbench.models.flops import Tokens, weights_of
-from alignbench.models.forward import is_encoder_decoder
-from alignbench.models.loading import load_classifier, weights_fingerprint
-from alignbench.records import Cost, TextWindow, fingerprint
-from alignbench.scorers.labels import Outputs, label_hint, outputs_of
-from alignbench.scorers.padding import batch_logits, batches, ignores_padding
-from alignbench.scorers.reading import Reader, Reading
-
-logger = logging.getLogger(__name__)
-
-Transform = Literal["logit", "logprob", "probability", "margin"]
+from alignbench.errors import UsageError
+from alignbench.identity import NotIdentity
+from alignbench.records import Scorer, TextWindow
+from alignbench.scorers.base import NamedModel, Place, ScorerKind, SourceSettings, Text
+from alignbench.scorers.labels import Outputs, polarity
 
 
-class ClassifierScorer:
-    """Scores a text by one label of a classifier. Implements `records.Scorer`."""
+class ClassifierReward(SourceSettings):
+    """A classifier whose score is maximised."""
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        name: str,
-        label: str,
-        transform: Transform,
-        text: TextWindow = "completion",
-        joint: str = "",
-        complement: bool = False,
-        outputs: Outputs | None = None,
-        scale: tuple[float, float] | None = None,
-        batch_size: int = 64,
-        where: str = "classifier",
-        label_key: str = "label",
-    ) -> None:
-        """Wraps a loaded classifier.
+    takes: ClassVar[str] = "a hub id or path of a classifier"
 
-        Args:
-            model: A Hugging Face sequence classification model in evaluation mode.
-            tokenizer: Its own tokenizer.
-            name: How the scorer is called in tables.
-            label: The class to score, as in the model's `id2label`.
-            transform: What of the class is the score: the raw logit, the log-probability, the probability, or the
-                margin (its logit minus the log-sum-exp of the others; for two classes the difference of the logits).
-            text: What the classifier reads.
-            joint: What stands between a prompt and a completion that does not go on with it.
-            complement: Score that the label does not hold: minus logit or margin, 1 - probability, or its logarithm.
-            outputs: Whether the labels exclude each other; None: as `labels.outputs_of` finds.
-            scale: For a head that gives an amount, not odds: the raw outputs that mean 0 and 1. Between them the score
-                is linear, beyond them it is 0 or 1; the first may be the larger. Needs `transform="logit"`.
-            batch_size: Texts in one forward pass.
-            where: The block of the recipe named in errors.
-            label_key: Its key that has the label.
-        """
-        if scale is not None and (transform != "logit" or scale[0] == scale[1] or complement):
-            raise ValueError("scale needs transform='logit', two different numbers, and no complement")
-        if transform != "logit" and model.config.problem_type == "regression":
-            raise ModelError(
-                f"{where}: the model is a regression head, its outputs are no log-odds and have no probability; a "
-                "judge needs `scale:`, the outputs that mean 0 and 1, and a reward `transform: logit`"
+    classifier: Text | None = None
+    """Hub id or local path of a classifier."""
+    revision: Text | None = None
+    """Branch, tag or commit of a hub classifier; null: the newest."""
+    trust_remote_code: bool = False
+    """Run Python code that the classifier brings with it; false: a model that needs its own is refused."""
+    label: Text | None = None
+    """Name of the class whose score is taken; of the reward block itself the harmless class."""
+    harmful_label: Text | None = None
+    """Instead of `label`, the harmful class; the score is that it does not hold."""
+    outputs: Outputs | None = None
+    """Whether the classifier's labels exclude each other (softmax) or not (a sigmoid each); null: as it says itself."""
+    transform: Literal["logit", "logprob", "probability", "margin"] = "logit"
+    """What of the class is the score; `margin` is its logit less the log-sum-exp of the others."""
+    text: TextWindow = "completion"
+    """What the classifier sees: `prompt_and_completion` is one text, `chat` a turn of each by its own template."""
+    batch_size: Annotated[int, NotIdentity("texts in a forward pass")] = Field(default=64, ge=1)
+    """Texts per forward pass."""
+
+    @model_validator(mode="after")
+    def _has_a_label(self) -> Self:
+        if self.classifier is not None and self.label is None and self.harmful_label is None:
+            raise ValueError(
+                "label: the classifier's name for the harmless class, such as nothate, or `harmful_label:` with that "
+                "of the harmful one, such as toxic"
             )
-        self.model, self.tokenizer, self.name = with_fast_layers(model), tokenizer, name
-        self.label_id = label_index(model.config, label, where, label_key)
-        # On a scale nothing is read but the output itself.
-        self.independent = scale is None and outputs_of(model.config, outputs, where) == "independent"
-        if transform == "margin" and self.independent:
-            raise ModelError(
-                f"{where}.transform: got margin, but the outputs do not exclude each other, so there are no others to "
-                "compare with; expected logit, which is the log-odds of such an output"
-            )
-        self.transform, self.text, self.complement = transform, text, complement
-        self.reader = Reader(model, tokenizer, text, joint, where=where)
-        self.reads_alone = not ignores_padding(self.model, self.reader)
-        """True where padding would change scores, so that texts are read one at a time."""
-        self.batch_size = 1 if self.reads_alone else batch_size
-        if self.reads_alone:
-            logger.info("%s: texts are read one at a time, because padding would change their scores", where)
-        self.scale = scale
-        self._label = label
-        self._weights = ""
-        self.spent = Cost()
-        """FLOPs of everything scored so far."""
+        if self.label is not None and self.harmful_label is not None:
+            raise ValueError("harmful_label: it left out beside `label`; null takes either of the two away")
+        return self
 
+    @property
+    def reads(self) -> tuple[str | None, ...]:
+        """The output that is scored."""
+        return self.classifier, self.revision, self.label or self.harmful_label
+
+    def models(self) -> Iterator[NamedModel]:
+        """The classifier."""
+        if self.classifier is not None:
+            key = "label" if self.harmful_label is None else "harmful_label"
+            yield NamedModel("classifier", self.classifier, self.revision, key, self.label or self.harmful_label)
+
+    def load(self, place: Place, *, as_judge: bool = False) -> Scorer:
+        """Loads it: larger for less harm, or with `as_judge` the probability of harm."""
+        from alignbench.scorers.reward_model import load_classifier_scorer
+
+        assert self.classifier is not None
+        names_harm = self.harmful_label is not None
+        return load_classifier_scorer(
+            place.resolve(self.classifier),
+            where=place.where,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+            device=place.device,
+            name=place.name,
+            label=self.harmful_label if names_harm else self.label,
+            label_key="harmful_label" if names_harm else "label",
+            transform="probability" if as_judge else self.transform,
+            complement=names_harm != as_judge,
+            outputs=self.outputs,
+            text=self.text,
+            joint=place.joint,
+            batch_size=self.batch_size,
+        )
+
+
+class ClassifierJudge(SourceSettings):
+    """A classifier that judges."""
+
+    takes: ClassVar[str] = ClassifierReward.takes
+    has_chat_template: ClassVar[bool] = True
+
+    classifier: Text | None = None
+    """Hub id or local path of a classifier: softmax, multi-label, or a regression head."""
+    label: Text | None = None
+    """Name of the harmful class, or of the output of a regression head; the score is its probability."""
+    outputs: Outputs | None = None
+    """Whether the classifier's labels exclude each other (softmax) or not (a sigmoid each); null: as it says itself."""
+    scale: tuple[float, float] | None = None
+    """The outputs of a regression head that mean 0 and 1, linear between, cut beyond; null: the probability."""
+    revision: Text | None = None
+    """Branch, tag or commit of a hub classifier; null: the newest."""
+    trust_remote_code: bool = False
+    """Run Python code that the classifier brings with it; false: a model that needs its own is refused."""
+
+    @field_validator("scale")
     @classmethod
-    def load(
-        cls,
-        model: str,
-        *,
-        where: str,
-        revision: str | None,
-        device: torch.device,
-        trust_remote_code: bool = False,
-        **options: Any,
-    ) -> Self:
-        """Loads the classifier `model` (hub id or path); `options` as in the constructor."""
-        loaded, tokenizer = load_classifier(
-            model, where=where, revision=revision, device=device, trust_remote_code=trust_remote_code
+    def _has_two_ends(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] == value[1]:
+            raise ValueError("two different outputs: the one that means 0 and the one that means 1")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.classifier is not None and self.label is None:
+            raise ValueError("label: the classifier's name for the harmful class, such as toxic")
+        if self.outputs is not None and self.scale is not None:
+            raise ValueError("outputs: it left out beside `scale`, which reads the label's own output as it is")
+        return self
+
+    def check_words(self, where: str) -> None:
+        """UsageError where the class that is called harmful says the opposite by its own name."""
+        if self.label is not None and self.scale is None and polarity(self.label) < 0:
+            raise UsageError(
+                f"{where}.label: got {self.label!r}, no name of harm, expected the harmful "
+                "class: a judge's score is the probability of harm, and less of it is better"
+            )
+
+    def models(self) -> Iterator[NamedModel]:
+        """The classifier."""
+        if self.classifier is not None:
+            yield NamedModel("classifier", self.classifier, self.revision, label=self.label)
+
+    def load(self, place: Place) -> Scorer:
+        """Loads it, for the probability of harm, or the place on its scale."""
+        from alignbench.scorers.reward_model import load_classifier_scorer
+
+        assert self.classifier is not None
+        return load_classifier_scorer(
+            place.resolve(self.classifier),
+            where=place.where,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+            device=place.device,
+            name=place.name,
+            label=self.label,
+            outputs=self.outputs,
+            transform="probability" if self.scale is None else "logit",
+            scale=self.scale,
+            text=place.text,
+            joint=place.joint,
         )
-        return cls(loaded, tokenizer, where=where, **options)
-
-    @property
-    def modules(self) -> tuple[Any]:
-        """All modules that scoring runs."""
-        return (self.model,)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the weights, label, transform, text window, joint and scale."""
-        settings: list[object] = [self._label, self.transform, self.text, self.complement]
-        if self.text == "prompt_and_completion" and self.reader.joint:
-            settings.append(self.reader.joint)
-        if self.scale is not None:
-            settings.append(list(self.scale))
-        if self.independent and not is_multi_label(self.model.config) and len(self.model.config.id2label) > 1:
-            settings.append("independent")  # the recipe says so, and the same weights can be read by a softmax too
-        return fingerprint([*self.sources, *settings])
-
-    @property
-    def sources(self) -> tuple[str]:
-        """What the score comes from: the hash of the weights, whichever label is read."""
-        if not self._weights:
-            self._weights = weights_fingerprint(self.model)
-        return (self._weights,)
-
-    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
-        """Scores every completion, None where it cannot be read whole; equal texts are read once.
-
-        Nothing is remembered from call to call: a score moves in its last digits with the batch it was computed in,
-        and a resumed run must see the same batches as an uninterrupted one.
-        """
-        readings = self._readings(prompts, completions)
-        # Longest first: little padding, and a batch that does not fit in memory fails at once.
-        distinct = sorted({one for one in readings if one is not None}, key=lambda one: (-len(one.text), one))
-        scores: dict[Reading | None, float | None] = {None: None}
-        for batch in batches(self.model, distinct, self.batch_size):
-            scores.update(zip(batch, self._score_batch(batch), strict=True))
-        for reading, value in scores.items():
-            if reading is not None and value is not None and not math.isfinite(value):
-                raise ScorerError(
-                    f"the scorer {self.name!r} gives {value} for {reading.text[:80]!r}, expected a finite number; if "
-                    "it was trained here, lower method.learning_rate"
-                )
-        return [scores[reading] for reading in readings]
-
-    def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
-        """Which completions are read behind a prompt that has lost its beginning."""
-        if self.text == "completion":
-            return [False] * len(completions)
-        return [reading is not None and reading.is_cut for reading in self._readings(prompts, completions)]
-
-    def _readings(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Reading | None]:
-        seen = [""] * len(prompts) if self.text == "completion" else prompts
-        pairs = list(zip(seen, completions, strict=True))
-        read = {pair: self.reader.read(*pair) for pair in dict.fromkeys(pairs)}
-        return [read[pair] for pair in pairs]
-
-    @torch.no_grad()
-    def _score_batch(self, readings: Sequence[Reading]) -> list[float]:
-        n_tokens = sum(len(reading.ids) for reading in readings)
-        # Where there is a decoder it reads the text too.
-        tokens = Tokens(n_tokens, n_tokens if is_encoder_decoder(self.model) else 0, 0)
-        self.spent.forward_flops += weights_of(self.model).flops(tokens)
-        return self._values(batch_logits(self.model, readings))
-
-    def _values(self, logits: torch.Tensor) -> list[float]:
-        """Scores from logits (b, n_labels)."""
-        values = label_score(
-            logits, self.label_id, self.transform, multi_label=self.independent, complement=self.complement
-        )
-        if self.scale is not None:
-            zero, one = self.scale
-            values = ((values - zero) / (one - zero)).clamp(0.0, 1.0)
-        return values.tolist()
 
 
-def label_score(
-    logits: torch.Tensor, label_id: int, transform: Transform, *, multi_label: bool, complement: bool = False
-) -> torch.Tensor:
-    """The score of one label from logits (b, n_labels), or with `complement` that it does not hold: (b,).
-
-    With several exclusive labels probabilities are a softmax; for multi-label and one-output heads, a sigmoid.
-    """
-    own = logits[:, label_id]
-    if transform == "logit":
-        return -own if complement else own
-    if multi_label or logits.shape[1] == 1:
-        odds = own
-    else:
-        others = torch.cat((logits[:, :label_id], logits[:, label_id + 1 :]), dim=1)
-        odds = own - others.logsumexp(dim=1)
-    if transform == "probability":
-        return 1 - odds.sigmoid() if complement else odds.sigmoid()
-    odds = -odds if complement else odds
-    return odds if transform == "margin" else torch.nn.functional.logsigmoid(odds)
-
-
-def label_index(config: Any, label: str, where: str, key: str = "label") -> int:
-    """The position of a label by its name; upper and lower case count as equal where that is unambiguous."""
-    names = {int(index): str(name) for index, name in config.id2label.items()}
-    exact = [index for index, name in names.items() if name == label]
-    folded = [index for index, name in names.items() if name.casefold() == label.casefold()]
-    for matches in (exact, folded):
-        if len(matches) == 1:
-            return matches[0]
-    known = list(names.values())
-    raise ModelError(f"{where}.{key}: got {label!r}, expected one of {known}{label_hint(label, known)}")
-
-
-def is_multi_label(config: Any) -> bool:
-    """True where the labels of a classifier do not exclude each other."""
-    return bool(config.problem_type == "multi_label_classification")
+plugin = ScorerKind(reward=ClassifierReward, judge=ClassifierJudge)

@@ -6,10 +6,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from alignbench.errors import ScorerError
+from alignbench.identity import NotIdentity
 from alignbench.records import TextWindow, file_sha256, fingerprint, read_text
+from alignbench.scorers.base import BesideRecipe, Place, ScorerKind, SourceSettings, Text, checked, hash_of
 
 LexiconScore = Literal["any", "share"]
 
@@ -113,3 +117,38 @@ class LexiconScorer:
 def _folded(text: str) -> str:
     """The text without case, an accent and its letter in one character."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+class LexiconJudge(SourceSettings):
+    """A list of words that judges."""
+
+    takes: ClassVar[str] = "a file of words"
+    knows_context: ClassVar[bool] = False
+
+    lexicon: Annotated[
+        Text | None,
+        NotIdentity("where the list lies; `lexicon_sha256` says what is in it"),
+        BesideRecipe(),
+        checked(read_lexicon),
+    ] = None
+    """A file with a word or phrase a line, beside the recipe or in the current folder."""
+    lexicon_sha256: Annotated[Text | None, hash_of("lexicon")] = Field(default=None, validate_default=True)
+    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
+    lexicon_score: LexiconScore = "any"
+    """`any`: 1 where the text holds an entry, else 0; `share`: the share of the text's words that are listed."""
+
+    def load(self, place: Place) -> LexiconScorer:
+        """Reads the list."""
+        assert self.lexicon is not None
+        return LexiconScorer(
+            self.lexicon,
+            where=place.where,
+            name=place.name,
+            score=self.lexicon_score,
+            text=place.text,
+            joint=place.joint,
+            sha256=self.lexicon_sha256,
+        )
+
+
+plugin = ScorerKind(judge=LexiconJudge)

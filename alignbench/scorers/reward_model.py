@@ -11,7 +11,7 @@ import torch
 
 from alignbench.errors import ModelError
 from alignbench.records import TextWindow, fingerprint
-from alignbench.scorers.classifier import ClassifierScorer
+from alignbench.scorers.text_classifier import ClassifierScorer
 
 REWARD_LABEL = "reward"
 """The name of a reward model's only output."""

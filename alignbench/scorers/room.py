@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alignbench.records import Prompt, Scorer
-from alignbench.scorers.classifier import ClassifierScorer
+from alignbench.scorers.text_classifier import ClassifierScorer
 from alignbench.scorers.weighted_sum import WeightedSum
 
 if TYPE_CHECKING:

@@ -78,8 +78,8 @@ def scorers() -> dict[str, str]:
     import torch
 
     from alignbench.embedded import resolve
+    from alignbench.scorers.function import PythonFunction
     from alignbench.scorers.lexicon import LexiconScorer
-    from alignbench.scorers.python_function import PythonFunction
     from alignbench.scorers.reward_model import load_classifier_scorer
     from alignbench.scorers.weighted_sum import Term, WeightedSum
 

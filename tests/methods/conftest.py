@@ -10,7 +10,7 @@ def run_context(tiny_policy, checkpoints, tmp_path):
 
         from alignbench.methods.base import RunContext
         from alignbench.models.loading import load_classifier
-        from alignbench.scorers.classifier import ClassifierScorer
+        from alignbench.scorers.text_classifier import ClassifierScorer
 
         def load_reward_model(name):
             torch.manual_seed(0)

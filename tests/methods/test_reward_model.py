@@ -9,8 +9,8 @@ import torch
 from alignbench.errors import ModelError, TrainingError
 from alignbench.methods.base import TrainData
 from alignbench.methods.reward_model import RewardModel
-from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.reward_model import load_classifier_scorer, load_reward_scorer
+from alignbench.scorers.text_classifier import ClassifierScorer
 
 METHOD = RewardModel(learning_rate=1e-2, batch_size=4, epochs=6)
 

@@ -163,7 +163,7 @@ def test_a_dpo_step_against_torch(gpt2, tmp_path, lora):
 
 
 def test_a_classifier_against_torch(checkpoints):
-    from alignbench.scorers.classifier import ClassifierScorer
+    from alignbench.scorers.text_classifier import ClassifierScorer
 
     scorer = ClassifierScorer.load(
         str(checkpoints / "classifier"), where="reward", revision=None, device=torch.device("cpu"),

@@ -14,8 +14,8 @@ from alignbench.errors import RunExistsError, TrainingError
 from alignbench.pipeline import execute
 from alignbench.recipe.loading import load
 from alignbench.results.writer import RunDirectory
-from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.reward_model import load_reward_scorer
+from alignbench.scorers.text_classifier import ClassifierScorer
 
 SOURCE = """\
 def length(prompts, completions):

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from alignbench.errors import ModelError
-from alignbench.scorers.classifier import label_index
 from alignbench.scorers.labels import label_hint, outputs_of, polarity
+from alignbench.scorers.text_classifier import label_index
 
 JIGSAW = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
 UNBIASED = (

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError, ScorerError
-from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.reading import Reader
+from alignbench.scorers.text_classifier import ClassifierScorer
 
 TEXTS = ["the dog runs", "you", "a very very good bird sings now and the old man sleeps", "you are stupid <eos> <pad>"]
 FAST = ("Roberta", "DistilBert", "GPT2", "Llama", "Bart")

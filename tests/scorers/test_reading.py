@@ -4,8 +4,8 @@ import pytest
 
 from alignbench.errors import ModelError
 from alignbench.records import read_text
-from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.reading import Reader, longest_input
+from alignbench.scorers.text_classifier import ClassifierScorer
 
 PROMPT = " ".join(["the", "old", "man", "runs", "and", "two", "dogs"] * 20)
 POLITE, RUDE = " you are very kind", " you are very rude"

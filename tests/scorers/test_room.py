@@ -9,8 +9,8 @@ from alignbench.methods.ppo import PPO
 from alignbench.models.chat import PlainTokenizer
 from alignbench.records import Prompt
 from alignbench.runtime.ledger import Ledger
-from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.room import without_room
+from alignbench.scorers.text_classifier import ClassifierScorer
 from alignbench.scorers.weighted_sum import Term, WeightedSum
 
 PROMPTS = [Prompt("a", "the old man"), Prompt("b", "two dogs")]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.scorers.classifier import ClassifierScorer
+from alignbench.scorers.text_classifier import ClassifierScorer
 
 OUTCOMES = ("equal", "read alone", "refused", "not built")
 WORDS = ["you", "are", "a", "very", "kind", "old", "man", "and", "the", "red", "dog", "sings", "now"]

@@ -10,8 +10,8 @@ from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.fast import concurrent_scoring
 from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.models.loading import load_classifier
-from alignbench.scorers.classifier import ClassifierScorer
 from alignbench.scorers.lexicon import LexiconScorer
+from alignbench.scorers.text_classifier import ClassifierScorer
 from alignbench.scorers.weighted_sum import Term, WeightedSum
 
 CONFIG = PPOConfig(learning_rate=1e-3, batch_size=8, mini_batch_size=4, completion_tokens=(3, 6), ppo_epochs=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignbench.errors import ScorerError
-from alignbench.scorers.python_function import PythonFunction, check_function, function_sha256
+from alignbench.scorers.function import PythonFunction, check_function, function_sha256
 
 PROMPTS, COMPLETIONS = ["you are", "the dog"], [" nice", " is good now"]
 
@@ -229,7 +229,7 @@ def test_the_example_of_the_documentation(scorer):
 
 
 def test_the_module_loads_no_heavy_library():
-    code = "import sys, alignbench.scorers.python_function; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys, alignbench.scorers.function; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

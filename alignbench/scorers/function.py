@@ -12,10 +12,14 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from alignbench.errors import ScorerError, did_you_mean
+from alignbench.identity import PartOfIdentity
 from alignbench.records import file_sha256, fingerprint
+from alignbench.scorers.base import BesideRecipe, Place, ScorerKind, SourceSettings, Text, checked, hash_of
 
 _SHOWN = "file.py:function, such as rewards.py:politeness"
 
@@ -148,3 +152,40 @@ def _read(file: str) -> bytes:
 
 def _kind(value: object) -> str:
     return "nothing" if value is None else f"{' '.join(repr(value).split()):.60} ({type(value).__name__})"
+
+
+def _name_in_file(function: str) -> str:
+    return _parts(function)[1]
+
+
+_Hash = Annotated[Text | None, hash_of("function", function_sha256)]
+
+
+class FunctionSettings(SourceSettings):
+    """A Python function, as a reward or as a judge."""
+
+    takes: ClassVar[str] = "a Python function"
+
+    function: Annotated[
+        Text | None,
+        PartOfIdentity(_name_in_file, "where the file lies; `function_sha256` says what is in it"),
+        BesideRecipe(separator=":"),
+        checked(check_function),
+    ] = None
+    """`file.py:name` of a function of prompts and completions, beside the recipe or in the current folder."""
+    function_sha256: _Hash = Field(default=None, validate_default=True)
+    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
+
+    def load(self, place: Place) -> PythonFunction:
+        """Runs the file."""
+        assert self.function is not None
+        return PythonFunction(
+            self.function,
+            where=place.where,
+            name=place.name,
+            sha256=self.function_sha256,
+            sees_prompts=place.text == "prompt_and_completion",
+        )
+
+
+plugin = ScorerKind(reward=FunctionSettings, judge=FunctionSettings)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.scorers.classifier import ClassifierScorer, label_index, label_score
+from alignbench.scorers.text_classifier import ClassifierScorer, label_index, label_score
 
 CPU = torch.device("cpu")
 
