@@ -10,6 +10,7 @@ from typing import Any
 from alignbench.comparison import evaluation_prompts
 from alignbench.errors import ComparabilityError, LeakError
 from alignbench.recipe.identity import identity_settings
+from alignbench.recipe.scorers import knows_context
 from alignbench.results.reader import StoredEvaluation, StoredRun
 from alignbench.results.recognition import may_lack
 from alignbench.results.schema import PROMPTS_AS_ENCODED, SNAPSHOT, PromptsFile
@@ -127,7 +128,7 @@ def word_lists(run: StoredRun) -> frozenset[str]:
     evaluation = run.recipe.get("evaluation")
     scorers = evaluation.get("scorers") if isinstance(evaluation, Mapping) else None
     named = (one for one in scorers if isinstance(one, Mapping)) if isinstance(scorers, list | tuple) else ()
-    return frozenset(str(one.get("name")) for one in named if one.get("lexicon") is not None)
+    return frozenset(str(one.get("name")) for one in named if not knows_context(one))
 
 
 def group_key(evaluation: StoredEvaluation) -> str:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignbench.errors import ModelError, ScorerError
-from alignbench.evaluation.cutting import cut_prompts
 from alignbench.evaluation.metrics.aggregate import FloatArray
 from alignbench.evaluation.metrics.fluency import log_perplexities
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer
+from alignbench.scorers.base import cut_prompts
 
 _SHOWN_CHARS = 80
 # A probability computed as 1 - p in float32 may pass its bounds by rounding.

@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import ScorerError
-from alignbench.evaluation.cutting import cut_prompts
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.records import Cost, EvalReport, MetricKey, Policy, Prompt, Scorer
 from alignbench.results.reader import StoredRun
 from alignbench.results.writer import RunDirectory
 from alignbench.runtime.clock import measured, set_aside
 from alignbench.runtime.ledger import spending
-from alignbench.scorers.weighted_sum import sources_of
+from alignbench.scorers.base import cut_prompts, sources_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,6 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from alignbench.code_hash import code_hash
-from alignbench.evaluation.cutting import cut_prompts
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import weights_fingerprint
 from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer
@@ -22,6 +21,7 @@ from alignbench.runtime.device import hardware_class
 from alignbench.runtime.ledger import spending
 from alignbench.runtime.progress import progress_bar
 from alignbench.runtime.randomness import Key, generator
+from alignbench.scorers.base import cut_prompts, parts_of
 from datasets_prep.cache import BuiltPairs, cached_pairs
 from datasets_prep.preference_pairs import build_pairs
 from datasets_prep.settings import PairSettings
@@ -70,7 +70,7 @@ def kept_pairs(
 
 def code_of_drawing(policy: object, labeller: object) -> str:
     """Hash of the code that draws from a policy, and labels with a scorer, which may be a sum of others."""
-    parts = (policy, labeller, *(term.scorer for term in getattr(labeller, "terms", ())))
+    parts = (policy, labeller, *parts_of(labeller))
     return code_hash(__name__, *sorted({type(one).__module__ for one in parts}))
 
 

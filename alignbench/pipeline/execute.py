@@ -36,7 +36,7 @@ from alignbench.runtime.device import choose_device, describe_environment, quiet
 from alignbench.runtime.ledger import Ledger
 from alignbench.runtime.profiling import Profile
 from alignbench.runtime.randomness import seed_everything
-from alignbench.scorers.weighted_sum import sources_of
+from alignbench.scorers.base import sources_of
 
 if TYPE_CHECKING:
     import torch

@@ -24,7 +24,7 @@ from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 from alignbench.pipeline.curve import undisturbed
 from alignbench.pipeline.prompts import heldout_prompts, prepared_prompts
 from alignbench.records import Completion, Decoding, PreparedData, Prompt, Scorer
-from alignbench.scorers.function import PythonFunction
+from alignbench.scorers.base import may_draw
 from alignbench.scorers.room import without_room
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def check_by_loading(recipe: Recipe, device: torch.device) -> list[str]:
 
 def check_scorer(scorer: Scorer, where: str, prompt: str, *, is_judge: bool) -> None:
     """ScorerError where odd texts have no score that is a finite number or None, or another one beside other texts."""
-    draws = any(isinstance(one, PythonFunction) for one in (scorer, *(t.scorer for t in getattr(scorer, "terms", ()))))
     prompts = [prompt, prompt, prompt, _LONG]
     together = scorer.score(prompts, _TEXTS)
     alone = [scorer.score([one], [text])[0] for one, text in zip(prompts, _TEXTS, strict=True)]
@@ -102,7 +101,7 @@ def check_scorer(scorer: Scorer, where: str, prompt: str, *, is_judge: bool) -> 
                 expected = "a number between 0 and 1" if is_judge else "a finite number"
                 raise ScorerError(f"{where}: got {score} for {kind}, expected {expected}, or None for no score")
         same = one == other or (one is not None and other is not None and _nearly_equal(one, other))
-        if not same and not draws:
+        if not same and not may_draw(scorer):
             raise ScorerError(
                 f"{where}: {kind} has the score {one} alone and {other} beside other texts; use a classifier of "
                 "another family"

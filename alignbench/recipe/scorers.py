@@ -22,6 +22,7 @@ from alignbench.scorers.base import WRITTEN_OUT, BesideRecipe, NamedModel, Place
 from alignbench.scorers.classifier import ClassifierReward
 from alignbench.scorers.labels import polarity
 
+Use = Literal["reward", "judge"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
 """A name that can be that of a folder."""
 
@@ -32,6 +33,21 @@ def scorer_kind(name: str) -> ScorerKind:
     if not isinstance(found, ScorerKind):
         raise UsageError(f"scorer {name!r} of {SCORERS.owner(name)} is {found!r}; a scorer plug-in is a ScorerKind")
     return found
+
+
+def _settings(name: str, use: Use) -> type[SourceSettings] | None:
+    """Returns the settings of a kind; None where it has no such use, or cannot be imported, which reading it says."""
+    try:
+        kind = scorer_kind(name)
+    except UsageError:
+        return None
+    return kind.reward if use == "reward" else kind.judge
+
+
+def knows_context(judge: Mapping[str, Any]) -> bool:
+    """Whether a judge, as a resolved recipe has it, goes by more than single words; one that is not installed does."""
+    kinds = [_settings(name, "judge") for name in SCORERS.names() if judge.get(name) is not None]
+    return all(kind is None or kind.knows_context for kind in kinds)
 
 
 def with_located_files(values: Mapping[str, Any], beside: Callable[[str], str]) -> dict[str, Any]:
@@ -50,7 +66,7 @@ def with_located_files(values: Mapping[str, Any], beside: Callable[[str], str]) 
 class Scored(Settings):
     """A block whose score comes from one of the kinds of scorers, chosen by its key."""
 
-    use: ClassVar[Literal["reward", "judge"]]
+    use: ClassVar[Use]
     before: ClassVar[tuple[type[Settings], ...]] = ()
     """Settings that are written before those of the kinds."""
     kinds: ClassVar[Mapping[str, type[Any]]] = {}
@@ -62,7 +78,7 @@ class Scored(Settings):
         if cls.kinds:
             return cls
         named = [name for name in SCORERS.names() if name in values and name not in WRITTEN_OUT]
-        kinds = {name: getattr(scorer_kind(name), cls.use) for name in (*WRITTEN_OUT, *named)}
+        kinds = {name: _settings(name, cls.use) for name in (*WRITTEN_OUT, *named)}
         return _with_kinds(cls, tuple((name, settings) for name, settings in kinds.items() if settings))
 
     @classmethod
@@ -77,6 +93,7 @@ class Scored(Settings):
             return handler(values)
         block = cls.declaring(values)
         for name in values.keys() & {*SCORERS.names()} - block.kinds.keys():
+            scorer_kind(name)
             raise ValueError(f"{name}: it left out, a {name} serves as no {cls.use}")
         block.check_keys(values)
         return block.model_validate_json(json.dumps(values))  # as JSON, where a list may be a tuple
@@ -151,7 +168,7 @@ def _with_kinds(block: type[Scored], kinds: tuple[tuple[str, type[SourceSettings
 class RewardTerm(Scored, ClassifierReward):
     """One score that is maximised. Its classifier, where it has one, defines harm by the one label that is named."""
 
-    use: ClassVar[Literal["reward", "judge"]] = "reward"
+    use: ClassVar[Use] = "reward"
 
     weight: float = 1.0
     """What the score is multiplied by."""
@@ -289,7 +306,7 @@ class _NamedJudge(Settings):
 class ScorerSettings(Scored, _NamedJudge):
     """What judges completions and takes no part in training. Its scores are between 0 and 1, larger is more harmful."""
 
-    use: ClassVar[Literal["reward", "judge"]] = "judge"
+    use: ClassVar[Use] = "judge"
     before: ClassVar[tuple[type[Settings], ...]] = (_NamedJudge,)
 
     text: TextWindow = "completion"

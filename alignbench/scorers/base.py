@@ -6,13 +6,13 @@ that chooses it, and its settings are written beside that key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
-from alignbench.records import Scorer, Settings, TextWindow, file_sha256
+from alignbench.records import Cost, Scorer, Settings, TextWindow, file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -127,3 +127,44 @@ def hash_of(key: str, sha256: Callable[[str], str] = file_sha256) -> AfterValida
         return found
 
     return AfterValidator(fill)
+
+
+# What a scorer may say of itself beside what `records.Scorer` asks for: each by the attribute or method read here.
+
+
+def parts_of(scorer: Any) -> tuple[Any, ...]:
+    """The scorers that one is the sum of, by its `terms`; itself where it is none."""
+    return tuple(part for term in getattr(scorer, "terms", ()) for part in parts_of(term.scorer)) or (scorer,)
+
+
+def term_means(reward: Any) -> dict[str, float]:
+    """Means of the terms in the last call, by the `term_means` of a scorer or of what a method belongs to."""
+    means: dict[str, float] = getattr(getattr(reward, "__self__", reward), "term_means", {})
+    return means
+
+
+def modules_of(reward: Any) -> tuple[Any, ...]:
+    """All modules that a scorer, or what a method belongs to, runs, by its `modules`; none where it does not say."""
+    return tuple(getattr(getattr(reward, "__self__", reward), "modules", None) or ())
+
+
+def sources_of(scorer: Scorer) -> tuple[str, ...]:
+    """Hashes of the weights and files that a score comes from, by its `sources`; else its fingerprint."""
+    return tuple(getattr(scorer, "sources", (scorer.fingerprint,)))
+
+
+def spent_by(scorer: Scorer) -> Cost:
+    """What it has spent so far, by its `spent`; nothing where it does not count."""
+    spent: Cost = getattr(scorer, "spent", Cost())
+    return spent
+
+
+def may_draw(scorer: Scorer) -> bool:
+    """Whether a text may have another score the next time, by the `may_draw` of any part."""
+    return any(getattr(part, "may_draw", False) for part in parts_of(scorer))
+
+
+def cut_prompts(scorer: Scorer, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+    """Which completions it reads after a prompt that lost its beginning, by its `cut_prompts`; else none of them."""
+    cut: Callable[..., list[bool]] | None = getattr(scorer, "cut_prompts", None)
+    return [False] * len(completions) if cut is None else cut(prompts, completions)

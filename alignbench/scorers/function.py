@@ -62,6 +62,9 @@ def function_sha256(function: str) -> str:
 class PythonFunction:
     """Scores with `function(prompts, completions)`. Implements `records.Scorer`."""
 
+    may_draw = True
+    """Nobody knows whether it draws random numbers."""
+
     def __init__(
         self, function: str, *, where: str, name: str, sha256: str | None = None, sees_prompts: bool = True
     ) -> None:

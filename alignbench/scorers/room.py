@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alignbench.records import Prompt, Scorer
+from alignbench.scorers.base import parts_of
 from alignbench.scorers.text_classifier import ClassifierScorer
-from alignbench.scorers.weighted_sum import WeightedSum
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
@@ -25,7 +25,7 @@ def without_room(scorer: Scorer, policy: LanguageModel, prompts: Sequence[Prompt
     sample = [prompt.text for prompt in prompts[:_SAMPLE]]
     n_theirs = sum(len(policy.text_tokenizer.encode(text)) for text in sample)
     said = []
-    for one in _classifiers(scorer):
+    for one in (part for part in parts_of(scorer) if isinstance(part, ClassifierScorer)):
         n_own = sum(len(one.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in sample)
         needed = math.ceil(n_new_tokens * n_own / max(1, n_theirs))
         room = one.reader.limit - one.reader.n_tokens("", "")
@@ -35,9 +35,3 @@ def without_room(scorer: Scorer, policy: LanguageModel, prompts: Sequence[Prompt
                 f"reads {room}; longer ones get no score"
             )
     return said
-
-
-def _classifiers(scorer: Scorer) -> list[ClassifierScorer]:
-    if isinstance(scorer, WeightedSum):
-        return [one for term in scorer.terms for one in _classifiers(term.scorer)]
-    return [scorer] if isinstance(scorer, ClassifierScorer) else []

@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.evaluation.cutting import cut_prompts
 from alignbench.records import Cost, Scorer, fingerprint, total
-
-
-def sources_of(scorer: Scorer) -> tuple[str, ...]:
-    """Hashes of the weights and files that a score comes from; its fingerprint where a scorer names none."""
-    return tuple(getattr(scorer, "sources", (scorer.fingerprint,)))
+from alignbench.scorers.base import cut_prompts, modules_of, sources_of, spent_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +41,13 @@ class WeightedSum:
     @property
     def modules(self) -> tuple[Any, ...]:
         """All modules that scoring runs; none where a term does not say."""
-        parts = [getattr(term.scorer, "modules", ()) for term in self.terms]
+        parts = [modules_of(term.scorer) for term in self.terms]
         return tuple(module for part in parts for module in part) if all(parts) else ()
 
     @property
     def spent(self) -> Cost:
         """What the terms have spent so far; a Python function or a word list counts as nothing."""
-        return total(getattr(term.scorer, "spent", Cost()) for term in self.terms)
+        return total(spent_by(term.scorer) for term in self.terms)
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores completions[i] given prompts[i] by every term."""

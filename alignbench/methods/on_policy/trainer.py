@@ -55,6 +55,7 @@ from alignbench.runtime.allocator import keeping_freed_memory
 from alignbench.runtime.clock import peak_memory_gib
 from alignbench.runtime.ledger import Ledger, spending
 from alignbench.runtime.randomness import generator
+from alignbench.scorers.base import term_means
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ class PPOTrainer:
         if not self.networks.placement.has_finite_weights():
             raise TrainingError(f"weights are not finite after PPO step {self.step + 1}: lower method.learning_rate")
         self.step += 1
-        n, terms = len(completions), getattr(getattr(self.reward, "__self__", None), "term_means", {})
+        n, terms = len(completions), term_means(self.reward)
         used = distributed.gather((sampling, scoring, seconds, peak_memory_gib(), terms))
         samplings, scorings, clocks, peaks, terms_of_all = zip(*used, strict=True)
         sampling, scoring = total(samplings), total(scorings)

@@ -13,6 +13,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from alignbench.scorers.base import modules_of
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,7 @@ def may_overlap(reward: object, policy: nn.Module, device: torch.device) -> bool
     A scorer says by its `modules` that it runs these alone. A Python function says nothing of the kind: it may use the
     policy, whose weights are for a moment those of the reference, or what bears no second thread.
     """
-    modules = getattr(getattr(reward, "__self__", reward), "modules", None)
+    modules = modules_of(reward)
     if device.type != "cuda" or not modules:
         return False
     own = {id(parameter) for parameter in policy.parameters()}
