@@ -256,7 +256,7 @@ class ReadsTexts(Protocol):
 
 
 class Scorer(Protocol):
-    """Text to number. None means: could not be scored; never 0.0."""
+    """Text to number. None means: could not be scored; never 0.0. What it may say besides is in `scorers.base`."""
 
     name: str
 

@@ -92,7 +92,7 @@ class Scored(Settings):
         if not isinstance(values, dict):
             return handler(values)
         block = cls.declaring(values)
-        for name in values.keys() & {*SCORERS.names()} - block.kinds.keys():
+        for name in sorted(values.keys() & {*SCORERS.names()} - block.kinds.keys()):
             scorer_kind(name)
             raise ValueError(f"{name}: it left out, a {name} serves as no {cls.use}")
         block.check_keys(values)

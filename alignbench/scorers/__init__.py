@@ -1,1 +1,1 @@
-"""Text to number: classifiers and trained reward models."""
+"""Text to number: one file for each kind of scorer, and what classifiers and trained reward models share."""

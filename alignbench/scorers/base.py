@@ -59,7 +59,7 @@ class NamedModel:
 class SourceSettings(Settings):
     """The settings of one kind, in one use. One has the name of the kind; it is null where the kind is not chosen."""
 
-    takes: ClassVar[str]
+    takes: ClassVar[str] = "a value"
     """What that key takes, in words."""
     has_chat_template: ClassVar[bool] = False
     """Whether a judge of this kind can read turns of a chat."""

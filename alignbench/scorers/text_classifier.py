@@ -69,20 +69,13 @@ class ClassifierScorer:
         """
         if scale is not None and (transform != "logit" or scale[0] == scale[1] or complement):
             raise ValueError("scale needs transform='logit', two different numbers, and no complement")
-        if transform != "logit" and model.config.problem_type == "regression":
-            raise ModelError(
-                f"{where}: the model is a regression head, its outputs are no log-odds and have no probability; a "
-                "judge needs `scale:`, the outputs that mean 0 and 1, and a reward `transform: logit`"
-            )
+        _require_odds(model.config, transform, where)
         self.model, self.tokenizer, self.name = with_fast_layers(model), tokenizer, name
         self.label_id = label_index(model.config, label, where, label_key)
         # On a scale nothing is read but the output itself.
         self.independent = scale is None and outputs_of(model.config, outputs, where) == "independent"
-        if transform == "margin" and self.independent:
-            raise ModelError(
-                f"{where}.transform: got margin, but the outputs do not exclude each other, so there are no others to "
-                "compare with; expected logit, which is the log-odds of such an output"
-            )
+        if self.independent:
+            _require_no_margin(transform, where)
         self.transform, self.text, self.complement = transform, text, complement
         self.reader = Reader(model, tokenizer, text, joint, where=where)
         self.reads_alone = not ignores_padding(self.model, self.reader)
@@ -186,6 +179,22 @@ class ClassifierScorer:
             zero, one = self.scale
             values = ((values - zero) / (one - zero)).clamp(0.0, 1.0)
         return values.tolist()
+
+
+def _require_odds(config: Any, transform: Transform, where: str) -> None:
+    if transform != "logit" and config.problem_type == "regression":
+        raise ModelError(
+            f"{where}: the model is a regression head, its outputs are no log-odds and have no probability; a "
+            "judge needs `scale:`, the outputs that mean 0 and 1, and a reward `transform: logit`"
+        )
+
+
+def _require_no_margin(transform: Transform, where: str) -> None:
+    if transform == "margin":
+        raise ModelError(
+            f"{where}.transform: got margin, but the outputs do not exclude each other, so there are no others to "
+            "compare with; expected logit, which is the log-odds of such an output"
+        )
 
 
 def label_score(

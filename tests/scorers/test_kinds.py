@@ -5,6 +5,7 @@ import re
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, ClassVar, Literal
 
 import pytest
@@ -34,6 +35,7 @@ from alignbench.scorers.base import (
 )
 
 ROOT = Path(__file__).parents[2]
+UNITS = ("words", "letters")
 
 
 class Length:
@@ -90,6 +92,10 @@ verdict = ScorerKind(judge=JudgeAlone)
 clash = ScorerKind(judge=WithTakenSetting)
 lacking = ScorerKind(judge=JudgeAlone)
 no_kind = object()
+
+
+def place(name="judge"):
+    return Place(name, name, torch.device("cpu"), str, "")
 
 
 @pytest.fixture(autouse=True)
@@ -250,8 +256,22 @@ def test_a_classifier_beside_it_stays_the_notion_of_harm(recipe_folder):
     recipe = one("ppo.yaml", "reward.length=5", judges("reward"))
     assert recipe.reward.source == "length"
     assert recipe.reward.sources == ("classifier", "length")
-    place = Place("reward", "reward", torch.device("cpu"), str, "")
-    assert recipe.reward.scorer(place).score([""], ["one two"]) == [0.4]
+    assert recipe.reward.scorer(place()).score([""], ["one two"]) == [0.4]
+
+
+def test_the_one_of_the_documentation_works(recipe_folder, monkeypatch):
+    page = (ROOT / "docs" / "extending.md").read_text().partition("## A kind of scorer\n")[2]
+    module = ModuleType("documented")
+    exec(page.partition("```python\n")[2].partition("```")[0], module.__dict__)
+    monkeypatch.setitem(sys.modules, "documented", module)
+    entries = [EntryPoint("length", "documented:plugin", "alignbench.scorers")]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
+    plugins.entries_of.cache_clear()
+    words, letters = one(
+        "base.yaml", judges(*({"name": u, "length": 4, "length_unit": u} for u in UNITS))
+    ).evaluation.scorers
+    assert [judge.scorer(place()).score([""], ["one two"]) for judge in (words, letters)] == [[0.5], [1.0]]
+    assert words.scorer(place()).fingerprint != letters.scorer(place()).fingerprint
 
 
 def test_no_other_file_names_a_kind():
