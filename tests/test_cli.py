@@ -23,7 +23,8 @@ def call():
     return invoke
 
 
-def test_run_compare_ls(recipe_folder, call):
+def test_run_compare_ls(recipe_folder, finished, call):
+    finished("ppo")
     assert call("run", "base.yaml", "ppo.yaml").exit_code == 0
     table = call("compare", "results")
     assert table.exit_code == 0

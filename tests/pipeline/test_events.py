@@ -49,13 +49,12 @@ def counts_of(cost):
     return {name: amount for name, amount in cost.items() if "seconds" not in name and "memory" not in name}
 
 
-def test_every_method_reconciles(recipe_folder):
-    sets = ["evaluation.evaluate_every=32"]
-    outcomes = run("base", "ppo", "dpo", "ppo_learned_reward", "ppo_after_dpo", sets=sets)
-    assert {outcome.state for outcome in outcomes} == {"done"}, [outcome.error for outcome in outcomes]
-    for outcome in outcomes:
-        assert_reconciles(outcome.recipe)
-        assert status(outcome.recipe)["evaluation_cost"]["forward_flops"] > 0
+def test_every_method_reconciles(recipe_folder, finished):
+    recipes = ("base", "ppo", "dpo", "reward_model", "ppo_learned_reward", "ppo_after_dpo")
+    finished(*recipes)
+    for recipe in recipes:
+        assert_reconciles(recipe)
+        assert status(recipe)["evaluation_cost"]["forward_flops"] > 0
     ppo = status("ppo")["cost"]
     events = rows("ppo")
     assert [(row["step"], row["event"]) for row in events if row["step"] is not None] == [
@@ -78,7 +77,7 @@ def test_every_method_reconciles(recipe_folder):
 
 def test_ppo_that_was_killed_reconciles(recipe_folder, finished, monkeypatch):
     """Killed while step 4 is booked, with a checkpoint at 2: steps 3 and 4 are run again."""
-    sets = ["method.checkpoint_every=2"]
+    sets = ["method.checkpoint_every=2", "evaluation.evaluate_every=16"]
     finished("ppo", results="straight", sets=sets)
     killed_once(monkeypatch, 4, "forward")
     assert run("ppo", sets=sets)[0].state == "failed"
@@ -115,13 +114,16 @@ def test_killed_after_training_nothing_is_written_twice(recipe_folder, monkeypat
     assert_reconciles("ppo")
 
 
-def test_what_two_upstream_runs_share_is_charged_once(recipe_folder):
+def test_what_two_upstream_runs_share_is_charged_once(recipe_folder, finished):
     """A reward model and DPO learn from the same pairs; PPO goes on from both."""
+    finished("dpo", "reward_model")
     both = json.loads(Path("ppo.yaml").read_text()) | {"name": "both"}
     both |= {"policy": {"run": "dpo"}, "reward": {"run": "reward_model"}}
     Path("both.yaml").write_text(json.dumps(both))
     outcomes = run("both")
-    assert {outcome.state for outcome in outcomes} == {"done"}, [outcome.error for outcome in outcomes]
+    assert {outcome.recipe: outcome.state for outcome in outcomes} == {
+        "dpo": "kept", "reward_model": "kept", "both": "done",
+    }, [outcome.error for outcome in outcomes]  # fmt: skip
     assert status("both")["upstream_cost"]["training_completions"] == 32
     kinds = sorted(row["source"].split()[0] for row in rows("both") if row["event"] == "upstream")
     assert kinds == ["pairs", "run", "run"]

@@ -167,9 +167,9 @@ def numbers(path):
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "memory/"))} for row in rows]
 
 
-def test_a_profiled_run(run, caplog):
+def test_a_profiled_run(run, finished, caplog):
     caplog.set_level("INFO", logger="alignbench")
-    run("ppo.yaml", "--results", "plain")
+    finished("ppo", results="plain")
     run("ppo.yaml", "--results", "profiled", "--profile")
     [plain], [profiled] = (execute_module.plan(load(["ppo.yaml"])) for _ in range(2))
     assert plain.run_hash == profiled.run_hash

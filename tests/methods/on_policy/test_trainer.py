@@ -305,12 +305,12 @@ def test_reward_goes_up_on_an_easy_task(tiny_policy, reward, prompts):
     """A bandit: `good` pays, nothing else does. Its share starts near 1 in 20 and must come to dominate."""
     rewards = {}
     trainer = build(
-        tiny_policy(), reward, prompts, learning_rate=5e-3, kl_coef=0.0, batch_size=32, mini_batch_size=8,
+        tiny_policy(), reward, prompts, learning_rate=5e-3, kl_coef=0.0, batch_size=32, mini_batch_size=16,
         completion_tokens=(4, 4), value_coef=0.5,
     )  # fmt: skip
-    trainer.train(25, log=lambda step, metrics: rewards.__setitem__(step, metrics["objective/reward"]))
+    trainer.train(18, log=lambda step, metrics: rewards.__setitem__(step, metrics["objective/reward"]))
     assert rewards[1] < 0.2
-    assert sum(rewards[step] for step in range(21, 26)) / 5 > 0.5  # most words
+    assert sum(rewards[step] for step in range(14, 19)) / 5 > 0.5  # most words
 
 
 def test_more_kl_coef_means_less_kl(tiny_policy, reward, prompts):
@@ -318,8 +318,8 @@ def test_more_kl_coef_means_less_kl(tiny_policy, reward, prompts):
     for kl_coef in (0.0, 0.1, 1.0):
         kl = []
         trainer = build(
-            tiny_policy(), reward, prompts, learning_rate=5e-3, kl_coef=kl_coef, batch_size=32, mini_batch_size=8
+            tiny_policy(), reward, prompts, learning_rate=5e-3, kl_coef=kl_coef, batch_size=32, mini_batch_size=16
         )
-        trainer.train(15, log=lambda _, metrics, kl=kl: kl.append(metrics["objective/kl"]))
+        trainer.train(10, log=lambda _, metrics, kl=kl: kl.append(metrics["objective/kl"]))
         ends.append(sum(kl[-3:]) / 3)
     assert ends[0] > ends[1] > ends[2]
