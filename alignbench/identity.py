@@ -28,6 +28,11 @@ class NotIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class OnlyIfGiven:
+    """Marks a setting whose null is as if there were none: it stands in no resolved recipe, and in no identity."""
+
+
+@dataclass(frozen=True, slots=True)
 class PartOfIdentity:
     """Marks a text of which only a part belongs to the identity."""
 
@@ -60,6 +65,9 @@ def identity_values(schema: type[Any], values: Mapping[str, Any]) -> dict[str, A
         if any(isinstance(mark, NotIdentity) for mark in field.marks):
             counted.pop(field.name, None)
             continue
+        if any(isinstance(mark, OnlyIfGiven) for mark in field.marks) and counted.get(field.name) is None:
+            counted.pop(field.name, None)
+            continue
         if field.name not in counted:
             if field.default is dataclasses.MISSING:
                 continue
@@ -70,6 +78,12 @@ def identity_values(schema: type[Any], values: Mapping[str, Any]) -> dict[str, A
                 value = mark.part(value)
         counted[field.name] = value
     return counted
+
+
+def only_if_given(schema: type[Any]) -> set[str]:
+    """Returns the keys at the top whose null is as if there were none."""
+    fields = _fields(schema)  # type: ignore[arg-type]  # a class is hashable
+    return {field.name for field in fields if any(isinstance(mark, OnlyIfGiven) for mark in field.marks)}
 
 
 def not_identity(schema: type[Any], prefix: str = "") -> dict[str, str]:

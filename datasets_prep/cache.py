@@ -1,4 +1,4 @@
-"""Prepared prompts and preference pairs on disk.
+"""Prepared prompts and drawn completions on disk.
 
 An entry is a directory `<kind>-<key>` with `rows.jsonl` and `entry.json`; the key is a fingerprint of whatever decides
 the content, the code that makes it among it (`alignbench.code_hash`). An entry is written beside its place and renamed,
@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from alignbench.code_hash import code_hash
-from alignbench.errors import DataError
-from alignbench.records import Completion, Cost, PreferencePair, PreparedData, Prompt, fingerprint
+from alignbench.records import Completion, Cost, PreparedData, Prompt, fingerprint
 
 logger = logging.getLogger(__name__)
 _ROWS, _ENTRY = "rows.jsonl", "entry.json"
@@ -31,13 +30,16 @@ _SPLITS = ("train", "validation", "heldout")
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltPairs:
-    """Preference pairs with what is known about them."""
+class Drawn:
+    """Completions that a policy has drawn for training, each with its reward."""
 
-    pairs: tuple[PreferencePair, ...]
-    statistics: Mapping[str, int | float]
+    completions: tuple[Completion, ...]
+    rewards: tuple[float | None, ...]
+    """The reward of each, higher is better; None where it could not be scored."""
+    n_cut: int
+    """Completions that were scored behind a prompt that lost its beginning, to fit."""
     cost: Cost
-    """What drawing and scoring the completions has cost; whoever trains on the pairs is charged, cached or not."""
+    """What drawing and scoring has cost; whoever trains on what is made of them is charged, cached or not."""
 
 
 def cached_prompts(directory: Path, key: str, build: Callable[[], PreparedData]) -> PreparedData:
@@ -63,61 +65,31 @@ def cached_prompts(directory: Path, key: str, build: Callable[[], PreparedData])
     return data
 
 
-def cached_pairs(directory: Path | None, key: object, build: Callable[[], BuiltPairs]) -> BuiltPairs:
-    """Returns the pairs stored under a key, with the cost of their first building, or builds and stores them.
+def cached_draws(directory: Path | None, key: object, build: Callable[[], Drawn]) -> Drawn:
+    """Returns the completions stored under a key, with the cost of their first drawing, or draws and stores them.
 
     Args:
         directory: Where entries are kept, made if missing; None keeps nothing.
-        key: Whatever decides the pairs, JSON-like: settings, fingerprints of prompts, policy, reward, decoding, seed,
-            and the hash of the code that draws and scores.
+        key: Whatever decides them, JSON-like: fingerprints of prompts, policy, reward, decoding, seed, and the hash of
+            the code that draws and scores.
         build: Called on a miss.
     """
     if directory is None:
         return build()
-    entry = directory / f"pairs-{fingerprint([key, code_hash(__name__)])}"
+    entry = directory / f"completions-{fingerprint([key, code_hash(__name__)])}"
 
-    def parse(rows: Rows, facts: Facts) -> BuiltPairs:
-        return BuiltPairs(tuple(_pair(row) for row in rows), facts["statistics"], Cost(**facts["cost"]))
+    def parse(rows: Rows, facts: Facts) -> Drawn:
+        completions = tuple(_completion(row["completion"]) for row in rows)
+        return Drawn(completions, tuple(row["reward"] for row in rows), facts["n_cut"], Cost(**facts["cost"]))
 
     stored = _read_entry(entry, parse)
     if stored is not None:
         return stored
     built = build()
-    facts = {"statistics": dict(built.statistics), "cost": dataclasses.asdict(built.cost)}
-    _write_entry(entry, [dataclasses.asdict(pair) for pair in built.pairs], facts)
+    facts = {"n_cut": built.n_cut, "cost": dataclasses.asdict(built.cost)}
+    scored = zip(built.completions, built.rewards, strict=True)
+    _write_entry(entry, [{"completion": dataclasses.asdict(one), "reward": reward} for one, reward in scored], facts)
     return built
-
-
-def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
-    """Writes pairs as JSONL, one object with `prompt`, `chosen`, `rejected` and the two rewards per line."""
-    path.write_text(_json_lines(dataclasses.asdict(pair) for pair in pairs), encoding="utf-8")
-
-
-def read_pairs(path: Path) -> list[PreferencePair]:
-    """Returns the pairs that `write_pairs` wrote.
-
-    Raises:
-        DataError: A line does not hold such a pair.
-    """
-    pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            pairs.append(_pair(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}, line {number}: is not a preference pair as alignbench writes them ({error})."
-            ) from error
-    return pairs
-
-
-def _pair(row: Mapping[str, Any]) -> PreferencePair:
-    return PreferencePair(
-        prompt=Prompt(**row["prompt"]),
-        chosen=_completion(row["chosen"]),
-        rejected=_completion(row["rejected"]),
-        chosen_reward=row["chosen_reward"],
-        rejected_reward=row["rejected_reward"],
-    )
 
 
 def _completion(row: Mapping[str, Any]) -> Completion:

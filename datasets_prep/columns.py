@@ -36,26 +36,26 @@ def read_prompts(
     Raises:
         DataError: A column is missing, or holds what cannot be a text, an id or a toxicity; lists all such rows.
     """
-    prompt_column = _find_column(rows, mapping.prompt, PROMPT_COLUMNS)
+    prompt_column = find_column(rows, mapping.prompt, PROMPT_COLUMNS)
     if prompt_column is None:
-        raise _missing(rows, "prompt", mapping.prompt, PROMPT_COLUMNS, origin)
-    id_column = _find_column(rows, mapping.id, ("id",))
+        raise missing(rows, "prompt", mapping.prompt, PROMPT_COLUMNS, origin)
+    id_column = find_column(rows, mapping.id, ("id",))
     if id_column is None and mapping.id is not None:
-        raise _missing(rows, "id", mapping.id, ("id",), origin)
+        raise missing(rows, "id", mapping.id, ("id",), origin)
     must_be_toxicity = needs_toxicity or mapping.toxicity is not None
-    toxicity_column = _find_column(rows, mapping.toxicity, TOXICITY_COLUMNS)
+    toxicity_column = find_column(rows, mapping.toxicity, TOXICITY_COLUMNS)
     if toxicity_column is None and must_be_toxicity:
-        raise _missing(rows, "toxicity", mapping.toxicity, TOXICITY_COLUMNS, origin)
-    group_column = _find_column(rows, mapping.group, ())
+        raise missing(rows, "toxicity", mapping.toxicity, TOXICITY_COLUMNS, origin)
+    group_column = find_column(rows, mapping.group, ())
     if group_column is None and mapping.group is not None:
-        raise _missing(rows, "group", mapping.group, (), origin)
+        raise missing(rows, "group", mapping.group, (), origin)
     prompts, faults = [], []
     for index, row in enumerate(rows):
         try:
-            text, messages = _content(_cell(row, prompt_column), prompt_column, conversations)
+            text, messages = _content(cell(row, prompt_column), prompt_column, conversations)
             toxicity = None
             if toxicity_column is not None:
-                toxicity = _toxicity(_cell(row, toxicity_column), toxicity_column, must_be_toxicity)
+                toxicity = _toxicity(cell(row, toxicity_column), toxicity_column, must_be_toxicity)
             group = _label(row, group_column, "group")
             own_id = _id(row, id_column, text if messages is None else messages)
             prompts.append(Prompt(own_id, text, toxicity, group=group, messages=messages))
@@ -77,7 +77,7 @@ class _Fault(Exception):  # noqa: N818 - it becomes a line of an error
         self.cure = f"Name another column with data.columns.{key}{hint}."
 
 
-def _cell(row: Row, column: str) -> Any:
+def cell(row: Row, column: str) -> Any:
     """Returns what stands in a column, None where there is nothing. A key that itself contains dots wins."""
     if column in row:
         return row[column]
@@ -91,11 +91,11 @@ def _cell(row: Row, column: str) -> Any:
 
 def _has_column(row: Row, column: str) -> bool:
     parent, _, last = column.rpartition(".")
-    holder = _cell(row, parent) if parent else row
+    holder = cell(row, parent) if parent else row
     return column in row or (isinstance(holder, Mapping) and last in holder)
 
 
-def _find_column(rows: Sequence[Row], wanted: str | None, usual: Sequence[str]) -> str | None:
+def find_column(rows: Sequence[Row], wanted: str | None, usual: Sequence[str]) -> str | None:
     """Returns the wanted column, or the first usual one, that at least one row has."""
     candidates = usual if wanted is None else (wanted,)
     return next((name for name in candidates if any(_has_column(row, name) for row in rows)), None)
@@ -109,12 +109,15 @@ def _column_names(row: Row, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _missing(rows: Sequence[Row], key: str, wanted: str | None, usual: Sequence[str], origin: str) -> DataError:
+def missing(
+    rows: Sequence[Row], key: str, wanted: str | None, usual: Sequence[str], origin: str, named_by: str = ""
+) -> DataError:
+    """Returns the error for a column that no row has; `named_by` is the recipe's key for it, `data.columns.<key>`."""
     known = list(dict.fromkeys(name for row in islice(rows, _N_ROWS_FOR_NAMES) for name in _column_names(row)))
     sought = f"column {wanted!r}" if wanted is not None else f"{key} column (looked for {', '.join(usual)})"
     hint = "." if wanted is None else did_you_mean(wanted, known) or "."
-    columns = ", ".join(known) or "none at all"
-    return DataError(f"{origin}: has no {sought}{hint} Its columns are: {columns}. Name one with data.columns.{key}.")
+    columns, option = ", ".join(known) or "none at all", named_by or f"data.columns.{key}"
+    return DataError(f"{origin}: has no {sought}{hint} Its columns are: {columns}. Name one with {option}.")
 
 
 def _content(value: Any, column: str, conversations: bool) -> tuple[str, Messages | None]:
@@ -173,7 +176,7 @@ def _id(row: Row, column: str | None, content: str | Messages) -> str:
 
 def _label(row: Row, column: str | None, key: str) -> str | None:
     """Returns a text or whole number as text, None where there is none."""
-    value = None if column is None else _cell(row, column)
+    value = None if column is None else cell(row, column)
     if value is None or value == "":
         return None
     if isinstance(value, str | int):

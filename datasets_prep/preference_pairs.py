@@ -1,21 +1,19 @@
 """Completions and their rewards to preference pairs: the best completion of a prompt against its worst.
 
-Pure: no model, no file. The rules, in order:
+Pure: no model, no file. The rules, in order, for what `scored_completions` leaves:
 
-1. Unscored and blank completions take no part: nothing can be preferred in them, and a blank one would teach silence.
-2. Completions of one prompt with the same text are one completion, the first drawn.
-3. Best against worst by reward; among equals the first drawn. Rewards closer than float32 noise are a tie: no pair.
-4. `min_margin`, then `max_length_ratio`; then a pair that repeats an earlier one is dropped.
+1. Best against worst by reward; among equals the first drawn. Rewards closer than float32 noise are a tie: no pair.
+2. `min_margin`, then `max_length_ratio`; then a pair that repeats an earlier one is dropped.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
-from alignbench.errors import DataError, ScorerError
+from alignbench.errors import DataError
 from alignbench.records import Completion, PreferencePair, Prompt
+from datasets_prep.scored_completions import COUNTS, Scored, mean, scored_completions
 from datasets_prep.settings import PairSettings
 
 TIE_TOLERANCE = 1e-6
@@ -28,8 +26,6 @@ _DROPPED = {
     "n_dropped_repeated": ("repeated an earlier pair", "n_prompts (raise it)"),
 }
 """Why a prompt gives no pair: statistic, words for it, the key that loosens it."""
-
-Scored = tuple[Completion, float]
 
 
 def build_pairs(
@@ -55,8 +51,8 @@ def build_pairs(
         ScorerError: A reward is NaN or infinite.
         DataError: No pair is left.
     """
-    counts: Counter[str] = Counter(n_prompts=len(prompts), n_completions=len(completions))
-    candidates = _candidates(prompts, completions, rewards, counts)
+    counts: Counter[str] = Counter()
+    candidates = scored_completions(prompts, completions, rewards, counts)
     pairs: list[PreferencePair] = []
     seen: set[tuple[str, str, str]] = set()
     for prompt in prompts:
@@ -70,38 +66,8 @@ def build_pairs(
     if not pairs:
         raise DataError(_no_pairs(counts))
     counts["n_pairs"] = len(pairs)
-    names = ("n_prompts", "n_completions", "n_unscored", "n_blank", "n_repeated_completions", "n_pairs", *_DROPPED)
+    names = (*COUNTS, "n_pairs", *_DROPPED)
     return pairs, {name: counts[name] for name in names} | _means(pairs)
-
-
-def _candidates(
-    prompts: Sequence[Prompt], completions: Sequence[Completion], rewards: Sequence[float | None], counts: Counter[str]
-) -> Mapping[str, list[Scored]]:
-    """Returns, for each prompt id, the different scored completions in the order of their drawing."""
-    candidates: dict[str, list[Scored]] = {prompt.id: [] for prompt in prompts}
-    if len(candidates) != len(prompts):
-        raise ValueError("prompts must have distinct ids")
-    for completion, reward in zip(completions, rewards, strict=True):
-        if completion.prompt_id not in candidates:
-            raise ValueError(f"a completion of prompt {completion.prompt_id!r}, which is not among the prompts")
-        if reward is None:
-            counts["n_unscored"] += 1
-        elif not math.isfinite(reward):
-            raise ScorerError(
-                f"the reward of sample {completion.sample} of prompt {completion.prompt_id!r} is {reward}, expected "
-                f"a finite number or None. The completion is {completion.text[:80]!r}."
-            )
-        elif not completion.text.strip():
-            counts["n_blank"] += 1
-        else:
-            candidates[completion.prompt_id].append((completion, reward))
-    for prompt_id, scored in candidates.items():
-        first: dict[str, Scored] = {}
-        for completion, reward in sorted(scored, key=lambda item: item[0].sample):
-            first.setdefault(completion.text.strip(), (completion, reward))
-        candidates[prompt_id] = list(first.values())
-        counts["n_repeated_completions"] += len(scored) - len(first)
-    return candidates
 
 
 def _best_against_worst(prompt: Prompt, scored: Sequence[Scored]) -> PreferencePair | None:
@@ -130,16 +96,11 @@ def _reason_to_drop(pair: PreferencePair | None, settings: PairSettings, seen: s
 
 def _means(pairs: Sequence[PreferencePair]) -> dict[str, float]:
     return {
-        "mean_margin": _mean(pair.chosen_reward - pair.rejected_reward for pair in pairs),
-        "mean_chosen_tokens": _mean(pair.chosen.n_tokens for pair in pairs),
-        "mean_rejected_tokens": _mean(pair.rejected.n_tokens for pair in pairs),
-        "share_chosen_shorter": _mean(pair.chosen.n_tokens < pair.rejected.n_tokens for pair in pairs),
+        "mean_margin": mean(pair.chosen_reward - pair.rejected_reward for pair in pairs),
+        "mean_chosen_tokens": mean(pair.chosen.n_tokens for pair in pairs),
+        "mean_rejected_tokens": mean(pair.rejected.n_tokens for pair in pairs),
+        "share_chosen_shorter": mean(pair.chosen.n_tokens < pair.rejected.n_tokens for pair in pairs),
     }
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers)
 
 
 def _no_pairs(counts: Counter[str]) -> str:

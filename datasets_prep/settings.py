@@ -1,10 +1,10 @@
-"""The `data:` and `pairs:` blocks of a recipe. Light: pydantic only."""
+"""The blocks of a recipe for its data: `data`, `pairs`, `labelled_completions`, `demonstrations`. Pydantic only."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, ValidationInfo, field_validator
+from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
 from alignbench.records import Settings
 
@@ -114,3 +114,48 @@ class PairSettings(Settings):
     @classmethod
     def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
         return _checked_range(value)
+
+
+class LabelledCompletionSettings(Settings):
+    """How completions become wanted or unwanted ones. They are drawn as the `pairs` block says: pairs use the same."""
+
+    wanted_from: float | None = None
+    """Lowest reward of a wanted completion; null: the median reward, so that about half are wanted."""
+
+
+class DemonstrationSettings(Settings):
+    """Which completions are imitated: those of the data, or the policy's own, drawn as the `pairs` block says."""
+
+    take: Literal["data", "best", "worst", "all"] = "data"
+    """`data`: the completions that the rows hold. Of the policy's own completions of each prompt: `best` and `worst`
+    the one of highest, or lowest, reward, `all` every one."""
+    source: Annotated[str, Field(min_length=1)] | PromptSettings | None = None
+    """Where `data` comes from, as `evaluation.prompts`, all of it for training; null: the training split of `data`."""
+    column: str | None = None
+    """Column of the completion, its text or its messages; null: the first of `continuation.text`, `completion`,
+    `response`, `answer`, `continuation` and `messages`."""
+    toxicity_column: str | None = None
+    """Column of the completion's toxicity, 0 to 1; null: the first of `continuation.toxicity`, `completion_toxicity`,
+    where there is one."""
+    min_toxicity: UnitInterval | None = None
+    """Take completions of the data whose stated toxicity is at least this."""
+    max_toxicity: UnitInterval | None = None
+    """Take completions of the data whose stated toxicity is at most this."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Cut completions of the data after so many tokens; null: never. What is not cut ends with the token for that."""
+    min_reward: float | None = None
+    """Take completions of the policy whose reward is at least this."""
+    max_reward: float | None = None
+    """Take completions of the policy whose reward is at most this."""
+
+    @model_validator(mode="after")
+    def _speaks_of_what_it_takes(self) -> Self:
+        of_data = ("source", "column", "toxicity_column", "min_toxicity", "max_toxicity", "max_tokens")
+        others = ("min_reward", "max_reward") if self.take == "data" else of_data
+        for name in others:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: null where take is {self.take}")
+        for lowest, highest in ((self.min_toxicity, self.max_toxicity), (self.min_reward, self.max_reward)):
+            if lowest is not None and highest is not None and highest < lowest:
+                raise ValueError(f"a highest value of at least {lowest:g}, the lowest one, not {highest:g}")
+        return self

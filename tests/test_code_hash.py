@@ -163,7 +163,8 @@ def with_change(monkeypatch, module, start):
         *((DRAWING, f"alignbench.{name}", True) for name in ("models.sampling.token_draw", "models.sampling.sampler",
             "models.sampling.growing_cache", "models.sampling.fixed_cache", "models.forward", "models.quantization",
             "models.dropout", "models.fast.layers", "runtime.clock", "records", "scorers.text_classifier")),
-        (DRAWING, "datasets_prep.preference_pairs", True),
+        (DRAWING, "datasets_prep.cache", True),
+        (DRAWING, "datasets_prep.preference_pairs", False),  # pairs are made anew of what was drawn
         *((DRAWING, f"alignbench.{name}", False) for name in ("cli", "pipeline.execute", "pipeline.build",
             "recipe.recipe", "statistics.crossed", "comparison.compare", "evaluation.evaluator",
             "methods.on_policy.trainer", "methods.dpo", "scorers.lexicon")),

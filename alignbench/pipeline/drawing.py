@@ -1,12 +1,12 @@
-"""Draws completions from a policy and turns them into preference pairs, best against worst by a reward.
+"""Draws completions for training from a policy and scores them: what pairs, labels and demonstrations are made from.
 
-Pairs are kept on disk, under a key of all that decides them: the code that loads the policy, draws and labels, and the
-versions of the libraries behind it, are part of that.
+They are kept on disk, under a key of all that decides them: the code that loads the policy, draws and scores, and the
+versions of the libraries behind it, are part of that. All that is made of the same draws has them drawn once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +15,18 @@ from pydantic import BaseModel
 from alignbench.code_hash import code_hash
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import weights_fingerprint
-from alignbench.records import Cost, Decoding, PreferencePair, Prompt, Scorer
+from alignbench.records import Completion, Cost, Decoding, Prompt, Scorer
 from alignbench.runtime.clock import measured
 from alignbench.runtime.device import hardware_class
 from alignbench.runtime.ledger import spending
 from alignbench.runtime.progress import progress_bar
 from alignbench.runtime.randomness import Key, generator
 from alignbench.scorers.base import cut_prompts, parts_of
-from datasets_prep.cache import BuiltPairs, cached_pairs
-from datasets_prep.preference_pairs import build_pairs
+from datasets_prep.cache import Drawn, cached_draws
 from datasets_prep.settings import PairSettings
 
 
-def kept_pairs(
+def kept_draws(
     policy: LanguageModel,
     labeller: Scorer,
     prompts: Sequence[Prompt],
@@ -35,37 +34,30 @@ def kept_pairs(
     draw_key: Key,
     chat: BaseModel | None,
     directory: Path | None,
-) -> BuiltPairs:
-    """Returns the pairs that `draw_pairs` draws of these prompts, from disk where the same were drawn before.
+) -> Drawn:
+    """Returns what `draw` draws of these prompts, from disk where the same was drawn before.
 
     Args:
         policy: Draws the completions.
         labeller: Scores them.
         prompts: All of them are drawn for.
-        settings: The `pairs:` block; its `n_prompts` decides nothing here.
+        settings: The `pairs:` block; only how completions are drawn counts.
         draw_key: Fixes every draw.
         chat: The `chat:` block of the recipe.
-        directory: Where pairs are kept; None keeps nothing.
+        directory: Where draws are kept; None keeps nothing.
     """
     key = {
         "prompts": [[*prompt.identity, policy.encode_prompt(prompt)] for prompt in prompts],
         "policy": weights_fingerprint(policy.model),
         "ends": policy.eos_ids,
         "labeller": labeller.fingerprint,
-        "settings": settings.model_dump(mode="json", exclude={"n_prompts"}),
+        "settings": [settings.completions_per_prompt, settings.completion_tokens, settings.temperature],
         "chat": chat,
         "draws": draw_key,
         "hardware": hardware_class(policy.device),
         "code": code_of_drawing(policy, labeller),
     }
-
-    def build() -> BuiltPairs:
-        cost = Cost()
-        with measured(cost, policy.device):
-            pairs, statistics = draw_pairs(policy, labeller, prompts, settings, draw_key, cost)
-        return BuiltPairs(tuple(pairs), statistics, cost)
-
-    return cached_pairs(directory, key, build)
+    return cached_draws(directory, key, lambda: draw(policy, labeller, prompts, settings, draw_key))
 
 
 def code_of_drawing(policy: object, labeller: object) -> str:
@@ -74,21 +66,21 @@ def code_of_drawing(policy: object, labeller: object) -> str:
     return code_hash(__name__, *sorted({type(one).__module__ for one in parts}))
 
 
-def draw_pairs(
-    policy: LanguageModel, reward: Scorer, prompts: Sequence[Prompt], settings: PairSettings, key: Key, cost: Cost
-) -> tuple[list[PreferencePair], Mapping[str, int | float]]:
-    """Samples `completions_per_prompt` completions of every prompt, scores them, and pairs best with worst.
-
-    Returns the pairs and the statistics of how they came about; adds the counts of the work to `cost`.
-    """
+def draw(policy: LanguageModel, labeller: Scorer, prompts: Sequence[Prompt], settings: PairSettings, key: Key) -> Drawn:
+    """Samples `completions_per_prompt` completions of every prompt, and scores them."""
     k = settings.completions_per_prompt
     shortest, longest = settings.completion_tokens
     decoding = Decoding(max_new_tokens=longest, temperature=settings.temperature)
     limits = generator(*key, "limits").integers(shortest, longest + 1, size=len(prompts) * k).tolist()
     per_call = max(1, policy.batch_size // k)
-    completions = []
+    completions: list[Completion] = []
     texts = {prompt.id: prompt.text for prompt in prompts}
-    with spending(policy, reward) as spent, progress_bar("drawing pairs", -(-len(prompts) // per_call)) as advance:
+    cost = Cost()
+    with (
+        measured(cost, policy.device),
+        spending(policy, labeller) as spent,
+        progress_bar("drawing completions", -(-len(prompts) // per_call)) as advance,
+    ):
         for start in range(0, len(prompts), per_call):
             repeated = [prompt for prompt in prompts[start : start + per_call] for _ in range(k)]
             samples = list(range(k)) * (len(repeated) // k)
@@ -96,8 +88,7 @@ def draw_pairs(
             completions += policy.complete(repeated, samples, limits[rows], decoding, key)
             advance()
         asked = [texts[c.prompt_id] for c in completions], [c.text for c in completions]
-        rewards = reward.score(*asked)
+        rewards = labeller.score(*asked)
     n = len(completions)
     cost.charge(replace(spent, prompts_seen=len(prompts), training_completions=n, reward_calls=n))
-    pairs, statistics = build_pairs(prompts, completions, rewards, settings)
-    return pairs, statistics | {"n_cut": sum(cut_prompts(reward, *asked))}
+    return Drawn(tuple(completions), tuple(rewards), sum(cut_prompts(labeller, *asked)), cost)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from alignbench.models.language_model import LanguageModel
+    from alignbench.pipeline.pairs import Pairs
     from alignbench.recipe.recipe import Recipe
-    from datasets_prep.cache import BuiltPairs
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +107,8 @@ def _of_split(report: EvalReport, same: dict[str, Any], recipe: Recipe) -> tuple
 def evaluate_trained_reward_model(
     parts: Components,
     trained: Any,
-    pairs: BuiltPairs,
-    heldout: BuiltPairs,
+    pairs: Pairs,
+    heldout: Pairs,
     policy: LanguageModel,
     prompts: Sequence[Prompt],
     cost: Cost,
@@ -118,8 +118,8 @@ def evaluate_trained_reward_model(
     from alignbench.models.loading import weights_fingerprint
 
     with spending(trained.scorer) as spent:
-        report = evaluate_reward_model(trained.scorer, pairs.pairs, heldout.pairs, _variants(prompts))
-    cost.charge(dataclasses.replace(spent, reward_calls=2 * (len(pairs.pairs) + len(heldout.pairs))))
+        report = evaluate_reward_model(trained.scorer, pairs.items, heldout.items, _variants(prompts))
+    cost.charge(dataclasses.replace(spent, reward_calls=2 * (len(pairs.items) + len(heldout.items))))
     same = {
         "protocol": report.protocol,
         "heldout_prompts": fingerprint([prompt.identity for prompt in prompts]),

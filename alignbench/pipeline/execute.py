@@ -22,11 +22,12 @@ from alignbench.pipeline.diagnosis import diagnose_run
 from alignbench.pipeline.direction import check_direction
 from alignbench.pipeline.evaluate import evaluate_policy, evaluate_trained_reward_model, saved_reward_model
 from alignbench.pipeline.inputs import inputs_of
-from alignbench.pipeline.pairs import heldout_pairs, training_pairs
+from alignbench.pipeline.pairs import Pairs, heldout_pairs, training_pairs
 from alignbench.pipeline.plan import Key, Outcome, Planned, folder, plan, run_path
 from alignbench.pipeline.preflight import check_before_start
 from alignbench.pipeline.prompts import heldout_prompts, known_texts, neutral_texts, prepared_prompts
-from alignbench.records import Cost, EvalReport, HeldOut, Scorer, fingerprint
+from alignbench.pipeline.training_data import build_training_data
+from alignbench.records import Cost, EvalReport, HeldOut, Scorer
 from alignbench.results import layout, reader
 from alignbench.results.schema import TuningFile, Upstream
 from alignbench.results.writer import RunDirectory
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
     from alignbench.recipe.loading import LoadedRecipe
     from alignbench.recipe.recipe import Recipe
-    from datasets_prep.cache import BuiltPairs
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def _execute(
     machine = Cost(wall_seconds=earlier.cost.wall_seconds, device_seconds=earlier.cost.device_seconds / n_processes)
     evaluation = dataclasses.replace(earlier.evaluation_cost)
 
-    # 1. Prepare: prompts in three splits, and preference pairs where the method learns from them.
+    # 1. Prepare: prompts in three splits, and what scores.
     distributed.from_first((parts.artifacts, directory.checkpoints))
     with measured(machine, device), distributed.first_process_first():
         policy = parts.start_policy()
@@ -204,33 +204,28 @@ def _execute(
         neutral = neutral_texts(recipe, data) if recipe.method.produces == "policy" else ()
     directory.record_inputs(inputs_of(recipe, parts.artifacts))
     directory.write_prompts(*known_texts(recipe, data, heldout.prompts), data.statistics)
-    labeller = parts.labeller() if "preference_pairs" in recipe.method.needs else None
+    labeller = parts.labeller() if recipe.draws_for_training else None
     # Before training, so that a wrong label does not come to light after it.
     scorers = parts.toxicity_scorers() if recipe.method.produces == "policy" else {}
     directory.record_inputs(inputs_of(recipe, parts.artifacts))  # whatever was fetched is here by now
     with measured(machine, device):
         check_before_start(parts, policy, reward or labeller, scorers, data, heldout.prompts)
 
-    # 2. Measure on validation prompts, and draw pairs only where reward and judges agree about what is harmful.
+    # 2. Measure on validation prompts, and draw completions only where reward and judges agree about what is harmful.
     along = AlongTraining(parts, directory, data.validation, scorers, reward or labeller, machine, evaluation)
     check_direction(parts, policy, reward or labeller, scorers, data, along.first(policy), evaluation)
-    pairs = training_pairs(recipe, policy, labeller, data.train) if labeller is not None else None
-    if pairs is not None:
-        directory.charge({_name_of(pairs): pairs.cost})
+    built = build_training_data(recipe, policy, labeller, data, heldout.prompts)
+    directory.charge(built.pieces)
 
     # 3. Train, and measure on validation prompts along and after.
     with measured(machine, device), trace or nullcontext():
-        train_data = TrainData(data.train, data.validation)
-        if pairs is not None:
-            drawn = pairs.cost.training_completions
-            train_data = dataclasses.replace(train_data, pairs=pairs.pairs, drawn_completions=drawn)
         log = _logger(directory, ledger, machine, device)
         records = {"checkpoints": directory.checkpoints, "log_completions": directory.log_completions}
         context = _context(parts, policy, reward, log=log, evaluate_at=along.at, ledger=ledger, **records)
         if trace:
             context.log = trace.between_steps(context.log)
             context.evaluate_at = trace.between_steps(context.evaluate_at)
-        trained = recipe.method.train(train_data, context)
+        trained = recipe.method.train(built.data, context)
         trained.save(directory.artifact)
     machine.peak_memory_gib = max(distributed.gather(machine.peak_memory_gib))
     if trace:
@@ -242,9 +237,9 @@ def _execute(
         with measured(evaluation, device):
             measures = evaluate_policy(recipe, parts, trained, heldout.prompts, neutral, scorers, device, evaluation)
     else:
-        assert pairs is not None
+        assert built.pairs is not None
         assert labeller is not None
-        measures, heldout = _evaluate_reward_model(parts, trained, pairs, policy, labeller, heldout, evaluation)
+        measures, heldout = _evaluate_reward_model(parts, trained, built.pairs, policy, labeller, heldout, evaluation)
 
     # 5. Store.
     sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
@@ -299,7 +294,7 @@ def _evaluate_again(recipe: Recipe, parts: Components, directory: RunDirectory, 
 def _evaluate_reward_model(
     parts: Components,
     trained: Any,
-    pairs: BuiltPairs,
+    pairs: Pairs,
     policy: LanguageModel,
     labeller: Scorer,
     heldout: HeldOut,
@@ -311,12 +306,6 @@ def _evaluate_reward_model(
     with measured(cost, parts.device):
         report = evaluate_trained_reward_model(parts, trained, pairs, other, policy, heldout.prompts, cost)
     return report, heldout
-
-
-def _name_of(pairs: BuiltPairs) -> str:
-    """What pairs are called among the pieces of upstream cost: the same name for what was drawn once and used again."""
-    content = [[pair.prompt.id, pair.chosen.text, pair.rejected.text] for pair in pairs.pairs]
-    return f"pairs {fingerprint([content, dataclasses.asdict(pairs.cost)])}"
 
 
 def _context(parts: Components, policy: LanguageModel, reward: Scorer | None, **records: Any) -> RunContext:

@@ -197,7 +197,7 @@ def _longest_completions(parts: Components) -> tuple[int, int]:
     """The most tokens that training and evaluation draw for a prompt."""
     recipe = parts.recipe
     measured = max(get_protocol(recipe.evaluation.protocol).decoding.max_new_tokens, DIVERGENCE_TOKENS)
-    trained = recipe.pairs.completion_tokens if "preference_pairs" in recipe.method.needs else (0, 0)
+    trained = recipe.pairs.completion_tokens if recipe.draws_for_training else (0, 0)
     return getattr(recipe.method, "completion_tokens", trained)[1] or measured, measured
 
 

@@ -19,9 +19,8 @@ def longest_measured(recipe: Recipe, policy: LanguageModel) -> int:
 
 def longest_trained_on(recipe: Recipe, policy: LanguageModel) -> int:
     """The longest prompt that is trained on, or that pairs are drawn for: the completions of training fit as well."""
-    method = recipe.method
-    on_pairs = "preference_pairs" in method.needs
-    limits = recipe.pairs.completion_tokens if on_pairs else getattr(method, "completion_tokens", (0, 0))
+    drawn, own = recipe.pairs.completion_tokens, getattr(recipe.method, "completion_tokens", (0, 0))
+    limits = drawn if recipe.draws_for_training else own
     return min(longest_measured(recipe, policy), _longest_prompt(policy, limits[1]))
 
 

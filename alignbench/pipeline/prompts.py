@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def prepared_prompts(recipe: Recipe, policy: LanguageModel) -> PreparedData:
     """Returns the prompts of the `data:` block in three splits, without what `data.on_leak` has left out."""
-    data = _prepare(recipe, recipe.data, policy, longest_trained_on(recipe, policy))
+    data = prepare(recipe, recipe.data, policy, longest_trained_on(recipe, policy))
     if recipe.data.on_leak == "drop":
         other = _evaluation_prompts(recipe, policy)
         data = without_leaks(data, other.heldout if other else (), _neutral_texts(recipe))
@@ -86,7 +86,7 @@ def _evaluation_prompts(recipe: Recipe, policy: LanguageModel) -> PreparedData |
     if source is None:
         return None
     try:
-        return _prepare(recipe, evaluation_settings(source), policy)
+        return prepare(recipe, evaluation_settings(source), policy)
     except DataError as error:
         raise DataError(f"evaluation.prompts: {error}") from error
 
@@ -98,13 +98,19 @@ def _neutral_texts(recipe: Recipe) -> tuple[str, ...]:
     return read_texts(resolve("embedded/neutral") if source == "embedded" else source)
 
 
-def _prepare(
+def data_settings(settings: PromptSettings) -> PromptSettings:
+    """Returns settings with the path of the embedded prompts in the place of their name."""
+    if settings.prompts != "embedded":
+        return settings
+    return settings.model_copy(update={"prompts": resolve("embedded/prompts")})
+
+
+def prepare(
     recipe: Recipe, settings: PromptSettings, policy: LanguageModel, training_tokens: int | None = None
 ) -> PreparedData:
-    if settings.prompts == "embedded":
-        settings = settings.model_copy(update={"prompts": resolve("embedded/prompts")})
+    """Returns prepared prompts, no longer than what the recipe's evaluation leaves of the policy's context."""
     return prepare_prompts(
-        settings,
+        data_settings(settings),
         policy.text_tokenizer,
         context_tokens=longest_measured(recipe, policy),
         training_tokens=training_tokens,

@@ -8,12 +8,12 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
-from alignbench.identity import NotIdentity
+from alignbench.identity import NotIdentity, OnlyIfGiven
 from alignbench.recipe.scorers import Name, RewardSettings, ScorerSettings
 from alignbench.records import Settings
 from alignbench.scorers.base import Text
 from datasets_prep.neutral_texts import check_source
-from datasets_prep.settings import PairSettings, PromptSettings
+from datasets_prep.settings import DemonstrationSettings, LabelledCompletionSettings, PairSettings, PromptSettings
 
 
 class LoraSettings(Settings):
@@ -159,6 +159,8 @@ class RecipeSettings(Settings):
     reward: SerializeAsAny[RewardSettings] | None = None
     data: PromptSettings
     pairs: PairSettings = PairSettings()
+    labelled_completions: Annotated[LabelledCompletionSettings | None, OnlyIfGiven()] = None
+    demonstrations: Annotated[DemonstrationSettings | None, OnlyIfGiven()] = None
     budget: BudgetSettings = BudgetSettings()
     evaluation: EvaluationSettings
     chat: ChatSettings | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError, create_model
 
 from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
+from alignbench.identity import only_if_given
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.recipe.identity import run_hash
@@ -28,13 +29,20 @@ class Recipe(RecipeSettings):
     """The method's name, as in the file: `method.name`."""
 
     def resolved(self) -> dict[str, Any]:
-        """Returns the recipe as it would stand in a file, with every default written out."""
+        """Returns the recipe as it would stand in a file, with every default written out but those of `OnlyIfGiven`."""
+        optional = only_if_given(RecipeSettings)
         values = self.model_dump(mode="json")
+        values = {key: value for key, value in values.items() if value is not None or key not in optional}
         return values | {"method": {"name": self.method_name, **values["method"]}}
 
     def to_yaml(self) -> str:
         """Returns the resolved recipe as YAML; loading it gives an equal recipe."""
         return dump_yaml(self.resolved())
+
+    @property
+    def draws_for_training(self) -> bool:
+        """True where completions are drawn and scored before training, for the method to learn from."""
+        return _draws(self.method.needs, self.demonstrations.take if self.demonstrations else "data")
 
     def upstream_names(self) -> dict[Role, str]:
         """Returns the names of the recipes that must have run before this one, by role."""
@@ -104,7 +112,9 @@ def _rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str,
     """Yields key, got and expected for every rule across blocks that is broken; wrong types are left to the schema."""
     method, reward, evaluation = values.get("method"), values.get("reward"), values.get("evaluation")
     if isinstance(method, dict):
-        yield from _method_rule_breaks(method.get("name"), reward)
+        demonstrations = values.get("demonstrations")
+        take = demonstrations.get("take") if isinstance(demonstrations, dict) else None
+        yield from _method_rule_breaks(method.get("name"), reward, take or "data")
     elif "method" in values:
         name = method if method in known_methods() else "ppo"
         yield ("method",), shown(method), f"a mapping with the method's name, such as {{name: {name}}}"
@@ -119,7 +129,7 @@ def _rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str,
             yield (block, "run"), shown(run), "another recipe: a run cannot depend on itself"
 
 
-def _method_rule_breaks(name: object, reward: object) -> Iterator[tuple[tuple[str, ...], str, str]]:
+def _method_rule_breaks(name: object, reward: object, take: object) -> Iterator[tuple[tuple[str, ...], str, str]]:
     known = known_methods()
     if not isinstance(name, str):
         yield ("method", "name"), "nothing" if name is None else shown(name), f"one of {', '.join(known)}"
@@ -127,5 +137,12 @@ def _method_rule_breaks(name: object, reward: object) -> Iterator[tuple[tuple[st
         yield ("method", "name"), shown(name), f"one of {', '.join(known)}{did_you_mean(name, known)}"
     elif reward is None:
         method = method_class(name)
-        if method.needs_reward or "preference_pairs" in method.needs:
+        if method.needs_reward or _draws(method.needs, take):
             yield ("reward",), "nothing", f"a reward block, for the method {name}"
+
+
+def _draws(learns_from: Collection[str], take: object) -> bool:
+    """True for data that are drawn from the policy: `take` is `demonstrations.take`."""
+    return not {"preference_pairs", "labelled_completions"}.isdisjoint(learns_from) or (
+        "demonstrations" in learns_from and take != "data"
+    )

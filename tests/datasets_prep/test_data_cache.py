@@ -8,19 +8,15 @@ from pathlib import Path
 import pytest
 
 from alignbench.errors import DataError
-from alignbench.records import Completion, Cost, PreferencePair, Prompt
+from alignbench.records import Completion, Cost
 from datasets_prep import cache
-from datasets_prep.cache import BuiltPairs, cached_pairs, read_pairs, write_pairs
+from datasets_prep.cache import Drawn, cached_draws
 
-PAIR = PreferencePair(
-    Prompt("p", "Ein Stück \u2028 Text", 0.1),
-    Completion("p", 0, "gut\n", (3, 1, 0), "eos"),
-    Completion("p", 2, "schlecht 😀", (4,), "length"),
-    0.1 + 0.2,
-    -1e-7,
-)
-BUILT = BuiltPairs(
-    (PAIR,), {"n_pairs": 1, "mean_margin": 0.3}, Cost(wall_seconds=2.5, training_completions=8, reward_calls=8)
+BUILT = Drawn(
+    (Completion("p", 0, "gut\n", (3, 1, 0), "eos"), Completion("p", 2, "schlecht 😀 \u2028", (4,), "length")),
+    (0.1 + 0.2, None),
+    1,
+    Cost(wall_seconds=2.5, training_completions=8, reward_calls=8),
 )
 
 
@@ -30,7 +26,7 @@ class Builder:
     def __init__(self) -> None:
         self.n_calls = 0
 
-    def __call__(self) -> BuiltPairs:
+    def __call__(self) -> Drawn:
         self.n_calls += 1
         return BUILT
 
@@ -42,38 +38,38 @@ def only_entry(directory: Path) -> Path:
 
 def test_a_hit_gives_everything_back_and_builds_nothing(tmp_path: Path) -> None:
     build = Builder()
-    assert cached_pairs(tmp_path / "new", ["key"], build) == BUILT
-    assert cached_pairs(tmp_path / "new", ["key"], build) == BUILT
+    assert cached_draws(tmp_path / "new", ["key"], build) == BUILT
+    assert cached_draws(tmp_path / "new", ["key"], build) == BUILT
     assert build.n_calls == 1
 
 
 def test_the_cost_of_a_hit_can_be_charged_without_changing_the_next(tmp_path: Path) -> None:
-    cached_pairs(tmp_path, "key", Builder())
-    cached_pairs(tmp_path, "key", Builder()).cost.charge(Cost(wall_seconds=100.0))
-    assert cached_pairs(tmp_path, "key", Builder()).cost == Cost(
+    cached_draws(tmp_path, "key", Builder())
+    cached_draws(tmp_path, "key", Builder()).cost.charge(Cost(wall_seconds=100.0))
+    assert cached_draws(tmp_path, "key", Builder()).cost == Cost(
         wall_seconds=2.5, training_completions=8, reward_calls=8
     )
 
 
 def test_another_key_is_another_entry(tmp_path: Path) -> None:
     build = Builder()
-    cached_pairs(tmp_path, {"min_margin": 0.1}, build)
-    cached_pairs(tmp_path, {"min_margin": 0.2}, build)
+    cached_draws(tmp_path, {"min_margin": 0.1}, build)
+    cached_draws(tmp_path, {"min_margin": 0.2}, build)
     assert build.n_calls == 2
 
 
 def test_other_code_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = Builder()
-    cached_pairs(tmp_path, "key", build)
+    cached_draws(tmp_path, "key", build)
     monkeypatch.setattr(cache, "code_hash", lambda _: "changed")
-    cached_pairs(tmp_path, "key", build)
+    cached_draws(tmp_path, "key", build)
     assert build.n_calls == 2
 
 
 def test_without_a_directory_nothing_is_kept(tmp_path: Path) -> None:
     build = Builder()
-    cached_pairs(None, "key", build)
-    cached_pairs(None, "key", build)
+    cached_draws(None, "key", build)
+    cached_draws(None, "key", build)
     assert build.n_calls == 2
 
 
@@ -115,33 +111,33 @@ def test_a_damaged_entry_is_built_again(
     damage: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     build = Builder()
-    cached_pairs(tmp_path, "key", build)
+    cached_draws(tmp_path, "key", build)
     damage(only_entry(tmp_path))
-    assert cached_pairs(tmp_path, "key", build) == BUILT
+    assert cached_draws(tmp_path, "key", build) == BUILT
     assert build.n_calls == 2
     assert "damaged" in caplog.text
-    assert cached_pairs(tmp_path, "key", build) == BUILT
+    assert cached_draws(tmp_path, "key", build) == BUILT
     assert build.n_calls == 2
 
 
 def test_an_entry_under_another_name_is_not_believed(tmp_path: Path) -> None:
-    cached_pairs(tmp_path, "one", Builder())
+    cached_draws(tmp_path, "one", Builder())
     one = only_entry(tmp_path)
-    cached_pairs(tmp_path, "two", Builder())
+    cached_draws(tmp_path, "two", Builder())
     (two,) = set(tmp_path.iterdir()) - {one}
     shutil.rmtree(two)
     shutil.copytree(one, two)
     build = Builder()
-    cached_pairs(tmp_path, "two", build)
+    cached_draws(tmp_path, "two", build)
     assert build.n_calls == 1
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
-    def fail() -> BuiltPairs:
+    def fail() -> Drawn:
         raise DataError("no pair")
 
     with pytest.raises(DataError):
-        cached_pairs(tmp_path / "new", "key", fail)
+        cached_draws(tmp_path / "new", "key", fail)
     assert not list(tmp_path.rglob("*.json*"))
 
 
@@ -151,24 +147,11 @@ def test_a_write_that_stops_half_way_leaves_no_entry(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(cache, "_checksum", interrupted)  # called between the two files of an entry
     with pytest.raises(KeyboardInterrupt):
-        cached_pairs(tmp_path, "key", Builder())
+        cached_draws(tmp_path, "key", Builder())
     assert not list(tmp_path.iterdir())
 
 
 def test_pairs_are_returned_even_if_they_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert cached_pairs(tmp_path / "file", "key", Builder()) == BUILT
+    assert cached_draws(tmp_path / "file", "key", Builder()) == BUILT
     assert "is not kept" in caplog.text
-
-
-def test_pairs_survive_a_file(tmp_path: Path) -> None:
-    write_pairs(tmp_path / "pairs.jsonl", [PAIR, PAIR])
-    assert read_pairs(tmp_path / "pairs.jsonl") == [PAIR, PAIR]
-
-
-def test_a_damaged_file_of_pairs_names_the_line(tmp_path: Path) -> None:
-    write_pairs(tmp_path / "pairs.jsonl", [PAIR])
-    with (tmp_path / "pairs.jsonl").open("a") as file:
-        file.write('{"prompt": {"id": "p"}}\n')
-    with pytest.raises(DataError, match=r"pairs.jsonl, line 2: is not a preference pair"):
-        read_pairs(tmp_path / "pairs.jsonl")

@@ -10,8 +10,7 @@ import pytest
 import alignbench
 from alignbench.errors import UsageError
 from alignbench.methods.on_policy.trainer import PPOTrainer
-from alignbench.pipeline import execute
-from alignbench.pipeline import pairs as drawn_pairs
+from alignbench.pipeline import drawing, execute
 from alignbench.pipeline.direction import N_TEXTS, require_agreement
 from alignbench.recipe.loading import load
 
@@ -128,7 +127,7 @@ def test_ppo_does_not_start_on_a_reward_that_pays_for_harm(folder, monkeypatch, 
 
 @pytest.mark.parametrize("recipe", ["dpo", "reward_model"])
 def test_no_pairs_are_drawn_with_labels_that_pay_for_harm(folder, monkeypatch, recipe):
-    monkeypatch.setattr(drawn_pairs, "draw_pairs", lambda *a, **k: pytest.fail("it draws"))
+    monkeypatch.setattr(drawing, "draw", lambda *a, **k: pytest.fail("it draws"))
     outcome = run(recipe, "vowels", "evaluation.evaluate_every=0")
     assert "the score that labels pairs rises with what the scorer 'judge' calls harm" in str(outcome.error)
 

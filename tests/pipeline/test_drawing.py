@@ -1,11 +1,12 @@
-"""Drawing pairs: as many completions as promised, all counted, keyed by prompt and sample alone."""
+"""Drawing completions: as many completions as promised, all counted, keyed by prompt and sample alone."""
 
 import pytest
 
 from alignbench.errors import DataError
 from alignbench.models.chat import Chat
-from alignbench.pipeline.drawing import draw_pairs, kept_pairs
-from alignbench.records import Cost, Prompt
+from alignbench.pipeline.drawing import draw, kept_draws
+from alignbench.records import Prompt
+from datasets_prep.preference_pairs import build_pairs
 from datasets_prep.settings import PairSettings
 
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["the dog", "a cat sings", "two birds", "the old man runs"])]
@@ -22,9 +23,15 @@ class Longer:
         return [float(len(text.split())) for text in completions]
 
 
+def draw_pairs(policy, labeller, settings=SETTINGS):
+    """Pairs of what is drawn, their statistics, and what was drawn."""
+    drawn = draw(policy, labeller, PROMPTS, settings, (0, "pairs"))
+    return *build_pairs(PROMPTS, drawn.completions, drawn.rewards, settings), drawn
+
+
 def test_best_and_worst_of_what_was_drawn(tiny_policy):
-    cost = Cost()
-    pairs, statistics = draw_pairs(tiny_policy(), Longer(), PROMPTS, SETTINGS, (0, "pairs"), cost)
+    pairs, statistics, drawn = draw_pairs(tiny_policy(), Longer())
+    cost = drawn.cost
     assert statistics["n_completions"] == cost.training_completions == cost.reward_calls == 12
     assert cost.generated_tokens > 12
     assert cost.prompts_seen == 4  # once for the three completions
@@ -45,25 +52,25 @@ def test_cut_prompts_and_gaps_are_counted(tiny_policy):
         def cut_prompts(self, prompts, completions):
             return [len(prompt.split()) > 2 for prompt in prompts]
 
-    pairs, statistics = draw_pairs(tiny_policy(), Reads(), PROMPTS, SETTINGS, (0, "pairs"), Cost())
-    assert (statistics["n_cut"], statistics["n_unscored"]) == (6, 4)
+    pairs, statistics, drawn = draw_pairs(tiny_policy(), Reads())
+    assert (drawn.n_cut, statistics["n_unscored"]) == (6, 4)
     assert all(completion.sample > 0 for pair in pairs for completion in (pair.chosen, pair.rejected))
 
 
 def test_draws_do_not_depend_on_batches(tiny_policy):
-    whole, _ = draw_pairs(tiny_policy(), Longer(), PROMPTS, SETTINGS, (0, "pairs"), Cost())
-    parts, _ = draw_pairs(tiny_policy(batch_size=3), Longer(), PROMPTS, SETTINGS, (0, "pairs"), Cost())
-    other, _ = draw_pairs(tiny_policy(), Longer(), PROMPTS, SETTINGS, (1, "pairs"), Cost())
-    assert whole == parts
-    assert whole != other
+    whole = draw(tiny_policy(), Longer(), PROMPTS, SETTINGS, (0, "pairs"))
+    parts = draw(tiny_policy(batch_size=3), Longer(), PROMPTS, SETTINGS, (0, "pairs"))
+    other = draw(tiny_policy(), Longer(), PROMPTS, SETTINGS, (1, "pairs"))
+    assert (whole.completions, whole.rewards) == (parts.completions, parts.rewards)
+    assert whole.completions != other.completions
 
 
-def test_pairs_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monkeypatch):
+def test_draws_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monkeypatch):
     plain = {"settings": SETTINGS, "draw_key": (0, "pairs"), "chat": None, "directory": tmp_path}
 
     def is_drawn(policy=None, labeller=None, prompts=PROMPTS, **changes):
         before = len(list(tmp_path.iterdir()))
-        kept_pairs(policy or tiny_policy(), labeller or Longer(), prompts, **plain | changes)
+        kept_draws(policy or tiny_policy(), labeller or Longer(), prompts, **plain | changes)
         return len(list(tmp_path.iterdir())) > before
 
     other = Longer()
@@ -75,7 +82,8 @@ def test_pairs_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monke
     assert is_drawn()
     assert not is_drawn()
     assert is_drawn(other_ends)
-    assert not is_drawn(settings=SETTINGS.model_copy(update={"n_prompts": 4}))
+    for of_pairs_alone in ({"n_prompts": 4}, {"min_margin": 0.5}, {"max_length_ratio": 2.0}):
+        assert not is_drawn(settings=SETTINGS.model_copy(update=of_pairs_alone))
     assert is_drawn(templated)
     assert is_drawn(labeller=other)
     assert is_drawn(prompts=PROMPTS[:3])
@@ -88,4 +96,4 @@ def test_pairs_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monke
 def test_no_pairs_at_all_is_explained(tiny_policy):
     settings = SETTINGS.model_copy(update={"min_margin": 100.0})
     with pytest.raises(DataError, match="min_margin"):
-        draw_pairs(tiny_policy(), Longer(), PROMPTS, settings, (0, "pairs"), Cost())
+        draw_pairs(tiny_policy(), Longer(), settings)

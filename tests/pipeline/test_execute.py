@@ -175,7 +175,7 @@ def test_what_builds_on_a_failed_run_is_not_run(recipe_folder, monkeypatch):
 
 def test_pairs_are_drawn_once_and_charged_to_both(recipe_folder):
     run("dpo", "reward_model")
-    entries = list((recipe_folder / "cache" / "data").glob("pairs-*"))
+    entries = list((recipe_folder / "cache" / "data").glob("completions-*"))
     assert len(entries) == 2  # of training prompts, shared; of held-out prompts, for the reward model's accuracy
     costs = [status(name)["upstream_cost"] for name in ("dpo", "reward_model")]
     assert costs[0] == costs[1]
@@ -196,7 +196,7 @@ def test_pairs_are_drawn_anew_when_the_code_of_a_draw_has_changed(recipe_folder,
             code_hash, "read_source", lambda name, file, more=more: plain(name, file) + more.get(name, b"")
         )
         assert run("dpo", sets=["budget.completions=8"], force=True)[0].state == "done"
-        assert len(list(pairs.glob("pairs-*"))) == n_entries
+        assert len(list(pairs.glob("completions-*"))) == n_entries
 
 
 @pytest.mark.parametrize("sets", [[], ["policy.lora={r: 4, target_modules: [q_proj, v_proj]}"]], ids=["full", "lora"])

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import alignbench
 from alignbench.cli import main
 from alignbench.errors import RunExistsError, TrainingError
+from alignbench.methods.dpo import DPO
 from alignbench.pipeline import execute
 from alignbench.recipe.loading import load
 from alignbench.results.writer import RunDirectory
@@ -151,7 +152,7 @@ def test_a_cut_off_run_goes_on_only_with_the_same_file(folder, monkeypatch):
     assert alignbench.load_metrics("results").equals(alignbench.load_metrics("straight"))
 
 
-def test_pairs_are_labelled_by_the_function_where_there_is_no_classifier(folder, checkpoints):
+def test_pairs_are_labelled_by_the_function_where_there_is_no_classifier(folder, checkpoints, monkeypatch):
     judge = {"classifier": str(checkpoints / "judge"), "label": "toxic"}
     changes = {
         "name": "dpo_function",
@@ -160,14 +161,14 @@ def test_pairs_are_labelled_by_the_function_where_there_is_no_classifier(folder,
     }
     recipe = json.loads(Path("dpo.yaml").read_text()) | changes | {"extends": "../shared.yaml"}
     Path("mine/dpo.yaml").write_text(json.dumps(recipe))
+    seen, plain = [], DPO.train
+    monkeypatch.setattr(DPO, "train", lambda self, data, run: seen.extend(data.pairs) or plain(self, data, run))
     [outcome] = run("mine/dpo.yaml")
     assert outcome.state == "done", outcome.error
-    [entry] = (folder / "cache" / "data").glob("pairs-*")
-    rows = [json.loads(line) for line in (entry / "rows.jsonl").read_text().splitlines()]
-    assert rows
-    for row in rows:
-        assert len(row["chosen"]["text"]) < len(row["rejected"]["text"])
-        assert row["chosen_reward"] == -(len(row["prompt"]["text"]) + len(row["chosen"]["text"]))
+    assert seen
+    for pair in seen:
+        assert len(pair.chosen.text) < len(pair.rejected.text)
+        assert pair.chosen_reward == -(len(pair.prompt.text) + len(pair.chosen.text))
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,13 @@ def installed(tmp_path_factory, monkeypatch):
         del sys.modules[name]
 
 
-def recipe(*sets):
-    return loaded(*sets).recipe
-
-
 def loaded(*sets):
     (one,) = load(["ppo.yaml"], ["data.prompts=toy_prompts", "evaluation.n_prompts=null", *sets])
     return one
+
+
+def recipe(*sets):
+    return loaded(*sets).recipe
 
 
 def test_its_prompts_are_prepared_split_and_kept(recipe_folder, installed, tiny_policy):
@@ -104,9 +104,9 @@ def test_named_alone_for_the_evaluation_it_has_its_own_settings(recipe_folder, i
 
 
 def test_its_columns_give_way_to_those_of_the_recipe(recipe_folder, installed, tiny_policy):
-    (one,) = load(["ppo.yaml"], ["data={prompts: toy_prompts, columns: {prompt: story}}"])
+    own = recipe("data={prompts: toy_prompts, columns: {prompt: story}}")
     with pytest.raises(Exception, match="1 prompts are left"):  # the same story in every row
-        prepared_prompts(one.recipe, tiny_policy())
+        prepared_prompts(own, tiny_policy())
 
 
 def test_its_texts_are_neutral_texts(recipe_folder, installed, tiny_policy):
@@ -130,7 +130,7 @@ def test_files_and_code_are_among_the_inputs(recipe_folder, installed):
 def test_it_is_known_to_check(recipe_folder, installed):
     not_looked_up = check_inputs([loaded()])
     assert not any("toy" in one for one in not_looked_up)
-    with pytest.raises(InputsError, match=r"data\.prompts: toy_prompts: holds no rows"):
+    with pytest.raises(InputsError, match=r"data.prompts: toy_prompts: holds no rows"):
         check_inputs([loaded("data.split=none")])
 
 

@@ -1,0 +1,69 @@
+"""What a method learns from, by the kinds that it asks for; prompts come with all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alignbench.methods.base import TrainData
+from alignbench.pipeline.demonstrations import demonstrations
+from alignbench.pipeline.labelled_completions import labelled_completions
+from alignbench.pipeline.pairs import Pairs, training_pairs
+from alignbench.pipeline.training_draws import name_of
+from alignbench.records import Cost, PreparedData, Prompt, Scorer
+from datasets_prep.cache import Drawn
+
+if TYPE_CHECKING:
+    from alignbench.models.language_model import LanguageModel
+    from alignbench.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltTrainData:
+    """The training data of a run, and what they have cost."""
+
+    data: TrainData
+    pieces: Mapping[str, Cost]
+    """What was drawn for them, to be charged; the same draws once, whatever was made of them."""
+    pairs: Pairs | None
+    """The pairs among them, with their statistics."""
+
+
+def build_training_data(
+    recipe: Recipe, policy: LanguageModel, labeller: Scorer | None, data: PreparedData, heldout: Sequence[Prompt]
+) -> BuiltTrainData:
+    """Builds every kind of data that the method of a recipe learns from.
+
+    Args:
+        recipe: The recipe.
+        policy: The policy that training starts from.
+        labeller: Scores what is drawn; None where `recipe.draws_for_training` is false.
+        data: The prompts of the recipe.
+        heldout: The prompts of the evaluation.
+    """
+    kinds = recipe.method.needs
+    pairs = labelled = shown = None
+    if "preference_pairs" in kinds:
+        assert labeller is not None
+        pairs = training_pairs(recipe, policy, labeller, data.train)
+    if "labelled_completions" in kinds:
+        assert labeller is not None
+        labelled = labelled_completions(recipe, policy, labeller, data.train)
+    if "demonstrations" in kinds:
+        shown = demonstrations(recipe, policy, labeller, data, heldout)
+    drawn: dict[str, Drawn] = {
+        name_of(built.drawn): built.drawn for built in (pairs, labelled, shown) if built and built.drawn
+    }
+    return BuiltTrainData(
+        TrainData(
+            data.train,
+            data.validation,
+            pairs=pairs.items if pairs else (),
+            labelled_completions=labelled.items if labelled else (),
+            demonstrations=shown.items if shown else (),
+            drawn_completions=sum(one.cost.training_completions for one in drawn.values()),
+        ),
+        {name: one.cost for name, one in drawn.items()},
+        pairs,
+    )

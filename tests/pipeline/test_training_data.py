@@ -1,0 +1,155 @@
+"""Training data of every kind reach the method that asks for them, from one drawing, charged once."""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from alignbench import plugins
+from alignbench.errors import LeakError, RecipeError
+from alignbench.pipeline import execute
+from alignbench.pipeline.demonstrations import demonstrations
+from alignbench.pipeline.prompts import prepared_prompts
+from alignbench.recipe.loading import load
+from alignbench.recipe.recipe import _schema
+
+GIVEN = []
+"""Training data that the methods below were given."""
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Learns from nothing that it is given, and keeps it."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"preference_pairs", "labelled_completions", "demonstrations"})
+    needs_reward: ClassVar[bool] = False
+    architectures: ClassVar[frozenset[str]] = frozenset({"causal"})
+    produces: ClassVar[str] = "policy"
+
+    def train(self, data, run):
+        """Keeps the data."""
+        GIVEN.append(data)
+        return run.policy
+
+
+@dataclass(frozen=True)
+class Imitates(Everything):
+    """Asks for demonstrations alone."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"demonstrations"})
+
+
+@pytest.fixture
+def folder(recipe_folder, prompt_file, monkeypatch):
+    """The recipes of `recipe_folder`, and two for methods of an installed package; rows hold completions."""
+    offered = [
+        EntryPoint(name.lower(), f"{__name__}:{name}", "alignbench.methods") for name in ("Everything", "Imitates")
+    ]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: offered if group == "alignbench.methods" else [])
+    plugins.entries_of.cache_clear()
+    rows = [json.loads(line) for line in prompt_file.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row["completion"], row["completion_toxicity"] = (" the dog runs", 0.1) if i % 2 else (" a bad bad man", 0.9)
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("everything", "imitates"):
+        recipe = {"extends": "shared.yaml", "name": name, "method": {"name": name}}
+        Path(f"{name}.yaml").write_text(json.dumps(recipe))
+    GIVEN.clear()
+    yield recipe_folder
+    monkeypatch.undo()
+    plugins.entries_of.cache_clear()
+    _schema.cache_clear()
+
+
+SMALL = ["evaluation.evaluate_every=0", "evaluation.n_prompts=5", "data.prompts=rows.jsonl"]
+
+
+def test_one_drawing_for_all_kinds_charged_once(folder):
+    sets = [*SMALL, "demonstrations.take=best"]
+    outcomes = execute.run(load(["everything.yaml", "dpo.yaml"], sets), Path("results"))
+    assert [outcome.state for outcome in outcomes] == ["done", "done"], outcomes
+    (data,) = GIVEN
+    assert data.drawn_completions == 32
+    assert len(data.labelled_completions) > len(data.demonstrations) >= len(data.pairs) > 0
+    rewards = {(one.prompt.id, one.completion.sample): one.reward for one in data.labelled_completions}
+    wanted = [one.reward for one in data.labelled_completions if one.is_wanted]
+    unwanted = [one.reward for one in data.labelled_completions if not one.is_wanted]
+    assert min(wanted) > max(unwanted)
+    best = {one.prompt.id: one.completion for one in data.demonstrations}
+    for pair in data.pairs:
+        assert best[pair.prompt.id] == pair.chosen
+        assert rewards[pair.prompt.id, pair.chosen.sample] == pair.chosen_reward
+        assert rewards[pair.prompt.id, pair.rejected.sample] == pair.rejected_reward
+
+    assert len(list((folder / "cache" / "data").glob("completions-*"))) == 1
+    stored = [json.loads(Path(f"results/{name}/seed0/status.json").read_text()) for name in ("everything", "dpo")]
+    costs = [status["upstream_cost"] for status in stored]
+    assert costs[0] == costs[1]
+    assert costs[0]["training_completions"] == 32
+
+
+def test_demonstrations_of_the_data_need_no_reward_and_cost_no_draws(folder):
+    sets = [*SMALL, "demonstrations.max_toxicity=0.5", "demonstrations.max_tokens=2", "reward=null"]
+    judge = json.loads(Path("shared.yaml").read_text())["evaluation"]["scorers"][1]
+    (outcome,) = execute.run(
+        load(["imitates.yaml"], [*sets, f"evaluation.scorers={json.dumps([judge])}"]), Path("results")
+    )
+    assert outcome.state == "done", outcome.error
+    (data,) = GIVEN
+    assert data.demonstrations
+    assert {one.completion.text.strip() for one in data.demonstrations} == {"the dog"}
+    assert {one.completion.finish_reason for one in data.demonstrations} == {"length"}
+    assert {one.prompt.id for one in data.demonstrations} <= {prompt.id for prompt in data.prompts}
+    assert (data.drawn_completions, data.pairs, data.labelled_completions) == (0, (), ())
+    status = json.loads(Path("results/imitates/seed0/status.json").read_text())
+    assert status["upstream_cost"]["training_completions"] == 0
+
+
+def built(policy, *sets):
+    (loaded,) = load(["imitates.yaml"], [*SMALL, *sets])
+    data = prepared_prompts(loaded.recipe, policy)
+    return demonstrations(loaded.recipe, policy, None, data, data.heldout), data
+
+
+def test_whole_completions_end_with_the_token_that_says_so(folder, tiny_policy):
+    policy = tiny_policy()
+    found, data = built(policy)
+    assert len(found.items) == len(data.train)
+    for one in found.items:
+        assert one.completion.finish_reason == "eos"
+        assert one.completion.token_ids[-1] == policy.eos_id
+        assert policy.text_tokenizer.decode(one.completion.token_ids[:-1]) == one.completion.text.strip()
+
+
+def test_another_source_is_taken_whole_and_never_meets_what_is_measured_on(folder, tiny_policy):
+    rows = [{"prompt": f"a rude bird sings {end}", "answer": " it runs"} for end in ("red", "old")]
+    Path("other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    policy = tiny_policy()
+    found, data = built(policy, "demonstrations.source=other.jsonl")
+    assert sorted(one.prompt.text for one in found.items) == sorted(row["prompt"] for row in rows)
+
+    leak = {"prompt": data.heldout[0].text, "answer": " it runs"}
+    Path("leaky.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, leak]))
+    with pytest.raises(LeakError, match=r"demonstrations.source"):
+        built(policy, "demonstrations.source=leaky.jsonl")
+    kept, _ = built(policy, "demonstrations={source: {prompts: leaky.jsonl}}", "data.on_leak=drop")
+    assert [one.prompt.text for one in kept.items] == [one.prompt.text for one in found.items]
+
+
+def test_blocks_that_are_not_given_are_no_part_of_a_recipe(folder):
+    (plain,), (given,) = load(["dpo.yaml"]), load(["dpo.yaml"], ["labelled_completions={wanted_from: 0.5}"])
+    assert {"labelled_completions", "demonstrations"}.isdisjoint(plain.recipe.resolved())
+    assert given.recipe.resolved()["labelled_completions"] == {"wanted_from": 0.5}
+    assert given.run_hash != plain.run_hash
+    Path("again.yaml").write_text(given.recipe.to_yaml())
+    assert load(["again.yaml"])[0].recipe == given.recipe
+
+
+@pytest.mark.parametrize(("name", "sets"), [("everything", []), ("imitates", ["demonstrations.take=worst"])])
+def test_what_is_drawn_needs_a_reward(folder, name, sets):
+    judge = json.loads(Path("shared.yaml").read_text())["evaluation"]["scorers"][1]
+    with pytest.raises(RecipeError, match=rf"reward: got nothing, expected a reward block, for the method {name}"):
+        load([f"{name}.yaml"], [*sets, "reward=null", f"evaluation.scorers={json.dumps([judge])}"])
