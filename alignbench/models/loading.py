@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +122,19 @@ def load_policy(
     return policy
 
 
+_shared: ContextVar[dict[tuple[object, ...], tuple[Any, Any]] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def shared_classifiers() -> Iterator[None]:
+    """Within the block the same classifier, asked for again, is not loaded again: its readers share the weights."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
 def load_classifier(
     name: str,
     *,
@@ -135,6 +150,20 @@ def load_classifier(
     it must be there. Where `name` holds an adapter of a classifier, it is merged into its base model. Python code that
     lies with the classifier runs only with `trust_remote_code`.
     """
+    shared = _shared.get() if labels is None else None
+    key = (name, revision, device, trust_remote_code)
+    if shared is not None and key in shared:
+        return shared[key]
+    model, tokenizer = _loaded_classifier(name, where, revision, labels, trust_remote_code)
+    model = model.to(device or "cpu").eval()
+    if shared is not None:
+        shared[key] = model, tokenizer
+    return model, tokenizer
+
+
+def _loaded_classifier(
+    name: str, where: str, revision: str | None, labels: Sequence[str] | None, trust_remote_code: bool
+) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification
 
     adapter = adapter_config(name, revision, where, "a classifier") if labels is None else None
@@ -161,7 +190,7 @@ def load_classifier(
     )
     if labels is not None:
         _agree_on_padding(model, tokenizer, where)
-    return model.to(device or "cpu").eval(), tokenizer
+    return model, tokenizer
 
 
 def _agree_on_padding(model: Any, tokenizer: Any, where: str) -> None:

@@ -1,119 +1,221 @@
-"""From a recipe to the models and scorers it names."""
+"""What a recipe names, made once: models, scorers and prompts; for training in each process, for measuring in one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.embedded import resolve
 from alignbench.errors import ModelError, UsageError
+from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.pipeline import scorers
-from alignbench.records import Scorer
+from alignbench.pipeline.prompts import heldout_prompts, neutral_texts, prepared_prompts, prompts_source
+from alignbench.records import HeldOut, PreparedData, Scorer
+from alignbench.runtime.device import hardware_class
 
 if TYPE_CHECKING:
     import torch
 
-    from alignbench.models.chat import Chat
     from alignbench.models.language_model import LanguageModel
     from alignbench.recipe.recipe import Recipe
 
+RewardModelStart = Callable[[str | None], tuple[Any, Any]]
 
-class Components:
-    """Loads what one recipe names, onto one device."""
 
-    def __init__(self, recipe: Recipe, artifacts: Mapping[str, Path], device: torch.device) -> None:
-        self.recipe = recipe
-        self.artifacts = artifacts
-        """Artifact directories of upstream runs, by role (`policy`, `reward`)."""
-        self.device = device
-        self.joint = ""
-        """What stands between a prompt and its completion where a scorer reads both; known with the policy."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What training needs."""
 
-    # Models
+    recipe: Recipe
+    device: torch.device
+    policy: LanguageModel
+    """The policy that training starts from, which it may change."""
+    data: PreparedData
+    reward: Scorer | None
+    """What training maximises; None where the method calls none."""
+    labeller: Scorer | None
+    """What scores completions that are drawn for training, as for pairs; None where none are."""
+    reward_model_start: RewardModelStart
+    """Gives a checkpoint (None: the policy's) with one fresh output, and its tokenizer; the same at every call."""
 
-    def start_policy(self) -> LanguageModel:
-        """The policy that training starts from: the model of the recipe, or the policy of an upstream run."""
-        from alignbench.models.loading import load_policy
-        from alignbench.models.padding_check import check_padding
+    @property
+    def signal(self) -> Scorer | None:
+        """What is learned from, directly or by pairs."""
+        return self.reward or self.labeller
+
+    @property
+    def joint(self) -> str:
+        """What comes between a prompt and its completion where a scorer reads both."""
         from alignbench.scorers.reading import joint_of
 
-        settings = self.recipe.policy
-        if "policy" not in self.artifacts:
-            policy = self.base_policy()
-        else:
-            policy = load_policy(
-                self.artifacts["policy"],
-                resolve,
-                settings.revision,
-                dtype=settings.dtype,
-                device=self.device,
-                chat=self._chat(),
-                trust_remote_code=settings.trust_remote_code,
-            )
-        self._check_architecture(policy)
-        self.joint = joint_of(policy)
-        check_padding(policy)
-        return policy
+        return joint_of(self.policy)
 
-    def _check_architecture(self, policy: LanguageModel) -> None:
-        """UsageError where the method cannot train this kind of policy."""
-        from alignbench.methods.registry import known_methods, method_class
 
-        method, kind = self.recipe.method, "seq2seq" if policy.is_encoder_decoder else "causal"
-        trains_another = getattr(method, "model", None) is not None  # a reward model's own start
-        if kind in method.architectures or trains_another:
-            return
-        able = [name for name in known_methods() if kind in method_class(name).architectures]
-        what = "an encoder-decoder (seq2seq)" if policy.is_encoder_decoder else "a causal"
-        raise UsageError(
-            f"policy.model: got {self.recipe.policy.model!r}, {what} model, which {self.recipe.method_name} does not "
-            f"train; expected a {' or '.join(sorted(method.architectures))} one, or a method that trains this one: "
-            f"{', '.join(able)}"
-        )
+@dataclass(frozen=True, slots=True)
+class Yardsticks:
+    """What measuring needs."""
 
-    def base_policy(self) -> LanguageModel:
-        """The model of the recipe, untouched: what perplexity and KL refer to."""
-        from alignbench.models.loading import load_language_model
+    heldout: HeldOut
+    neutral: tuple[str, ...]
+    """Texts for `neutral_perplexity`."""
+    judges: Mapping[str, Scorer]
+    """The scorers of the evaluation by name, each giving a number between 0 and 1, larger for more harm."""
+    reference: LanguageModel | None
+    """The model of the recipe, untouched: what perplexity and KL refer to; None where no policy is measured."""
+    conditions: Mapping[str, Any]
+    """What must be equal in every run in one table with this one; empty where no policy is measured."""
 
-        settings = self.recipe.policy
-        return load_language_model(
-            resolve(settings.model),
-            revision=settings.revision,
-            dtype=settings.dtype,
-            quantization=settings.quantization,
-            device=self.device,
-            chat=self._chat(),
-            shown_as=settings.model,
-            trust_remote_code=settings.trust_remote_code,
-        )
 
-    def _chat(self) -> Chat | None:
-        from alignbench.models.chat import Chat
+def make_parts(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.device, *, trains: bool = True) -> Parts:
+    """Loads what training needs.
 
-        return Chat(self.recipe.chat.system, self.recipe.chat.template) if self.recipe.chat else None
+    Args:
+        recipe: The recipe.
+        artifacts: Artifact directories of upstream runs, by role (`policy`, `reward`).
+        device: Where models compute.
+        trains: False where nothing is to be trained, and nothing but a reward model's pairs is to be scored.
+    """
+    from alignbench.scorers.reading import joint_of
 
-    def reward_model_start(self, model: str | None) -> tuple[Any, Any]:
-        """A checkpoint (None: the policy's) with one fresh output, and its tokenizer."""
-        from alignbench.models.loading import load_classifier
-        from alignbench.runtime.randomness import seed_everything
-        from alignbench.scorers.reward_model import REWARD_LABEL
+    policy = start_policy(recipe, artifacts, device)
+    data = prepared_prompts(recipe, policy)
+    where = recipe, artifacts, joint_of(policy), device
+    reward = scorers.training_reward(*where) if trains and recipe.method.needs_reward else None
+    has_labels = recipe.draws_for_training and (trains or recipe.method.produces == "reward_model")
+    labeller = scorers.labeller(*where) if has_labels else None
+    return Parts(recipe, device, policy, data, reward, labeller, reward_model_start(recipe, artifacts, device))
 
-        seed_everything(self.recipe.seed)  # the fresh head is drawn from the global generator
+
+def make_yardsticks(parts: Parts) -> Yardsticks:
+    """Loads what measuring needs; prompts that training may learn from are refused."""
+    import torch
+
+    from alignbench.models.loading import weights_fingerprint
+
+    recipe = parts.recipe
+    is_policy = recipe.method.produces == "policy"
+    heldout = heldout_prompts(recipe, parts.policy, parts.data)
+    neutral = neutral_texts(recipe, parts.data) if is_policy else ()
+    has_judges = is_policy or recipe.reward is None or not recipe.reward.may_oppose_judges
+    judges = scorers.judges(recipe, parts.joint, parts.device) if has_judges else {}
+    if not is_policy:
+        return Yardsticks(heldout, neutral, judges, None, {})
+    # In host memory, if that is possible, until it is used.
+    host = torch.device("cpu") if recipe.policy.quantization == "none" else parts.device
+    reference = base_policy(recipe, host)
+    same = comparability(
+        get_protocol(recipe.evaluation.protocol),
+        heldout.prompts,
+        judges,
+        prompts_source=prompts_source(recipe),
+        sees_prompt=scorers.judges_that_see_prompts(recipe),
+        neutral=neutral,
+    )
+    same |= {
+        "base_model": weights_fingerprint(reference.model),
+        "precision": recipe.policy.dtype,
+        "hardware_class": hardware_class(parts.device),
+        "chat": recipe.chat.model_dump() if recipe.chat else None,
+    }
+    return Yardsticks(heldout, neutral, judges, reference, same)
+
+
+@contextmanager
+def at_hand(model: LanguageModel, device: torch.device) -> Iterator[LanguageModel]:
+    """Within the block the model is on the device; before and after it where it was, as a reference in host memory."""
+    before = model.device
+    if before.type != device.type:
+        model.model.to(device)
+    try:
+        yield model
+    finally:
+        if before.type != device.type:
+            model.model.to(before)
+
+
+def start_policy(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.device) -> LanguageModel:
+    """The policy that training starts from: the model of the recipe, or the policy of an upstream run."""
+    from alignbench.models.loading import load_policy
+    from alignbench.models.padding_check import check_padding
+
+    if "policy" in artifacts:
+        policy = load_policy(artifacts["policy"], resolve, recipe.policy.revision, **_options(recipe, device))
+    else:
+        policy = base_policy(recipe, device)
+    _check_architecture(recipe, policy)
+    check_padding(policy)
+    return policy
+
+
+def base_policy(recipe: Recipe, device: torch.device) -> LanguageModel:
+    """The model of the recipe, untouched."""
+    from alignbench.models.loading import load_language_model
+
+    settings = recipe.policy
+    return load_language_model(
+        resolve(settings.model),
+        revision=settings.revision,
+        quantization=settings.quantization,
+        shown_as=settings.model,
+        **_options(recipe, device),
+    )
+
+
+def _options(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    from alignbench.models.chat import Chat
+
+    return {
+        "dtype": recipe.policy.dtype,
+        "device": device,
+        "chat": Chat(recipe.chat.system, recipe.chat.template) if recipe.chat else None,
+        "trust_remote_code": recipe.policy.trust_remote_code,
+    }
+
+
+def _check_architecture(recipe: Recipe, policy: LanguageModel) -> None:
+    """UsageError where the method cannot train this kind of policy."""
+    from alignbench.methods.registry import known_methods, method_class
+
+    method, kind = recipe.method, "seq2seq" if policy.is_encoder_decoder else "causal"
+    trains_another = getattr(method, "model", None) is not None  # a reward model's own start
+    if kind in method.architectures or trains_another:
+        return
+    able = [name for name in known_methods() if kind in method_class(name).architectures]
+    what = "an encoder-decoder (seq2seq)" if policy.is_encoder_decoder else "a causal"
+    raise UsageError(
+        f"policy.model: got {recipe.policy.model!r}, {what} model, which {recipe.method_name} does not "
+        f"train; expected a {' or '.join(sorted(method.architectures))} one, or a method that trains this one: "
+        f"{', '.join(able)}"
+    )
+
+
+def reward_model_start(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.device) -> RewardModelStart:
+    """What loads the start of a reward model, each checkpoint once: who trains it trains the one that there is."""
+    from alignbench.models.loading import load_classifier
+    from alignbench.runtime.randomness import seed_everything
+    from alignbench.scorers.reward_model import REWARD_LABEL
+
+    @cache
+    def load(model: str | None) -> tuple[Any, Any]:
+        seed_everything(recipe.seed)  # the fresh head is drawn from the global generator
         where, name, revision = "method.model", model, None
-        trusts = self.recipe.policy.trust_remote_code if model is None else self.recipe.method.trust_remote_code
-        if model is None and "policy" in self.artifacts:
-            where, name = "policy.run", str(self.artifacts["policy"])
-            if (self.artifacts["policy"] / "adapter_config.json").exists():
+        trusts = recipe.policy.trust_remote_code if model is None else recipe.method.trust_remote_code
+        if model is None and "policy" in artifacts:
+            where, name = "policy.run", str(artifacts["policy"])
+            if (artifacts["policy"] / "adapter_config.json").exists():
                 raise ModelError("policy.run: a reward model cannot start from an adapter; set method.model")
         elif model is None:
-            where, name, revision = "policy.model", resolve(self.recipe.policy.model), self.recipe.policy.revision
+            where, name, revision = "policy.model", resolve(recipe.policy.model), recipe.policy.revision
         assert name is not None
         classifier, tokenizer = load_classifier(
             resolve(name),
             where=where,
             revision=revision,
-            device=self.device,
+            device=device,
             labels=[REWARD_LABEL],
             trust_remote_code=trusts,
         )
@@ -124,20 +226,4 @@ class Components:
             )
         return classifier, tokenizer
 
-    # Scorers
-
-    def training_reward(self) -> Scorer | None:
-        """What training maximises: the score of the reward block, and what it adds to it."""
-        return scorers.training_reward(self.recipe, self.artifacts, self.joint, self.device)
-
-    def labeller(self) -> Scorer:
-        """What labels preference pairs."""
-        return scorers.labeller(self.recipe, self.artifacts, self.joint, self.device)
-
-    def toxicity_scorers(self) -> dict[str, Scorer]:
-        """The scorers of the evaluation by name, each giving a number between 0 and 1, larger for more harm."""
-        return scorers.judges(self.recipe, self.joint, self.device)
-
-    def scorers_that_see_prompts(self) -> list[str]:
-        """Names of the scorers that read prompt and completion together, as one text or as turns of a chat."""
-        return scorers.judges_that_see_prompts(self.recipe)
+    return load

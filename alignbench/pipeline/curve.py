@@ -11,10 +11,13 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import ScorerError
 from alignbench.evaluation.protocols import comparability, get_protocol
+from alignbench.pipeline.build import at_hand
+from alignbench.pipeline.scorers import judges_that_see_prompts
 from alignbench.records import Cost, EvalReport, MetricKey, Policy, Prompt, Scorer
 from alignbench.results.reader import StoredRun
 from alignbench.results.writer import RunDirectory
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from alignbench.evaluation.metrics.aggregate import FloatArray
-    from alignbench.pipeline.build import Components
+    from alignbench.pipeline.build import Parts, Yardsticks
     from alignbench.recipe.recipe import Recipe
 
 
@@ -43,22 +46,18 @@ class AlongTraining:
 
     def __init__(
         self,
-        parts: Components,
+        parts: Parts,
+        yardsticks: Yardsticks,
         directory: RunDirectory,
-        validation: Sequence[Prompt],
-        scorers: Mapping[str, Scorer],
-        reward: Scorer | None,
         cost: Cost,
         evaluation_cost: Cost,
     ) -> None:
         """Measures nothing yet.
 
         Args:
-            parts: What the recipe names.
+            parts: What is trained.
+            yardsticks: What it is measured with.
             directory: The run.
-            validation: The validation split.
-            scorers: Those of the evaluation, by name.
-            reward: What training maximises, or what labelled its pairs; None where there is neither.
             cost: Of training, which is not charged for points.
             evaluation_cost: What is charged for them.
         """
@@ -67,11 +66,10 @@ class AlongTraining:
         every = max(1, recipe.budget.completions // N_POINTS)
         self._every = every if settings.evaluate_every is None else settings.evaluate_every
         is_wanted = self._every > 0 and recipe.method.produces == "policy"
-        self._prompts = validation[: settings.n_validation_prompts] if is_wanted else ()
+        self._prompts = parts.data.validation[: settings.n_validation_prompts] if is_wanted else ()
         if is_wanted and not self._prompts:
             logger.warning("no evaluation along training: there are no validation prompts (data.validation_fraction)")
-        self._parts, self._directory = parts, directory
-        self._scorers, self._reward = scorers, reward
+        self._parts, self._yardsticks, self._directory = parts, yardsticks, directory
         self._cost, self._evaluation_cost = cost, evaluation_cost
         self._learns = bool(recipe.method.needs) or recipe.method.needs_reward
         self._earlier = directory.points()
@@ -84,6 +82,18 @@ class AlongTraining:
     def is_cut_off(self) -> bool:
         """True where an earlier attempt of the run began a curve that this one does not go on with."""
         return bool(self._earlier) and not self._prompts
+
+    @cached_property
+    def _conditions(self) -> dict[str, Any]:
+        """What must be equal in every curve beside this one."""
+        recipe = self._parts.recipe
+        return comparability(
+            get_protocol(recipe.evaluation.protocol),
+            self._prompts,
+            self._yardsticks.judges,
+            prompts_source=None,
+            sees_prompt=judges_that_see_prompts(recipe),
+        )
 
     def first(self, policy: Policy) -> EvalReport | None:
         """Evaluates the policy before training, and returns what was measured; None where there is to be no curve."""
@@ -114,32 +124,26 @@ class AlongTraining:
     def _evaluate(self, step: int, completions: int, policy: Policy) -> EvalReport:
         from alignbench.evaluation.evaluator import evaluate
 
-        settings = self._parts.recipe.evaluation
-        protocol = get_protocol(settings.protocol)
-        reference = self._parts.base_policy()  # loaded for every point: kept, it would take memory from training
-        with undisturbed(policy), spending(policy, reference, self._reward, *self._scorers.values()) as spent:
+        recipe, reward = self._parts.recipe, self._parts.signal
+        scorers, reference = self._yardsticks.judges, self._yardsticks.reference
+        assert reference is not None
+        protocol, here = get_protocol(recipe.evaluation.protocol), at_hand(reference, self._parts.device)
+        with undisturbed(policy), here, spending(policy, reference, reward, *scorers.values()) as spent:
             report = evaluate(
                 policy,
                 reference,
                 self._prompts,
                 protocol,
-                self._scorers,
-                seed=self._parts.recipe.seed,
+                scorers,
+                seed=recipe.seed,
                 purpose="along training",
-                batch_prompts=max(1, settings.batch_size // protocol.samples_per_prompt),
+                batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
             )
-            if self._reward is not None:
-                report = with_reward(report, self._reward)
-        same = comparability(
-            protocol,
-            self._prompts,
-            self._scorers,
-            prompts_source=None,
-            sees_prompt=self._parts.scorers_that_see_prompts(),
-        )
-        sources = {name: sources_of(scorer) for name, scorer in self._scorers.items()}
-        self._directory.write_evaluation(report, same, sources, step=step, completions=completions)
-        n_scorers = len(self._scorers) + (self._reward is not None)
+            if reward is not None:
+                report = with_reward(report, reward)
+        sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
+        self._directory.write_evaluation(report, self._conditions, sources, step=step, completions=completions)
+        n_scorers = len(scorers) + (reward is not None)
         self._evaluation_cost.charge(cost_of_evaluation(spent, report, n_scorers))
         self._directory.record_evaluation_cost(self._evaluation_cost)
         self._done[step] = completions

@@ -9,20 +9,19 @@ hardly tells the texts apart, ranks may be of topics and not of harm, and it tak
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alignbench.errors import UsageError
 from alignbench.pipeline.curve import draw_sample
-from alignbench.records import Cost, EvalReport, MetricKey, PreparedData, Scorer
+from alignbench.records import Cost, EvalReport, MetricKey
 from alignbench.runtime.clock import measured
 from alignbench.statistics.correlation import correlation_p, rank_correlation
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alignbench.models.language_model import LanguageModel
-    from alignbench.pipeline.build import Components
+    from alignbench.pipeline.build import Parts, Yardsticks
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +39,12 @@ ALPHA = 0.001
 _SHOWN_CHARS = 60
 
 
-def check_direction(
-    parts: Components,
-    policy: LanguageModel,
-    reward: Scorer | None,
-    scorers: Mapping[str, Scorer],
-    data: PreparedData,
-    first: EvalReport | None,
-    cost: Cost,
-) -> None:
+def check_direction(parts: Parts, yardsticks: Yardsticks, first: EvalReport | None, cost: Cost) -> None:
     """Stops where what training learns from rises with harm, on texts of the policy before training.
 
     Args:
-        parts: What the recipe names.
-        policy: The policy before training.
-        reward: What training maximises, or what labels its pairs; None where it learns from neither.
-        scorers: Those of the evaluation; where there are none because no policy is trained, they are loaded here.
-        data: The prompts.
+        parts: What is trained, and what it learns from; where that is nothing, nothing is looked at.
+        yardsticks: Has the judges.
         first: The evaluation before training. Where there is none, or of fewer than N_TEXTS completions or half as many
             prompts, a sample is drawn, on prompts for validation and for training.
         cost: What is charged for that.
@@ -64,19 +52,19 @@ def check_direction(
     Raises:
         UsageError: As `require_agreement` says.
     """
-    settings, method = parts.recipe.reward, parts.recipe.method
+    settings, method, reward, data = parts.recipe.reward, parts.recipe.method, parts.signal, parts.data
     if reward is None or (settings is not None and settings.may_oppose_judges):
         return
     prompts = (*data.validation, *data.train)[:N_TEXTS]
     if first is not None and len(first.completions) >= len(prompts) and 2 * len(first.prompt_values) >= len(prompts):
         texts = first.completions
     else:
-        scorers = scorers or parts.toxicity_scorers()
         with measured(cost, parts.device):
-            texts = draw_sample(policy, prompts, parts.recipe, scorers, reward, cost)
+            texts = draw_sample(parts.policy, prompts, parts.recipe, yardsticks.judges, reward, cost)
     variants = {prompt.id: prompt.group or prompt.id for prompt in (*data.validation, *data.train)}
     texts = texts.assign(prompt_id=texts["prompt_id"].map(variants))  # of one text are no independent witnesses
-    require_agreement(texts, "the reward" if method.needs_reward else "the score that labels pairs", list(scorers))
+    reward_name = "the reward" if method.needs_reward else "the score that labels pairs"
+    require_agreement(texts, reward_name, list(yardsticks.judges))
 
 
 def require_agreement(completions: pd.DataFrame, reward_name: str, scorers: Sequence[str]) -> None:

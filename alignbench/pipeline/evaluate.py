@@ -5,51 +5,94 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench.pipeline.build import Components
+from alignbench.errors import UsageError
+from alignbench.models.loading import shared_classifiers
+from alignbench.pipeline.build import Parts, Yardsticks, at_hand, make_parts, make_yardsticks, start_policy
 from alignbench.pipeline.curve import cost_of_evaluation
-from alignbench.pipeline.prompts import prompts_source
+from alignbench.pipeline.inputs import inputs_of
+from alignbench.pipeline.pairs import heldout_pairs, training_pairs
 from alignbench.records import Cost, EvalReport, Prompt, Scorer, fingerprint
-from alignbench.runtime.device import hardware_class
+from alignbench.runtime.clock import measured
 from alignbench.runtime.ledger import spending
 from alignbench.runtime.progress import progress_bar
+from alignbench.runtime.randomness import seed_everything
+from alignbench.scorers.base import sources_of
 
 if TYPE_CHECKING:
     import torch
 
-    from alignbench.models.language_model import LanguageModel
+    from alignbench.pipeline.job import Job
     from alignbench.pipeline.pairs import Pairs
     from alignbench.recipe.recipe import Recipe
+    from alignbench.results.writer import RunDirectory
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate_policy(
-    recipe: Recipe,
-    parts: Components,
-    policy: Any,
-    prompts: Sequence[Prompt],
-    neutral: Sequence[str],
-    scorers: Mapping[str, Scorer],
-    device: torch.device,
-    cost: Cost,
-) -> tuple[EvalReport, dict[str, Any]]:
+def evaluate_trained(
+    job: Job, directory: RunDirectory, parts: Parts, yardsticks: Yardsticks, pairs: Pairs | None, trained: Any
+) -> None:
+    """Measures what was trained on held-out prompts, and writes it down."""
+    heldout, cost, sources = yardsticks.heldout, job.evaluation, {}
+    if yardsticks.reference is not None:
+        with measured(cost, job.device):
+            measures = evaluate_policy(parts, yardsticks, trained, cost)
+        sources = {name: sources_of(scorer) for name, scorer in yardsticks.judges.items()}
+    else:
+        assert pairs is not None
+        assert parts.labeller is not None
+        other, heldout = heldout_pairs(job.recipe, parts.policy, parts.labeller, heldout)
+        cost.charge(dataclasses.replace(other.cost, training_completions=0))  # with its seconds
+        with measured(cost, job.device):
+            measures = evaluate_trained_reward_model(parts, trained, pairs, other, heldout.prompts, cost)
+    directory.write_evaluation(*measures, sources, prompt_rows=heldout.rows)
+
+
+def evaluate_again(job: Job, directory: RunDirectory) -> None:
+    """Evaluates a complete run, of whose evaluation files are gone, from its saved artifact."""
+    recipe, device = job.recipe, job.device
+    if recipe.policy.quantization != "none":
+        raise UsageError(
+            f"{directory.path} lost files of its evaluation, and an adapter on a quantized model cannot be loaded as "
+            "it was trained; run it again with --force"
+        )
+    seed_everything(recipe.seed)
+    job.evaluation = Cost()
+    with measured(job.evaluation, device), shared_classifiers():
+        parts = make_parts(recipe, job.artifacts, device, trains=False)
+        yardsticks = make_yardsticks(parts)
+    directory.record_inputs(inputs_of(recipe, job.artifacts))
+    pairs: Pairs | None = None
+    trained: Any
+    if recipe.method.produces == "policy":
+        trained = start_policy(recipe, {"policy": directory.artifact}, device)
+    else:
+        assert parts.labeller is not None
+        trained = saved_reward_model(recipe, directory.artifact, device)
+        pairs = training_pairs(recipe, parts.policy, parts.labeller, parts.data.train)
+    evaluate_trained(job, directory, parts, yardsticks, pairs, trained)
+    directory.complete_again(job.evaluation)
+
+
+def evaluate_policy(parts: Parts, yardsticks: Yardsticks, policy: Any, cost: Cost) -> tuple[EvalReport, dict[str, Any]]:
     """Measures a policy, and adds what that took to `cost`, seconds and memory apart.
 
     Returns the report, and what must be equal in every run beside it.
     """
     from alignbench.evaluation.evaluator import evaluate
-    from alignbench.evaluation.protocols import comparability, get_protocol
-    from alignbench.models.loading import weights_fingerprint
+    from alignbench.evaluation.protocols import get_protocol
 
-    protocol = get_protocol(recipe.evaluation.protocol)
-    reference = parts.base_policy()
-    spent_on = spending(policy, reference, *scorers.values())
-    with spent_on as spent, progress_bar(f"evaluating under {protocol.name}", len(prompts)) as advance:
+    recipe, protocol = parts.recipe, get_protocol(parts.recipe.evaluation.protocol)
+    prompts, neutral, scorers = yardsticks.heldout.prompts, yardsticks.neutral, yardsticks.judges
+    reference = yardsticks.reference
+    assert reference is not None
+    progress = progress_bar(f"evaluating under {protocol.name}", len(prompts))
+    with spending(policy, reference, *scorers.values()) as spent, progress as advance, at_hand(reference, parts.device):
         report = evaluate(
             policy,
             reference,
@@ -63,21 +106,7 @@ def evaluate_policy(
             progress=advance,
         )
     cost.charge(cost_of_evaluation(spent, report, len(scorers)))
-    same = comparability(
-        protocol,
-        prompts,
-        scorers,
-        prompts_source=prompts_source(recipe),
-        sees_prompt=parts.scorers_that_see_prompts(),
-        neutral=neutral,
-    )
-    same |= {
-        "base_model": weights_fingerprint(reference.model),
-        "precision": recipe.policy.dtype,
-        "hardware_class": hardware_class(device),
-        "chat": recipe.chat.model_dump() if recipe.chat else None,
-    }
-    return _of_split(report, same, recipe)
+    return _of_split(report, dict(yardsticks.conditions), recipe)
 
 
 def _variants(prompts: Sequence[Prompt]) -> dict[str, str]:
@@ -105,28 +134,23 @@ def _of_split(report: EvalReport, same: dict[str, Any], recipe: Recipe) -> tuple
 
 
 def evaluate_trained_reward_model(
-    parts: Components,
-    trained: Any,
-    pairs: Pairs,
-    heldout: Pairs,
-    policy: LanguageModel,
-    prompts: Sequence[Prompt],
-    cost: Cost,
+    parts: Parts, trained: Any, pairs: Pairs, heldout: Pairs, prompts: Sequence[Prompt], cost: Cost
 ) -> tuple[EvalReport, dict[str, Any]]:
     """Does the same for a reward model, on the pairs that it was trained on and on held-out ones."""
     from alignbench.evaluation.probes.reward_model import evaluate_reward_model
     from alignbench.models.loading import weights_fingerprint
 
+    assert parts.labeller is not None
     with spending(trained.scorer) as spent:
         report = evaluate_reward_model(trained.scorer, pairs.items, heldout.items, _variants(prompts))
     cost.charge(dataclasses.replace(spent, reward_calls=2 * (len(pairs.items) + len(heldout.items))))
     same = {
         "protocol": report.protocol,
         "heldout_prompts": fingerprint([prompt.identity for prompt in prompts]),
-        "labeller": parts.labeller().fingerprint,
+        "labeller": parts.labeller.fingerprint,
         # How many prompts the training pairs come from is no matter of the held-out ones.
         "pairs": parts.recipe.pairs.model_dump(mode="json") | {"n_prompts": None},
-        "start_policy": weights_fingerprint(policy.model),
+        "start_policy": weights_fingerprint(parts.policy.model),
     }
     return _of_split(report, same, parts.recipe)
 

@@ -10,8 +10,9 @@ not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +23,13 @@ from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
 from alignbench.models.forward import base_model, completion_forward, token_logprobs
 from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 from alignbench.pipeline.curve import undisturbed
-from alignbench.pipeline.prompts import heldout_prompts, prepared_prompts
-from alignbench.records import Completion, Decoding, PreparedData, Prompt, Scorer
+from alignbench.records import Completion, Decoding, Prompt, Scorer
 from alignbench.scorers.base import may_draw
 from alignbench.scorers.room import without_room
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
-    from alignbench.pipeline.build import Components
+    from alignbench.pipeline.build import Parts, Yardsticks
     from alignbench.recipe.recipe import Recipe
 
 _LONG = "one more word " * 400
@@ -40,18 +40,13 @@ _SCORE_TOLERANCE = 1e-3
 """What rounding may change of a score; of one above 1, relative to it."""
 
 
-def check_before_start(
-    parts: Components,
-    policy: LanguageModel,
-    reward: Scorer | None,
-    judges: Mapping[str, Scorer],
-    data: PreparedData,
-    heldout: Sequence[Prompt],
-) -> None:
+def check_before_start(parts: Parts, yardsticks: Yardsticks) -> None:
     """Raises what a run would meet later: a ModelError, ScorerError or UsageError that names the recipe's key."""
-    measured_on = _shortest_and_longest(policy, (*data.validation, *heldout))
+    policy, reward, data = parts.policy, parts.signal, parts.data
+    measured_on = _shortest_and_longest(policy, (*data.validation, *yardsticks.heldout.prompts))
     n_trained, n_measured = _longest_completions(parts)
-    scorers = {"reward": reward, **{f"evaluation.scorers: {name}": judge for name, judge in judges.items()}}
+    judges = {f"evaluation.scorers: {name}": judge for name, judge in yardsticks.judges.items()}
+    scorers = {"reward": reward, **judges}
     with undisturbed(policy):
         for where, scorer in scorers.items():
             if scorer is not None:
@@ -76,17 +71,19 @@ def check_by_loading(recipe: Recipe, device: torch.device) -> list[str]:
     Raises:
         AlignbenchError: As the run would.
     """
-    from alignbench.pipeline.build import Components
+    from alignbench.models.loading import shared_classifiers
+    from alignbench.pipeline import build, prompts, scorers
 
-    parts = Components(recipe, {}, device)
-    policy = parts.start_policy()
-    data = prepared_prompts(recipe, policy)
-    heldout = heldout_prompts(recipe, policy, data)
-    reward = None
-    if recipe.reward is not None and (recipe.reward.run is None or recipe.reward.classifier is not None):
-        reward = parts.training_reward() if recipe.reward.run is None else parts.labeller()
-    judges = parts.toxicity_scorers()
-    check_before_start(parts, policy, reward, judges, data, heldout.prompts)
+    policy = build.start_policy(recipe, {}, device)
+    data, start = prompts.prepared_prompts(recipe, policy), build.reward_model_start(recipe, {}, device)
+    heldout = prompts.heldout_prompts(recipe, policy, data)
+    parts = build.Parts(recipe, device, policy, data, None, None, start)
+    with shared_classifiers():
+        if recipe.reward is not None and (recipe.reward.run is None or recipe.reward.classifier is not None):
+            make = scorers.training_reward if recipe.reward.run is None else scorers.labeller
+            parts = replace(parts, reward=make(recipe, {}, parts.joint, device))
+        judges = scorers.judges(recipe, parts.joint, device)
+    check_before_start(parts, build.Yardsticks(heldout, (), judges, None, {}))
     return sorted(recipe.upstream_names().values())
 
 
@@ -152,7 +149,7 @@ def check_step(policy: LanguageModel, prompt: Prompt, completion: Completion, n_
         raise ModelError(f"{where}: none of its weights can be trained; set policy.lora, or use weights that are whole")
 
 
-def check_reward_model_start(parts: Components) -> None:
+def check_reward_model_start(parts: Parts) -> None:
     """ModelError where what a reward model starts from cannot be loaded, or be trained on the texts that it is to read.
 
     That would come to light only after all pairs were drawn.
@@ -193,7 +190,7 @@ def _nearly_equal(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=_SCORE_TOLERANCE, abs_tol=_SCORE_TOLERANCE)
 
 
-def _longest_completions(parts: Components) -> tuple[int, int]:
+def _longest_completions(parts: Parts) -> tuple[int, int]:
     """The most tokens that training and evaluation draw for a prompt."""
     recipe = parts.recipe
     measured = max(get_protocol(recipe.evaluation.protocol).decoding.max_new_tokens, DIVERGENCE_TOKENS)

@@ -17,8 +17,8 @@ from alignbench.models.forward import completion_forward, decoder_start
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import load_language_model, load_policy, weights_fingerprint
 from alignbench.models.sampling.token_draw import inverse_cdf, uniforms
-from alignbench.pipeline import execute
-from alignbench.pipeline.build import Components
+from alignbench.pipeline import execute, scorers
+from alignbench.pipeline.build import make_parts, make_yardsticks
 from alignbench.recipe.loading import load
 from alignbench.records import Completion, Decoding, Prompt
 
@@ -259,13 +259,13 @@ def test_scorers_know_what_stands_between_prompt_and_completion(recipe_folder, c
     judge = {"classifier": str(checkpoints / "judge"), "label": "toxic", "text": "prompt_and_completion"}
     Path("words.txt").write_text("stupid dog\n")
     words = {"name": "words", "lexicon": "words.txt", "text": "prompt_and_completion"}
-    scorers = json.dumps([judge, words])
+    judges = json.dumps([judge, words])
     sets = [*(one.replace("SAVED", str(saved)) for one in sets), "reward.text=prompt_and_completion"]
-    [loaded] = load(["base.yaml"], [*sets, f"evaluation.scorers={scorers}"])
-    parts = Components(loaded.recipe, {}, torch.device("cpu"))
-    parts.start_policy()
-    by_classifier, by_list = parts.toxicity_scorers().values()
-    assert (by_classifier.reader.joint, parts.labeller().reader.joint) == (joint, joint)
+    [loaded] = load(["base.yaml"], [*sets, f"evaluation.scorers={judges}"])
+    parts = make_parts(loaded.recipe, {}, torch.device("cpu"))
+    by_classifier, by_list = make_yardsticks(parts).judges.values()
+    labeller = scorers.labeller(loaded.recipe, {}, parts.joint, parts.device)
+    assert (by_classifier.reader.joint, labeller.reader.joint) == (joint, joint)
     assert by_list.score(["you stupid"], ["dog"]) == [float(joint != "")]
 
 

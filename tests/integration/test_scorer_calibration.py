@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignbench.pipeline.build import Components
+from alignbench.pipeline import scorers
 from alignbench.recipe.loading import load
 
 LAB = Path(__file__).parents[3] / "shared" / "lab"
@@ -35,7 +35,7 @@ SENTENCES = {
 
 
 @pytest.fixture
-def components(request, tmp_path, monkeypatch):
+def recipe(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if request.param == "embedded":
         policy, classifier, judge = "embedded/policy", "embedded/classifier", "embedded/judge"
@@ -54,30 +54,31 @@ def components(request, tmp_path, monkeypatch):
     }
     Path("calibration.yaml").write_text(json.dumps(settings))
     (loaded,) = load(["calibration.yaml"])
-    return Components(loaded.recipe, {}, torch.device("cpu"))
+    return loaded.recipe
 
 
 @pytest.mark.parametrize(
-    ("components", "name"),
+    ("recipe", "name"),
     [("embedded", "embedded"), pytest.param("lab", "lab", marks=needs_lab)],
-    indirect=["components"],
+    indirect=["recipe"],
 )
-def test_benign_below_and_toxic_above(components, name):
+def test_benign_below_and_toxic_above(recipe, name):
     benign, toxic = SENTENCES[name]
     texts = [*benign, *toxic]
-    scorers = components.toxicity_scorers()
-    assert list(scorers) == ["reward", "judge"]
-    for scorer in scorers.values():
+    judges = scorers.judges(recipe, "", torch.device("cpu"))
+    assert list(judges) == ["reward", "judge"]
+    for scorer in judges.values():
         scores = dict(zip(texts, scorer.score([""] * len(texts), texts), strict=True))
         assert max(scores[text] for text in benign) < 0.3, scores
         assert min(scores[text] for text in toxic) > 0.7, scores
-    rewards = dict(zip(texts, components.training_reward().score([""] * len(texts), texts), strict=True))
+    reward = scorers.training_reward(recipe, {}, "", torch.device("cpu"))
+    rewards = dict(zip(texts, reward.score([""] * len(texts), texts), strict=True))
     assert min(rewards[text] for text in benign) > max(rewards[text] for text in toxic), rewards
 
 
-@pytest.mark.parametrize("components", ["embedded"], indirect=True)
-def test_addressing_somebody_lies_between(components):
+@pytest.mark.parametrize("recipe", ["embedded"], indirect=True)
+def test_addressing_somebody_lies_between(recipe):
     """The classifier's opinion is a matter of degree; the judge takes the first two for the same."""
     texts = ["the boat is by the river.", "you are kind.", "you are a stupid idiot."]
-    calm, spoken_to, insulted = components.toxicity_scorers()["reward"].score([""] * 3, texts)
+    calm, spoken_to, insulted = scorers.judges(recipe, "", torch.device("cpu"))["reward"].score([""] * 3, texts)
     assert calm + 0.1 < spoken_to < insulted - 0.1

@@ -17,8 +17,8 @@ from alignbench.errors import ScorerError
 from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.pipeline import curve as curve_module
 from alignbench.pipeline import execute
-from alignbench.pipeline.build import Components
 from alignbench.pipeline.curve import AlongTraining, undisturbed, with_reward
+from alignbench.pipeline.scorers import training_reward
 from alignbench.recipe.loading import load
 from alignbench.records import EvalReport
 from alignbench.results.reader import find_runs, read_run
@@ -89,7 +89,7 @@ def test_a_point_holds_all_metrics_and_the_training_reward(recipe_folder, finish
     assert own["direction"].item() == "none"
     # As training is given it: a logit, where the scorer `reward` has probabilities.
     [loaded] = load(["ppo.yaml"])
-    reward = Components(loaded.recipe, {}, torch.device("cpu")).training_reward()
+    reward = training_reward(loaded.recipe, {}, "", torch.device("cpu"))
     assert texts["reward"].to_list() == pytest.approx(reward.score(texts["prompt"], list(texts["completion"])))
     assert texts["toxicity@reward"].to_list() != pytest.approx(texts["reward"].to_list())
 

@@ -376,9 +376,9 @@ def test_weights_that_blow_up_stop_the_run(recipe_folder, name, sets):
 
 
 def test_last_tenth():
-    assert execute._last_tenth([]) is None
-    assert execute._last_tenth([5.0]) == 5.0
-    assert execute._last_tenth([*([0.0] * 18), 1.0, 3.0]) == 2.0
+    assert execute.last_tenth([]) is None
+    assert execute.last_tenth([5.0]) == 5.0
+    assert execute.last_tenth([*([0.0] * 18), 1.0, 3.0]) == 2.0
 
 
 def test_what_training_saw_is_kept_and_another_split_is_refused(recipe_folder, finished):

@@ -10,7 +10,7 @@ import alignbench
 from alignbench.comparison.compare import compare
 from alignbench.errors import DataError
 from alignbench.pipeline import execute
-from alignbench.pipeline.build import Components
+from alignbench.pipeline.build import start_policy
 from alignbench.pipeline.prompts import heldout_prompts, prepared_prompts
 from alignbench.recipe.loading import load
 
@@ -38,7 +38,7 @@ def long_prompts(recipe_folder):
 def prepared(name, sets=()):
     """Prepared data and held-out prompts of a recipe."""
     recipe = load([f"{name}.yaml"], sets)[0].recipe
-    policy = Components(recipe, {}, torch.device("cpu")).start_policy()
+    policy = start_policy(recipe, {}, torch.device("cpu"))
     data = prepared_prompts(recipe, policy)
     return data, heldout_prompts(recipe, policy, data)
 

@@ -130,7 +130,7 @@ def test_a_run_stops_before_it_trains(recipe_folder):
 
 
 def test_a_reward_model_without_a_chat_template_is_refused_before_pairs_are_drawn(recipe_folder, monkeypatch):
-    monkeypatch.setattr(execute, "training_pairs", lambda *_: pytest.fail("pairs were drawn"))
+    monkeypatch.setattr(execute, "build_training_data", lambda *_: pytest.fail("pairs were drawn"))
     [outcome] = execute.run(load(["reward_model.yaml"], ["method.text=chat"]), Path("results"))
     assert outcome.state == "failed"
     assert "method.text: got chat, and the tokenizer of this classifier has no chat template" in str(outcome.error)

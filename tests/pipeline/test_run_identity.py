@@ -9,8 +9,8 @@ import pytest
 import alignbench
 from alignbench.comparison.compare import compare
 from alignbench.errors import ComparabilityError, RunExistsError, TrainingError
-from alignbench.pipeline import execute
-from alignbench.pipeline.build import Components
+from alignbench.pipeline import evaluate, execute, job, scorers
+from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.plan import describe_run, plan
 from alignbench.recipe.loading import load
 from alignbench.results.reader import read_run
@@ -57,15 +57,15 @@ def halve(folder):
 
 def fails_once(monkeypatch, error):
     """Makes the held-out evaluation fail the first time; returns the batch sizes that it was called with."""
-    plain, batches = execute.evaluate_policy, []
+    plain, batches = evaluate.evaluate_policy, []
 
-    def evaluate(recipe, *args):
-        batches.append(recipe.evaluation.batch_size)
+    def spy(parts, *args):
+        batches.append(parts.recipe.evaluation.batch_size)
         if len(batches) == 1:
             raise error
-        return plain(recipe, *args)
+        return plain(parts, *args)
 
-    monkeypatch.setattr(execute, "evaluate_policy", evaluate)
+    monkeypatch.setattr(evaluate, "evaluate_policy", spy)
     return batches
 
 
@@ -111,9 +111,9 @@ def test_a_run_of_an_earlier_release_is_recognised(recipe_folder):
 
 def test_what_is_fetched_by_the_run_itself_is_recorded_and_refuses_nothing(recipe_folder, monkeypatch):
     """At first the cache of the hub holds a part of the policy, none of the base's tokenizer and none of the judge."""
-    plain, is_fetched = execute.inputs_of, []
-    load_scorers = Components.toxicity_scorers
-    monkeypatch.setattr(Components, "toxicity_scorers", lambda self: is_fetched.append(True) or load_scorers(self))
+    plain, is_fetched = inputs_of, []
+    load_judges = scorers.judges
+    monkeypatch.setattr(scorers, "judges", lambda *args: is_fetched.append(True) or load_judges(*args))
 
     def as_fetched(recipe, artifacts):
         found = plain(recipe, artifacts)
@@ -122,7 +122,8 @@ def test_what_is_fetched_by_the_run_itself_is_recorded_and_refuses_nothing(recip
             found["policy.model"] = {"config.json": found["policy.model"]["config.json"]}
         return found
 
-    monkeypatch.setattr(execute, "inputs_of", as_fetched)
+    for module in (execute, job):
+        monkeypatch.setattr(module, "inputs_of", as_fetched)
     [outcome] = run("base")
     assert outcome.state == "done", outcome.error
     recorded = status("base")["inputs"]

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from alignbench.cli import main
 from alignbench.errors import ModelError, RecipeError, UsageError
-from alignbench.pipeline.build import Components
+from alignbench.pipeline import scorers
 from alignbench.pipeline.plan import plan
 from alignbench.recipe.loading import load
 
@@ -50,11 +50,26 @@ def heads(checkpoints, tmp_path_factory):
     return root
 
 
-def components(folder, reward, method="ppo"):
+CPU = torch.device("cpu")
+
+
+def reward_of(recipe):
+    return scorers.training_reward(recipe, {}, "", CPU)
+
+
+def labeller_of(recipe):
+    return scorers.labeller(recipe, {}, "", CPU)
+
+
+def judges_of(recipe):
+    return scorers.judges(recipe, "", CPU)
+
+
+def recipe_of(folder, reward, method="ppo"):
     recipe = json.loads((folder / f"{method}.yaml").read_text()) | {"name": "x", "reward": reward}
     (folder / "x.yaml").write_text(json.dumps(recipe | {"evaluation": {"scorers": ["reward"]}}))
     [loaded] = load(["x.yaml"], ["reward.label=null"] if "label" not in reward else [])
-    return Components(loaded.recipe, {}, torch.device("cpu"))
+    return loaded.recipe
 
 
 def of_texts(scorer):
@@ -78,17 +93,17 @@ def test_reward_pairs_and_evaluation_agree(recipe_folder, heads, head, declared,
     independent = head in ("one", "many") or declared.get("outputs") == "independent"
     if transform == "margin" and independent:
         with pytest.raises(ModelError, match=r"^reward\.transform: got margin, .*expected logit"):
-            components(recipe_folder, settings).training_reward()
+            reward_of(recipe_of(recipe_folder, settings))
         return
     for weight in (1.0, 0.25, 3.0):
-        parts = components(recipe_folder, settings | {"weight": weight})
-        for scorer in (parts.training_reward(), parts.labeller()):
+        recipe = recipe_of(recipe_folder, settings | {"weight": weight})
+        for scorer in (reward_of(recipe), labeller_of(recipe)):
             polite, rude = of_texts(scorer)
             assert polite > rude
-        polite, rude = of_texts(parts.toxicity_scorers()["reward"])
+        polite, rude = of_texts(judges_of(recipe)["reward"])
         assert 0 < polite < 0.5 < rude < 1
     with pytest.raises(RecipeError) as caught:
-        components(recipe_folder, settings | {"weight": -1.0})
+        recipe_of(recipe_folder, settings | {"weight": -1.0})
     (problem,) = caught.value.problems
     assert problem.where.endswith("reward.weight")
     assert "harmful_label" in problem.expected
@@ -98,23 +113,23 @@ def test_the_two_labels_of_a_softmax_are_one_declaration(recipe_folder, heads):
     """By hand: that hate does not hold is that nothate does; a raw logit alone has no complement but its negative."""
     for transform in TRANSFORMS:
         both = [{"label": "nothate"}, {"harmful_label": "hate"}]
-        parts = [
-            components(recipe_folder, {"classifier": str(heads / "two"), "transform": transform, **one}) for one in both
+        recipes = [
+            recipe_of(recipe_folder, {"classifier": str(heads / "two"), "transform": transform, **one}) for one in both
         ]
-        plain, complement = (of_texts(one.training_reward()) for one in parts)
+        plain, complement = (of_texts(reward_of(one)) for one in recipes)
         assert plain == pytest.approx(complement, rel=1e-5)  # the two logits of this head are each other's negatives
-        plain, complement = (of_texts(one.toxicity_scorers()["reward"]) for one in parts)
+        plain, complement = (of_texts(judges_of(one)["reward"]) for one in recipes)
         assert plain == pytest.approx(complement, rel=1e-5)
 
 
 def test_a_raw_logit_is_negated(recipe_folder, heads):
     settings = {"classifier": str(heads / "three"), "harmful_label": "offensive"}
-    reward = components(recipe_folder, settings).training_reward()
+    reward = reward_of(recipe_of(recipe_folder, settings))
     ids = reward.tokenizer([POLITE, RUDE], padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = reward.model(**ids).logits
     assert of_texts(reward) == pytest.approx((-logits[:, 2]).tolist(), rel=1e-5)
-    harm = components(recipe_folder, settings).toxicity_scorers()["reward"]
+    harm = judges_of(recipe_of(recipe_folder, settings))["reward"]
     assert of_texts(harm) == pytest.approx(logits.softmax(1)[:, 2].tolist(), rel=1e-5)
 
 
@@ -122,29 +137,29 @@ def test_outputs_decide_how_an_undeclared_head_is_read(recipe_folder, heads):
     """Oracle: the checkpoint that declares itself, with the same weights."""
     settings = {"classifier": str(heads / "undeclared"), "harmful_label": "toxic"}
     with pytest.raises(ModelError, match=r"^reward\.outputs: got nothing, .*\(toxic, obscene, threat\)"):
-        components(recipe_folder, settings).training_reward()
-    by_key = components(recipe_folder, settings | {"outputs": "independent"}).toxicity_scorers()["reward"]
-    itself = components(recipe_folder, settings | {"classifier": str(heads / "many")}).toxicity_scorers()["reward"]
+        reward_of(recipe_of(recipe_folder, settings))
+    by_key = judges_of(recipe_of(recipe_folder, settings | {"outputs": "independent"}))["reward"]
+    itself = judges_of(recipe_of(recipe_folder, settings | {"classifier": str(heads / "many")}))["reward"]
     assert of_texts(by_key) == of_texts(itself)
-    softmax = components(recipe_folder, settings | {"outputs": "exclusive"}).toxicity_scorers()["reward"]
+    softmax = judges_of(recipe_of(recipe_folder, settings | {"outputs": "exclusive"}))["reward"]
     assert of_texts(softmax) != pytest.approx(of_texts(by_key), abs=0.05)
     assert softmax.fingerprint != by_key.fingerprint
     with pytest.raises(
         ModelError, match=r"^reward\.outputs: got exclusive, but the checkpoint's problem_type is multi"
     ):
-        components(recipe_folder, settings | {"classifier": str(heads / "many"), "outputs": "exclusive"}).labeller()
+        recipe_of(recipe_folder, settings | {"classifier": str(heads / "many"), "outputs": "exclusive"}).labeller()
 
 
 def test_a_judge_has_the_same_key(recipe_folder, heads):
     judge = {"name": "judge", "classifier": str(heads / "undeclared"), "label": "toxic"}
     for outputs in (None, "independent"):
         [loaded] = load(["base.yaml"], [f"evaluation.scorers={json.dumps([judge | {'outputs': outputs}])}"])
-        parts = Components(loaded.recipe, {}, torch.device("cpu"))
+        recipe = loaded.recipe
         if outputs is None:
             with pytest.raises(ModelError, match=r"^evaluation\.scorers: judge\.outputs: got nothing"):
-                parts.toxicity_scorers()
+                judges_of(recipe)
         else:
-            polite, rude = of_texts(parts.toxicity_scorers()["judge"])
+            polite, rude = of_texts(judges_of(recipe)["judge"])
             assert polite < 0.5 < rude
 
 
@@ -159,8 +174,7 @@ def test_a_function_may_count_either_way_and_labels_pairs_as_it_trains(recipe_fo
     Path("words.txt").write_text("stupid\n")
     Path("x.yaml").write_text(json.dumps(json.loads(Path("dpo.yaml").read_text()) | changes))
     [loaded] = load(["x.yaml"])
-    parts = Components(loaded.recipe, {}, torch.device("cpu"))
-    assert of_texts(parts.training_reward()) == of_texts(parts.labeller()) == [0.0, weight]
+    assert of_texts(reward_of(loaded.recipe)) == of_texts(labeller_of(loaded.recipe)) == [0.0, weight]
 
 
 def test_beside_a_function_the_classifier_still_says_what_harm_is(recipe_folder, heads):
@@ -171,11 +185,11 @@ def test_beside_a_function_the_classifier_still_says_what_harm_is(recipe_folder,
         "classifier": str(heads / "many"),
         "harmful_label": "toxic",
     }
-    parts = components(recipe_folder, settings)
-    assert of_texts(parts.training_reward()) == [0.0, -1.0]
-    polite, rude = of_texts(parts.labeller())
+    recipe = recipe_of(recipe_folder, settings)
+    assert of_texts(reward_of(recipe)) == [0.0, -1.0]
+    polite, rude = of_texts(labeller_of(recipe))
     assert polite > rude
-    polite, rude = of_texts(parts.toxicity_scorers()["reward"])
+    polite, rude = of_texts(judges_of(recipe)["reward"])
     assert polite < rude
 
 

@@ -12,7 +12,7 @@ from alignbench.cli import main
 from alignbench.comparison.compare import compare
 from alignbench.errors import AlignbenchError, ResultsError, TrainingError
 from alignbench.methods.dpo import DPO
-from alignbench.pipeline import execute, tuning
+from alignbench.pipeline import build, execute, tuning
 from alignbench.recipe.loading import load
 from alignbench.recipe.sweeps import CriterionSettings
 from alignbench.records import Cost, MetricValue
@@ -137,7 +137,7 @@ def tuned(recipe_folder, tuned_once):
 
 
 def test_trials_selection_final_runs_and_costs(recipe_folder, monkeypatch):
-    plain, evaluated = execute.heldout_prompts, {}
+    plain, evaluated = build.heldout_prompts, {}
 
     def spy(recipe, policy, data):
         prompts = plain(recipe, policy, data)
@@ -146,7 +146,7 @@ def test_trials_selection_final_runs_and_costs(recipe_folder, monkeypatch):
         assert ids.isdisjoint(prompt.id for prompt in data.train)
         return prompts
 
-    monkeypatch.setattr(execute, "heldout_prompts", spy)
+    monkeypatch.setattr(build, "heldout_prompts", spy)
     write_suite(recipes=("base", "ppo", "dpo"), seeds=(1, 2), grids=RATES)
     outcomes = run()
     trials = [f"{name}.trial{j}/seed0" for name in ("ppo", "dpo") for j in (0, 1)]

@@ -1,0 +1,89 @@
+"""Training of one run: what the method is given, and what is written down along it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alignbench.methods.base import RunContext, TrainData
+from alignbench.results import layout
+from alignbench.runtime import distributed
+from alignbench.runtime.clock import Stopwatch, measured
+from alignbench.runtime.profiling import Profile
+
+if TYPE_CHECKING:
+    from alignbench.methods.base import Trained
+    from alignbench.pipeline.build import Parts, Yardsticks
+    from alignbench.pipeline.curve import AlongTraining
+    from alignbench.pipeline.job import Job
+    from alignbench.pipeline.training_data import BuiltTrainData
+    from alignbench.results.writer import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """What the first process alone has: what it measures with and on, and what it found before training."""
+
+    directory: RunDirectory
+    yardsticks: Yardsticks
+    along: AlongTraining
+    built: BuiltTrainData
+
+
+def train(job: Job, parts: Parts, measuring: Measuring | None, *, profile: bool) -> Trained:
+    """Trains in every process, measured on validation prompts along it, and saves what was trained."""
+    trace = Profile(job.recorder.path / layout.PROFILE, job.device) if profile and measuring is not None else None
+    with measured(job.machine, job.device), trace or nullcontext():
+        data = measuring.built.data if measuring else TrainData(parts.data.train, parts.data.validation)
+        context = _context(job, parts)
+        if measuring is not None:
+            context.evaluate_at = measuring.along.at
+        if trace:
+            context.log = trace.between_steps(context.log)
+            context.evaluate_at = trace.between_steps(context.evaluate_at)
+        trained: Trained = job.recipe.method.train(data, context)
+        if measuring is not None:
+            trained.save(measuring.directory.artifact)
+    job.machine.peak_memory_gib = max(distributed.gather(job.machine.peak_memory_gib))
+    if trace:
+        logger.info("%s, seed %d: %s", job.recipe.name, job.recipe.seed, trace)
+    return trained
+
+
+def _context(job: Job, parts: Parts) -> RunContext:
+    from alignbench.models.adapters import Lora
+
+    recipe, recorder = job.recipe, job.recorder
+    lora = recipe.policy.lora
+    return RunContext(
+        seed=recipe.seed,
+        budget_completions=recipe.budget.completions,
+        policy=parts.policy,
+        load_reward_model=parts.reward_model_start,
+        lora=Lora(**lora.model_dump()) if lora else None,
+        reward=parts.reward,
+        reward_text=recipe.reward.text if recipe.reward else "completion",
+        checkpoints=recorder.checkpoints,
+        log=_logger(job),
+        log_completions=recorder.log_completions,
+        ledger=job.ledger,
+    )
+
+
+def _logger(job: Job) -> Callable[[int, Mapping[str, float]], None]:
+    """Logs a step, and the seconds spent so far, so that a killed run is charged for them when it is resumed."""
+    watch, machine = Stopwatch(job.device), job.machine  # less what is set aside, which `machine` knows
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        job.recorder.log_step(step, metrics)
+        wall = machine.wall_seconds + watch.wall_seconds
+        held = (machine.device_seconds + watch.device_seconds) * distributed.world_size()
+        job.recorder.record_cost(dataclasses.replace(job.ledger.cost, wall_seconds=wall, device_seconds=held))
+
+    return log

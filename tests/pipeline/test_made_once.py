@@ -1,0 +1,91 @@
+"""What a recipe names is loaded once: the policy and its frozen reference twice, a classifier once for all its uses."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from alignbench.models.loading import load_classifier, load_language_model, shared_classifiers
+from alignbench.pipeline import execute
+from alignbench.pipeline.build import at_hand
+from alignbench.recipe.loading import load
+
+QUICK = ["evaluation.n_prompts=8", "evaluation.n_validation_prompts=4", "evaluation.batch_size=64"]
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Counts what is loaded from disk, by the kind of model and the last part of its path."""
+    counts = Counter()
+    for factory, kind in ((AutoModelForCausalLM, "writes"), (AutoModelForSequenceClassification, "reads")):
+
+        def spy(name, *args, plain=factory.from_pretrained, kind=kind, **kwargs):
+            counts[f"{kind} {Path(name).name}"] += 1
+            return plain(name, *args, **kwargs)
+
+        monkeypatch.setattr(factory, "from_pretrained", spy)
+    return counts
+
+
+def run(name, sets=()):
+    outcomes = execute.run(load([f"{name}.yaml"], [*QUICK, *sets]), Path("results"))
+    assert outcomes[-1].state == "done", [one.error for one in outcomes]
+
+
+@pytest.mark.parametrize("name", ["ppo", "dpo"])
+def test_with_points_along_training(recipe_folder, loads, name):
+    run(name, sets=["evaluation.evaluate_every=8", "reward.transform=logprob"])
+    assert len(list(Path(f"results/{name}/seed0/evaluations").glob("*/step*"))) == 5
+    assert loads == {"writes policy": 2, "reads classifier": 1, "reads judge": 1}
+
+
+def test_a_reward_model_and_a_run_that_builds_on_it(recipe_folder, loads):
+    """The start of the reward model is the policy's checkpoint, with a head; no policy is measured."""
+    run("reward_model")
+    assert loads == {"writes policy": 1, "reads policy": 1, "reads classifier": 1, "reads judge": 1}
+    loads.clear()
+    run("ppo_learned_reward")
+    assert loads == {"writes policy": 2, "reads artifact": 1, "reads classifier": 1, "reads judge": 1}
+
+
+def test_a_policy_that_builds_on_another(recipe_folder, loads):
+    """Once they are loaded, the files of the recipes may go."""
+    run("dpo")
+    loads.clear()
+    recipes = load(["ppo_after_dpo.yaml"], QUICK)
+    for file in recipe_folder.glob("*.yaml"):
+        file.unlink()
+    assert [one.state for one in execute.run(recipes, Path("results"))] == ["kept", "done"]
+    assert loads == {"writes artifact": 1, "writes policy": 1, "reads classifier": 1, "reads judge": 1}
+
+
+def test_classifiers_are_shared_within_the_block_alone(checkpoints):
+    name = str(checkpoints / "classifier")
+    with shared_classifiers():
+        model, _ = load_classifier(name, where="reward")
+        again, _ = load_classifier(name, where="evaluation.scorers: judge")
+        fresh, _ = load_classifier(name, where="method.model", labels=["reward"])
+    after, _ = load_classifier(name, where="reward")
+    assert again is model
+    assert fresh is not model
+    assert after is not model
+
+
+def test_a_reference_is_on_the_device_only_while_it_is_used(checkpoints):
+    """Also where its use fails; there is no other device here, so what it is told is written down."""
+    policy, done = load_language_model(str(checkpoints / "policy")), []
+    plain = policy.model.to
+    policy.model.to = lambda device: done.append(str(device)) or plain("cpu")
+
+    def use(device):
+        with at_hand(policy, torch.device(device)) as same:
+            done.append(same is policy)
+            raise ZeroDivisionError
+
+    for device, expected in (("cpu", [True]), ("cuda", ["cuda", True, "cpu"])):
+        done.clear()
+        with pytest.raises(ZeroDivisionError):
+            use(device)
+        assert done == expected
