@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from alignbench.comparison.compare import compare
 from alignbench.records import AnswerCost, Cost, HackingDiagnosis, MetricValue, PromptRows
@@ -27,6 +28,7 @@ from alignbench.results.schema import (
     read_record,
     upgrade,
 )
+from alignbench.runtime.device import describe_environment
 
 RECORDED = Path(__file__).parents[1] / "golden" / "results" / "v1_november"
 COST = [
@@ -132,6 +134,12 @@ def test_columns_are_those_of_the_evaluator(written):
         "completions": list(measured.completions.columns),
         "divergence": list(measured.divergence.columns),
     }
+
+
+def test_keys_of_what_a_run_says_of_its_machine():
+    assert list(describe_environment(torch.device("cpu"))) == [
+        *("python", "platform", "packages", "hardware_class", "n_cpus", "n_threads", "n_processes"),
+    ]
 
 
 def test_a_metric_is_stored_whole():
