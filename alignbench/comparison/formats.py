@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from alignbench.comparison.comparison import Comparison
+from typing import TYPE_CHECKING
+
 from alignbench.errors import UsageError, did_you_mean
 from alignbench.plugins import WRITERS
+
+if TYPE_CHECKING:
+    from alignbench.comparison.comparison import Comparison
 
 _FIRST = ("table", "markdown", "json", "csv", "latex", "html-fragment")
 
