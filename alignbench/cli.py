@@ -143,7 +143,7 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...], by_loading: bool) -> 
         click.echo(f"{recipe.name} (seed {recipe.seed}): {recipe.method_name}, fine")
         if one.sweep is not None:
             click.echo(f"  to be tuned: {one.sweep}")
-        for caution in getattr(recipe.method, "cautions", list)():
+        for caution in recipe.method.facts.cautions(recipe.method):
             click.echo(f"  but note: {caution}")
     if on_hub:
         click.echo(f"not looked up, as it is no local file: {', '.join(on_hub)}")

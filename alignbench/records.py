@@ -202,6 +202,14 @@ class Policy(Protocol):
     where it does not.
     """
 
+    @property
+    def spent(self) -> Cost:
+        """Tokens and FLOPs of all that it has computed so far, with what it asks models and scorers to; it only grows.
+
+        What an answer costs is read from it: of a best-of-n the tokens of all n, and the FLOPs of scoring them.
+        """
+        ...
+
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
     ) -> list[Completion]:

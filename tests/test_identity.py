@@ -10,6 +10,7 @@ import pytest
 
 from alignbench.errors import TrainingError
 from alignbench.identity import NotIdentity, PartOfIdentity, identity_values, not_identity, require_same
+from alignbench.methods.base import Facts
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.recipe.identity import identity_settings, run_hash
@@ -123,10 +124,7 @@ def test_added_terms_and_files_count_by_content(recipe_folder):
 
 @dataclasses.dataclass(frozen=True)
 class ThirdParty:
-    needs: ClassVar[frozenset[str]] = frozenset()
-    needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[str]] = frozenset()
-    produces: ClassVar[str] = "policy"
+    facts: ClassVar[Facts] = Facts(architectures=frozenset())
     batch_size: int = 4
     faster: Annotated[bool, NotIdentity("speed")] = False
 

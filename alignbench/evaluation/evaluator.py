@@ -14,7 +14,7 @@ from alignbench.evaluation.probes import divergence
 from alignbench.evaluation.probes.divergence import EXACT_PROMPTS, Divergence, measure_divergence
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.evaluation.samples import Drawn, concatenate, draw, repeat
-from alignbench.records import EncodesPrompts, EvalReport, MetricKey, Policy, Prompt, Scorer
+from alignbench.records import AnswerCost, EncodesPrompts, EvalReport, MetricKey, Policy, Prompt, Scorer
 from alignbench.statistics.prompt_means import numbered
 
 if TYPE_CHECKING:
@@ -79,7 +79,13 @@ def evaluate(
     if neutral:
         metrics.append(neutral_metric(policy, neutral))
     frames = _prompt_frame(columns, cut), _completion_frame(drawn, cut), _divergence_frame(kl, cut, reference)
-    return EvalReport(protocol.name, tuple(metrics), *frames, int(kl.n_tokens.sum()), groups)
+    return EvalReport(protocol.name, tuple(metrics), *frames, int(kl.n_tokens.sum()), groups, _answer_cost(drawn))
+
+
+def _answer_cost(drawn: Drawn) -> AnswerCost:
+    spent, n = drawn.spent, len(drawn.completions)
+    flops = spent.generation_flops + spent.forward_flops + spent.backward_flops
+    return AnswerCost(spent.generated_tokens / n, flops / n)
 
 
 def _check_prompts(prompts: Sequence[Prompt]) -> None:

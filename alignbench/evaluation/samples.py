@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from alignbench.errors import ModelError, ScorerError
 from alignbench.evaluation.metrics.aggregate import FloatArray
 from alignbench.evaluation.metrics.fluency import log_perplexities
 from alignbench.evaluation.protocols import EvalProtocol
-from alignbench.records import Completion, Decoding, Policy, Prompt, Scorer
+from alignbench.records import Completion, Cost, Decoding, Policy, Prompt, Scorer, total
 from alignbench.scorers.base import cut_prompts
 
 _SHOWN_CHARS = 80
@@ -34,6 +34,8 @@ class Drawn:
     reference_logprob: FloatArray
     log_perplexity: FloatArray
     """Under the reference; NaN where the completion has no token."""
+    spent: Cost
+    """By the policy, for the completions."""
 
 
 def draw(
@@ -48,7 +50,9 @@ def draw(
     """Draws the protocol's completions of some prompts and asks scorers, policy and reference about them."""
     k = protocol.samples_per_prompt
     key = (*stream_of(seed, purpose), "evaluation", protocol.name)
+    before = replace(policy.spent)
     completions = completions_of(policy, prompts, protocol.decoding, k, key)
+    spent = policy.spent.since(before)
     owners = repeat(prompts, k)
     toxicity = {name: toxicity_scores(scorer, name, owners, completions) for name, scorer in scorers.items()}
     texts = [prompt.text for prompt in owners], [completion.text for completion in completions]
@@ -62,6 +66,7 @@ def draw(
         logprob=np.full(len(completions), np.nan) if logprobs is None else _sums(logprobs),
         reference_logprob=_sums(reference_logprobs),
         log_perplexity=log_perplexities(completions, reference_logprobs),
+        spent=spent,
     )
 
 
@@ -82,6 +87,7 @@ def concatenate(parts: Sequence[Drawn], order: Sequence[int]) -> Drawn:
         logprob=np.concatenate([part.logprob for part in parts])[rows],
         reference_logprob=np.concatenate([part.reference_logprob for part in parts])[rows],
         log_perplexity=np.concatenate([part.log_perplexity for part in parts])[rows],
+        spent=total(part.spent for part in parts),
     )
 
 

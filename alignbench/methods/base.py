@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from alignbench.errors import TrainingError
 from alignbench.records import (
     Cost,
     Demonstration,
@@ -23,8 +24,59 @@ if TYPE_CHECKING:
     from alignbench.models.adapters import Lora
     from alignbench.models.language_model import LanguageModel
 
-DataKind = Literal["prompts", "preference_pairs"]
+DataKind = Literal["prompts", "preference_pairs", "demonstrations", "labelled_completions"]
 Architecture = Literal["causal", "seq2seq", "classifier"]
+Gives = Literal["language_model", "policy", "reward_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnStart:
+    """The model that a method trains in place of the policy."""
+
+    model: str | None
+    """Hub id or path; None is the policy's checkpoint."""
+    text: TextWindow | None
+    """What it reads; None is what the recipe's reward reads."""
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a method is, for everything that is not the method. The functions are given a method with its settings."""
+
+    architectures: frozenset[Architecture]
+    """The kinds of model it can train."""
+    learns_from: frozenset[DataKind] = frozenset()
+    """The training data that is prepared before it is called."""
+    calls_reward: bool = False
+    """True where it calls the reward while training."""
+    gives: Gives = "language_model"
+    """What `train` returns: a `LanguageModel`, another `records.Policy`, which is evaluated like one, or a `Scorer`."""
+    several_processes: bool = False
+    """True where torchrun may start it: `train` is then called in each process."""
+    roles: frozenset[str] = frozenset({"policy", "reward"})
+    """What it can build on: the roles of upstream runs."""
+    longest_completion: Callable[[Any], int | None] = lambda _method: None
+    """The most tokens that training draws for a prompt; None where it draws none. Settings of pairs are not its own."""
+    texts_in_a_pass: Callable[[Any], int] = lambda _method: 1
+    """Texts in one forward and backward pass; 1 where passes are made smaller than their texts are."""
+    cautions: Callable[[Any], list[str]] = lambda _method: []
+    """What its settings allow and is probably not meant."""
+    own_start: Callable[[Any], OwnStart | None] = lambda _method: None
+    """What it trains in place of the policy; None where it trains the policy, or nothing."""
+    load_policy: Callable[[Path, Callable[[Path], Policy]], Policy] | None = None
+    """Reads what the policy has saved, where it gives a `policy`. `policy.json` names the method there, as its `kind`.
+    The second argument loads a policy that lies in a folder of the first one, such as the language model within."""
+
+    @property
+    def trains(self) -> bool:
+        """True where it trains: what learns from nothing leaves weights as they are, and has seen no prompt."""
+        return bool(self.learns_from)
+
+    @property
+    def gives_policy(self) -> bool:
+        """True where what it gives answers prompts, and is evaluated by that."""
+        return self.gives != "reward_model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +93,29 @@ class TrainData:
     """Filled for methods that learn from `labelled_completions`."""
     drawn_completions: int = 0
     """Completions drawn from the policy to make all these: the part of the budget that they stand for."""
+
+
+class StepDone(Protocol):
+    """What `RunContext.step_done` is."""
+
+    def __call__(
+        self,
+        step: int,
+        completions: int,
+        metrics: Mapping[str, float],
+        cost: Mapping[str, Cost],
+        policy: Policy | None,
+    ) -> None:
+        """Logs a training step, books what it cost, and measures the policy at points of `evaluation.evaluate_every`.
+
+        Args:
+            step: Its number, from 1.
+            completions: Of the budget, how many are spent with it.
+            metrics: A row of the training log.
+            cost: By what was done, in a word: counts and FLOPs. Seconds and memory are the pipeline's.
+            policy: As it is now, and as training leaves it; None where no policy is trained.
+        """
+        ...
 
 
 @dataclass(slots=True)
@@ -61,15 +136,13 @@ class RunContext:
     """What a reward reads."""
     checkpoints: Path
     """A directory for the method's own state; what lies in it from a killed run is resumed."""
-    log: Callable[[int, Mapping[str, float]], None]
-    """Writes one step of the training log."""
+    step_done: StepDone
+    """To be called after each training step, the last one included."""
     log_completions: Callable[[int, Sequence[Mapping[str, object]]], None] = lambda _step, _rows: None
     """Keeps a sample of a step's completions."""
-    evaluate_at: Callable[[int, int, Policy], None] = lambda _step, _completions, _policy: None
-    """Called after every step with its number, the completions of the budget spent so far, and the policy as it is.
-    Measures the policy where a point of `evaluation.evaluate_every` was passed, and leaves training as it was."""
     ledger: Ledger = field(default_factory=Ledger)
-    """Where the method books what its steps cost; seconds and memory are the pipeline's."""
+    """What training has cost so far. A method books here what belongs to no step, and `restore`s what a checkpoint of
+    its own says before it goes on from there."""
 
     @property
     def cost(self) -> Cost:
@@ -77,29 +150,42 @@ class RunContext:
         return self.ledger.cost
 
 
-class Trained(Protocol):
-    """A policy or a reward model, ready to be saved."""
+class TrainedScorer(Protocol):
+    """A reward model, ready to be saved."""
+
+    @property
+    def scorer(self) -> Scorer:
+        """What it is to everything else."""
+        ...
 
     def save(self, directory: Path) -> None:
-        """Writes the trained model as an artifact."""
+        """Writes it as an artifact."""
         ...
 
 
+Trained = Policy | TrainedScorer
+
+
+@runtime_checkable
 class Method(Protocol):
-    """A way of aligning a policy: a frozen dataclass whose fields are its hyperparameters.
+    """A way of aligning a policy: a frozen dataclass whose fields are its hyperparameters."""
 
-    A class with `takes_several_processes = True` can be started by torchrun: `train` is then called in each process.
-    """
-
-    needs: ClassVar[frozenset[DataKind]]
-    """The data it learns from; prepared before it is called."""
-    needs_reward: ClassVar[bool]
-    """True where it calls the reward while training."""
-    architectures: ClassVar[frozenset[Architecture]]
-    """The kinds of model it can train."""
-    produces: ClassVar[Literal["policy", "reward_model"]]
-    """What `train` returns, and therefore how it is evaluated."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    facts: ClassVar[Facts]
+    """What it is, for everything else: nothing but these is read from outside, no field by its name."""
 
     def train(self, data: TrainData, run: RunContext) -> Trained:
         """Trains and returns what was trained."""
         ...
+
+
+def require_policy(trained: object, method: str) -> Policy:
+    """Returns what a method gave; TrainingError where a policy has more to it."""
+    parts = ("generate", "token_logprobs", "save", "spent")
+    if isinstance(trained, Policy):
+        return trained
+    lacking = [part for part in parts if not hasattr(trained, part)]
+    raise TrainingError(
+        f"{method} gave a {type(trained).__name__} without {', '.join(lacking)}, expected a policy "
+        "(alignbench.records.Policy)"
+    )

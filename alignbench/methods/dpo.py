@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
 from alignbench.errors import TrainingError
-from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+from alignbench.methods.base import Facts, RunContext, TrainData
 from alignbench.methods.trl.settings import TrainerSettings
 
 if TYPE_CHECKING:
@@ -32,44 +32,50 @@ class DPO(TrainerSettings):
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull to the reference: the weight of the KL term in the objective that DPO solves."""
 
-    needs: ClassVar[frozenset[DataKind]] = frozenset({"preference_pairs"})
-    needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal"})
-    produces: ClassVar[Literal["policy"]] = "policy"
+    facts: ClassVar[Facts] = Facts(
+        architectures=frozenset({"causal"}),
+        learns_from=frozenset({"preference_pairs"}),
+        texts_in_a_pass=lambda dpo: 2 * dpo.rows_at_once,
+    )
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Trains on all pairs."""
         from datasets import Dataset
         from trl import DPOConfig, DPOTrainer
 
-        from alignbench.methods.trl.arguments import StepLog, train, trl_arguments
+        from alignbench.methods.trl.arguments import trl_config
         from alignbench.methods.trl.checkpoints import training_identity
         from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
+        from alignbench.methods.trl.training import train
         from alignbench.models.adapters import lora_config
 
         policy = run.policy
-
-        def after_step(step: int, n_steps: int, model: Any) -> None:
-            # The pairs were paid for before training; each step uses its share of them.
-            run.evaluate_at(step, data.drawn_completions * step // n_steps, policy.with_model(model))
-
         rows = preference_rows(data.pairs, policy)
         identity = training_identity(self, policy.model, rows, seed=run.seed, lora=run.lora)
-        shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=policy.device.type == "cpu")
+        on_cpu = policy.device.type == "cpu"
+        own = {"beta": self.beta, "loss_type": ["sigmoid"]}
         trainer = DPOTrainer(
             model=policy.model,
             # Left to itself TRL reloads a reference from the hub name; with an adapter it switches the adapter off.
             ref_model=None if run.lora else policy.frozen_copy().model,
-            args=DPOConfig(beta=self.beta, loss_type=["sigmoid"], **shared),
+            args=trl_config(DPOConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **own),
             train_dataset=Dataset.from_list(rows),
             data_collator=SampledTokensCollator(policy.pad_id),
             processing_class=policy.tokenizer,
             peft_config=lora_config(run.lora, policy.model) if run.lora else None,
-            callbacks=[StepLog("DPO", _LOG_NAMES, run.log, check_first_step, after_step)],
         )
-        train(trainer, run.checkpoints, run.ledger, identity, n_forward=2)  # policy and reference
+        train(
+            trainer,
+            run,
+            identity,
+            title="DPO",
+            names=_LOG_NAMES,
+            drawn_completions=data.drawn_completions,
+            as_policy=policy.with_model,
+            check_first_step=check_first_step,
+            n_forward=2,  # policy and reference
+        )
         policy.model = trainer.model.eval()
-        run.evaluate_at(trainer.state.global_step, data.drawn_completions, policy)  # a resumed run may have had no step
         return policy
 
 

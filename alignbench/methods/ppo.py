@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from alignbench.errors import TrainingError
-from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+from alignbench.methods.base import Facts, RunContext, TrainData
 from alignbench.methods.on_policy.config import PPOConfig
 
 if TYPE_CHECKING:
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 class PPO(PPOConfig):
     """PPO with a fixed or adaptive KL penalty; the reference is the policy before training."""
 
-    needs: ClassVar[frozenset[DataKind]] = frozenset({"prompts"})
-    needs_reward: ClassVar[bool] = True
-    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal", "seq2seq"})
-    produces: ClassVar[Literal["policy"]] = "policy"
-    takes_several_processes: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(
+        architectures=frozenset({"causal", "seq2seq"}),
+        learns_from=frozenset({"prompts"}),
+        calls_reward=True,
+        several_processes=True,
+        longest_completion=lambda ppo: ppo.completion_tokens[1],
+        texts_in_a_pass=lambda ppo: 1 if ppo.gradient_checkpointing else ppo.rows_at_once,
+        cautions=PPOConfig.cautions,
+    )
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Spends the budget in steps of `batch_size` completions."""
@@ -50,16 +54,16 @@ class PPO(PPOConfig):
             raise TrainingError(f"method.completion_tokens: expected shorter completions: {lacking[0]}")
         if run.lora is not None:
             policy.add_adapter(run.lora, seed=run.seed)
-        trainer = PPOTrainer(policy, run.reward.score, data.prompts, self, seed=run.seed, ledger=run.ledger)
+        trainer = PPOTrainer(policy, run.reward.score, data.prompts, self, seed=run.seed)
+        trainer.resume(run.checkpoints, n_steps)
+        run.ledger.restore(trainer.cost.counts())
         with progress_bar("PPO", n_steps) as advance:
 
             def log(step: int, metrics: Mapping[str, float]) -> None:
-                run.log(step, metrics)
-                run.evaluate_at(step, step * self.batch_size, policy)
+                run.step_done(step, step * self.batch_size, metrics, trainer.step_cost, policy)
                 advance()
 
             trainer.train(n_steps, log=log, log_completions=run.log_completions, checkpoints=run.checkpoints)
-        run.evaluate_at(n_steps, n_steps * self.batch_size, policy)  # a resumed run may have had no step left
         return policy
 
 

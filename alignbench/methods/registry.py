@@ -9,13 +9,13 @@ import sys
 import textwrap
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from alignbench.errors import UsageError
+from alignbench.methods.base import Architecture, DataKind, Facts, Gives, Method
 from alignbench.plugins import METHODS
-
-_INTERFACE = ("needs", "needs_reward", "architectures", "produces", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def known_methods() -> list[str]:
     return METHODS.names()
 
 
-def method_class(name: str) -> type[Any]:
+def method_class(name: str) -> type[Method]:
     """Returns the dataclass of a method.
 
     Raises:
@@ -59,12 +59,36 @@ def method_class(name: str) -> type[Any]:
     found = METHODS.load(name)
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise UsageError(f"method {name!r} is {found!r}; a method is a frozen dataclass with a train function")
-    missing = [part for part in _INTERFACE if not hasattr(found, part)]
-    if missing:
+    if problems := list(_problems(found)):
         raise UsageError(
-            f"method {name!r} ({found.__module__}) lacks {', '.join(missing)}: see alignbench/methods/base.py"
+            f"method {name!r} ({found.__module__}:{found.__name__}, of {METHODS.owner(name)}) is no method: "
+            f"{'; '.join(problems)} (alignbench.methods.base says what a method is)"
         )
-    return found
+    return typing.cast("type[Method]", found)
+
+
+def _problems(found: type[Any]) -> Iterator[str]:
+    """Yields what keeps a dataclass from being a method."""
+    if not found.__dataclass_params__.frozen:
+        yield "its dataclass is not frozen, and settings that change are no identity of a run"
+    if not callable(getattr(found, "train", None)):
+        yield "it lacks train(self, data, run)"
+    elif len(inspect.signature(found.train).parameters) != 3:
+        yield f"it has train{inspect.signature(found.train)}, expected train(self, data, run)"
+    facts = getattr(found, "facts", None)
+    if not isinstance(facts, Facts):
+        yield f"it has {'no facts' if facts is None else f'the facts {facts!r}'}, expected `facts: ClassVar[Facts]`"
+        return
+    for key, got, known in (
+        ("architectures", facts.architectures, typing.get_args(Architecture)),
+        ("learns_from", facts.learns_from, typing.get_args(DataKind)),
+        ("gives", {facts.gives}, typing.get_args(Gives)),
+    ):
+        if unknown := sorted(set(got) - set(known)):
+            yield f"facts.{key}: got {', '.join(map(repr, unknown))}, expected of {', '.join(known)}"
+    if (facts.load_policy is not None) != (facts.gives == "policy"):
+        given = "nothing" if facts.load_policy is None else "a function"
+        yield f"facts.load_policy: got {given} beside gives {facts.gives!r}; it is for methods that give a `policy`"
 
 
 def describe(name: str) -> MethodDescription:

@@ -15,10 +15,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignbench.errors import ModelError, TrainingError
-from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+from alignbench.methods.base import Facts, OwnStart, RunContext, TrainData
 from alignbench.methods.trl.settings import TrainerSettings
 from alignbench.records import PreferencePair, TextWindow
 from alignbench.runtime.ledger import spending
@@ -42,35 +42,39 @@ class RewardModel(TrainerSettings):
     trust_remote_code: bool = False
     """Run Python code that `model` brings with it; the policy's stands under `policy.trust_remote_code`."""
 
-    needs: ClassVar[frozenset[DataKind]] = frozenset({"preference_pairs"})
-    needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal", "classifier"})
-    produces: ClassVar[Literal["reward_model"]] = "reward_model"
+    facts: ClassVar[Facts] = Facts(
+        architectures=frozenset({"causal", "classifier"}),
+        learns_from=frozenset({"preference_pairs"}),
+        gives="reward_model",
+        texts_in_a_pass=lambda method: 2 * method.rows_at_once,
+        own_start=lambda method: OwnStart(method.model, method.text, method.trust_remote_code),
+    )
 
     def train(self, data: TrainData, run: RunContext) -> TrainedRewardModel:
         """Trains all weights on all pairs."""
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
-        from alignbench.methods.trl.arguments import StepLog, train, trl_arguments
+        from alignbench.methods.trl.arguments import trl_config
         from alignbench.methods.trl.checkpoints import training_identity
+        from alignbench.methods.trl.training import train
         from alignbench.scorers.reading import joint_of
         from alignbench.scorers.reward_model import reward_scorer
 
         model, tokenizer = run.load_reward_model(self.model)
-        shared = trl_arguments(self, run.checkpoints, seed=run.seed, on_cpu=model.device.type == "cpu")
+        on_cpu, own = model.device.type == "cpu", {"center_rewards_coefficient": None}
         text, joint = self.text or run.reward_text, joint_of(run.policy)
         reader = training_reader(model, tokenizer, text, joint)
         pairs, rows = _readable(data.pairs, reader)
         identity = training_identity(self, model, rows, seed=run.seed)
         trainer = RewardTrainer(
             model=model,
-            args=RewardConfig(center_rewards_coefficient=None, **shared),
+            args=trl_config(RewardConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **own),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            callbacks=[StepLog("reward model", _LOG_NAMES, run.log)],
         )
-        train(trainer, run.checkpoints, run.ledger, identity)
+        drawn = data.drawn_completions
+        train(trainer, run, identity, title="reward model", names=_LOG_NAMES, drawn_completions=drawn)
         # Only now: a scorer's faster layers would move the numbers of training in their last digits.
         scorer = reward_scorer(model.eval(), tokenizer, name="reward_model", text=text, joint=joint)
         with spending(scorer) as spent:

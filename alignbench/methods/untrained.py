@@ -6,9 +6,9 @@ Objective: none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from alignbench.methods.base import Architecture, DataKind, RunContext, TrainData
+from alignbench.methods.base import Facts, RunContext, TrainData
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 class Untrained:
     """No training. Has no hyperparameters."""
 
-    needs: ClassVar[frozenset[DataKind]] = frozenset()
-    needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[Architecture]] = frozenset({"causal", "seq2seq"})
-    produces: ClassVar[Literal["policy"]] = "policy"
-    takes_several_processes: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(architectures=frozenset({"causal", "seq2seq"}), several_processes=True)
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Returns the policy unchanged."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from alignbench.models.fast.layers import with_fast_layers
 from alignbench.models.flops import sampling_flops, tokens_of, weights_of
 from alignbench.models.forward import SequenceBatch, collate, completion_forward, is_encoder_decoder, token_logprobs
 from alignbench.models.generation_settings import made_saveable, notes_on
+from alignbench.models.policy_file import LANGUAGE_MODEL, write_policy_file
 from alignbench.models.sampling.capture import Capture
 from alignbench.models.sampling.growing_cache import keeps_a_cache
 from alignbench.models.sampling.sampler import sample
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 from alignbench.models.adapters import Lora, lora_config
 
 logger = logging.getLogger(__name__)
-
-POLICY_FILE = "policy.json"
-"""Says what kind of policy a saved artifact is, and what it builds on."""
 
 
 class LanguageModel:
@@ -344,8 +341,7 @@ class LanguageModel:
         model.save_pretrained(directory)
         (directory / "README.md").unlink(missing_ok=True)  # peft's template names the path of the base model
         self.tokenizer.save_pretrained(directory)
-        record = {"kind": "language_model", "model": self.name, "adapter": adapter_alone}
-        (directory / POLICY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_policy_file(directory, LANGUAGE_MODEL, model=self.name, adapter=adapter_alone)
 
 
 @cache

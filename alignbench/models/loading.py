@@ -8,23 +8,26 @@ training mode when only their dropout modules are changed.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignbench.errors import ModelError
+from alignbench.errors import ModelError, UsageError
 from alignbench.models.adapters import adapter_config, adapter_weights, holds, merged, path_or_id, trained_whole
 from alignbench.models.chat import Chat
 from alignbench.models.checkpoint_weights import check_weights
 from alignbench.models.dropout import zero_dropout
-from alignbench.models.language_model import POLICY_FILE, LanguageModel
+from alignbench.models.language_model import LanguageModel
 from alignbench.models.load_errors import why_not_loaded
+from alignbench.models.policy_file import LANGUAGE_MODEL, read_policy_file
 from alignbench.models.quantization import DTYPES, Quantization, quantized, settled
+from alignbench.plugins import METHODS
+from alignbench.records import Policy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,21 +101,26 @@ def _check_writes(config: Any, name: str, where: str) -> None:
 
 def load_policy(
     directory: Path, resolve: Callable[[str], str] = str, revision: str | None = None, **options: Any
-) -> LanguageModel:
-    """Loads what `LanguageModel.save` wrote; an adapter is merged into its base, so it can be trained further.
+) -> Policy:
+    """Loads what a policy has saved: a language model, or another kind by the method that gives it.
 
-    Merging into bfloat16 weights rounds the adapter to their precision.
+    An adapter is merged into its base, so it can be trained further; merging into bfloat16 weights rounds the adapter
+    to their precision.
 
     Args:
         directory: The artifact.
         resolve: Turns the recorded name of an adapter's base model into a loadable one.
         revision: Of that base model.
         options: Passed on to `load_language_model`.
+
+    Raises:
+        ModelError: The folder holds no policy, or one of a kind that nothing installed gives.
     """
-    try:
-        record = json.loads((Path(directory) / POLICY_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{directory}: cannot be read as a saved policy: {error}") from error
+    directory = Path(directory)
+    record = read_policy_file(directory)
+    if record["kind"] != LANGUAGE_MODEL:
+        part = partial(load_policy, resolve=resolve, revision=revision, **options)
+        return _loader_of(record["kind"], directory)(directory, part)
     if record["adapter"]:
         policy = load_language_model(resolve(record["model"]), revision=revision, shown_as=record["model"], **options)
         policy.model = merged(policy.model, str(directory), None, str(directory))
@@ -120,6 +128,20 @@ def load_policy(
         policy = load_language_model(str(directory), shown_as=record["model"], **options)
     policy.is_as_loaded = False
     return policy
+
+
+def _loader_of(kind: str, directory: Path) -> Callable[[Path, Callable[[Path], Policy]], Policy]:
+    """What loads the policies of a method."""
+    try:
+        load = METHODS.load(kind).facts.load_policy
+    except UsageError as error:
+        raise ModelError(
+            f"{directory}: a policy of the kind {kind!r}, which the method of that name loads: {error}; install the "
+            "package that brings it"
+        ) from error
+    if load is None:
+        raise ModelError(f"{directory}: a policy of the kind {kind!r}, expected a method that gives one of its own")
+    return load  # type: ignore[no-any-return]
 
 
 _shared: ContextVar[dict[tuple[object, ...], tuple[Any, Any]] | None] = ContextVar("shared", default=None)

@@ -14,7 +14,7 @@ from alignbench.errors import ModelError, UsageError
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.pipeline import scorers
 from alignbench.pipeline.prompts import heldout_prompts, neutral_texts, prepared_prompts, prompts_source
-from alignbench.records import HeldOut, PreparedData, Scorer
+from alignbench.records import HeldOut, Policy, PreparedData, Scorer
 from alignbench.runtime.device import hardware_class
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def make_parts(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.devi
     policy = start_policy(recipe, artifacts, device)
     data = prepared_prompts(recipe, policy)
     where = recipe, artifacts, joint_of(policy), device
-    reward = scorers.training_reward(*where) if trains and recipe.method.needs_reward else None
-    has_labels = recipe.draws_for_training and (trains or recipe.method.produces == "reward_model")
+    reward = scorers.training_reward(*where) if trains and recipe.method.facts.calls_reward else None
+    has_labels = recipe.draws_for_training and (trains or not recipe.method.facts.gives_policy)
     labeller = scorers.labeller(*where) if has_labels else None
     return Parts(recipe, device, policy, data, reward, labeller, reward_model_start(recipe, artifacts, device))
 
@@ -97,7 +97,7 @@ def make_yardsticks(parts: Parts) -> Yardsticks:
     from alignbench.models.loading import weights_fingerprint
 
     recipe = parts.recipe
-    is_policy = recipe.method.produces == "policy"
+    is_policy = recipe.method.facts.gives_policy
     heldout = heldout_prompts(recipe, parts.policy, parts.data)
     neutral = neutral_texts(recipe, parts.data) if is_policy else ()
     has_judges = is_policy or recipe.reward is None or not recipe.reward.may_oppose_judges
@@ -139,16 +139,24 @@ def at_hand(model: LanguageModel, device: torch.device) -> Iterator[LanguageMode
 
 def start_policy(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.device) -> LanguageModel:
     """The policy that training starts from: the model of the recipe, or the policy of an upstream run."""
-    from alignbench.models.loading import load_policy
+    from alignbench.models.language_model import LanguageModel
     from alignbench.models.padding_check import check_padding
 
-    if "policy" in artifacts:
-        policy = load_policy(artifacts["policy"], resolve, recipe.policy.revision, **_options(recipe, device))
-    else:
-        policy = base_policy(recipe, device)
+    start = artifacts.get("policy")
+    policy = base_policy(recipe, device) if start is None else saved_policy(recipe, start, device)
+    if not isinstance(policy, LanguageModel):
+        kind = type(policy).__name__
+        raise UsageError(f"policy.run: got a {kind}, expected a language model: training starts from weights")
     _check_architecture(recipe, policy)
     check_padding(policy)
     return policy
+
+
+def saved_policy(recipe: Recipe, artifact: Path, device: torch.device) -> Policy:
+    """What a run has given, of any kind."""
+    from alignbench.models.loading import load_policy
+
+    return load_policy(artifact, resolve, recipe.policy.revision, **_options(recipe, device))
 
 
 def base_policy(recipe: Recipe, device: torch.device) -> LanguageModel:
@@ -180,15 +188,15 @@ def _check_architecture(recipe: Recipe, policy: LanguageModel) -> None:
     """UsageError where the method cannot train this kind of policy."""
     from alignbench.methods.registry import known_methods, method_class
 
-    method, kind = recipe.method, "seq2seq" if policy.is_encoder_decoder else "causal"
-    trains_another = getattr(method, "model", None) is not None  # a reward model's own start
-    if kind in method.architectures or trains_another:
+    facts, kind = recipe.method.facts, "seq2seq" if policy.is_encoder_decoder else "causal"
+    start = facts.own_start(recipe.method)
+    if kind in facts.architectures or (start is not None and start.model is not None):
         return
-    able = [name for name in known_methods() if kind in method_class(name).architectures]
+    able = [name for name in known_methods() if kind in method_class(name).facts.architectures]
     what = "an encoder-decoder (seq2seq)" if policy.is_encoder_decoder else "a causal"
     raise UsageError(
         f"policy.model: got {recipe.policy.model!r}, {what} model, which {recipe.method_name} does not "
-        f"train; expected a {' or '.join(sorted(method.architectures))} one, or a method that trains this one: "
+        f"train; expected a {' or '.join(sorted(facts.architectures))} one, or a method that trains this one: "
         f"{', '.join(able)}"
     )
 
@@ -203,7 +211,8 @@ def reward_model_start(recipe: Recipe, artifacts: Mapping[str, Path], device: to
     def load(model: str | None) -> tuple[Any, Any]:
         seed_everything(recipe.seed)  # the fresh head is drawn from the global generator
         where, name, revision = "method.model", model, None
-        trusts = recipe.policy.trust_remote_code if model is None else recipe.method.trust_remote_code
+        start = recipe.method.facts.own_start(recipe.method)
+        trusts = start.trust_remote_code if start and model is not None else recipe.policy.trust_remote_code
         if model is None and "policy" in artifacts:
             where, name = "policy.run", str(artifacts["policy"])
             if (artifacts["policy"] / "adapter_config.json").exists():

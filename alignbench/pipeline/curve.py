@@ -65,13 +65,13 @@ class AlongTraining:
         settings = recipe.evaluation
         every = max(1, recipe.budget.completions // N_POINTS)
         self._every = every if settings.evaluate_every is None else settings.evaluate_every
-        is_wanted = self._every > 0 and recipe.method.produces == "policy"
+        is_wanted = self._every > 0 and recipe.method.facts.gives_policy
         self._prompts = parts.data.validation[: settings.n_validation_prompts] if is_wanted else ()
         if is_wanted and not self._prompts:
             logger.warning("no evaluation along training: there are no validation prompts (data.validation_fraction)")
         self._parts, self._yardsticks, self._directory = parts, yardsticks, directory
         self._cost, self._evaluation_cost = cost, evaluation_cost
-        self._learns = bool(recipe.method.needs) or recipe.method.needs_reward
+        self._learns = recipe.method.facts.trains or recipe.method.facts.calls_reward
         self._earlier = directory.points()
         """Completions spent by step, of the points that a killed run has left."""
         self._done: dict[int, int] = {}
@@ -103,7 +103,7 @@ class AlongTraining:
             return self._evaluate(0, 0, policy)
 
     def at(self, step: int, completions: int, policy: Policy) -> None:
-        """Evaluates the policy where a point was passed since the step before; `RunContext.evaluate_at`."""
+        """Evaluates the policy where a point was passed since the step before."""
         self._reached = (step, completions)
         spent = (self._earlier | self._done).items()
         before = max((there for other, there in spent if other < step), default=0)
@@ -111,12 +111,16 @@ class AlongTraining:
             with set_aside(self._cost, self._evaluation_cost, self._parts.device):
                 self._evaluate(step, completions, policy)
 
-    def last(self, policy: Policy) -> None:
-        """Evaluates the policy after training, unless its last step was a point."""
+    def last(self, policy: Policy, drawn: int) -> None:
+        """Evaluates the policy after training, unless its last step was a point.
+
+        `drawn` is what training has drawn of the budget. It says where the end is, if training has had no step: what
+        was killed after the last one is resumed with none left.
+        """
         step, completions = self._reached
-        if step == 0 and self._learns:  # the method never said how far it was
+        if step == 0 and self._learns:
             steps = self._directory.logged("step")
-            step, completions = int(max(steps, default=1)), self._parts.recipe.budget.completions
+            step, completions = int(max(steps, default=1)), drawn or self._parts.recipe.budget.completions
         if self._prompts and step not in self._done:
             with measured(self._evaluation_cost, self._parts.device):
                 self._evaluate(step, completions, policy)
@@ -128,19 +132,22 @@ class AlongTraining:
         scorers, reference = self._yardsticks.judges, self._yardsticks.reference
         assert reference is not None
         protocol, here = get_protocol(recipe.evaluation.protocol), at_hand(reference, self._parts.device)
-        with undisturbed(policy), here, spending(policy, reference, reward, *scorers.values()) as spent:
-            report = evaluate(
-                policy,
-                reference,
-                self._prompts,
-                protocol,
-                scorers,
-                seed=recipe.seed,
-                purpose="along training",
-                batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
-            )
+        with undisturbed(policy), here:
+            with spending(policy, reference, *scorers.values()) as spent:
+                report = evaluate(
+                    policy,
+                    reference,
+                    self._prompts,
+                    protocol,
+                    scorers,
+                    seed=recipe.seed,
+                    purpose="along training",
+                    batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
+                )
             if reward is not None:
-                report = with_reward(report, reward)
+                with spending(reward) as rewarding:  # apart: a policy may have asked it too, which it counts
+                    report = with_reward(report, reward)
+                spent.charge(rewarding)
         sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
         self._directory.write_evaluation(report, self._conditions, sources, step=step, completions=completions)
         n_scorers = len(scorers) + (reward is not None)
@@ -151,10 +158,9 @@ class AlongTraining:
 
 
 def cost_of_evaluation(spent: Cost, report: EvalReport, n_scorers: int) -> Cost:
-    """What an evaluation took: `spent` by its models, or the tokens in the report of a policy that counts nothing."""
-    n_tokens = spent.generated_tokens or int(report.completions["n_tokens"].sum()) + report.n_extra_tokens
+    """What an evaluation took: `spent` by its models and scorers, and how often these were asked."""
     n_scored = len(report.completions) * n_scorers
-    return replace(spent, generated_tokens=n_tokens, prompts_seen=len(report.prompt_values), reward_calls=n_scored)
+    return replace(spent, prompts_seen=len(report.prompt_values), reward_calls=n_scored)
 
 
 def hashes_of_sources(reward: Scorer | None, labeller: Scorer | None, upstream: Sequence[StoredRun]) -> list[str]:

@@ -63,7 +63,7 @@ def check_direction(parts: Parts, yardsticks: Yardsticks, first: EvalReport | No
             texts = draw_sample(parts.policy, prompts, parts.recipe, yardsticks.judges, reward, cost)
     variants = {prompt.id: prompt.group or prompt.id for prompt in (*data.validation, *data.train)}
     texts = texts.assign(prompt_id=texts["prompt_id"].map(variants))  # of one text are no independent witnesses
-    reward_name = "the reward" if method.needs_reward else "the score that labels pairs"
+    reward_name = "the reward" if method.facts.calls_reward else "the score that labels pairs"
     require_agreement(texts, reward_name, list(yardsticks.judges))
 
 

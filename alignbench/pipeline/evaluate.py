@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import UsageError
 from alignbench.models.loading import shared_classifiers
-from alignbench.pipeline.build import Parts, Yardsticks, at_hand, make_parts, make_yardsticks, start_policy
+from alignbench.pipeline.build import Parts, Yardsticks, at_hand, make_parts, make_yardsticks, saved_policy
 from alignbench.pipeline.curve import cost_of_evaluation
 from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.pairs import heldout_pairs, training_pairs
-from alignbench.records import Cost, EvalReport, Prompt, Scorer, fingerprint
+from alignbench.records import Cost, EvalReport, Policy, Prompt, Scorer, fingerprint
 from alignbench.runtime.clock import measured
 from alignbench.runtime.ledger import spending
 from alignbench.runtime.progress import progress_bar
@@ -69,8 +69,8 @@ def evaluate_again(job: Job, directory: RunDirectory) -> None:
     directory.record_inputs(inputs_of(recipe, job.artifacts))
     pairs: Pairs | None = None
     trained: Any
-    if recipe.method.produces == "policy":
-        trained = start_policy(recipe, {"policy": directory.artifact}, device)
+    if recipe.method.facts.gives_policy:
+        trained = saved_policy(recipe, directory.artifact, device)
     else:
         assert parts.labeller is not None
         trained = saved_reward_model(recipe, directory.artifact, device)
@@ -79,7 +79,9 @@ def evaluate_again(job: Job, directory: RunDirectory) -> None:
     directory.complete_again(job.evaluation)
 
 
-def evaluate_policy(parts: Parts, yardsticks: Yardsticks, policy: Any, cost: Cost) -> tuple[EvalReport, dict[str, Any]]:
+def evaluate_policy(
+    parts: Parts, yardsticks: Yardsticks, policy: Policy, cost: Cost
+) -> tuple[EvalReport, dict[str, Any]]:
     """Measures a policy, and adds what that took to `cost`, seconds and memory apart.
 
     Returns the report, and what must be equal in every run beside it.
@@ -166,7 +168,7 @@ def saved_reward_model(recipe: Recipe, artifact: Path, device: torch.device) -> 
     """Loads the reward model of a run, reading what it was trained to read."""
     from alignbench.scorers.reward_model import load_reward_scorer
 
-    own_start = getattr(recipe.method, "model", None) is not None
-    trusts = recipe.method.trust_remote_code if own_start else recipe.policy.trust_remote_code
+    start = recipe.method.facts.own_start(recipe.method)
+    trusts = start.trust_remote_code if start and start.model is not None else recipe.policy.trust_remote_code
     text = recipe.reward.text if recipe.reward else "completion"
     return SavedRewardModel(load_reward_scorer(artifact, text=text, device=device, trust_remote_code=trusts))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alignbench.errors import AlignbenchError, UsageError
 from alignbench.models.loading import shared_classifiers
@@ -29,6 +29,7 @@ from alignbench.pipeline.preflight import check_before_start
 from alignbench.pipeline.prompts import known_texts
 from alignbench.pipeline.train import Measuring, train
 from alignbench.pipeline.training_data import build_training_data
+from alignbench.records import Policy
 from alignbench.results import layout
 from alignbench.results.schema import TuningFile
 from alignbench.results.writer import RunDirectory
@@ -38,6 +39,7 @@ from alignbench.runtime.device import choose_device, quiet_libraries, set_thread
 from alignbench.runtime.randomness import seed_everything
 
 if TYPE_CHECKING:
+    from alignbench.methods.base import Trained
     from alignbench.recipe.loading import LoadedRecipe
     from alignbench.recipe.recipe import Recipe
 
@@ -120,7 +122,7 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
 def _check_processes(recipe: Recipe) -> None:
     """UsageError where the method would train once in each of several processes."""
     n = distributed.world_size()
-    if n > 1 and not getattr(recipe.method, "takes_several_processes", False):
+    if n > 1 and not recipe.method.facts.several_processes:
         raise UsageError(
             f"{recipe.name}: {recipe.method_name} trains in one process, and {n} were started; run this recipe without "
             "torchrun or accelerate launch"
@@ -157,16 +159,17 @@ def _before_training(job: Job, directory: RunDirectory, parts: Parts) -> Measuri
     return Measuring(directory, yardsticks, along, built)
 
 
-def _evaluate_and_store(job: Job, parts: Parts, measuring: Measuring, trained: Any) -> None:
+def _evaluate_and_store(job: Job, parts: Parts, measuring: Measuring, trained: Trained) -> None:
     """Evaluates on held-out prompts, and completes the run."""
     directory, along = measuring.directory, measuring.along
-    along.last(trained)
+    if isinstance(trained, Policy):
+        along.last(trained, job.ledger.cost.training_completions + measuring.built.data.drawn_completions)
     evaluate_trained(job, directory, parts, measuring.yardsticks, measuring.built.pairs, trained)
     job.machine.device_seconds *= distributed.world_size()
     job.ledger.book(None, "machine", job.machine)
     job.ledger.book(None, "evaluation", job.evaluation, "evaluation_cost")
     trained_on = hashes_of_sources(parts.reward, parts.labeller, list(job.upstream.values()))
-    diagnosis, why_none = diagnose_run(directory.path, trained_on, kind=job.recipe.method.produces)
+    diagnosis, why_none = diagnose_run(directory.path, trained_on, kind=directory.status.kind)
     if along.is_cut_off:
         diagnosis, why_none = None, "evaluations along training were switched off before it ended"
     directory.complete(

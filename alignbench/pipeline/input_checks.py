@@ -67,9 +67,9 @@ class InputChecks:
     def _models(self, recipe: Recipe) -> Iterator[str]:
         reward = recipe.reward
         yield from self._model("policy.model", recipe.policy.model, "policy")
-        own_start = getattr(recipe.method, "model", None)
-        if isinstance(own_start, str):
-            yield from self._model("method.model", own_start, "start")
+        start = recipe.method.facts.own_start(recipe.method)
+        if start is not None and start.model is not None:
+            yield from self._model("method.model", start.model, "start")
         blocks: list[tuple[str, Any]] = [] if reward is None else [("reward", reward)]
         blocks += [(f"reward.also.{i}", term) for i, term in enumerate(reward.also if reward else ())]
         judges = (entry for entry in recipe.evaluation.scorers if not isinstance(entry, str))

@@ -73,9 +73,9 @@ def _data_sources(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
 def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
     """Key, name and revision of all models that a recipe names."""
     yield "policy.model", recipe.policy.model, recipe.policy.revision
-    own_start = getattr(recipe.method, "model", None)
-    if isinstance(own_start, str):
-        yield "method.model", own_start, None
+    start = recipe.method.facts.own_start(recipe.method)
+    if start is not None and start.model is not None:
+        yield "method.model", start.model, None
     reward = recipe.reward
     if reward is not None:
         yield from ((f"reward.{model.key}", model.name, model.revision) for _, model in reward.named_models())

@@ -96,7 +96,7 @@ def begin(planned: Planned, results: Path, tuning: TuningFile | None, device: to
                 run_hash=planned.run_hash,
                 resolved_recipe=recipe.to_yaml(),
                 environment=describe_environment(device),
-                kind=recipe.method.produces,
+                kind="policy" if recipe.method.facts.gives_policy else "reward_model",
                 upstream=_built_on(stored, tuning),
                 inputs=inputs_of(recipe, {role: run.artifact for role, run in stored.items()}),
                 force=force,

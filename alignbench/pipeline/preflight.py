@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,11 +23,13 @@ from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
 from alignbench.models.forward import base_model, completion_forward, token_logprobs
 from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 from alignbench.pipeline.curve import undisturbed
+from alignbench.pipeline.prompt_limits import longest_completion
 from alignbench.records import Completion, Decoding, Prompt, Scorer
 from alignbench.scorers.base import may_draw
 from alignbench.scorers.room import without_room
 
 if TYPE_CHECKING:
+    from alignbench.methods.base import OwnStart
     from alignbench.models.language_model import LanguageModel
     from alignbench.pipeline.build import Parts, Yardsticks
     from alignbench.recipe.recipe import Recipe
@@ -52,16 +54,17 @@ def check_before_start(parts: Parts, yardsticks: Yardsticks) -> None:
             if scorer is not None:
                 check_scorer(scorer, where, measured_on[0].text, is_judge=where != "reward")
         check_policy(policy, measured_on, n_measured)
-        if parts.recipe.method_name != "untrained":
+        facts = parts.recipe.method.facts
+        if facts.trains:
             # Apart: a prompt that is measured on need not have room for what training draws.
             trained_on = _shortest_and_longest(policy, data.train)
             completions = check_policy(policy, trained_on, n_trained)
-        if parts.recipe.method.needs_reward and reward is not None:
+        if facts.calls_reward and reward is not None:
             check_room(reward, policy, data.train, n_trained)
-        if parts.recipe.method.produces == "reward_model":
-            check_reward_model_start(parts)
-        elif parts.recipe.method_name != "untrained" and parts.recipe.policy.lora is None:
-            check_step(policy, trained_on[-1], completions[-1], _rows_at_once(parts.recipe.method))
+        if (start := facts.own_start(parts.recipe.method)) is not None:
+            check_reward_model_start(parts, start)
+        elif facts.trains and parts.recipe.policy.lora is None:
+            check_step(policy, trained_on[-1], completions[-1], facts.texts_in_a_pass(parts.recipe.method))
         check_saving(policy)
 
 
@@ -149,16 +152,16 @@ def check_step(policy: LanguageModel, prompt: Prompt, completion: Completion, n_
         raise ModelError(f"{where}: none of its weights can be trained; set policy.lora, or use weights that are whole")
 
 
-def check_reward_model_start(parts: Parts) -> None:
+def check_reward_model_start(parts: Parts, start: OwnStart) -> None:
     """ModelError where what a reward model starts from cannot be loaded, or be trained on the texts that it is to read.
 
     That would come to light only after all pairs were drawn.
     """
     from alignbench.methods.reward_model import training_reader
 
-    method, reward = parts.recipe.method, parts.recipe.reward
-    text = getattr(method, "text", None) or (reward.text if reward else "completion")
-    training_reader(*parts.reward_model_start(method.model), text, parts.joint)
+    reward = parts.recipe.reward
+    text = start.text or (reward.text if reward else "completion")
+    training_reader(*parts.reward_model_start(start.model), text, parts.joint)
 
 
 def check_saving(policy: LanguageModel) -> None:
@@ -177,15 +180,6 @@ def _shortest_and_longest(policy: LanguageModel, prompts: Sequence[Prompt]) -> l
     return [ordered[0], max(ordered[-20:], key=lambda prompt: len(policy.encode_prompt(prompt)))]
 
 
-def _rows_at_once(method: Any) -> int:
-    """Texts in one pass of training; 1 where passes are made smaller than their texts are."""
-    if getattr(method, "gradient_checkpointing", False):
-        return 1
-    own = (getattr(method, name, None) for name in ("rows_at_once", "micro_batch_size", "batch_size"))
-    rows: int = next((rows for rows in own if rows), 1)
-    return 2 * rows if "preference_pairs" in method.needs else rows
-
-
 def _nearly_equal(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=_SCORE_TOLERANCE, abs_tol=_SCORE_TOLERANCE)
 
@@ -194,8 +188,7 @@ def _longest_completions(parts: Parts) -> tuple[int, int]:
     """The most tokens that training and evaluation draw for a prompt."""
     recipe = parts.recipe
     measured = max(get_protocol(recipe.evaluation.protocol).decoding.max_new_tokens, DIVERGENCE_TOKENS)
-    trained = recipe.pairs.completion_tokens if recipe.draws_for_training else (0, 0)
-    return getattr(recipe.method, "completion_tokens", trained)[1] or measured, measured
+    return longest_completion(recipe) or measured, measured
 
 
 @contextmanager

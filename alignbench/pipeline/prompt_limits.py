@@ -19,9 +19,14 @@ def longest_measured(recipe: Recipe, policy: LanguageModel) -> int:
 
 def longest_trained_on(recipe: Recipe, policy: LanguageModel) -> int:
     """The longest prompt that is trained on, or that pairs are drawn for: the completions of training fit as well."""
-    drawn, own = recipe.pairs.completion_tokens, getattr(recipe.method, "completion_tokens", (0, 0))
-    limits = drawn if recipe.draws_for_training else own
-    return min(longest_measured(recipe, policy), _longest_prompt(policy, limits[1]))
+    return min(longest_measured(recipe, policy), _longest_prompt(policy, longest_completion(recipe) or 0))
+
+
+def longest_completion(recipe: Recipe) -> int | None:
+    """The most tokens that are drawn for a prompt to train on, before training or in it; None where none are."""
+    before = recipe.pairs.completion_tokens[1] if recipe.draws_for_training else None
+    own = recipe.method.facts.longest_completion(recipe.method)
+    return max((n for n in (before, own) if n is not None), default=None)
 
 
 def _longest_prompt(policy: LanguageModel, n_new_tokens: int) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alignbench.methods.base import RunContext, TrainData
+from alignbench.methods.base import RunContext, StepDone, TrainData, require_policy
+from alignbench.records import Cost, Policy
 from alignbench.results import layout
 from alignbench.runtime import distributed
 from alignbench.runtime.clock import Stopwatch, measured
@@ -41,13 +42,12 @@ def train(job: Job, parts: Parts, measuring: Measuring | None, *, profile: bool)
     trace = Profile(job.recorder.path / layout.PROFILE, job.device) if profile and measuring is not None else None
     with measured(job.machine, job.device), trace or nullcontext():
         data = measuring.built.data if measuring else TrainData(parts.data.train, parts.data.validation)
-        context = _context(job, parts)
-        if measuring is not None:
-            context.evaluate_at = measuring.along.at
+        context = _context(job, parts, measuring.along if measuring else None)
         if trace:
-            context.log = trace.between_steps(context.log)
-            context.evaluate_at = trace.between_steps(context.evaluate_at)
-        trained: Trained = job.recipe.method.train(data, context)
+            context.step_done = trace.between_steps(context.step_done)
+        trained = job.recipe.method.train(data, context)
+        if job.recipe.method.facts.gives_policy:
+            require_policy(trained, job.recipe.method_name)
         if measuring is not None:
             trained.save(measuring.directory.artifact)
     job.machine.peak_memory_gib = max(distributed.gather(job.machine.peak_memory_gib))
@@ -56,7 +56,7 @@ def train(job: Job, parts: Parts, measuring: Measuring | None, *, profile: bool)
     return trained
 
 
-def _context(job: Job, parts: Parts) -> RunContext:
+def _context(job: Job, parts: Parts, along: AlongTraining | None) -> RunContext:
     from alignbench.models.adapters import Lora
 
     recipe, recorder = job.recipe, job.recorder
@@ -70,20 +70,26 @@ def _context(job: Job, parts: Parts) -> RunContext:
         reward=parts.reward,
         reward_text=recipe.reward.text if recipe.reward else "completion",
         checkpoints=recorder.checkpoints,
-        log=_logger(job),
+        step_done=_step_done(job, along),
         log_completions=recorder.log_completions,
         ledger=job.ledger,
     )
 
 
-def _logger(job: Job) -> Callable[[int, Mapping[str, float]], None]:
-    """Logs a step, and the seconds spent so far, so that a killed run is charged for them when it is resumed."""
+def _step_done(job: Job, along: AlongTraining | None) -> StepDone:
+    """Books and logs a step, with the seconds that a resumed run is charged for, and measures where that is due."""
     watch, machine = Stopwatch(job.device), job.machine  # less what is set aside, which `machine` knows
 
-    def log(step: int, metrics: Mapping[str, float]) -> None:
+    def step_done(
+        step: int, completions: int, metrics: Mapping[str, float], cost: Mapping[str, Cost], policy: Policy | None
+    ) -> None:
+        for event, amounts in cost.items():
+            job.ledger.book(step, event, amounts)
         job.recorder.log_step(step, metrics)
         wall = machine.wall_seconds + watch.wall_seconds
         held = (machine.device_seconds + watch.device_seconds) * distributed.world_size()
         job.recorder.record_cost(dataclasses.replace(job.ledger.cost, wall_seconds=wall, device_seconds=held))
+        if along is not None and policy is not None:
+            along.at(step, completions, policy)
 
-    return log
+    return step_done

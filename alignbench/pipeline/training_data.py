@@ -42,7 +42,7 @@ def build_training_data(
         data: The prompts of the recipe.
         heldout: The prompts of the evaluation.
     """
-    kinds = recipe.method.needs
+    kinds = recipe.method.facts.learns_from
     pairs = labelled = shown = None
     if "preference_pairs" in kinds:
         assert labeller is not None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, GetPydanticSchema, SerializeAsAny, field_validator, model_validator
+from pydantic_core import core_schema
 
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.identity import NotIdentity, OnlyIfGiven
+from alignbench.methods.base import Method
 from alignbench.recipe.scorers import Name, RewardSettings, ScorerSettings
 from alignbench.records import Settings
 from alignbench.scorers.base import Text
@@ -153,7 +155,7 @@ class RecipeSettings(Settings):
     """Names the results directory."""
     description: Annotated[str, NotIdentity("words for people")] = ""
     """One line for people."""
-    method: Any
+    method: Annotated[Method, GetPydanticSchema(lambda _type, _handler: core_schema.any_schema())]
     """The method's dataclass with its hyperparameters."""
     policy: PolicySettings
     reward: SerializeAsAny[RewardSettings] | None = None

@@ -191,10 +191,15 @@ def _linked(
         except RecipeError as error:
             problems += error.problems
             continue
-        gives = "reward" if other.recipe.method.produces == "reward_model" else "policy"
+        facts = other.recipe.method.facts
+        gives = "policy" if facts.gives_policy else "reward"
         if gives != role:
             wanted = "a recipe that trains a reward model" if role == "reward" else "a recipe that trains a policy"
             problems.append(Problem(place.format(role), f"{other.name}, which gives a {gives}", wanted))
+        elif facts.gives == "policy":
+            got = f"{other.name}, whose method {other.recipe.method_name} gives a policy without weights of its own"
+            wanted = f"a recipe that trains a language model: {loaded.recipe.method_name} starts from weights"
+            problems.append(Problem(place.format(role), got, wanted))
         else:
             upstream[role] = _linked(other, its_source, together, problems, (*before, loaded.name))
     return replace(loaded, upstream=upstream)
@@ -233,7 +238,7 @@ def _with_sweeps(suite: Suite, label: str, sources: Sequence[_Source]) -> list[_
         name, method = values.get("name"), values.get("method")
         kind = method.get("name") if isinstance(method, dict) else None
         trainer = method_class(kind) if kind in known_methods() else None
-        tunable = trainer is not None and trainer.produces == "policy" and bool(fields(trainer))
+        tunable = trainer is not None and trainer.facts.gives_policy and bool(fields(trainer))
         place = f"{label}: sweep.grids.{name}"
         if isinstance(name, str) and name in suite.sweep.grids:
             left.pop(name, None)

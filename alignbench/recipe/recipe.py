@@ -42,7 +42,7 @@ class Recipe(RecipeSettings):
     @property
     def draws_for_training(self) -> bool:
         """True where completions are drawn and scored before training, for the method to learn from."""
-        return _draws(self.method.needs, self.demonstrations.take if self.demonstrations else "data")
+        return _draws(self.method.facts.learns_from, self.demonstrations.take if self.demonstrations else "data")
 
     def upstream_names(self) -> dict[Role, str]:
         """Returns the names of the recipes that must have run before this one, by role."""
@@ -136,8 +136,8 @@ def _method_rule_breaks(name: object, reward: object, take: object) -> Iterator[
     elif name not in known:
         yield ("method", "name"), shown(name), f"one of {', '.join(known)}{did_you_mean(name, known)}"
     elif reward is None:
-        method = method_class(name)
-        if method.needs_reward or _draws(method.needs, take):
+        facts = method_class(name).facts
+        if facts.calls_reward or _draws(facts.learns_from, take):
             yield ("reward",), "nothing", f"a reward block, for the method {name}"
 
 

@@ -71,12 +71,12 @@ class Profile:
     def between_steps(self, call: Callable[..., None]) -> Callable[..., None]:
         """The same call, of which the first argument is the number of the step that has ended."""
 
-        def called(step: int, *args: Any) -> None:
+        def called(step: int, *args: Any, **kwargs: Any) -> None:
             seconds = time.perf_counter() - self._started
             profiler = self._stop()
             if profiler is not None and step != self._after:
                 self._keep(profiler, step, seconds)
-            call(step, *args)
+            call(step, *args, **kwargs)
             if self.shares is None:
                 self._start(step)
 

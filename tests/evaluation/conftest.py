@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench.records import Completion, Decoding, Prompt
+from alignbench.records import Completion, Cost, Decoding, Prompt
 from alignbench.runtime.randomness import generator
 
 END = 0
@@ -23,12 +23,15 @@ class CategoricalPolicy:
         self.probabilities = np.asarray(probabilities, dtype=np.float64)
         self.calls: list[tuple[int, Decoding, int, tuple[int | str, ...]]] = []
         self.most_distributions = 0
+        self.spent = Cost()
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
     ) -> list[Completion]:
         self.calls.append((len(prompts), decoding, n_samples, tuple(key)))
-        return [self._one(prompt, i, decoding, key) for prompt in prompts for i in range(n_samples)]
+        drawn = [self._one(prompt, i, decoding, key) for prompt in prompts for i in range(n_samples)]
+        self.spent.generated_tokens += sum(len(completion.token_ids) for completion in drawn)
+        return drawn
 
     def _one(self, prompt: Prompt, sample: int, decoding: Decoding, key: Sequence[int | str]) -> Completion:
         drawn = (
@@ -56,7 +59,7 @@ class ScriptedPolicy:
     """Answers each prompt with given texts, one token a word, every token with log-probability `logprob`."""
 
     def __init__(self, texts: Mapping[str, Sequence[str]], logprob: float | None = -1.0) -> None:
-        self.texts, self.logprob = texts, logprob
+        self.texts, self.logprob, self.spent = texts, logprob, Cost()
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]

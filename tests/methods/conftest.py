@@ -1,11 +1,15 @@
+from importlib.metadata import EntryPoint
+
 import pytest
+
+from alignbench import plugins
 
 
 @pytest.fixture
 def run_context(tiny_policy, checkpoints, tmp_path):
     """Makes the surroundings of one training run on the tiny policy."""
 
-    def make(policy=None, **changes):
+    def make(policy=None, log=None, **changes):
         import torch
 
         from alignbench.methods.base import RunContext
@@ -20,7 +24,13 @@ def run_context(tiny_policy, checkpoints, tmp_path):
             str(checkpoints / "classifier"), where="reward", revision=None, device=torch.device("cpu"),
             name="reward", label="nothate", transform="logit",
         )  # fmt: skip
-        log = {}
+        rows = {}
+
+        def step_done(step, completions, metrics, cost, policy):
+            for event, amounts in cost.items():
+                run.ledger.book(step, event, amounts)
+            (log or rows.__setitem__)(step, metrics)
+
         settings = {
             "seed": 0,
             "budget_completions": 16,
@@ -30,10 +40,10 @@ def run_context(tiny_policy, checkpoints, tmp_path):
             "reward": reward,
             "reward_text": "completion",
             "checkpoints": tmp_path / "checkpoints",
-            "log": log.__setitem__,
+            "step_done": step_done,
         }
         run = RunContext(**settings | changes)
-        return run, log
+        return run, rows
 
     return make
 
@@ -50,3 +60,17 @@ def pairs(tiny_policy):
     return [
         PreferencePair(prompt, completions[2 * i], completions[2 * i + 1], 1.0, 0.0) for i, prompt in enumerate(prompts)
     ]
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Installs entry points for the length of a test."""
+
+    def install(*points: tuple[str, str]) -> None:
+        entries = [EntryPoint(name, value, "alignbench.methods") for name, value in points]
+        monkeypatch.setattr(plugins, "entry_points", lambda group: entries if group == "alignbench.methods" else [])
+        plugins.entries_of.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    plugins.entries_of.cache_clear()

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from importlib.metadata import EntryPoint
 from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field
 
-from alignbench import plugins
 from alignbench.errors import UsageError
 from alignbench.methods import registry
+from alignbench.methods.base import Facts, Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +25,8 @@ class _Parent:
 class Double(_Parent):
     """A method from elsewhere."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    facts: ClassVar[Facts] = Facts(architectures=frozenset({"causal"}))
     """Not a hyperparameter."""
-    needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[str]] = frozenset()
-    produces: ClassVar[str] = "policy"
     mode: Literal["a", "b"] = "a"
     """How."""
     lengths: tuple[int, int] = (1, 2)
@@ -43,20 +39,6 @@ class Double(_Parent):
 
 
 not_a_dataclass = object()
-
-
-@pytest.fixture
-def installed(monkeypatch):
-    """Installs entry points for the length of a test."""
-
-    def install(*points: tuple[str, str]) -> None:
-        entries = [EntryPoint(name, value, "alignbench.methods") for name, value in points]
-        monkeypatch.setattr(plugins, "entry_points", lambda group: entries if group == "alignbench.methods" else [])
-        plugins.entries_of.cache_clear()
-
-    yield install
-    monkeypatch.undo()
-    plugins.entries_of.cache_clear()
 
 
 @pytest.fixture
@@ -73,10 +55,7 @@ def test_built_in_methods_are_found_and_keep_the_interface(name):
     assert dataclasses.is_dataclass(method)
     assert method.__dataclass_params__.frozen
     assert method.__module__ == f"alignbench.methods.{name}"
-    assert isinstance(method.needs, frozenset)
-    assert isinstance(method.needs_reward, bool)
-    assert isinstance(method.architectures, frozenset)
-    assert callable(method.train)
+    assert isinstance(method(), Method)
 
 
 @pytest.mark.parametrize("name", ["untrained", "ppo", "dpo", "reward_model"])
@@ -113,8 +92,38 @@ def test_third_party_method_that_is_no_dataclass(installed, double):
 
 def test_third_party_method_that_lacks_a_part_of_the_interface(installed, double):
     installed(("odd", "elsewhere:_Parent"))
-    with pytest.raises(UsageError, match=r"'odd' \(.*\) lacks needs, needs_reward, architectures, produces, train"):
+    expected = (
+        r"method 'odd' \(.*:_Parent, of the entry point 'elsewhere:_Parent'\) is no method: it lacks "
+        r"train\(self, data, run\); it has no facts, expected `facts: ClassVar\[Facts\]`"
+    )
+    with pytest.raises(UsageError, match=expected):
         registry.method_class("odd")
+
+
+@dataclasses.dataclass
+class Thawed:
+    """Nothing is as it should be."""
+
+    facts: ClassVar[Facts] = Facts(
+        architectures=frozenset({"casual"}), learns_from=frozenset({"pairs"}), gives="policy"
+    )
+
+    def train(self, data: object) -> object:
+        """Trains."""
+
+
+def test_third_party_method_is_told_all_that_is_wrong(installed, double):
+    installed(("odd", "elsewhere:Thawed"))
+    with pytest.raises(UsageError) as caught:
+        registry.method_class("odd")
+    for problem in (
+        "its dataclass is not frozen",
+        "it has train(self, data: 'object') -> 'object', expected train(self, data, run)",
+        "facts.architectures: got 'casual', expected of causal, seq2seq, classifier",
+        "facts.learns_from: got 'pairs', expected of prompts, preference_pairs, demonstrations, labelled_completions",
+        "facts.load_policy: got nothing beside gives 'policy'",
+    ):
+        assert problem in str(caught.value)
 
 
 def test_third_party_method_cannot_take_a_built_in_name(installed):

@@ -114,7 +114,7 @@ def run_of_dpo(tmp_path):
         pairs = [PreferencePair(prompt, *drawn[2 * i : 2 * i + 2], 1.0, 0.0) for i, prompt in enumerate(prompts)]
         context = RunContext(
             seed=0, budget_completions=8, policy=policy, load_reward_model=None, lora=lora, reward=None,
-            reward_text="completion", checkpoints=tmp_path / "checkpoints", log=lambda step, metrics: None,
+            reward_text="completion", checkpoints=tmp_path / "checkpoints", step_done=lambda *_: None,
         )  # fmt: skip
         return DPO(batch_size=4, epochs=1).train(TrainData(prompts, (), pairs), context)
 

@@ -14,6 +14,7 @@ import torch
 import alignbench
 from alignbench.comparison.compare import compare
 from alignbench.errors import ScorerError
+from alignbench.methods.base import Facts
 from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.pipeline import curve as curve_module
 from alignbench.pipeline import execute
@@ -298,10 +299,7 @@ def test_without_validation_prompts_there_is_no_curve_and_a_reason(recipe_folder
 class Silent:
     """A method that learns from prompts and never says how far it is."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"prompts"})
-    needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[str]] = frozenset({"causal"})
-    produces: ClassVar[str] = "policy"
+    facts: ClassVar[Facts] = Facts(architectures=frozenset({"causal"}), learns_from=frozenset({"prompts"}))
 
     def train(self, data, run):
         for parameter in run.policy.model.parameters():
@@ -312,7 +310,7 @@ class Silent:
 def test_a_method_that_never_calls_gets_its_first_and_last_point(recipe_folder, monkeypatch):
     from alignbench.methods.untrained import Untrained
 
-    for name in ("needs", "train"):
+    for name in ("facts", "train"):
         monkeypatch.setattr(Untrained, name, getattr(Silent, name))
     run("base")
     assert points("base") == [(0, 0), (1, 32)]

@@ -1,7 +1,7 @@
 """Training data of every kind reach the method that asks for them, from one drawing, charged once."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +10,7 @@ import pytest
 
 from alignbench import plugins
 from alignbench.errors import LeakError, RecipeError
+from alignbench.methods.base import Facts
 from alignbench.pipeline import execute
 from alignbench.pipeline.demonstrations import demonstrations
 from alignbench.pipeline.prompts import prepared_prompts
@@ -24,10 +25,10 @@ GIVEN = []
 class Everything:
     """Learns from nothing that it is given, and keeps it."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"preference_pairs", "labelled_completions", "demonstrations"})
-    needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[str]] = frozenset({"causal"})
-    produces: ClassVar[str] = "policy"
+    facts: ClassVar[Facts] = Facts(
+        architectures=frozenset({"causal"}),
+        learns_from=frozenset({"preference_pairs", "labelled_completions", "demonstrations"}),
+    )
 
     def train(self, data, run):
         """Keeps the data."""
@@ -39,7 +40,7 @@ class Everything:
 class Imitates(Everything):
     """Asks for demonstrations alone."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"demonstrations"})
+    facts: ClassVar[Facts] = replace(Everything.facts, learns_from=frozenset({"demonstrations"}))
 
 
 @pytest.fixture

@@ -251,7 +251,7 @@ def test_a_failed_trial_is_spent_and_charged_and_not_selected(recipe_folder, mon
 
     def fails(self, data, run):
         if self.beta == 0.1:
-            run.log(1, {"loss": 0.7})
+            run.step_done(1, 0, {"loss": 0.7}, {}, None)
             best.append(self.beta)
             raise TrainingError("the loss is nan")
         return plain(self, data, run)

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 from alignbench.errors import RecipeError, UsageError
+from alignbench.methods.base import Facts
 from alignbench.recipe.loading import LoadedRecipe, load
 from alignbench.recipe.recipe import Recipe
 
@@ -634,10 +635,7 @@ def test_numbers_survive_writing(write):
 
 @dataclasses.dataclass(frozen=True)
 class Careless:
-    needs: ClassVar[frozenset[str]] = frozenset()
-    needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[str]] = frozenset()
-    produces: ClassVar[str] = "policy"
+    facts: ClassVar[Facts] = Facts(architectures=frozenset())
     strength: float = 1
 
     def train(self, data: object, run: object) -> object:

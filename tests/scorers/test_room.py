@@ -8,7 +8,6 @@ from alignbench.methods.base import RunContext, TrainData
 from alignbench.methods.ppo import PPO
 from alignbench.models.chat import PlainTokenizer
 from alignbench.records import Prompt
-from alignbench.runtime.ledger import Ledger
 from alignbench.scorers.room import without_room
 from alignbench.scorers.text_classifier import ClassifierScorer
 from alignbench.scorers.weighted_sum import Term, WeightedSum
@@ -52,7 +51,7 @@ def test_tokens_are_those_of_the_classifier(tiny_policy, reward, monkeypatch):
 def test_ppo_does_not_start(tiny_policy, reward, tmp_path):
     run = RunContext(
         seed=0, budget_completions=16, policy=tiny_policy(), load_reward_model=None, lora=None, reward=reward,
-        reward_text="completion", checkpoints=tmp_path, log=lambda step, metrics: None, ledger=Ledger(),
+        reward_text="completion", checkpoints=tmp_path, step_done=lambda *_: None,
     )  # fmt: skip
     method = PPO(batch_size=8, mini_batch_size=4, completion_tokens=(4, 63))
     with pytest.raises(TrainingError, match=r"^method\.completion_tokens: expected shorter completions: .*reads 62"):

@@ -53,7 +53,7 @@ from alignbench.records import Completion, Cost, Decoding, Prompt, fingerprint, 
 from alignbench.runtime import distributed
 from alignbench.runtime.allocator import keeping_freed_memory
 from alignbench.runtime.clock import peak_memory_gib
-from alignbench.runtime.ledger import Ledger, spending
+from alignbench.runtime.ledger import spending
 from alignbench.runtime.randomness import generator
 from alignbench.scorers.base import term_means
 
@@ -80,7 +80,6 @@ class PPOTrainer:
         config: PPOConfig,
         *,
         seed: int = 0,
-        ledger: Ledger | None = None,
     ) -> None:
         """Prepares training; nothing is sampled yet.
 
@@ -90,7 +89,6 @@ class PPOTrainer:
             prompts: What completions are drawn for.
             config: Hyperparameters.
             seed: With the prompts' ids it fixes every draw.
-            ledger: Where costs are booked; None keeps their sums in `cost` alone.
         """
         distributed.join()
         _check_prompts(policy, prompts, config.completion_tokens[1])
@@ -118,14 +116,12 @@ class PPOTrainer:
         """True where completions are scored beside the passes over them."""
         self.step = 0
         self.passes = PassCosts(self.networks)
-        self.ledger = ledger or Ledger()
-        self.ledger.restore({"trainable_parameters": self.passes.n_parameters})  # known before the first step
-        _check_equal(self._identity(0))
-
-    @property
-    def cost(self) -> Cost:
+        self.cost = Cost(trainable_parameters=self.passes.n_parameters)
         """What training has cost so far, without seconds and memory."""
-        return self.ledger.cost
+        self.step_cost: dict[str, Cost] = {}
+        """What the last step has cost, by what was done."""
+        self._resumed: tuple[Path, int] | None = None
+        _check_equal(self._identity(0))
 
     def train(
         self,
@@ -147,8 +143,8 @@ class PPOTrainer:
             TrainingError: a reward, loss or gradient that is not finite, a reward that leaves more than 1 % unscored,
                 or a first step at which policy and reference differ. The last checkpoint stays.
         """
-        if checkpoints is not None:
-            self._resume(checkpoints, n_steps)
+        if checkpoints is not None and self._resumed != (checkpoints, n_steps):
+            self.resume(checkpoints, n_steps)
         with keeping_freed_memory(), self.networks.placement.training(self.policy):
             while self.step < n_steps:
                 metrics, samples = self._train_step(n_steps)
@@ -186,7 +182,7 @@ class PPOTrainer:
             # 1. Sample a completion for every prompt of the batch, each process for its share of them.
             with timed(seconds, "rollout"), self.networks.sampling(), spending(self.policy) as sampling:
                 capture = Capture(self.networks.values_of) if self.captures else None
-                prompts, own = self._sample(capture)
+                prompts, own = self.sample(self.step + 1, capture)
             # 2. Score the completions; on a GPU in a thread, beside step 3.
             score = partial(self._score, prompts[distributed.share()], own)
             if self.overlaps:
@@ -208,14 +204,14 @@ class PPOTrainer:
         if self.step == 0:
             self._check_reference(rollout)
         # 4. Token rewards, advantages and returns.
-        targets = self._targets(rollout)
+        targets = self.targets(rollout)
         # 5. Several epochs of clipped updates.
         factor = learning_rate_factor(self.step, n_steps, config.schedule, config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         with timed(seconds, "update"), self.networks.recomputing():
             update, training = self.updater.run(
-                rollout, targets, self._targets, self.passes, step=self.step, kl_coef=self.controller.coef
+                rollout, targets, self.targets, self.passes, step=self.step, kl_coef=self.controller.coef
             )
         # 6. Adapt the weight of the KL penalty.
         metrics = rollout_metrics(rollout, targets.returns, scores, completions, self.controller.coef) | update
@@ -228,24 +224,33 @@ class PPOTrainer:
         samplings, scorings, clocks, peaks, terms_of_all = zip(*used, strict=True)
         sampling, scoring = total(samplings), total(scorings)
         seconds = {stage: max(clock[stage] for clock in clocks) for stage in seconds}
-        self.ledger.book(self.step, "sample", replace(sampling, prompts_seen=n, training_completions=n))
-        self.ledger.book(self.step, "score", replace(scoring, reward_calls=n))
-        self.ledger.book(self.step, "forward", self.passes.rollout(batch))
-        self.ledger.book(self.step, "train", training)
+        self.step_cost = {
+            "sample": replace(sampling, prompts_seen=n, training_completions=n),
+            "score": replace(scoring, reward_calls=n),
+            "forward": self.passes.rollout(batch),
+            "train": training,
+        }
+        for piece in self.step_cost.values():
+            self.cost.charge(piece)
         metrics["time/tokens_per_second"] = sampling.generated_tokens / sum(seconds.values())
         metrics |= {f"time/{stage}_seconds": value for stage, value in seconds.items()}
         metrics |= {f"objective/reward/{name}": mean for name, mean in mean_by_name(terms_of_all).items()}
         metrics["memory/peak_gib"] = max(peaks)
         return metrics, completion_sample(prompts, completions, scores, rollout)
 
-    def _sample(self, capture: Capture | None = None) -> tuple[list[Prompt], list[Completion]]:
-        """The step's prompts, a function of seed and step alone, and a completion of each of this process's share."""
+    def sample(self, step: int, capture: Capture | None = None) -> tuple[list[Prompt], list[Completion]]:
+        """The prompts of a step, and a completion by the policy as it is of each of this process's share of them.
+
+        Args:
+            step: Its number, from 1; with the seed it fixes the prompts and every draw.
+            capture: Takes in what sampling sees.
+        """
         size = self.config.batch_size
-        places = [divmod(i, len(self.prompts)) for i in range(self.step * size, (self.step + 1) * size)]
+        places = [divmod(i, len(self.prompts)) for i in range((step - 1) * size, step * size)]
         orders = {epoch: self._order(epoch) for epoch, _ in places}
         prompts = [self.prompts[orders[epoch][index]] for epoch, index in places]
         shortest, longest = self.config.completion_tokens
-        limits = generator(self.seed, "limits", self.step).integers(shortest, longest + 1, size=size).tolist()
+        limits = generator(self.seed, "limits", step - 1).integers(shortest, longest + 1, size=size).tolist()
         epochs = [epoch for epoch, _ in places]
         own, key = distributed.share(), (self.seed, "rollout")
         return prompts, self.policy.complete(prompts[own], epochs[own], limits[own], self.decoding, key, capture)
@@ -306,7 +311,7 @@ class PPOTrainer:
                 "over the same tokens differ (dropout or other noise in the model)"
             )
 
-    def _targets(self, rollout: Rollout) -> Targets:
+    def targets(self, rollout: Rollout) -> Targets:
         """Token rewards with the KL penalty on every token, then advantages and returns; whitened where asked for."""
         config, batch = self.config, rollout.batch
         kl_coef = self.controller.coef if config.kl_placement == "reward" else 0.0
@@ -330,7 +335,13 @@ class PPOTrainer:
         }
         checkpoint.save(directory, self.parameters, self.optimizer, state, self._identity(n_steps))
 
-    def _resume(self, directory: Path, n_steps: int) -> None:
+    def resume(self, directory: Path, n_steps: int) -> None:
+        """Goes on from the state that a training to `n_steps` has left in a directory, where there is one.
+
+        Raises:
+            TrainingError: It is the state of another training, or not whole.
+        """
+        self._resumed = (directory, n_steps)
         with distributed.agreed():
             state = checkpoint.load(directory, self.parameters, self.optimizer, self._identity(n_steps))
         steps = distributed.gather(None if state is None else state["step"])
@@ -342,7 +353,7 @@ class PPOTrainer:
             return
         self.step, self.controller.coef = state["step"], state["kl_coef"]
         self.moments, self.captures = RunningMoments(**state["moments"]), self.captures and state["captures"]
-        self.ledger.restore(state["cost"])
+        self.cost = replace(self.cost, **state["cost"])
 
     def _identity(self, n_steps: int) -> dict[str, object]:
         """What must be equal for a run to go on from a checkpoint: what decides the numbers by more than rounding."""

@@ -118,7 +118,7 @@ class Updater:
             t = part.mask.shape[1]
             part_targets = Targets(targets.advantages[rows, :t], targets.returns[rows, :t])
             with placement.accumulating(is_last=number == len(passes)):
-                loss, sums, largest_ratio = self._losses(part, part_targets, kl_coef)
+                loss, sums, largest_ratio = self.losses(part, part_targets, kl_coef)
                 (loss * n_processes / n_tokens).backward()  # type: ignore[no-untyped-call]
             for key, value in (sums | {"loss": loss.detach()}).items():
                 totals[key] += value.double() / n_tokens
@@ -132,7 +132,7 @@ class Updater:
             raise TrainingError(f"the gradient norm is {norm} at PPO step {step + 1}: lower method.learning_rate")
         return metrics | {"policy/gradient_norm": norm}
 
-    def _losses(self, rollout: Rollout, targets: Targets, kl_coef: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def losses(self, rollout: Rollout, targets: Targets, kl_coef: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss summed over the tokens of some rows, sums over the same tokens for the log, the largest ratio."""
         batch, mask, config = rollout.batch, rollout.mask, self.config
         reference = self._reference_of_the_loss(rollout)

@@ -1,37 +1,130 @@
-"""What all methods on TRL trainers share: settings given in full, logging, resuming, stopping on a loss of NaN.
+"""The configuration of any TRL trainer, with nothing left to TRL: its defaults differ, and assume a GPU with bfloat16.
 
-TRL's defaults differ between its trainers and assume a GPU with bfloat16, so nothing is left to them.
+TRL says nothing where a setting has no effect beside another one, and where it changes one; both are refused here.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from transformers import TrainerCallback
-
-from alignbench.errors import TrainingError
-from alignbench.methods.trl.checkpoints import Identity, Vouching, last_checkpoint
+from alignbench.errors import TrainingError, did_you_mean
 from alignbench.methods.trl.settings import TrainerSettings
-from alignbench.methods.trl.step_costs import StepCosts
-from alignbench.models.loading import has_finite_weights
-from alignbench.runtime.ledger import Ledger
-from alignbench.runtime.progress import progress_bar
+
+Config = TypeVar("Config")
+
+_PAIRED_SMOOTHING = {"sigmoid", "simpo", "tpo-l"}
+_CLIPPED = {"grpo", "bnpo", "dr_grpo", "dapo", "luspo"}
+_REFERENCE_MOVES: dict[str, tuple[str, set[Any]]] = {
+    "ref_model_mixup_alpha": ("sync_ref_model", {True}),
+    "ref_model_sync_steps": ("sync_ref_model", {True}),
+}
+HAS_EFFECT: dict[str, dict[str, tuple[str, set[Any]]]] = {
+    "DPOConfig": {
+        "label_smoothing": ("loss_type", {"exo_pair", "robust", "aot", "aot_unpaired"}),
+        "discopop_tau": ("loss_type", {"discopop"}),
+        "f_alpha_divergence_coef": ("f_divergence_type", {"alpha_divergence"}),
+        "precompute_ref_batch_size": ("precompute_ref_log_probs", {True}),
+        **_REFERENCE_MOVES,
+    },
+    "KTOConfig": {"precompute_ref_batch_size": ("precompute_ref_log_probs", {True}), **_REFERENCE_MOVES},
+    "CPOConfig": {
+        "label_smoothing": ("loss_type", _PAIRED_SMOOTHING),
+        "simpo_gamma": ("loss_type", {"simpo"}),
+    },
+    "TPOConfig": {"label_smoothing": ("loss_type", {"sigmoid"}), "tpo_l_gamma": ("loss_type", {"tpo-l"})},
+    "GRPOConfig": {
+        "epsilon": ("loss_type", _CLIPPED),
+        "delta": ("loss_type", _CLIPPED),
+        "epsilon_high": ("loss_type", {*_CLIPPED, "cispo"}),
+        **{f"sapo_temperature_{sign}": ("loss_type", {"sapo"}) for sign in ("pos", "neg")},
+        **{f"vespo_{name}_{sign}": ("loss_type", {"vespo"}) for name in ("k", "lambda") for sign in ("pos", "neg")},
+        **_REFERENCE_MOVES,
+    },
+    "RLOOConfig": _REFERENCE_MOVES,
+}
+"""By class, the settings that its trainer reads only where another one has one of some values; elsewhere it passes them
+over in silence. Read from the trainers of TRL 1.16."""
+NEEDS_LENGTH = frozenset({"CPOConfig", "ORPOConfig", "GKDConfig", "OnlineDPOConfig", "IWOPDConfig"})
+"""Those whose trainers cut at a length of their own, or fail, where `max_length` is None."""
 
 
-def trl_arguments(settings: TrainerSettings, directory: Path, *, seed: int, on_cpu: bool) -> dict[str, Any]:
-    """Arguments for any TRL configuration: float32, no dropout, AdamW, linear decay, nothing reported anywhere.
+def trl_config(
+    kind: type[Config], settings: TrainerSettings, directory: Path, *, seed: int, on_cpu: bool, **own: Any
+) -> Config:
+    """Makes the configuration of a TRL trainer: float32, no dropout, AdamW, linear decay, nothing reported anywhere.
+
+    What the class has no name for is left out of what all trainers share, and refused of `own`.
 
     Args:
+        kind: A configuration class of TRL, such as `DPOConfig`.
         settings: Learning rate, batches and epochs.
         directory: Where checkpoints go.
         seed: Seeds the order of the data too.
         on_cpu: True keeps the trainer off any GPU.
+        own: What this trainer is given besides; in place of what all share, where it has the same name.
+
+    Raises:
+        TrainingError: A setting that the class does not have, would change, or would read past; or one that TRL
+            refuses itself.
     """
-    micro_batch_size = settings.micro_batch_size or settings.batch_size
+    known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
+    if unknown := sorted(own.keys() - known):
+        hint = did_you_mean(unknown[0], list(known))
+        raise TrainingError(f"TRL's {kind.__name__} has no setting {unknown[0]!r}{hint}")
+    shared = _shared(settings, directory, seed=seed, on_cpu=on_cpu)
+    values = {name: value for name, value in shared.items() if name in known} | own
+    _check_effects(kind, own, values, known)
+    try:
+        config = kind(**values)
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"TRL's {kind.__name__} refuses its settings: {error}") from error
+    changed = [
+        f"{name} {getattr(config, name)!r}, where {given!r} was asked for"
+        for name, given in values.items()
+        if getattr(config, name) not in (given, [given])
+    ]
+    if changed:
+        raise TrainingError(f"TRL's {kind.__name__} makes {'; '.join(changed)}")
+    if config.mixed_precision != "no":  # type: ignore[attr-defined]
+        raise TrainingError("the environment variable ACCELERATE_MIXED_PRECISION is set: training is in float32")
+    return config
+
+
+def _check_effects(
+    kind: type, own: Mapping[str, Any], values: Mapping[str, Any], known: Mapping[str, Field[Any]]
+) -> None:
+    """TrainingError for a setting that differs from TRL's default and that the trainer would not read."""
+
+    def value_of(name: str) -> Any:
+        return values[name] if name in values else _default(known[name])
+
+    if value_of("max_steps") > 0:
+        raise TrainingError(f"TRL's {kind.__name__} reads past num_train_epochs where max_steps is given: give epochs")
+    names = {parent.__name__ for parent in kind.__mro__}
+    if names & NEEDS_LENGTH and value_of("max_length") is None:
+        raise TrainingError(f"TRL's {kind.__name__} does not take every text whole where max_length is None: give it")
+    effects = [effect for name in names for effect in HAS_EFFECT.get(name, {}).items()]
+    for name, (other, where) in effects:
+        if name not in own or own[name] == _default(known[name]):
+            continue
+        chosen = value_of(other)
+        if not where.intersection(chosen if isinstance(chosen, list) else [chosen]):
+            expected = " or ".join(sorted(map(str, where)))
+            raise TrainingError(
+                f"TRL's {kind.__name__} reads past {name}, got {own[name]!r}, where {other} is {chosen!r}; leave it "
+                f"out, or set {other} to {expected}"
+            )
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _shared(settings: TrainerSettings, directory: Path, *, seed: int, on_cpu: bool) -> dict[str, Any]:
+    """What all trainers are given, where their configuration has the name."""
     return {
         "output_dir": str(directory),
         "seed": seed,
@@ -40,8 +133,8 @@ def trl_arguments(settings: TrainerSettings, directory: Path, *, seed: int, on_c
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "linear",
         "warmup_steps": 0,
-        "per_device_train_batch_size": micro_batch_size,
-        "gradient_accumulation_steps": settings.batch_size // micro_batch_size,
+        "per_device_train_batch_size": settings.rows_at_once,
+        "gradient_accumulation_steps": settings.batch_size // settings.rows_at_once,
         "num_train_epochs": settings.epochs,
         "max_grad_norm": 1.0,
         "weight_decay": 0.0,
@@ -64,78 +157,3 @@ def trl_arguments(settings: TrainerSettings, directory: Path, *, seed: int, on_c
         "disable_tqdm": True,
         "dataloader_pin_memory": not on_cpu,
     }
-
-
-class StepLog(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, passes every logged step on with our names, and stops when the loss is not finite."""
-
-    def __init__(
-        self,
-        title: str,
-        names: Mapping[str, str],
-        log: Callable[[int, Mapping[str, float]], None],
-        check_first_step: Callable[[Mapping[str, float]], None] = lambda logs: None,
-        after_step: Callable[[int, int, Any], None] = lambda step, n_steps, model: None,
-    ) -> None:
-        self.title = title
-        self.names = names
-        self.log = log
-        self.check_first_step = check_first_step
-        """Called with what the trainer logs for step 1, which was taken before any update; may raise."""
-        self.after_step = after_step
-        """Called after every optimizer step, before its checkpoint, with its number, the steps in all, the model."""
-        self._open = ExitStack()
-        self._advance: Callable[[], None] = lambda: None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer before the first step."""
-        self._advance = self._open.enter_context(progress_bar(self.title, state.max_steps - state.global_step))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer after every optimizer step, before it saves."""
-        if control.should_save and not has_finite_weights(kwargs["model"]):
-            self._open.close()
-            raise TrainingError(f"weights are not finite at step {state.global_step}: lower method.learning_rate")
-        self.after_step(state.global_step, state.max_steps, kwargs["model"])
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer after the last step."""
-        self._open.close()
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
-    ) -> None:
-        """Called by the trainer after every optimizer step."""
-        if logs is None or "loss" not in logs:
-            return
-        loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            self._open.close()
-            raise TrainingError(f"the loss is {loss} at step {state.global_step}: lower method.learning_rate")
-        if state.global_step == 1:
-            self.check_first_step(logs)
-        self.log(
-            state.global_step, {ours: float(logs[theirs]) for theirs, ours in self.names.items() if theirs in logs}
-        )
-        self._advance()
-
-
-def train(trainer: Any, checkpoints: Path, ledger: Ledger, identity: Identity, *, n_forward: int = 1) -> None:
-    """Trains to the end, from the newest checkpoint that a killed run has left.
-
-    Args:
-        trainer: A TRL trainer.
-        checkpoints: Where it keeps its state.
-        ledger: Where every step is booked.
-        identity: What must be equal for it to go on from a checkpoint; see `training_identity`.
-        n_forward: Models that read each batch, a reference included.
-
-    Raises:
-        TrainingError: The checkpoint is one of another training, or is not whole.
-    """
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StepCosts(ledger, trainer, n_forward))
-    trainer.add_callback(Vouching(identity))
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints, identity))

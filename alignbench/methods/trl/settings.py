@@ -22,6 +22,11 @@ class TrainerSettings:
     epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the pairs."""
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of training data in one pass."""
+        return self.micro_batch_size or self.batch_size
+
     def __post_init__(self) -> None:
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")

@@ -17,13 +17,13 @@ from alignbench.runtime.ledger import Ledger
 
 
 class StepCosts(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Books every optimizer step. Its counts are part of the trainer's checkpoints and go on from there."""
+    """Counts every optimizer step. The sums are part of the trainer's checkpoints and go on from there."""
 
     def __init__(self, ledger: Ledger, trainer: Any, n_forward: int) -> None:
         """Begins to count.
 
         Args:
-            ledger: Where steps are booked.
+            ledger: Where steps are booked: what its checkpoints keep.
             trainer: Its `training_step` is watched: a collator also sees batches that are skipped after a resume.
             n_forward: Models that read each batch, a reference included.
         """
@@ -63,10 +63,10 @@ class StepCosts(TrainerCallback, ExportableState):  # type: ignore[misc]
         if state.global_step:
             self.ledger.restore(state.stateful_callbacks[type(self).__name__]["attributes"]["counts"])
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer after every optimizer step, before it logs and saves."""
-        self.ledger.book(state.global_step, "train", replace(self._step, optimizer_steps=1))
-        self._step = Cost()
+    def of_step(self) -> Cost:
+        """What has been counted since the last call, which was for the step before."""
+        counted, self._step = self._step, Cost()
+        return replace(counted, optimizer_steps=1)
 
     def state(self) -> dict[str, Any]:
         """What the trainer keeps in its checkpoints."""

@@ -69,7 +69,7 @@ def test_what_is_captured(sure_policy, reward, prompts):
     for rows_at_once in (64, 3):  # one sampling batch, and several
         trainer.policy.batch_size = rows_at_once
         capture = trainer_module.Capture(trainer.networks.values_of)
-        sampled = trainer._sample(capture)
+        sampled = trainer.sample(2, capture)
         batch = trainer.policy.batch(*sampled)
         arguments = (trainer.networks, batch, trainer.decoding, trainer.policy.eos_id)
         fast, plain = trainer_module.measure(*arguments, capture), trainer_module.measure(*arguments)
@@ -144,14 +144,14 @@ def test_micro_batches_hold_rows_of_like_length(sure_policy, reward, prompts, mo
     """Nothing but padding is cut: every real token of the batch is read exactly once an epoch."""
     trainer = build(sure_policy(), reward, prompts)
     shapes, n_tokens = [], []
-    losses = trainer.updater._losses
+    losses = trainer.updater.losses
 
     def spied(rollout, *arguments):
         shapes.append((rollout.batch.attention_mask.shape[1], int(rollout.batch.lengths.sum(dim=1).max())))
         n_tokens.append(int(rollout.mask.sum()))
         return losses(rollout, *arguments)
 
-    monkeypatch.setattr(trainer.updater, "_losses", spied)
+    monkeypatch.setattr(trainer.updater, "losses", spied)
     metrics = trainer.train_step()
     assert sum(n_tokens) == 2 * 8 * metrics["tokens/completion_mean"]
     assert len({width for width, _ in shapes}) > 1

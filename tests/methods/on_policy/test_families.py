@@ -120,7 +120,7 @@ def test_padding_never_matters(build, name):
 def test_training_mode_computes_the_same(build, name):
     """Gradient checkpointing needs training mode, where dropout would be at work; the update must be the same."""
     plain, recomputing = build(name), build(name, gradient_checkpointing=True)
-    batch = plain.policy.batch(*plain._sample())
+    batch = plain.policy.batch(*plain.sample(1))
     plain.model.train()
     first, second = (completion_forward(plain.model, batch)[0] for _ in range(2))
     assert torch.equal(first, second)

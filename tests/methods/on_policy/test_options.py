@@ -76,25 +76,24 @@ def test_new_log_probabilities_are_those_of_the_old_support():
 def test_limits_are_drawn_from_the_whole_range(tiny_policy, reward, prompts):
     trainer = build(tiny_policy(), reward, prompts)
     lengths = set()
-    for step in range(12):
-        trainer.step = step
-        lengths |= {len(c.token_ids) for c in trainer._sample()[1] if c.finish_reason == "length"}
+    for step in range(1, 13):
+        lengths |= {len(c.token_ids) for c in trainer.sample(step)[1] if c.finish_reason == "length"}
     assert lengths == {2, 3, 4, 5, 6, 7}
 
 
 def test_sampling_options_reach_the_sampler(sure_policy, reward, prompts):
     free = build(sure_policy(), reward, prompts, batch_size=64, mini_batch_size=64)
-    assert any(c.finish_reason == "eos" and len(c.token_ids) < 4 for c in free._sample()[1])
+    assert any(c.finish_reason == "eos" and len(c.token_ids) < 4 for c in free.sample(1)[1])
     options = {"min_completion_tokens": 4, "completion_tokens": (4, 4), "batch_size": 64, "mini_batch_size": 64}
     fixed = build(sure_policy(), reward, prompts, **options)
-    assert {(len(c.token_ids), c.finish_reason) for c in fixed._sample()[1]} == {(4, "length")}
-    cold = build(sure_policy(), reward, prompts, temperature=1e-3)._sample()
-    assert build(sure_policy(), reward, prompts, top_k=1)._sample() == cold
-    assert build(sure_policy(), reward, prompts, top_p=1e-6)._sample() == cold
-    words = {c.text.split()[-1] for c in free._sample()[1] if c.text}
+    assert {(len(c.token_ids), c.finish_reason) for c in fixed.sample(1)[1]} == {(4, "length")}
+    cold = build(sure_policy(), reward, prompts, temperature=1e-3).sample(1)
+    assert build(sure_policy(), reward, prompts, top_k=1).sample(1) == cold
+    assert build(sure_policy(), reward, prompts, top_p=1e-6).sample(1) == cold
+    words = {c.text.split()[-1] for c in free.sample(1)[1] if c.text}
     stop = sorted(words)[0]
     stopped = build(sure_policy(), reward, prompts, batch_size=64, mini_batch_size=64, stop_strings=(stop,))
-    assert all((c.finish_reason == "stop") == (stop in c.text) for c in stopped._sample()[1])
+    assert all((c.finish_reason == "stop") == (stop in c.text) for c in stopped.sample(1)[1])
 
 
 def test_value_heads(tiny_policy):
@@ -123,7 +122,7 @@ def test_the_value_loss_of_a_separate_model_leaves_the_policy_alone(
     def only_returns(_, rollout):
         return Targets(torch.zeros_like(rollout.values), torch.ones_like(rollout.values))
 
-    monkeypatch.setattr(PPOTrainer, "_targets", only_returns)
+    monkeypatch.setattr(PPOTrainer, "targets", only_returns)
     trainer = build(tiny_policy(), reward, prompts, value_model=value_model, value_init="normal")
     before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
     trainer.train_step()

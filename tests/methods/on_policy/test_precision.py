@@ -90,8 +90,8 @@ def test_mixed_precision_stays_near_full_precision(sure_policy, reward, prompts)
     for mixed_precision in (False, True):
         changes = {"mixed_precision": mixed_precision, "ppo_epochs": 1, "execution": "plain"}
         trainer = build(sure_policy("llama"), reward, prompts, **changes)
-        drawn = build(sure_policy("llama"), reward, prompts)._sample()
-        trainer._sample = lambda _capture=None, drawn=drawn: drawn
+        drawn = build(sure_policy("llama"), reward, prompts).sample(1)
+        trainer.sample = lambda *_, drawn=drawn: drawn
         kept, step = [], trainer.optimizer.step
 
         def spied(trainer=trainer, kept=kept, step=step):
@@ -132,7 +132,7 @@ def test_old_log_probabilities_are_bit_equal_to_the_differentiated_ones(sure_pol
 
 def test_mixed_precision_covers_values_of_a_separate_model(sure_policy, reward, prompts):
     trainer = build(sure_policy(), reward, prompts, mixed_precision=True, value_model="separate", value_init="normal")
-    prompts_and_completions = trainer._sample()
+    prompts_and_completions = trainer.sample(1)
     batch: SequenceBatch = trainer.policy.batch(*prompts_and_completions)
     dtypes = []
     trainer.networks.value_model.transformer.h[0].mlp.register_forward_hook(lambda *call: dtypes.append(call[2].dtype))

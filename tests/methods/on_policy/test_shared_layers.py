@@ -113,8 +113,8 @@ def test_shared_layers_are_computed_once_per_rollout(sure_policy, reward, prompt
         if label == "plain":
             monkeypatch.setattr(Networks, "reference_and_shared", without_sharing)
         trainer = build(sure_policy("llama"), reward, prompts, execution="plain")
-        drawn, calls = trainer._sample(), []
-        monkeypatch.setattr(trainer, "_sample", lambda _capture, drawn=drawn: drawn)
+        drawn, calls = trainer.sample(1), []
+        monkeypatch.setattr(trainer, "sample", lambda *_, drawn=drawn: drawn)
         norm = trainer.model.model.layers[0].input_layernorm
         norm.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         trainer.train_step()

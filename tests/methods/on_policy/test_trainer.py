@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny_policy, r
 def test_data_order_is_a_function_of_seed_and_step(tiny_policy, reward, prompts):
     trainer, same = build(tiny_policy(), reward, prompts), build(tiny_policy(), reward, prompts)
     other = build(tiny_policy(), reward, prompts, seed=1)
-    drawn = [t._sample() for t in (trainer, same, other)]
+    drawn = [t.sample(1) for t in (trainer, same, other)]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
     # Eight places, six prompts: everyone comes once before anyone comes twice.
@@ -280,13 +280,13 @@ def test_data_order_is_a_function_of_seed_and_step(tiny_policy, reward, prompts)
 
 def test_draws_do_not_depend_on_the_sampling_batch(tiny_policy, reward, prompts):
     small = build(tiny_policy(batch_size=3), reward, prompts)
-    assert small._sample() == build(tiny_policy(), reward, prompts)._sample()
+    assert small.sample(1) == build(tiny_policy(), reward, prompts).sample(1)
 
 
 def test_some_completions_are_kept_for_reading(tiny_policy, reward, prompts):
     kept = {}
     trainer = build(tiny_policy(), reward, prompts, batch_size=12, log_completions_every=2)
-    first = trainer._sample()
+    first = trainer.sample(1)
     trainer.train(5, log_completions=kept.__setitem__)
     assert sorted(kept) == [1, 3, 5]
     assert [row["prompt"] for row in kept[1]] == [prompt.text for prompt in first[0]][:8]

@@ -325,7 +325,7 @@ def compare(policy, prompts, config, *, n_steps=2, reward=score):
     def begin():
         oracle.take_over(trainer)
         step["before"] = {name: p.detach().double().clone() for name, p in trainer.parameters.items()}
-        step["gradient"], step["logged"] = oracle.predict(*trainer._sample())
+        step["gradient"], step["logged"] = oracle.predict(*trainer.sample(trainer.step + 1))
         gradients.clear()
 
     def check(number, metrics):
