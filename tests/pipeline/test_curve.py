@@ -206,21 +206,26 @@ def test_a_killed_run_has_the_curve_of_an_uninterrupted_one(recipe_folder, finis
     assert alignbench.load_curves("results").equals(alignbench.load_curves("straight"))
 
 
-def test_a_run_killed_behind_its_last_step_still_gets_its_last_point(recipe_folder, monkeypatch):
-    sets = [ODD, "method.checkpoint_every=1"]
+@pytest.mark.parametrize(("recipe", "end"), [("ppo", (3, 24)), ("dpo", (3, 28))])
+def test_a_run_killed_behind_its_last_step_still_gets_its_last_point(recipe_folder, monkeypatch, recipe, end):
+    """It is resumed with no step left, and the point says what it has drawn: of PPO not all of a budget of 28."""
+    sets = [ODD, "budget.completions=28"] + ["method.checkpoint_every=1"] * (recipe == "ppo")
+    run(recipe, results="straight", sets=sets)
     last, killed = AlongTraining.last, []
 
-    def dies(self, policy):
+    def dies(self, *arguments):
         if not killed:
             killed.append(True)
             raise KeyboardInterrupt
-        last(self, policy)
+        last(self, *arguments)
 
     monkeypatch.setattr(AlongTraining, "last", dies)
     with pytest.raises(KeyboardInterrupt):
-        run("ppo", sets=sets)
-    run("ppo", sets=sets)
-    assert points("ppo") == [(0, 0), (2, 16), (3, 24), (4, 32)]
+        run(recipe, sets=sets)
+    run(recipe, sets=sets)
+    assert points(recipe) == points(recipe, "straight")
+    assert points(recipe)[-1] == end
+    assert alignbench.load_curves("results").equals(alignbench.load_curves("straight"))
 
 
 def test_a_curve_that_is_switched_off_halfway_is_not_diagnosed(recipe_folder, monkeypatch):
