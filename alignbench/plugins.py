@@ -66,9 +66,10 @@ class Plugins:
         entry = self._added[name]
         try:
             return entry.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # what a module does when it is imported has no common type
             raise UsageError(
-                f"{self.kind} {name!r} of {_owner(entry)} cannot be imported from {entry.value}: {error}"
+                f"{self.kind} {name!r} of {_owner(entry)} cannot be imported from {entry.value}: "
+                f"{type(error).__name__}: {error}"
             ) from error
 
     def owner(self, name: str) -> str:

@@ -351,8 +351,6 @@ class EvalReport:
     """One row per completion; columns in docs/results.md."""
     divergence: pd.DataFrame | None = None
     """One row per prompt, with the completion that KL is measured on; columns in docs/results.md."""
-    n_extra_tokens: int = 0
-    """Tokens that were sampled besides these completions, for the divergence."""
     prompt_groups: Mapping[str, str] = field(default_factory=dict)
     """Group by prompt id, of the prompts that are variants of one text."""
     answer_cost: AnswerCost | None = None

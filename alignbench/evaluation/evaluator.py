@@ -79,7 +79,7 @@ def evaluate(
     if neutral:
         metrics.append(neutral_metric(policy, neutral))
     frames = _prompt_frame(columns, cut), _completion_frame(drawn, cut), _divergence_frame(kl, cut, reference)
-    return EvalReport(protocol.name, tuple(metrics), *frames, int(kl.n_tokens.sum()), groups, _answer_cost(drawn))
+    return EvalReport(protocol.name, tuple(metrics), *frames, groups, _answer_cost(drawn))
 
 
 def _answer_cost(drawn: Drawn) -> AnswerCost:

@@ -65,7 +65,7 @@ def neutral_texts(recipe: Recipe, data: PreparedData) -> tuple[str, ...]:
 
 def known_texts(recipe: Recipe, data: PreparedData, heldout: Sequence[Prompt]) -> tuple[set[str], dict[str, str]]:
     """Returns hashes of the texts that training could see, and of the held-out ones with their ids."""
-    trains = recipe.method_name != "untrained" or bool(recipe.upstream_names())
+    trains = recipe.method.facts.trains or bool(recipe.upstream_names())
     return splits.known_texts(data, heldout, trains=trains)
 
 

@@ -73,7 +73,9 @@ def test_divergence_per_token_is_total_over_total(categorical, make_prompts):
     assert found["kl_exact_per_token"].value == pytest.approx(one_token, rel=1e-12)
     for name in ("kl_per_token", "kl_k3_per_token"):
         assert found[name].ci_low < one_token < found[name].ci_high
-    assert found["kl_per_token"].value == pytest.approx(values["kl"].sum() / report.n_extra_tokens)
+    assert found["kl_per_token"].value == pytest.approx(
+        values["kl"].sum() / report.divergence["token_ids"].map(len).sum()
+    )
     # The first 64 prompts alone are asked for the exact value, and held four at a time.
     assert values["kl_exact"].notna().tolist() == [True] * 64 + [False] * 336
     assert (found["kl_exact"].n_scored, found["kl_exact"].n_unscored) == (64, 0)
