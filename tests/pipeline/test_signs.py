@@ -147,7 +147,7 @@ def test_outputs_decide_how_an_undeclared_head_is_read(recipe_folder, heads):
     with pytest.raises(
         ModelError, match=r"^reward\.outputs: got exclusive, but the checkpoint's problem_type is multi"
     ):
-        recipe_of(recipe_folder, settings | {"classifier": str(heads / "many"), "outputs": "exclusive"}).labeller()
+        labeller_of(recipe_of(recipe_folder, settings | {"classifier": str(heads / "many"), "outputs": "exclusive"}))
 
 
 def test_a_judge_has_the_same_key(recipe_folder, heads):
