@@ -5,11 +5,7 @@ python examples/ppo_from_python.py EleutherAI/gpt-neo-125m --steps 20 --save my_
 
 import argparse
 
-from alignbench.methods.on_policy.config import PPOConfig
-from alignbench.methods.on_policy.trainer import PPOTrainer
-from alignbench.models.adapters import Lora
-from alignbench.models.loading import load_language_model
-from alignbench.records import Prompt
+from alignbench import Lora, PPOConfig, PPOTrainer, Prompt, load_policy
 
 STARTS = ("The weather today is", "My neighbour said that", "In the city there was", "Nobody knew why the")
 
@@ -26,7 +22,7 @@ if __name__ == "__main__":
     arguments.add_argument("--save", default="my_policy")
     given = arguments.parse_args()
 
-    policy = load_language_model(given.policy)
+    policy = load_policy(given.policy)
     policy.add_adapter(Lora(r=16))  # leave it out to train every weight
     prompts = [Prompt(id=str(i), text=text) for i, text in enumerate(STARTS)]
     config = PPOConfig(batch_size=16, mini_batch_size=4, completion_tokens=(10, 20), learning_rate=1e-3)

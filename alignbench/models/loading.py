@@ -24,7 +24,7 @@ from alignbench.models.checkpoint_weights import check_weights
 from alignbench.models.dropout import zero_dropout
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.load_errors import why_not_loaded
-from alignbench.models.policy_file import LANGUAGE_MODEL, read_policy_file
+from alignbench.models.policy_file import FILE, LANGUAGE_MODEL, read_policy_file
 from alignbench.models.quantization import DTYPES, Quantization, quantized, settled
 from alignbench.plugins import METHODS
 from alignbench.records import Policy
@@ -100,23 +100,25 @@ def _check_writes(config: Any, name: str, where: str) -> None:
 
 
 def load_policy(
-    directory: Path, resolve: Callable[[str], str] = str, revision: str | None = None, **options: Any
+    name: str | Path, resolve: Callable[[str], str] = str, revision: str | None = None, **options: Any
 ) -> Policy:
-    """Loads what a policy has saved: a language model, or another kind by the method that gives it.
+    """Loads a model of the hub, a checkpoint, or what a policy has saved: a language model, or a method's own kind.
 
     An adapter is merged into its base, so it can be trained further; merging into bfloat16 weights rounds the adapter
     to their precision.
 
     Args:
-        directory: The artifact.
+        name: Hub id, or path of a checkpoint or an artifact.
         resolve: Turns the recorded name of an adapter's base model into a loadable one.
-        revision: Of that base model.
+        revision: Of the hub model, or of that base model.
         options: Passed on to `load_language_model`.
 
     Raises:
         ModelError: The folder holds no policy, or one of a kind that nothing installed gives.
     """
-    directory = Path(directory)
+    directory = Path(name)
+    if not directory.is_dir() or ((directory / "config.json").is_file() and not (directory / FILE).is_file()):
+        return load_language_model(str(name), revision=revision, **options)
     record = read_policy_file(directory)
     if record["kind"] != LANGUAGE_MODEL:
         part = partial(load_policy, resolve=resolve, revision=revision, **options)

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignbench.errors import ModelError
 
-_NAME = "policy.json"
+FILE = "policy.json"
 LANGUAGE_MODEL = "language_model"
 
 
@@ -22,15 +22,15 @@ def write_policy_file(directory: Path, kind: str, **values: object) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"kind": kind, **values}, indent=2)
-    (directory / _NAME).write_text(text + "\n", encoding="utf-8")
+    (directory / FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_policy_file(directory: Path) -> dict[str, Any]:
     """Returns what `write_policy_file` was given; ModelError where a folder holds no policy."""
     try:
-        record = json.loads((directory / _NAME).read_text(encoding="utf-8"))
+        record = json.loads((directory / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{directory}: cannot be read as a saved policy: {error}") from error
     if not (isinstance(record, dict) and isinstance(record.get("kind"), str)):
-        raise ModelError(f"{directory}: cannot be read as a saved policy: its {_NAME} names no kind")
+        raise ModelError(f"{directory}: cannot be read as a saved policy: its {FILE} names no kind")
     return record

@@ -230,3 +230,12 @@ def test_the_longest_sequence_has_another_name_in_some_families(make_tokenizer):
     assert policy.token_logprobs([prompt], completions)[0].isfinite().all()
     with pytest.raises(ModelError, match="takes 20 tokens"):
         policy.generate([prompt], Decoding(11), 1, (0,))
+
+
+def test_a_policy_is_a_checkpoint_as_well_or_what_one_has_saved(checkpoints, tmp_path):
+    policy = load_policy(str(checkpoints / "policy"))
+    policy.save(tmp_path / "saved")
+    assert torch.equal(logprobs(load_policy(tmp_path / "saved")), logprobs(policy))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="cannot be read as a saved policy"):
+        load_policy(tmp_path / "empty")
