@@ -183,8 +183,12 @@ def _input_mismatches(runs: Sequence[StoredRun]) -> Iterator[Mismatch]:
         yield from _differing_inputs(
             f"inputs of {recipe}",
             seeds,
-            lambda name, part: not name.endswith(".run") and not _decides_tokens(name, part),
+            lambda name, part: not _is_upstream(name) and not _decides_tokens(name, part),
         )
+
+
+def _is_upstream(name: str) -> bool:
+    return name.endswith(".run") or name.startswith("builds_on.")
 
 
 def _decides_tokens(name: str, part: str) -> bool:

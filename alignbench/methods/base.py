@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from alignbench.errors import TrainingError
+from alignbench.errors import TrainingError, UsageError
 from alignbench.records import (
     Cost,
     Demonstration,
@@ -118,6 +118,10 @@ class StepDone(Protocol):
         ...
 
 
+def _nothing_upstream(role: str) -> Policy:
+    raise UsageError(f"builds_on.{role}: got nothing, expected the recipe whose policy has this role")
+
+
 @dataclass(slots=True)
 class RunContext:
     """What surrounds one training run."""
@@ -138,6 +142,8 @@ class RunContext:
     """A directory for the method's own state; what lies in it from a killed run is resumed."""
     step_done: StepDone
     """To be called after each training step, the last one included."""
+    load_upstream: Callable[[str], Policy] = _nothing_upstream
+    """Loads the policy of the run that `builds_on` names for a role, onto the run's device."""
     log_completions: Callable[[int, Sequence[Mapping[str, object]]], None] = lambda _step, _rows: None
     """Keeps a sample of a step's completions."""
     ledger: Ledger = field(default_factory=Ledger)

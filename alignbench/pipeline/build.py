@@ -14,6 +14,7 @@ from alignbench.errors import ModelError, UsageError
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.pipeline import scorers
 from alignbench.pipeline.prompts import heldout_prompts, neutral_texts, prepared_prompts, prompts_source
+from alignbench.recipe.roles import key_of
 from alignbench.records import HeldOut, Policy, PreparedData, Scorer
 from alignbench.runtime.device import hardware_class
 
@@ -41,6 +42,14 @@ class Parts:
     """What scores completions that are drawn for training, as for pairs; None where none are."""
     reward_model_start: RewardModelStart
     """Gives a checkpoint (None: the policy's) with one fresh output, and its tokenizer; the same at every call."""
+    artifacts: Mapping[str, Path]
+    """Artifact directories of upstream runs, by role."""
+
+    def load_upstream(self, role: str) -> Policy:
+        """Loads the policy of the upstream run of a role; UsageError where the recipe names none."""
+        if role not in self.artifacts:
+            raise UsageError(f"{key_of(role)}: got nothing, expected the recipe whose policy has this role")
+        return saved_policy(self.recipe, self.artifacts[role], self.device)
 
     @property
     def signal(self) -> Scorer | None:
@@ -75,7 +84,7 @@ def make_parts(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.devi
 
     Args:
         recipe: The recipe.
-        artifacts: Artifact directories of upstream runs, by role (`policy`, `reward`).
+        artifacts: Artifact directories of upstream runs, by role.
         device: Where models compute.
         trains: False where nothing is to be trained, and nothing but a reward model's pairs is to be scored.
     """
@@ -87,7 +96,7 @@ def make_parts(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.devi
     reward = scorers.training_reward(*where) if trains and recipe.method.facts.calls_reward else None
     has_labels = recipe.draws_for_training and (trains or not recipe.method.facts.gives_policy)
     labeller = scorers.labeller(*where) if has_labels else None
-    return Parts(recipe, device, policy, data, reward, labeller, reward_model_start(recipe, artifacts, device))
+    return Parts(recipe, device, policy, data, reward, labeller, reward_model_start(recipe, artifacts, device), artifacts)
 
 
 def make_yardsticks(parts: Parts) -> Yardsticks:

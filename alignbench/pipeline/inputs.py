@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.code_hash import PROJECT
+from alignbench.recipe.roles import key_of
 from alignbench.records import file_sha256, fingerprint
 from alignbench.results.schema import PROMPTS_AS_ENCODED, SNAPSHOT
 from datasets_prep import sources
@@ -48,7 +49,7 @@ def inputs_of(recipe: Recipe, artifacts: Mapping[str, Path]) -> Named:
     for key, name, revision in _checkpoints(recipe):
         found |= _model(key, name, revision)
     for role, artifact in artifacts.items():
-        found[f"{role}.run"] = _model_files(artifact)
+        found[key_of(role)] = _model_files(artifact)
     encoded = _prompts_as_encoded(recipe)
     if encoded is not None:
         found.setdefault("policy.model", {})[PROMPTS_AS_ENCODED] = encoded

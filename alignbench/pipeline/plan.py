@@ -26,7 +26,7 @@ class Planned:
     recipe: Recipe
     run_hash: str
     upstream: Upstreams
-    """By role: `policy`, `reward`."""
+    """By role: `policy`, `reward`, and those of `builds_on`."""
 
     @property
     def key(self) -> Key:

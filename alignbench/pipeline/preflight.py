@@ -80,7 +80,7 @@ def check_by_loading(recipe: Recipe, device: torch.device) -> list[str]:
     policy = build.start_policy(recipe, {}, device)
     data, start = prompts.prepared_prompts(recipe, policy), build.reward_model_start(recipe, {}, device)
     heldout = prompts.heldout_prompts(recipe, policy, data)
-    parts = build.Parts(recipe, device, policy, data, None, None, start)
+    parts = build.Parts(recipe, device, policy, data, None, None, start, {})
     with shared_classifiers():
         if recipe.reward is not None and (recipe.reward.run is None or recipe.reward.classifier is not None):
             make = scorers.training_reward if recipe.reward.run is None else scorers.labeller

@@ -66,6 +66,7 @@ def _context(job: Job, parts: Parts, along: AlongTraining | None) -> RunContext:
         budget_completions=recipe.budget.completions,
         policy=parts.policy,
         load_reward_model=parts.reward_model_start,
+        load_upstream=parts.load_upstream,
         lora=Lora(**lora.model_dump()) if lora else None,
         reward=parts.reward,
         reward_text=recipe.reward.text if recipe.reward else "completion",

@@ -11,6 +11,7 @@ from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.identity import NotIdentity, OnlyIfGiven
 from alignbench.methods.base import Method
+from alignbench.recipe.roles import BLOCKS, key_of
 from alignbench.recipe.scorers import Name, RewardSettings, ScorerSettings
 from alignbench.records import Settings
 from alignbench.scorers.base import Text
@@ -164,7 +165,17 @@ class RecipeSettings(Settings):
     labelled_completions: Annotated[LabelledCompletionSettings | None, OnlyIfGiven()] = None
     demonstrations: Annotated[DemonstrationSettings | None, OnlyIfGiven()] = None
     budget: BudgetSettings = BudgetSettings()
+    builds_on: Annotated[dict[Name, Name] | None, OnlyIfGiven()] = None
+    """Recipes whose policies the method uses beside the one that it starts from, by role: `{expert: sft_nontoxic}`."""
     evaluation: EvaluationSettings
     chat: ChatSettings | None = None
     hardware: HardwareSettings = HardwareSettings()
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("builds_on")
+    @classmethod
+    def _leaves_roles_of_blocks(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for role in value or ():
+            if role in BLOCKS:
+                raise ValueError(f"{role}: it left out here, and the recipe named by {key_of(role)}")
+        return value

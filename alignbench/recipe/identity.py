@@ -9,10 +9,8 @@ from alignbench.errors import UsageError
 from alignbench.identity import identity_values
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.blocks import RecipeSettings
+from alignbench.recipe.roles import key_of, upstream_names
 from alignbench.records import fingerprint
-
-ROLES = ("policy", "reward")
-"""Blocks that may name an upstream recipe, under `run`."""
 
 
 def identity_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,9 +33,9 @@ def run_hash(resolved: Mapping[str, Any], upstream_hashes: Mapping[str, str]) ->
         upstream_hashes: By role, run hashes that stand in for the names of the recipes that this one builds on.
     """
     values = identity_settings(resolved)
-    for role in ROLES:
-        if values.get(role) and values[role].get("run"):
-            values[role] = {**values[role], "run": upstream_hashes[role]}
+    for role in upstream_names(values):
+        block, key = key_of(role).split(".", 1)
+        values[block] = {**values[block], key: upstream_hashes[role]}
     return fingerprint(values)
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from alignbench.errors import Problem, RecipeError, UsageError
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.layers import Layer, display, expand, find_recipe, merge, read_file
 from alignbench.recipe.problems import is_set, shown
-from alignbench.recipe.recipe import Recipe, Role, recipe_of
+from alignbench.recipe.recipe import Recipe, recipe_of
+from alignbench.recipe.roles import key_of
 from alignbench.recipe.suites import Entry, Suite, read_suite
 from alignbench.recipe.sweeps import TUNING, Point, Sweep, nested
 from alignbench.recipe.yaml import parse_set
@@ -27,7 +29,7 @@ class LoadedRecipe:
     """A recipe with all that was loaded with it. A value: nothing is read from the recipe's files any more."""
 
     recipe: Recipe
-    upstream: Mapping[Role, LoadedRecipe]
+    upstream: Mapping[str, LoadedRecipe]
     """By role, what must have run before it, with its own seed."""
     sweep: Sweep | None
     """How it is to be tuned before it runs; None where it runs as it stands."""
@@ -107,8 +109,8 @@ class _Source:
         results = results.parent if results.name == TUNING else results
         path = results / name / self.path.parent.name / self.path.name
         if not (self.path.parent.name.startswith("seed") and path.is_file()):
-            path = find_recipe(name, self.path.parent, where=f"{display(self.path)}: {role}.run")
-        own = ("name", "description", "method", "seed", "reward.run", "policy.run")
+            path = find_recipe(name, self.path.parent, where=f"{display(self.path)}: {key_of(role)}")
+        own = ("name", "description", "method", "seed", "reward.run", "policy.run", "builds_on")
         return _Source(path, tuple(layer.without(*own) for layer in self.over))
 
 
@@ -175,15 +177,18 @@ def _linked(
     source: _Source,
     together: Mapping[str, _Source],
     problems: list[Problem],
-    before: tuple[str, ...] = (),
+    before: Mapping[str, str] = MappingProxyType({}),
 ) -> LoadedRecipe:
-    """Returns a recipe with what it builds on, down to the start; what is wrong with that goes to the list."""
-    place = f"{display(source.path)}: {{}}.run"
+    """Returns a recipe with what it builds on, down to the start; what is wrong with that goes to the list.
+
+    `before` are the recipes that build on it, and for each the role in which it was followed.
+    """
+    place = f"{display(source.path)}: {{}}"
     if loaded.name in before:
         circle = f"a circle: {' > '.join((*before, loaded.name))}"
-        problems.append(Problem(place.format("reward"), circle, "an earlier recipe"))
+        problems.append(Problem(place.format(key_of(before[loaded.name])), circle, "an earlier recipe"))
         return loaded
-    upstream: dict[Role, LoadedRecipe] = {}
+    upstream: dict[str, LoadedRecipe] = {}
     for role, name in loaded.recipe.upstream_names().items():
         its_source = together.get(name) or source.upstream(role, name)
         try:
@@ -192,16 +197,16 @@ def _linked(
             problems += error.problems
             continue
         facts = other.recipe.method.facts
-        gives = "policy" if facts.gives_policy else "reward"
-        if gives != role:
+        gives, key = "policy" if facts.gives_policy else "reward", place.format(key_of(role))
+        if (gives == "reward") != (role == "reward"):
             wanted = "a recipe that trains a reward model" if role == "reward" else "a recipe that trains a policy"
-            problems.append(Problem(place.format(role), f"{other.name}, which gives a {gives}", wanted))
-        elif facts.gives == "policy":
+            problems.append(Problem(key, f"{other.name}, which gives a {gives}", wanted))
+        elif facts.gives == "policy" and role == "policy":
             got = f"{other.name}, whose method {other.recipe.method_name} gives a policy without weights of its own"
             wanted = f"a recipe that trains a language model: {loaded.recipe.method_name} starts from weights"
-            problems.append(Problem(place.format(role), got, wanted))
+            problems.append(Problem(key, got, wanted))
         else:
-            upstream[role] = _linked(other, its_source, together, problems, (*before, loaded.name))
+            upstream[role] = _linked(other, its_source, together, problems, {**before, loaded.name: role})
     return replace(loaded, upstream=upstream)
 
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import ValidationError, create_model
 
 from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
 from alignbench.identity import only_if_given
-from alignbench.methods.registry import known_methods, method_class
+from alignbench.methods.registry import known_methods, method_class, roles_of
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.recipe.identity import run_hash
 from alignbench.recipe.layers import Layer, merge
 from alignbench.recipe.problems import schema_problems, shown, where
+from alignbench.recipe.roles import BLOCKS, key_of, upstream_names
 from alignbench.recipe.yaml import dump_yaml
-
-Role = Literal["reward", "policy"]
-"""What an upstream run gives: the reward model of the training, or the policy that it starts from."""
 
 
 class Recipe(RecipeSettings):
@@ -44,10 +42,12 @@ class Recipe(RecipeSettings):
         """True where completions are drawn and scored before training, for the method to learn from."""
         return _draws(self.method.facts.learns_from, self.demonstrations.take if self.demonstrations else "data")
 
-    def upstream_names(self) -> dict[Role, str]:
-        """Returns the names of the recipes that must have run before this one, by role."""
-        names: dict[Role, str | None] = {"policy": self.policy.run, "reward": self.reward.run if self.reward else None}
-        return {role: name for role, name in names.items() if name is not None}
+    def upstream_names(self) -> dict[str, str]:
+        """Returns the names of the recipes that must have run before this one, by role.
+
+        `policy` is where training starts, `reward` gives its reward; the method knows what it does with others.
+        """
+        return upstream_names(self.model_dump(include={*BLOCKS, "builds_on"}))
 
     def run_hash(self, upstream_hashes: Mapping[str, str]) -> str:
         """Returns the identity of the run: the hash of the settings that are declared to belong to it.
@@ -68,8 +68,8 @@ class Recipe(RecipeSettings):
             another = "evaluation.prompts or evaluation.neutral, which data.on_leak goes by"
         if another is not None:
             raise UsageError(
-                f"{self.name}: {role}.run: {other.name} has another {another}, so it may have trained on prompts that "
-                f"{self.name} holds out; give both the same"
+                f"{self.name}: {key_of(role)}: {other.name} has another {another}, so it may have trained on prompts "
+                f"that {self.name} holds out; give both the same"
             )
 
     def check_names(self) -> None:
@@ -123,10 +123,21 @@ def _rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str,
     if isinstance(scorers, list) and "reward" in scorers and classifier is None:
         expected = "reward.classifier and reward.label, or `reward` left out of the scorers"
         yield ("evaluation", "scorers"), "`reward` without a reward classifier", expected
-    for block in ("policy", "reward"):
-        run = values[block].get("run") if isinstance(values.get(block), dict) else None
-        if run is not None and run == values.get("name"):
-            yield (block, "run"), shown(run), "another recipe: a run cannot depend on itself"
+    yield from _upstream_rule_breaks(values)
+
+
+def _upstream_rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    method = values.get("method")
+    name = method.get("name") if isinstance(method, dict) else None
+    roles = sorted(roles_of(method_class(name))) if name in known_methods() else None
+    blocks = {block: values[block] for block in (*BLOCKS, "builds_on") if isinstance(values.get(block), dict)}
+    for role, run in upstream_names(blocks).items():
+        path = tuple(key_of(role).split(".", 1))
+        if run == values.get("name"):
+            yield path, shown(run), "another recipe: a run cannot depend on itself"
+        if roles is not None and role not in roles and not (role in BLOCKS and path[0] == "builds_on"):
+            taken = ", ".join(key_of(one) for one in roles) or "none"
+            yield path, f"a role that the method {name} does not take{did_you_mean(role, roles)}", f"one of {taken}"
 
 
 def _method_rule_breaks(name: object, reward: object, take: object) -> Iterator[tuple[tuple[str, ...], str, str]]:

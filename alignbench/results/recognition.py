@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from alignbench.errors import RunExistsError
-from alignbench.recipe.identity import ROLES, run_hash
+from alignbench.recipe.identity import run_hash
+from alignbench.recipe.roles import upstream_names
 from alignbench.recipe.sweeps import TUNING
 from alignbench.results import layout, reader
 from alignbench.results.schema import PROMPTS_AS_ENCODED, SNAPSHOT, Inputs, RunStatus, UnreadableError, read_record
@@ -72,15 +73,9 @@ def stored_run_hash(path: Path, status: RunStatus) -> str:
     """
     try:
         recipe = reader.read_recipe(path)
-        return run_hash(
-            recipe, {role: _upstream_hash(path, status, role) for role in ROLES if _builds_on(recipe, role)}
-        )
+        return run_hash(recipe, {role: _upstream_hash(path, status, role) for role in upstream_names(recipe)})
     except (UnreadableError, KeyError, TypeError, ValueError, AttributeError):  # no recipe, or a damaged one
         return status.run_hash
-
-
-def _builds_on(recipe: Mapping[str, Any], role: str) -> bool:
-    return bool(recipe.get(role) and recipe[role].get("run"))
 
 
 def _upstream_hash(path: Path, status: RunStatus, role: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from datasets_prep.rows import Row
 from datasets_prep.settings import ColumnMapping
 
-Kind = Literal["prompts", "demonstrations", "texts"]
+Kind = Literal["prompts", "texts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source of prompts, demonstrations or texts. Its name in a recipe is the name of its file or entry point."""
+    """A source of prompts, perhaps with completions, or of texts. A recipe names it by its file or entry point."""
 
     read: Callable[[Request], Sequence[Row]]
     """Returns raw rows; cells may be nested mappings. Raises DataError, whose message begins with the request's key."""
     gives: frozenset[Kind] = frozenset({"prompts"})
-    """Which keys of a recipe may name it; `texts` are for `evaluation.neutral`, in the column `text`."""
+    """`prompts` for `data`, `evaluation.prompts` and `demonstrations`; `texts`, in the column `text`, for
+    `evaluation.neutral`."""
     columns: ColumnMapping = field(default_factory=ColumnMapping)
     """Where its rows keep what is needed, where these are not the usual names; a recipe's own `columns` go first."""
     heldout: Mapping[str, Any] = field(default_factory=dict)

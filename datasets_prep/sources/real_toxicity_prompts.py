@@ -23,4 +23,4 @@ def read_rows(request: Request) -> list[dict[str, Any]]:
     return hub.read_rows(HUB_ID, "train", request.revision, request.key)
 
 
-plugin = Source(read_rows, frozenset({"prompts", "demonstrations"}), hub_id=HUB_ID)
+plugin = Source(read_rows, hub_id=HUB_ID)

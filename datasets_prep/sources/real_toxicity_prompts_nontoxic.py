@@ -14,4 +14,4 @@ def read_rows(request: Request) -> list[dict[str, Any]]:
     return [row for row in rows if (toxicity := row["prompt"]["toxicity"]) is not None and toxicity < 0.5]
 
 
-plugin = Source(read_rows, frozenset({"prompts", "demonstrations"}), hub_id=real_toxicity_prompts.HUB_ID)
+plugin = Source(read_rows, hub_id=real_toxicity_prompts.HUB_ID)

@@ -32,8 +32,7 @@ def read(request):
 
 prompts = Source(
     read,
-    frozenset({"prompts", "demonstrations"}),
-    ColumnMapping(prompt="asked", toxicity="harm"),
+    columns=ColumnMapping(prompt="asked", toxicity="harm"),
     heldout={"split": "test", "max_prompts": 6},
     files=lambda: [FILE],
 )
