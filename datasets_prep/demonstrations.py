@@ -95,18 +95,10 @@ def read_demonstrations(
     Raises:
         DataError: A column is missing, a completion is no text, or no demonstration is left.
     """
-    origin = f"{key}: {settings.prompts}"
-    rows, source = source_rows(settings, "prompts", key)
-    columns = columns_of(settings.columns, source)
-    rows, _ = unpacked(rows, columns, origin)
-    hidden = ColumnMapping(prompt=own.column or COMPLETION_COLUMNS[0], toxicity=own.toxicity_column)
-    rows, _ = unpacked(rows, hidden, origin)
-    whole = read_prompts(rows, columns, origin=origin, needs_toxicity=False, conversations=conversations)
-    texts = _completions(rows, own, origin)
-    toxicities = _toxicities(rows, own, origin)
+    rows = read_completions(settings, own, key=key, conversations=conversations)
     counts: Counter[str] = Counter(n_rows=len(rows))
     known, of_prompt = {prompt.id for prompt in prompts}, defaultdict[str, list[tuple[Prompt, str]]](list)
-    for uncut, text, toxicity in zip(whole, texts, toxicities, strict=True):
+    for uncut, text, toxicity in rows:
         if not text.strip():
             counts["n_empty"] += 1
         elif not _is_inside(toxicity, own):
@@ -126,12 +118,33 @@ def read_demonstrations(
             found.setdefault((prompt.id, text), (prompt, text))
     if not found:
         reasons = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
-        raise DataError(f"{origin}: no demonstration is left ({reasons}). Look first at demonstrations.column.")
+        raise DataError(
+            f"{key}: {settings.prompts}: no demonstration is left ({reasons}). Look first at demonstrations.column."
+        )
     names = ("n_rows", "n_empty", "n_outside_toxicity", "n_of_other_prompts", "n_uncuttable", "n_repeated")
     return list(found.values()), {name: counts[name] for name in names}
 
 
-def _completions(rows: Sequence[Row], own: DemonstrationSettings, origin: str) -> list[str]:
+def read_completions(
+    settings: PromptSettings, own: DemonstrationSettings, *, key: str, conversations: bool = False
+) -> list[tuple[Prompt, str, float | None]]:
+    """Returns the uncut prompt, the completion ("": none) and the completion's toxicity of every row of a source.
+
+    Arguments and errors are those of `read_demonstrations`; the toxicity is looked at where it is asked for.
+    """
+    origin = f"{key}: {settings.prompts}"
+    rows, source = source_rows(settings, "prompts", key)
+    columns = columns_of(settings.columns, source)
+    rows, _ = unpacked(rows, columns, origin)
+    hidden = ColumnMapping(prompt=own.column or COMPLETION_COLUMNS[0], toxicity=own.toxicity_column)
+    rows, _ = unpacked(rows, hidden, origin)
+    whole = read_prompts(rows, columns, origin=origin, needs_toxicity=False, conversations=conversations)
+    texts = _texts(rows, own, origin)
+    toxicities = _toxicities(rows, own, origin)
+    return list(zip(whole, texts, toxicities, strict=True))
+
+
+def _texts(rows: Sequence[Row], own: DemonstrationSettings, origin: str) -> list[str]:
     column = find_column(rows, own.column, COMPLETION_COLUMNS)
     if column is None:
         raise missing(rows, "completion", own.column, COMPLETION_COLUMNS, origin, "demonstrations.column")

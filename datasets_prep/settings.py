@@ -94,6 +94,11 @@ class PromptSettings(Settings):
         return value
 
 
+def named_source(source: str | PromptSettings) -> PromptSettings:
+    """Returns the settings of a source that may be given by its name or path alone."""
+    return PromptSettings(prompts=source) if isinstance(source, str) else source
+
+
 class PairSettings(Settings):
     """How completions and their rewards become preference pairs."""
 

@@ -96,7 +96,9 @@ def make_parts(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.devi
     reward = scorers.training_reward(*where) if trains and recipe.method.facts.calls_reward else None
     has_labels = recipe.draws_for_training and (trains or not recipe.method.facts.gives_policy)
     labeller = scorers.labeller(*where) if has_labels else None
-    return Parts(recipe, device, policy, data, reward, labeller, reward_model_start(recipe, artifacts, device), artifacts)
+    return Parts(
+        recipe, device, policy, data, reward, labeller, reward_model_start(recipe, artifacts, device), artifacts
+    )
 
 
 def make_yardsticks(parts: Parts) -> Yardsticks:

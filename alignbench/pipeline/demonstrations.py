@@ -11,7 +11,7 @@ from alignbench.pipeline.prompts import data_settings, prepare
 from alignbench.pipeline.training_draws import Built, draws_of, paid_prompts
 from alignbench.records import Completion, Demonstration, PreparedData, Prompt, Scorer
 from datasets_prep.demonstrations import choose_demonstrations, read_demonstrations
-from datasets_prep.settings import DemonstrationSettings, PromptSettings
+from datasets_prep.settings import DemonstrationSettings, named_source
 from datasets_prep.splits import apart_from, check_no_leak
 
 if TYPE_CHECKING:
@@ -50,10 +50,9 @@ def _of_data(
 ) -> Built[Demonstration]:
     own, prompts, key = data_settings(recipe.data), data.train, "data.prompts"
     if settings.source is not None:
-        source, key = settings.source, "demonstrations.source"
-        named = PromptSettings(prompts=source) if isinstance(source, str) else source
+        key = "demonstrations.source"
         whole = {"validation_fraction": 0.0, "heldout_fraction": 0.0, "heldout": None}
-        own = data_settings(named.model_copy(update=whole))
+        own = data_settings(named_source(settings.source).model_copy(update=whole))
         prompts = _apart(recipe, prepare(recipe, own, policy).train, (*data.validation, *heldout))
     is_chat = recipe.chat is not None
     texts, statistics = read_demonstrations(own, settings, prompts, key=key, conversations=is_chat)

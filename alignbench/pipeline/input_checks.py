@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench.errors import DataError, InputsError, did_you_mean
 from alignbench.scorers.labels import label_hint
-from datasets_prep.settings import PromptSettings
+from datasets_prep.settings import DemonstrationSettings, PromptSettings, named_source
 
 if TYPE_CHECKING:
     from alignbench.recipe.loading import LoadedRecipe
@@ -103,6 +103,8 @@ class InputChecks:
         yield from self._prompts(recipe.data, "", is_chat)
         if evaluation.prompts is not None and evaluation.split == "heldout":
             yield from self._prompts(evaluation_settings(evaluation.prompts), "evaluation.prompts: ", is_chat)
+        if "demonstrations" in recipe.method.needs:
+            yield from self._demonstrations(recipe)
         neutral = evaluation.neutral
         known = None if neutral is None else sources.find(neutral, "texts")
         if known is not None and known.hub_id is not None:
@@ -110,6 +112,23 @@ class InputChecks:
         elif neutral is not None and neutral != "embedded":
             problem = self._once(f"neutral {neutral}", lambda: _said(lambda: read_texts(neutral)))
             yield from () if problem is None else (problem,)
+
+    def _demonstrations(self, recipe: Recipe) -> Iterator[str]:
+        """Reads the completions that the rows of a file hold, where the recipe imitates these."""
+        from datasets_prep.demonstrations import read_completions
+        from datasets_prep.prepare import is_local
+
+        own, is_chat = recipe.demonstrations or DemonstrationSettings(), recipe.chat is not None
+        settings = recipe.data if own.source is None else named_source(own.source)
+        key = "data.prompts" if own.source is None else "demonstrations.source"
+        if own.take != "data" or settings.prompts == "embedded":
+            return
+        if not is_local(settings.prompts):
+            self.on_hub[f"{key} {settings.prompts}"] = None
+            return
+        read = partial(read_completions, settings, own, key=key, conversations=is_chat)
+        problem = self._once(f"{key} {is_chat} {settings} {own}", lambda: _said(read))
+        yield from () if problem is None else (problem,)
 
     def _prompts(self, settings: PromptSettings, prefix: str, is_chat: bool) -> Iterator[str]:
         """Reads the files of a `data` block; where one of its two sources is on the hub, only the other."""

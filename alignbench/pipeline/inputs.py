@@ -18,7 +18,7 @@ from alignbench.recipe.roles import key_of
 from alignbench.records import file_sha256, fingerprint
 from alignbench.results.schema import PROMPTS_AS_ENCODED, SNAPSHOT
 from datasets_prep import sources
-from datasets_prep.settings import PromptSettings
+from datasets_prep.settings import named_source
 from datasets_prep.sources.base import Kind
 
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ def _data_sources(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
     if data.heldout is not None:
         yield "data.heldout", data.heldout, data.revision if data.heldout == data.prompts else None
     if evaluation.prompts is not None and evaluation.split == "heldout":
-        own = evaluation.prompts
-        settings = own if isinstance(own, PromptSettings) else PromptSettings(prompts=own)
+        settings = named_source(evaluation.prompts)
         yield "evaluation.prompts", _EMBEDDED.get(settings.prompts, settings.prompts), settings.revision
+    if recipe.demonstrations is not None and recipe.demonstrations.source is not None:
+        settings = named_source(recipe.demonstrations.source)
+        yield "demonstrations.source", _EMBEDDED.get(settings.prompts, settings.prompts), settings.revision
     if evaluation.neutral is not None:
         own_texts = "embedded/neutral" if evaluation.neutral == "embedded" else evaluation.neutral
         yield "evaluation.neutral", own_texts, None

@@ -15,7 +15,6 @@ from alignbench.pipeline import execute
 from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.plan import plan
 from alignbench.recipe.loading import load
-from alignbench.recipe.recipe import _schema
 from alignbench.records import fingerprint
 from alignbench.results import layout
 from alignbench.results.reader import read_run
@@ -54,7 +53,6 @@ def folder(recipe_folder, monkeypatch):
     yield recipe_folder
     monkeypatch.undo()
     plugins.entries_of.cache_clear()
-    _schema.cache_clear()
 
 
 def write(name, builds_on, **more):

@@ -9,13 +9,14 @@ from typing import ClassVar
 import pytest
 
 from alignbench import plugins
-from alignbench.errors import LeakError, RecipeError
+from alignbench.errors import InputsError, LeakError, RecipeError
 from alignbench.methods.base import Facts
 from alignbench.pipeline import execute
 from alignbench.pipeline.demonstrations import demonstrations
+from alignbench.pipeline.input_checks import check_inputs
+from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.prompts import prepared_prompts
 from alignbench.recipe.loading import load
-from alignbench.recipe.recipe import _schema
 
 GIVEN = []
 """Training data that the methods below were given."""
@@ -62,7 +63,6 @@ def folder(recipe_folder, prompt_file, monkeypatch):
     yield recipe_folder
     monkeypatch.undo()
     plugins.entries_of.cache_clear()
-    _schema.cache_clear()
 
 
 SMALL = ["evaluation.evaluate_every=0", "evaluation.n_prompts=5", "data.prompts=rows.jsonl"]
@@ -154,3 +154,21 @@ def test_what_is_drawn_needs_a_reward(folder, name, sets):
     judge = json.loads(Path("shared.yaml").read_text())["evaluation"]["scorers"][1]
     with pytest.raises(RecipeError, match=rf"reward: got nothing, expected a reward block, for the method {name}"):
         load([f"{name}.yaml"], [*sets, "reward=null", f"evaluation.scorers={json.dumps([judge])}"])
+
+
+def test_the_file_and_its_columns_are_known_before_a_run(folder):
+    def checked(*sets):
+        return check_inputs(load(["imitates.yaml"], [*SMALL, *sets]))
+
+    assert checked() == checked("demonstrations.source=rows.jsonl") == []
+    with pytest.raises(InputsError, match=r"data\.prompts: rows\.jsonl: has no column 'reply'"):
+        checked("demonstrations.column=reply")
+    Path("other.jsonl").write_text('{"prompt": "a dog"}\n')
+    with pytest.raises(InputsError, match=r"demonstrations\.source: other\.jsonl: has no completion column"):
+        checked("demonstrations.source=other.jsonl")
+    with pytest.raises(InputsError, match=r"demonstrations\.source: gone\.jsonl: there is no such file"):
+        checked("demonstrations.source=gone.jsonl")
+    assert checked("demonstrations.source=some/set") == ["demonstrations.source some/set"]
+
+    (loaded,) = load(["imitates.yaml"], ["demonstrations={source: {prompts: other.jsonl}}"])
+    assert list(inputs_of(loaded.recipe, {})["demonstrations.source"]) == ["other.jsonl"]
