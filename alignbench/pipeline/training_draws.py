@@ -66,6 +66,9 @@ def draws_of(recipe: Recipe, policy: LanguageModel, labeller: Scorer, prompts: S
 
 
 def name_of(drawn: Drawn) -> str:
-    """What draws are called among the pieces of upstream cost: one name for what was drawn once and used again."""
+    """What draws are called among the pieces of upstream cost: one name for what was drawn once and used again.
+
+    `pairs` whatever was made of them, so that a run on labelled completions and one on pairs share the piece.
+    """
     content = [[one.prompt_id, one.text] for one in drawn.completions]
-    return f"completions {fingerprint([content, dataclasses.asdict(drawn.cost)])}"
+    return f"pairs {fingerprint([content, dataclasses.asdict(drawn.cost)])}"
