@@ -91,12 +91,6 @@ def _problems(found: type[Any]) -> Iterator[str]:
         yield f"facts.load_policy: got {given} beside gives {facts.gives!r}; it is for methods that give a `policy`"
 
 
-def roles_of(method: type[Any]) -> frozenset[str]:
-    """Returns the roles of upstream runs that a method takes."""
-    roles: frozenset[str] = getattr(method, "roles", frozenset({"policy", "reward"}))
-    return roles
-
-
 def describe(name: str) -> MethodDescription:
     """Returns a method's documentation: paper and formula, and every hyperparameter with its default.
 

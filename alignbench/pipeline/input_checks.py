@@ -103,7 +103,7 @@ class InputChecks:
         yield from self._prompts(recipe.data, "", is_chat)
         if evaluation.prompts is not None and evaluation.split == "heldout":
             yield from self._prompts(evaluation_settings(evaluation.prompts), "evaluation.prompts: ", is_chat)
-        if "demonstrations" in recipe.method.needs:
+        if "demonstrations" in recipe.method.facts.learns_from:
             yield from self._demonstrations(recipe)
         neutral = evaluation.neutral
         known = None if neutral is None else sources.find(neutral, "texts")

@@ -11,7 +11,7 @@ from pydantic import ValidationError, create_model
 
 from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
 from alignbench.identity import only_if_given
-from alignbench.methods.registry import known_methods, method_class, roles_of
+from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.recipe.identity import run_hash
 from alignbench.recipe.layers import Layer, merge
@@ -129,7 +129,7 @@ def _rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str,
 def _upstream_rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str, str]]:
     method = values.get("method")
     name = method.get("name") if isinstance(method, dict) else None
-    roles = sorted(roles_of(method_class(name))) if name in known_methods() else None
+    roles = sorted(method_class(name).facts.roles) if name in known_methods() else None
     blocks = {block: values[block] for block in (*BLOCKS, "builds_on") if isinstance(values.get(block), dict)}
     for role, run in upstream_names(blocks).items():
         path = tuple(key_of(role).split(".", 1))

@@ -10,6 +10,7 @@ import pytest
 
 from alignbench import plugins
 from alignbench.errors import RecipeError, UsageError
+from alignbench.methods.base import Facts
 from alignbench.models.loading import weights_fingerprint
 from alignbench.pipeline import execute
 from alignbench.pipeline.inputs import inputs_of
@@ -27,11 +28,9 @@ LOADED = {}
 class Steered:
     """Loads an expert and an anti-expert, and leaves the policy as it is."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    needs_reward: ClassVar[bool] = False
-    architectures: ClassVar[frozenset[str]] = frozenset({"causal"})
-    produces: ClassVar[str] = "policy"
-    roles: ClassVar[frozenset[str]] = frozenset({"policy", "expert", "anti_expert"})
+    facts: ClassVar[Facts] = Facts(
+        architectures=frozenset({"causal"}), roles=frozenset({"policy", "expert", "anti_expert"})
+    )
 
     strength: float = 1.0
     """How much they count."""
