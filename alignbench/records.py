@@ -161,39 +161,6 @@ class Decoding:
         return self.top_p >= 1.0 and not 0 < self.top_k < n_words
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedData:
-    """Prompts ready for use. The three splits are disjoint in id and in text."""
-
-    train: tuple[Prompt, ...]
-    validation: tuple[Prompt, ...]
-    heldout: tuple[Prompt, ...]
-    fingerprint: str
-    """Hash of settings, raw content and the version of the preparation code."""
-    statistics: Mapping[str, int | float] = field(default_factory=dict)
-    """Counts for the user: rows read, rows skipped and why, rows per split."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRows:
-    """What became of the rows of the source that an evaluation's prompts come from."""
-
-    n_rows: int
-    """Rows read; of data that are split, of all splits together."""
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    """Rows that serve in no split, by the reason in words."""
-    longest_prompt: int | None = None
-    """The longest prompt in tokens that the policy's context allows; None where it sets no limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """The prompts of an evaluation, and what became of the others."""
-
-    prompts: tuple[Prompt, ...]
-    rows: PromptRows
-
-
 @runtime_checkable
 class Policy(Protocol):
     """Whatever answers prompts: a trained model, best-of-n, a decoding-time ensemble.

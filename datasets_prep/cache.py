@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from alignbench.code_hash import code_hash
-from alignbench.records import Completion, Cost, PreparedData, Prompt, fingerprint
+from alignbench.records import Completion, Cost, Prompt, fingerprint
+from datasets_prep.prepared import PreparedData
 
 logger = logging.getLogger(__name__)
 _ROWS, _ENTRY = "rows.jsonl", "entry.json"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from alignbench.errors import DataError
-from alignbench.records import PreparedData, Prompt, fingerprint
+from alignbench.records import Prompt, fingerprint
 from datasets_prep.neutral_texts import prompts_of
+from datasets_prep.prepared import PreparedData
 from datasets_prep.splits import apart_from
 
 

@@ -14,16 +14,12 @@ from pathlib import Path
 from alignbench.code_hash import code_hash
 from alignbench.errors import DataError, did_you_mean
 from alignbench.plugins import SOURCES
-from alignbench.records import (
-    PreparedData,
-    Prompt,
-    PromptRows,
-    fingerprint,
-)
+from alignbench.records import Prompt, fingerprint
 from datasets_prep import hub, local_files, sources
 from datasets_prep.cache import cached_prompts
 from datasets_prep.columns import read_prompts
 from datasets_prep.nested_text import unpacked
+from datasets_prep.prepared import PreparedData, PromptRows
 from datasets_prep.prompt_lengths import PromptCutter, ReadsConversations, TextTokenizer, prompt_length
 from datasets_prep.rows import Row
 from datasets_prep.settings import ColumnMapping, PromptSettings

@@ -16,7 +16,8 @@ from itertools import combinations
 from typing import Literal
 
 from alignbench.errors import LeakError
-from alignbench.records import PreparedData, Prompt
+from alignbench.records import Prompt
+from datasets_prep.prepared import PreparedData
 from datasets_prep.text_forms import normalised_text, split_text
 
 Split = Literal["train", "validation", "heldout"]

@@ -15,8 +15,9 @@ from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.pipeline import scorers
 from alignbench.pipeline.prompts import heldout_prompts, neutral_texts, prepared_prompts, prompts_source
 from alignbench.recipe.roles import key_of
-from alignbench.records import HeldOut, Policy, PreparedData, Scorer
+from alignbench.records import Policy, Scorer
 from alignbench.runtime.device import hardware_class
+from datasets_prep.prepared import HeldOut, PreparedData
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from alignbench.errors import DataError
 from alignbench.pipeline.prompts import data_settings, prepare
 from alignbench.pipeline.training_draws import Built, draws_of, paid_prompts
-from alignbench.records import Completion, Demonstration, PreparedData, Prompt, Scorer
+from alignbench.records import Completion, Demonstration, Prompt, Scorer
 from datasets_prep.demonstrations import choose_demonstrations, read_demonstrations
+from datasets_prep.prepared import PreparedData
 from datasets_prep.settings import DemonstrationSettings, named_source
 from datasets_prep.splits import apart_from, check_no_leak
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from alignbench.pipeline.prompt_limits import longest_trained_on
 from alignbench.pipeline.training_draws import Built, draws_of, paid_prompts
-from alignbench.records import HeldOut, PreferencePair, Prompt, Scorer
+from alignbench.records import PreferencePair, Prompt, Scorer
 from datasets_prep.preference_pairs import build_pairs
+from datasets_prep.prepared import HeldOut
 from datasets_prep.prompt_lengths import prompt_length
 
 if TYPE_CHECKING:

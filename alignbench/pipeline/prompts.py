@@ -10,12 +10,13 @@ from alignbench.embedded import resolve
 from alignbench.errors import DataError
 from alignbench.evaluation.protocols import get_protocol
 from alignbench.pipeline.prompt_limits import longest_measured, longest_trained_on
-from alignbench.records import HeldOut, PreparedData, Prompt
+from alignbench.records import Prompt
 from alignbench.runtime.device import cache_directory
 from datasets_prep import splits
 from datasets_prep.leaks import without_leaks
 from datasets_prep.neutral_texts import check_unseen, read_texts
 from datasets_prep.prepare import evaluation_settings, prepare_prompts, prompt_rows
+from datasets_prep.prepared import HeldOut, PreparedData
 from datasets_prep.settings import PromptSettings
 
 if TYPE_CHECKING:

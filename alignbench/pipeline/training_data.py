@@ -11,8 +11,9 @@ from alignbench.pipeline.demonstrations import demonstrations
 from alignbench.pipeline.labelled_completions import labelled_completions
 from alignbench.pipeline.pairs import Pairs, training_pairs
 from alignbench.pipeline.training_draws import name_of
-from alignbench.records import Cost, PreparedData, Prompt, Scorer
+from alignbench.records import Cost, Prompt, Scorer
 from datasets_prep.cache import Drawn
+from datasets_prep.prepared import PreparedData
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel

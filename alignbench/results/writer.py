@@ -24,7 +24,7 @@ from typing import Any, Self, TextIO
 
 from alignbench._version import __version__
 from alignbench.errors import ResultsError, UsageError
-from alignbench.records import Cost, EvalReport, HackingDiagnosis, PromptRows, fingerprint, total
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, fingerprint, total
 from alignbench.results import layout, reader
 from alignbench.results.files import rows_before, write_atomically, write_frame, write_record
 from alignbench.results.lock import RunLock
@@ -50,6 +50,7 @@ from alignbench.results.schema import (
     plain,
     read_record,
 )
+from datasets_prep.prepared import PromptRows
 
 
 class RunDirectory:

@@ -8,7 +8,7 @@ import pytest
 from alignbench.comparison.compare import compare
 from alignbench.comparison.formats import render
 from alignbench.errors import ComparabilityError
-from alignbench.records import PromptRows
+from datasets_prep.prepared import PromptRows
 
 VALUES = {"kl": list(np.linspace(0, 1, 40))}
 SOME = PromptRows(450, {"repeated": 9, "longer than the policy's context allows": 3}, 34)

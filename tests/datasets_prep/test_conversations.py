@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from alignbench.errors import DataError, LeakError
-from alignbench.records import Messages, PreparedData, Prompt
+from alignbench.records import Messages, Prompt
 from datasets_prep.columns import read_prompts
 from datasets_prep.prepare import prepare_prompts
+from datasets_prep.prepared import PreparedData
 from datasets_prep.settings import ColumnMapping, PromptSettings
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from alignbench.errors import DataError, LeakError
-from alignbench.records import PreparedData, Prompt
+from alignbench.records import Prompt
 from datasets_prep.leaks import without_leaks
 from datasets_prep.prepare import prepare_prompts
+from datasets_prep.prepared import PreparedData
 from datasets_prep.prompt_lengths import TextTokenizer
 from datasets_prep.settings import PromptSettings
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from alignbench.errors import LeakError
-from alignbench.records import PreparedData, Prompt
+from alignbench.records import Prompt
+from datasets_prep.prepared import PreparedData
 from datasets_prep.splits import check_no_leak, known_texts, normalised_text, split_of, whole_text_hash
 
 TEXTS = [f"This is prompt number {i}" for i in range(5000)]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from alignbench.comparison.compare import compare
-from alignbench.records import AnswerCost, Cost, HackingDiagnosis, MetricValue, PromptRows
+from alignbench.records import AnswerCost, Cost, HackingDiagnosis, MetricValue
 from alignbench.results.files import write_record
 from alignbench.results.reader import find_runs
 from alignbench.results.schema import (
@@ -29,6 +29,7 @@ from alignbench.results.schema import (
     upgrade,
 )
 from alignbench.runtime.device import describe_environment
+from datasets_prep.prepared import PromptRows
 
 RECORDED = Path(__file__).parents[1] / "golden" / "results" / "v1_november"
 COST = [
