@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from alignbench.errors import TrainingError
 from alignbench.methods.base import RunContext
 from alignbench.methods.trl.checkpoints import Identity, Vouching, last_checkpoint
-from alignbench.methods.trl.step_costs import StepCosts
+from alignbench.methods.trl.step_costs import BatchTokens, StepCosts, tokens_of_batch
 from alignbench.models.loading import has_finite_weights
 from alignbench.records import Policy
 from alignbench.runtime.progress import progress_bar
@@ -80,6 +80,7 @@ def train(
     as_policy: Callable[[Any], Policy] | None = None,
     check_first_step: Callable[[Mapping[str, float]], None] = lambda logs: None,
     n_forward: int = 1,
+    count: Callable[[Any], BatchTokens] = tokens_of_batch,
 ) -> None:
     """Trains to the end, from the newest checkpoint that a killed run has left.
 
@@ -93,13 +94,14 @@ def train(
         as_policy: Makes a policy of the model that is trained; None where that is none.
         check_first_step: Called with what the trainer logs for step 1, which was taken before any update; may raise.
         n_forward: Models that read each batch, a reference included.
+        count: Counts the tokens of what the trainer's `training_step` is given.
 
     Raises:
         TrainingError: The checkpoint is one of another training, or is not whole.
     """
     from transformers import PrinterCallback
 
-    costs = StepCosts(run.ledger, trainer, n_forward)
+    costs = StepCosts(run.ledger, trainer, n_forward, count)
 
     def done(step: int, n_steps: int, metrics: Mapping[str, float], model: Any) -> None:
         policy = None if as_policy is None else as_policy(model)
