@@ -11,6 +11,7 @@ whose name is the plug-in's name in a recipe or on the command line:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
@@ -119,3 +120,29 @@ METRICS = Plugins("metric", "alignbench.metrics", "alignbench.evaluation.metrics
 PROBES = Plugins("probe", "alignbench.probes", "alignbench.evaluation.probes")
 SOURCES = Plugins("source of data", "alignbench.sources", "datasets_prep.sources")
 WRITERS = Plugins("format", "alignbench.writers", "alignbench.comparison.writers", word_separator="-")
+
+
+def metrics(*kinds: Plugins, added: bool = False) -> Mapping[str, Any]:
+    """Returns metrics by name, in the order of reports: all, or those of some kinds of plug-ins, or of packages alone.
+
+    A plug-in of METRICS is a metric or several; one of PROBES has `metrics`.
+
+    Raises:
+        UsageError: Two metrics have one name, or a package's cannot be imported.
+    """
+    kinds = kinds or (METRICS, PROBES)
+    return _metrics(kinds, tuple(entries_of(kind.group) for kind in kinds), added)
+
+
+@cache
+def _metrics(kinds: tuple[Plugins, ...], _: tuple[tuple[EntryPoint, ...], ...], added: bool) -> Mapping[str, Any]:
+    found: dict[str, Any] = {}
+    named = [(kind, name) for kind in kinds for name in kind.built_in if not added]
+    named += [(kind, name) for kind in kinds for name in sorted(kind._added)]
+    for kind, name in named:
+        plugin = kind.load(name)
+        for metric in getattr(plugin, "metrics", plugin if isinstance(plugin, tuple) else (plugin,)):
+            if metric.name in found:
+                raise UsageError(f"{kind.owner(name)}: two metrics are called {metric.name!r}; one needs another name")
+            found[metric.name] = metric
+    return dict(sorted(found.items(), key=lambda item: item[1].order))

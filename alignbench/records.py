@@ -220,7 +220,7 @@ class EncodesPrompts(Protocol):
 
 @runtime_checkable
 class ReadsTexts(Protocol):
-    """A policy that can say how likely it finds a text that answers no prompt: `neutral_perplexity` needs it."""
+    """A policy that can say how likely it finds a text that answers no prompt: perplexity on neutral texts needs it."""
 
     def text_logprobs(self, texts: Sequence[str], max_tokens: int) -> list[torch.Tensor] | None:
         """Log-probabilities in nats of each text's first tokens, at most `max_tokens`; the rest is left out.
@@ -282,8 +282,8 @@ class MetricValue:
     n_unscored: int
     reason: str | None = None
     replicates: tuple[float | None, ...] | None = None
-    """For corpus metrics: the value with hash group 0, 1, ... 19 deleted, of `neutral_perplexity` its logarithm.
-    None for means over prompts."""
+    """For corpus metrics: the value with hash group 0, 1, ... 19 deleted, as the logarithm that it was measured as, if
+    so. None for means over prompts."""
     group_sizes: tuple[int, ...] | None = None
     """For corpus metrics: prompts, or texts, in each of these groups that the metric was measured on."""
     n_cut: int = 0

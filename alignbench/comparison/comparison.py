@@ -12,7 +12,7 @@ from alignbench.comparison.pooling import Measurement, PairedRecipes
 from alignbench.errors import NothingComparedError
 from alignbench.records import Direction, MetricKey
 from alignbench.results.reader import SkippedRun
-from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
+from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched
 from alignbench.statistics.power import Settlement
 
@@ -95,10 +95,10 @@ def settlement(measurement: Measurement) -> Settlement | None:
     return measurement.tested.settlement()
 
 
-def detectable(metric: str, measurement: Measurement) -> float | None:
+def detectable(measurement: Measurement) -> float | None:
     """Returns the smallest difference that the design would have found, no larger than there can be; None untested."""
     found = measurement.tested.detectable() if measurement.tested is not None else None
-    return min(found, 1.0) if found is not None and metric in BETWEEN_0_AND_1 else found
+    return min(found, 1.0) if found is not None and measurement.traits.between_0_and_1 else found
 
 
 def _records(row: ComparedRecipe, baseline: str | None) -> list[dict[str, object]]:
@@ -156,7 +156,7 @@ def _record(
         "runs_ci_low": runs.ci_low,
         "runs_ci_high": runs.ci_high,
         "runs_p_value": runs.p_value,
-        "detectable_difference": detectable(key.metric, one),
+        "detectable_difference": detectable(one),
         "settling_prompts": needed.prompts,
         "settling_seeds": needed.seeds,
         "length_matched_difference": matched.difference.value,

@@ -12,25 +12,14 @@ from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag,
 from alignbench.comparison.numbers import number, p_value, with_interval
 from alignbench.comparison.pooling import UNTRAINED, Measurement
 from alignbench.records import MetricKey
-from alignbench.results.reader import LOG_METRICS
 from alignbench.statistics.estimate import ALPHA, Estimate
 
 WIDTH = 120
 """Of a table, in characters: what a terminal holds. Wider ones are continued below, in every format."""
 _HEADER_WIDTH = 10
 MARKS = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "="}
-TOXICITY = ("toxicity_rate", "expected_max_toxicity", "toxicity_probability", "toxicity_std")
-QUALITY = (
-    *("perplexity", "neutral_perplexity"),
-    *("kl", "kl_k3", "kl_exact", "kl_per_token", "kl_k3_per_token", "kl_exact_per_token"),
-    *("completion_tokens", "completion_tokens_p10", "completion_tokens_p50", "completion_tokens_p90"),
-    *("distinct_1", "distinct_2", "distinct_3", "corpus_distinct_1", "corpus_distinct_2", "corpus_distinct_3"),
-    *("self_bleu", "repetition_rate", "rep_4", "copy_rate", "empty_rate", "truncated_rate", "refusal_rate"),
-    *("dexperts_distinct_1", "dexperts_distinct_2", "dexperts_distinct_3", "dexperts_perplexity"),
-)
-DEPENDS_ON_LENGTH = frozenset(
-    {"self_bleu", *(f"{where}distinct_{n}" for where in ("", "corpus_", "dexperts_") for n in (1, 2, 3))}
-)
+SECTIONS = ("fluency", "divergence", "length", "diversity", "degeneration", "dexperts")
+"""Columns of the table of quality, in their order; those of other sections come after them."""
 _LEGEND = (
     "After a number: + better, - worse, * different, = not distinguishable from the baseline; nothing: not tested."
 )
@@ -89,13 +78,26 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
     yield from _equal_length(rows)
     yield from _hacking(rows)
     if rows:
-        keys = [MetricKey(metric, key.scorer) for key in headlines for metric in TOXICITY]
-        yield from _compact("Other toxicity metrics", rows, keys)
-        yield from _compact("Quality", rows, [MetricKey(metric) for metric in QUALITY], with_reward=True)
+        toxicity, quality = _columns(rows, [key.scorer for key in headlines])
+        yield from _compact("Other toxicity metrics", rows, toxicity)
+        yield from _compact("Quality", rows, quality, with_reward=True)
         yield from _costs("Cost of a run, upstream included", rows)
     for group in comparison.reward_models:
         yield _reward_models(group)
         yield from _costs("Cost of a reward model", group)
+
+
+def _columns(rows: Sequence[ComparedRecipe], scorers: Sequence[str | None]) -> tuple[list[MetricKey], list[MetricKey]]:
+    """Returns the metrics of the table of toxicity but its headline, and of that of quality, in their order."""
+    traits = {key: one.traits for row in rows for key, one in row.metrics.items()}
+    keys = sorted(traits, key=lambda key: traits[key].order)
+    toxicity = [key for key in keys if traits[key].section == "toxicity" and key.metric != HEADLINE]
+    quality = [key for key in keys if traits[key].section not in ("toxicity", "")]
+    by_section, by_scorer = ({one: place for place, one in enumerate(order)} for order in (SECTIONS, scorers))
+    return (
+        sorted(toxicity, key=lambda key: by_scorer.get(key.scorer, len(scorers))),
+        sorted(quality, key=lambda key: by_section.get(traits[key].section, len(SECTIONS))),
+    )
 
 
 def _toxicity(comparison: Comparison, key: MetricKey) -> Section:
@@ -137,7 +139,7 @@ def _design(comparison: Comparison, key: MetricKey) -> Iterator[Section]:
         one = row.metrics.get(key)
         if one is None or one.tested is None:
             continue
-        runs, found = one.tested.these_runs, number(detectable(HEADLINE, one))
+        runs, found = one.tested.these_runs, number(detectable(one))
         cells = [with_interval(runs, "+"), p_value(runs.p_value), found, _settled(one)]
         rows.append([row.recipe, one.tested.estimand, *cells])
         n_tests = max(n_tests, one.tested.n_tests)
@@ -233,7 +235,8 @@ def _compact(
     if with_reward and any(row.train_reward is not None for row in rows):
         columns.append(("train_reward", [number(row.train_reward) for row in rows]))
     remarks = [_LEGEND]
-    if any(key.metric in LOG_METRICS for key in present):
+    traits = [row.metrics[key].traits for row in rows for key in present if key in row.metrics]
+    if any(one.scale == "log" for one in traits):
         remarks.append("Perplexities are tested as mean log-perplexity; differences in JSON are of logarithms.")
     remarks += [
         f"{row.recipe}, {key}: {row.metrics[key].value.reason}"
@@ -242,7 +245,7 @@ def _compact(
         if key in row.metrics and row.metrics[key].value.value is None
     ]
     shifted = [row.recipe for row in rows if any(flag.name == "length_shift" for flag in row.flags)]
-    if shifted and any(key.metric in DEPENDS_ON_LENGTH for key in present):
+    if shifted and any(one.depends_on_length for one in traits):
         remarks.append(
             "distinct-n, corpus-distinct-n and self-BLEU depend on the length of the texts, which has changed in "
             f"{', '.join(shifted)}."

@@ -6,18 +6,19 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.comparison.cost_columns import PER_ANSWER
 from alignbench.records import Cost, Direction, MetricKey
-from alignbench.results.reader import LOG_METRICS, StoredEvaluation, StoredRun
+from alignbench.results.reader import StoredEvaluation, StoredRun
 from alignbench.results.schema import StoredMetric
+from alignbench.results.traits import Traits
 from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
-from alignbench.statistics.estimate import BETWEEN_0_AND_1, Estimate
+from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS, jackknife_group, jackknife_interval
 from alignbench.statistics.length_matching import LengthMatched
 from alignbench.statistics.prompt_means import mean_interval, numbered
@@ -50,6 +51,10 @@ class RecipeRuns:
     def metrics(self, key: MetricKey) -> list[StoredMetric]:
         """Returns one stored value per seed, fewer where a seed lacks the metric."""
         return [m for _, evaluation in self.runs for m in evaluation.record.metrics if m.key == key]
+
+    def traits(self, key: MetricKey) -> Traits:
+        """Returns what tables and tests of a metric go by."""
+        return self.runs[0][1].record.traits_of(key.metric)
 
     def mean_cost(self) -> dict[str, float]:
         """Returns what a run of this recipe is charged, by field of Cost: means over seeds, the peak's maximum."""
@@ -87,6 +92,7 @@ class Measurement:
     """The difference at equal length, where lengths have moved."""
     n_cut: int = 0
     """Completions, summed over seeds, that the scorer read behind a cut prompt."""
+    traits: Traits = field(default_factory=Traits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,20 +193,20 @@ def _measurement(
     value: Estimate | None,
     tested: Tested | None,
 ) -> Measurement:
-    stored = one.metrics(key)
+    stored, traits = one.metrics(key), one.traits(key)
     n_scored, n_unscored = sum(m.n_scored for m in stored), sum(m.n_unscored for m in stored)
     if value is None:
         value = pool.whole(one, key)
-    elif key.metric in LOG_METRICS:
+    elif traits.scale == "log":
         value = _exponential(value)
-    if key.metric in BETWEEN_0_AND_1:
+    if traits.between_0_and_1:
         value = value.between_0_and_1()
     difference = tested.difference if tested is not None else None
     if reference is not None and difference is None:
         reason = _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key) or NOT_STORED
         difference = Estimate(None, reason=reason)
     n_cut = sum(m.n_cut for m in stored)
-    return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested, n_cut=n_cut)
+    return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested, n_cut=n_cut, traits=traits)
 
 
 class Pool:
@@ -241,10 +247,11 @@ class Pool:
         if reason := _withheld(one, key):
             return Estimate(None, reason=reason)
         stored = one.metrics(key)
-        value, replicates = _mean_replicates(stored)
+        scale = one.traits(key).scale
+        value, replicates = _mean_replicates(stored, scale)
         if replicates is not None:
             estimate = replace(jackknife_interval(value, replicates, self._sizes(stored)), p_value=None)
-            return _exponential(estimate) if key.metric in LOG_METRICS else estimate
+            return _exponential(estimate) if scale == "log" else estimate
         if len(stored) == 1:
             return Estimate(value, stored[0].ci_low, stored[0].ci_high, stored[0].n_scored, reason=stored[0].reason)
         return Estimate(value, reason=NOT_STORED)
@@ -258,7 +265,11 @@ class Pool:
             return None
         stored = [*one.metrics(key), *reference.metrics(key)]
         mine, theirs = (
-            [(_scaled(m), m.replicates) for m in side.metrics(key) if m.value is not None and m.replicates is not None]
+            [
+                (_scaled(m.value, side.traits(key).scale), m.replicates)
+                for m in side.metrics(key)
+                if m.value is not None and m.replicates is not None
+            ]
             for side in (one, reference)
         )
         lengths = {len(replicates) for _, replicates in (*mine, *theirs)}
@@ -287,20 +298,20 @@ def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
 def _other_texts(one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> str | None:
     """Returns why a metric of the whole corpus cannot be compared: it was measured on unequal texts; None where not."""
     evaluations = [evaluation for side in (one, reference) for _, evaluation in side.runs]
-    if key.metric == "neutral_perplexity":
-        texts = {json.dumps(each.record.comparability.get("neutral_texts"), sort_keys=True) for each in evaluations}
-        return "the two sides were not measured on the same neutral texts" if len(texts) > 1 else None
+    if condition := one.traits(key).condition:
+        texts = {json.dumps(each.record.comparability.get(condition), sort_keys=True) for each in evaluations}
+        said = condition.replace("_", " ")
+        return f"the two sides were not measured on the same {said}" if len(texts) > 1 else None
     prompts = {frozenset(each.prompt_values[0]) for each in evaluations}
     return "the two sides were not measured on the same prompts" if len(prompts) > 1 else None
 
 
-def _scaled(stored: StoredMetric) -> float:
-    """Returns the value on the scale of its replicates."""
-    assert stored.value is not None
-    return math.log(stored.value) if stored.metric in LOG_METRICS else stored.value
+def _scaled(value: float, scale: str) -> float:
+    """Returns a value on the scale of its replicates."""
+    return math.log(value) if scale == "log" else value
 
 
-def _mean_replicates(stored: Sequence[StoredMetric]) -> tuple[float, list[float | None] | None]:
+def _mean_replicates(stored: Sequence[StoredMetric], scale: str) -> tuple[float, list[float | None] | None]:
     """Returns the means over seeds of values and of replicates; a group counts where every seed has it.
 
     Where there are replicates, the value is on their scale.
@@ -308,7 +319,7 @@ def _mean_replicates(stored: Sequence[StoredMetric]) -> tuple[float, list[float 
     seeds = [m.replicates for m in stored if m.replicates is not None]
     if len(seeds) < len(stored) or len({len(one) for one in seeds}) != 1:
         return float(np.mean([m.value for m in stored if m.value is not None])), None
-    value = float(np.mean([_scaled(m) for m in stored if m.value is not None]))
+    value = float(np.mean([_scaled(m.value, scale) for m in stored if m.value is not None]))
     groups = [[v for v in group if v is not None] for group in zip(*seeds, strict=True)]
     return value, [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignbench import plugins
 from alignbench.errors import DataError
-from alignbench.evaluation.metrics.measure import Column, mean_metrics, neutral_metric, prompt_columns, set_metrics
+from alignbench.evaluation.metrics.measure import (
+    Column,
+    Scored,
+    mean_metrics,
+    prompt_columns,
+    set_metric,
+    set_metrics,
+)
+from alignbench.evaluation.metrics.metric import Metric, Sample
 from alignbench.evaluation.probes import divergence
 from alignbench.evaluation.probes.divergence import EXACT_PROMPTS, Divergence, measure_divergence
+from alignbench.evaluation.probes.probe import Probe
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.evaluation.samples import Drawn, concatenate, draw, repeat
 from alignbench.records import AnswerCost, EncodesPrompts, EvalReport, MetricKey, Policy, Prompt, Scorer
+from alignbench.statistics.jackknife import jackknife_group
 from alignbench.statistics.prompt_means import numbered
 
 if TYPE_CHECKING:
@@ -31,7 +43,7 @@ def evaluate(
     seed: int,
     purpose: str | None = None,
     batch_prompts: int,
-    neutral: Sequence[str] = (),
+    probes: Sequence[Probe] = (),
     groups: Mapping[str, str] = {},
     progress: Callable[[], None] | None = None,
 ) -> EvalReport:
@@ -46,7 +58,7 @@ def evaluate(
         seed: Seed of the run. Every draw depends on it, the prompt's id, the sample and the position, nothing else.
         purpose: Gives the draws of an evaluation for another purpose a stream of their own.
         batch_prompts: Prompts at a time; times k completions are drawn at once.
-        neutral: Texts for `neutral_perplexity`; where there are none it is not measured.
+        probes: What is measured besides, on prompts of its own.
         groups: By prompt id, the group of those that are variants of one text and count as one witness.
         progress: Called once for every prompt that is done.
 
@@ -73,11 +85,14 @@ def evaluate(
             for _ in batch:
                 progress()
     drawn, kl = concatenate(parts, order), divergence.concatenate(divergences, order)
-    columns = prompt_columns(drawn, kl, cut, protocol)
+    sample, scored = _sample(drawn, cut, protocol)
+    on = _measured_on(sample, replace(kl, groups=sample.groups))
+    columns = prompt_columns(on, sample, scored)
     metrics = mean_metrics(columns, numbered([prompt.id for prompt in cut], groups))
-    metrics += set_metrics(drawn, kl, cut, protocol)
-    if neutral:
-        metrics.append(neutral_metric(policy, neutral))
+    metrics += set_metrics(on, sample, scored)
+    for probe in probes:
+        measured = probe.measure(policy, reference, scorers, seed=seed, batch_prompts=batch_prompts)
+        metrics += [set_metric(metric, measured) for metric in probe.metrics]
     frames = _prompt_frame(columns, cut), _completion_frame(drawn, cut), _divergence_frame(kl, cut, reference)
     return EvalReport(protocol.name, tuple(metrics), *frames, groups, _answer_cost(drawn))
 
@@ -96,11 +111,26 @@ def _check_prompts(prompts: Sequence[Prompt]) -> None:
         raise DataError(f"held-out prompts: the id {twice[0]!r} stands more than once; ids must be unique")
 
 
+def _sample(drawn: Drawn, prompts: Sequence[Prompt], protocol: EvalProtocol) -> tuple[Sample, dict[str, Scored]]:
+    """Returns what metrics are measured on, and what each scorer gave."""
+    n = len(prompts)
+    groups = np.array([jackknife_group(prompt.group or prompt.id) for prompt in prompts], dtype=np.int64)
+    sample = Sample(prompts, drawn.completions, protocol, groups, drawn.log_perplexity.reshape(n, -1))
+    return sample, {name: Scored(flat.reshape(n, -1), drawn.n_cut[name]) for name, flat in drawn.toxicity.items()}
+
+
+def _measured_on(sample: Sample, kl: Divergence) -> list[tuple[Metric, Any]]:
+    """Returns the metrics of the protocol, in their order, each with what it is measured on."""
+    own = [(metric, kl) for metric in divergence.plugin.metrics]
+    rest = [(metric, sample) for metric in plugins.metrics(plugins.METRICS).values() if metric.needs != "rewards"]
+    return sorted((one for one in (*rest, *own) if one[0].applies(sample.protocol)), key=lambda one: one[0].order)
+
+
 def _prompt_frame(columns: Sequence[Column], prompts: Sequence[Prompt]) -> pd.DataFrame:
     import pandas as pd
 
     index = pd.Index([prompt.id for prompt in prompts], name="prompt_id")
-    return pd.DataFrame({column.name: column.values for column in columns}, index=index)
+    return pd.DataFrame({str(column.key): column.values for column in columns}, index=index)
 
 
 def _completion_frame(drawn: Drawn, prompts: Sequence[Prompt]) -> pd.DataFrame:

@@ -102,7 +102,6 @@ def comparability(
     *,
     prompts_source: str | None,
     sees_prompt: Collection[str] = (),
-    neutral: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns the evaluator's part of what must agree between two runs in one table.
 
@@ -113,7 +112,6 @@ def comparability(
         prompts_source: The named source when its prompts were taken as they are; None for any other choice, such as
             the held-out split of the recipe's own training data.
         sees_prompt: Names of the scorers that score prompt and completion together.
-        neutral: The texts of `neutral_perplexity`, as given to `evaluate`.
     """
     starred = bool(sees_prompt) or not protocol.owns(prompts_source, len(prompts))
     return {
@@ -128,5 +126,4 @@ def comparability(
         "threshold_inclusive": protocol.threshold_inclusive,
         "prompt_included": {name: name in sees_prompt for name in sorted(scorers)},
         "kl_max_new_tokens": DIVERGENCE_TOKENS,
-        **({"neutral_texts": fingerprint(list(neutral))} if neutral else {}),
     }

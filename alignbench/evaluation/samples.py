@@ -10,7 +10,6 @@ import numpy as np
 
 from alignbench.errors import ModelError, ScorerError
 from alignbench.evaluation.metrics.aggregate import FloatArray
-from alignbench.evaluation.metrics.fluency import log_perplexities
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.records import Completion, Cost, Decoding, Policy, Prompt, Scorer, total
 from alignbench.scorers.base import cut_prompts
@@ -88,6 +87,20 @@ def concatenate(parts: Sequence[Drawn], order: Sequence[int]) -> Drawn:
         reference_logprob=np.concatenate([part.reference_logprob for part in parts])[rows],
         log_perplexity=np.concatenate([part.log_perplexity for part in parts])[rows],
         spent=total(part.spent for part in parts),
+    )
+
+
+def log_perplexities(completions: Sequence[Completion], reference_logprobs: Sequence[FloatArray]) -> FloatArray:
+    """Mean negative log-probability in nats of each completion's tokens given its prompt: (m,).
+
+    The end-of-sequence token is left out, so that fluency says nothing about length. NaN where no token is left.
+    """
+    return np.array(
+        [
+            -logprobs[: completion.n_tokens].mean() if completion.n_tokens else np.nan
+            for completion, logprobs in zip(completions, reference_logprobs, strict=True)
+        ],
+        dtype=np.float64,
     )
 
 

@@ -22,6 +22,7 @@ from datasets_prep.prepared import HeldOut, PreparedData
 if TYPE_CHECKING:
     import torch
 
+    from alignbench.evaluation.probes.probe import Probe
     from alignbench.models.language_model import LanguageModel
     from alignbench.recipe.recipe import Recipe
 
@@ -70,8 +71,8 @@ class Yardsticks:
     """What measuring needs."""
 
     heldout: HeldOut
-    neutral: tuple[str, ...]
-    """Texts for `neutral_perplexity`."""
+    probes: tuple[Probe, ...]
+    """What is measured besides, on prompts of its own."""
     judges: Mapping[str, Scorer]
     """The scorers of the evaluation by name, each giving a number between 0 and 1, larger for more harm."""
     reference: LanguageModel | None
@@ -106,16 +107,16 @@ def make_yardsticks(parts: Parts) -> Yardsticks:
     """Loads what measuring needs; prompts that training may learn from are refused."""
     import torch
 
+    from alignbench.evaluation.probes.neutral import Neutral
     from alignbench.models.loading import weights_fingerprint
 
     recipe = parts.recipe
     is_policy = recipe.method.facts.gives_policy
     heldout = heldout_prompts(recipe, parts.policy, parts.data)
-    neutral = neutral_texts(recipe, parts.data) if is_policy else ()
     has_judges = is_policy or recipe.reward is None or not recipe.reward.may_oppose_judges
     judges = scorers.judges(recipe, parts.joint, parts.device) if has_judges else {}
     if not is_policy:
-        return Yardsticks(heldout, neutral, judges, None, {})
+        return Yardsticks(heldout, (), judges, None, {})
     # In host memory, if that is possible, until it is used.
     host = torch.device("cpu") if recipe.policy.quantization == "none" else parts.device
     reference = base_policy(recipe, host)
@@ -125,15 +126,27 @@ def make_yardsticks(parts: Parts) -> Yardsticks:
         judges,
         prompts_source=prompts_source(recipe),
         sees_prompt=scorers.judges_that_see_prompts(recipe),
-        neutral=neutral,
     )
-    same |= {
+    neutral = neutral_texts(recipe, parts.data)
+    probes = (*([Neutral(texts=neutral)] if neutral else []), *(recipe.evaluation.probes or {}).values())
+    of_the_run = {
         "base_model": weights_fingerprint(reference.model),
         "precision": recipe.policy.dtype,
         "hardware_class": hardware_class(parts.device),
         "chat": recipe.chat.model_dump() if recipe.chat else None,
     }
-    return Yardsticks(heldout, neutral, judges, reference, same)
+    same = _joined(same, *(probe.conditions() for probe in probes), of_the_run)
+    return Yardsticks(heldout, probes, judges, reference, same)
+
+
+def _joined(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts together what must be equal in every run beside one; UsageError where a probe's name for it is taken."""
+    same: dict[str, Any] = {}
+    for part in parts:
+        if taken := sorted(same.keys() & part.keys()):
+            raise UsageError(f"evaluation.probes: a condition is called {taken[0]!r}, which is taken; rename it")
+        same |= part
+    return same
 
 
 @contextmanager

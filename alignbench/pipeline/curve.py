@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from alignbench import plugins
 from alignbench.errors import ScorerError
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.pipeline.build import at_hand
@@ -175,16 +176,18 @@ def with_reward(report: EvalReport, reward: Scorer) -> EvalReport:
     Raises:
         ScorerError: The reward gives too few numbers, or one that is not finite.
     """
-    from alignbench.evaluation.metrics.measure import mean_metrics, reward_column
+    from alignbench.evaluation.metrics.measure import Scored, column, mean_metrics
 
     texts = report.completions
     asked = texts["prompt"].tolist(), texts["completion"].tolist()
     rewards = rewards_of(reward, *asked)
-    column = replace(reward_column(rewards, len(report.prompt_values)), n_cut=sum(cut_prompts(reward, *asked)))
+    scored = Scored(rewards.reshape(len(report.prompt_values), -1), sum(cut_prompts(reward, *asked)))
+    known = plugins.metrics(plugins.METRICS).values()
+    columns = [column(metric, scored.scores, scored=scored) for metric in known if metric.needs == "rewards"]
     return replace(
         report,
-        metrics=(*report.metrics, *mean_metrics([column])),
-        prompt_values=report.prompt_values.assign(**{column.name: column.values}),
+        metrics=(*report.metrics, *mean_metrics(columns)),
+        prompt_values=report.prompt_values.assign(**{str(one.key): one.values for one in columns}),
         completions=texts.assign(reward=rewards),
     )
 

@@ -90,7 +90,7 @@ def evaluate_policy(
     from alignbench.evaluation.protocols import get_protocol
 
     recipe, protocol = parts.recipe, get_protocol(parts.recipe.evaluation.protocol)
-    prompts, neutral, scorers = yardsticks.heldout.prompts, yardsticks.neutral, yardsticks.judges
+    prompts, scorers = yardsticks.heldout.prompts, yardsticks.judges
     reference = yardsticks.reference
     assert reference is not None
     progress = progress_bar(f"evaluating under {protocol.name}", len(prompts))
@@ -103,7 +103,7 @@ def evaluate_policy(
             scorers,
             seed=recipe.seed,
             batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
-            neutral=neutral,
+            probes=yardsticks.probes,
             groups=_variants(prompts),
             progress=advance,
         )

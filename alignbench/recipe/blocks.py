@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import json
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, GetPydanticSchema, SerializeAsAny, field_validator, model_validator
-from pydantic_core import core_schema
+from pydantic import (
+    Field,
+    GetPydanticSchema,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, core_schema
 
+from alignbench import plugins
 from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.identity import NotIdentity, OnlyIfGiven
@@ -93,8 +104,39 @@ class EvaluationSettings(Settings):
     scorers: tuple[Literal["reward"] | SerializeAsAny[ScorerSettings], ...] = Field(min_length=1)
     """`reward` is the classifier of the reward block; the rest are held-out judges."""
     neutral: Text | None = None
-    """Texts for `neutral_perplexity`: `wikitext`, `embedded`, a .txt file with one a line, or a file with the column
-    `text`; null: it is not measured."""
+    """Texts that the policy reads for its perplexity: `wikitext`, `embedded`, a .txt file with one a line, or a file
+    with the column `text`; null: it is not measured."""
+
+    probes: Annotated[dict[str, Any] | None, OnlyIfGiven()] = None
+    """Further evaluations with prompts of their own, of installed packages: by the probe's name, its settings."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out the key of further probes where there are none, as `OnlyIfGiven` has it."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key != "probes" or value}
+
+    @field_validator("probes")
+    @classmethod
+    def _are_probes(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        from alignbench.evaluation.probes.probe import Probe
+
+        known = [name for name in plugins.PROBES.names() if name not in plugins.PROBES.built_in]
+        made = {}
+        for name, settings in (value or {}).items():
+            if name not in known:
+                installed = f"one of {', '.join(known)}" if known else "none: no package that is installed brings one"
+                raise _not_a_probe(f"{installed}, not {name}{did_you_mean(name, known)}")
+            plugin = plugins.PROBES.load(name)
+            if not (isinstance(plugin, type) and issubclass(plugin, Probe)):
+                raise _not_a_probe(f"a subclass of Probe as {name} of {plugins.PROBES.owner(name)}, not {plugin!r}")
+            try:
+                made[name] = plugin.model_validate_json(json.dumps(settings or {}))
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(map(str, (name, *first["loc"])))
+                raise _not_a_probe(f"other settings: {place}: {first['msg']}") from error
+        return made or None
 
     @field_validator("protocol")
     @classmethod
@@ -126,6 +168,10 @@ class EvaluationSettings(Settings):
         if len(set(names)) < len(names):
             raise ValueError(f"scorers with different names, not {', '.join(names)} (the default name is judge)")
         return value
+
+
+def _not_a_probe(expected: str) -> PydanticCustomError:
+    return PydanticCustomError("probe", "{expected}", {"expected": expected})
 
 
 class ChatSettings(Settings):

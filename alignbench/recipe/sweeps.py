@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from alignbench import plugins
 from alignbench.errors import did_you_mean
 from alignbench.records import Direction, MetricKey, Settings
 
@@ -28,14 +29,9 @@ _TUNABLE = ("method", "pairs", "policy.lora")
 """Blocks whose keys a grid may vary: all else must be equal in every trial, or trials could not be compared."""
 
 
-def _directions() -> dict[str, Direction]:
-    from alignbench.evaluation.metrics.measure import DEXPERTS_DIRECTIONS, DIRECTIONS, NEUTRAL_DIRECTIONS
-
-    return DIRECTIONS | DEXPERTS_DIRECTIONS | NEUTRAL_DIRECTIONS
-
-
-def _takes_scorer(metric: str) -> bool:
-    return metric.startswith(("toxicity_", "expected_max_"))
+def _metrics() -> dict[str, Any]:
+    """The metrics of policies after training, by name."""
+    return {name: metric for name, metric in plugins.metrics().items() if metric.section}
 
 
 class CriterionSettings(Settings):
@@ -58,7 +54,8 @@ class CriterionSettings(Settings):
     @property
     def direction(self) -> Direction:
         """Which way is better."""
-        return _directions()[self.metric]
+        direction: Direction = _metrics()[self.metric].direction
+        return direction
 
     @property
     def scorers(self) -> set[str]:
@@ -74,9 +71,9 @@ class CriterionSettings(Settings):
     @field_validator("metric")
     @classmethod
     def _has_a_direction(cls, value: str) -> str:
-        useful = [metric for metric, direction in _directions().items() if direction != "none"]
+        useful = [name for name, metric in _metrics().items() if metric.direction != "none"]
         if value not in useful:
-            said = "a metric that is better one way: " if value in _directions() else ""
+            said = "a metric that is better one way: " if value in _metrics() else ""
             raise ValueError(f"{said}one of {', '.join(useful)}{did_you_mean(value, useful)}")
         return value
 
@@ -85,19 +82,21 @@ class CriterionSettings(Settings):
     def _are_known(cls, value: dict[str, float]) -> dict[str, float]:
         for column in value:
             key = MetricKey.parse(column)
-            if key.metric not in _directions():
-                raise ValueError(f"{column}: the name of a metric{did_you_mean(key.metric, list(_directions()))}")
-            if _takes_scorer(key.metric) != (key.scorer is not None):
-                takes = _takes_scorer(key.metric)
-                wanted = str(MetricKey(key.metric, "SCORER")) if takes else f"{key.metric} without a scorer"
+            metric = _metrics().get(key.metric)
+            if metric is None:
+                raise ValueError(f"{column}: the name of a metric{did_you_mean(key.metric, list(_metrics()))}")
+            if metric.takes_scorer != (key.scorer is not None):
+                without = f"{key.metric} without a scorer"
+                wanted = str(MetricKey(key.metric, "SCORER")) if metric.takes_scorer else without
                 raise ValueError(f"{column}: it under the name {wanted}")
         return value
 
     @model_validator(mode="after")
     def _names_its_scorer(self) -> CriterionSettings:
-        if _takes_scorer(self.metric) and self.scorer is None:
+        takes_scorer = _metrics()[self.metric].takes_scorer
+        if takes_scorer and self.scorer is None:
             raise ValueError("scorer: the scorer of this metric, such as judge")
-        if not _takes_scorer(self.metric) and self.scorer is not None:
+        if not takes_scorer and self.scorer is not None:
             raise ValueError(f"scorer: it left out, {self.metric} has none")
         return self
 

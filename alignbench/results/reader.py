@@ -40,8 +40,6 @@ from alignbench.results.schema import (
     read_record,
 )
 
-LOG_METRICS = frozenset({"perplexity", "neutral_perplexity"})
-"""Values per prompt and replicates are logarithms: a mean is shown as its exponential, differences stay logarithms."""
 _TOLERANCE = 1e-6
 """Relative, between a metric and the mean of its column: far above rounding, far below any interval."""
 
@@ -108,13 +106,14 @@ class StoredEvaluation:
                 continue
             measured = column[~np.isnan(column)]
             mean = float(measured.mean()) if len(measured) else math.nan
-            if metric.metric in LOG_METRICS:
+            is_log = self.record.traits_of(metric.metric).scale == "log"
+            if is_log:
                 # A difference of logarithms is a relative one, and the exponential may be out of all range.
                 is_mean = metric.value > 0 and abs(math.log(metric.value) - mean) <= _TOLERANCE
             else:
                 is_mean = math.isclose(metric.value, mean, rel_tol=_TOLERANCE, abs_tol=1e-12)
             if not is_mean:
-                kind = "exponential of the mean" if metric.metric in LOG_METRICS else "mean"
+                kind = "exponential of the mean" if is_log else "mean"
                 raise UnreadableError(
                     f"{METRICS_FILE}: {metric.key}: {metric.value:.6g} is not the {kind} of its column in "
                     f"{PROMPT_VALUES_FILE}"

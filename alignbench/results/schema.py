@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 
 from alignbench.errors import ResultsError
 from alignbench.records import Cost, Direction, HackingWord, MetricKey, MetricValue
+from alignbench.results.traits import Traits
 from datasets_prep.text_forms import TEXT_FORM
 
 SCHEMA_VERSION = 1
@@ -183,6 +184,8 @@ class EvaluationFile(Record):
     """Group by prompt id, of the prompts that are variants of one text and count as one witness."""
     answer_cost: StoredAnswerCost | None = None
     """What the policy spends on an answer; None of a reward model, and in runs from before it was counted."""
+    traits: dict[str, Traits] = {}
+    """By name, of the metrics that installed packages brought: such a package may not be there when this is read."""
 
     @model_validator(mode="after")
     def _metrics_and_each_once(self) -> Self:
@@ -192,6 +195,10 @@ class EvaluationFile(Record):
         if len(set(names)) < len(names):
             raise ValueError("a metric stands twice")
         return self
+
+    def traits_of(self, metric: str) -> Traits:
+        """Returns what tables and tests go by, as stored or as the metric of this name has it."""
+        return self.traits.get(metric) or Traits.of(metric)
 
 
 class PromptsFile(Record):
@@ -274,7 +281,7 @@ _ADDED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     },
     ("comparability", "metrics"): {
         **{"step": None, "completions": None, "prompt_rows": None, "scorer_sources": {}, "prompt_groups": {}},
-        **{"answer_cost": None},
+        **{"answer_cost": None, "traits": {}},
     },
     ("seen", "heldout"): {"statistics": {}, "text_form": 1},
 }

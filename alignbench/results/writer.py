@@ -7,8 +7,6 @@
         ...
         run.write_evaluation(report, comparability)
         run.complete(cost=cost)
-
-Names of files are in `store`.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from typing import Any, Self, TextIO
 from alignbench._version import __version__
 from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, EvalReport, HackingDiagnosis, fingerprint, total
-from alignbench.results import layout, reader
+from alignbench.results import layout, reader, traits
 from alignbench.results.files import rows_before, write_atomically, write_frame, write_record
 from alignbench.results.lock import RunLock
 from alignbench.results.publishing import publish, repair
@@ -245,6 +243,7 @@ class RunDirectory:
             comparability=plain(comparability),
             scorer_sources=dict(scorer_sources or {}),
             metrics=tuple(map(StoredMetric.of, report.metrics)),
+            traits=traits.of_packages(report.metrics),
             prompt_groups=dict(report.prompt_groups),
             answer_cost=report.answer_cost,
         )

@@ -10,15 +10,6 @@ from alignbench.records import Direction
 Verdict = Literal["better", "worse", "different", "not distinguishable"]
 ALPHA = 0.05
 """Two-sided level of every test; intervals cover 1 - ALPHA."""
-BETWEEN_0_AND_1 = frozenset(
-    {
-        *("toxicity_mean", "toxicity_rate", "expected_max_toxicity", "toxicity_probability", "toxicity_std"),
-        *(f"{kind}distinct_{n}" for kind in ("", "corpus_", "dexperts_") for n in (1, 2, 3)),
-        *("self_bleu", "repetition_rate", "rep_4", "copy_rate", "empty_rate", "truncated_rate", "refusal_rate"),
-        *("pair_accuracy", "pair_accuracy_train"),
-    }
-)
-"""Metrics that cannot leave this range: neither can their intervals, nor a difference that could be detected."""
 
 
 @dataclass(frozen=True, slots=True)

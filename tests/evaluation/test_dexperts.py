@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from fixtures.directions import DEXPERTS_DIRECTIONS, DIRECTIONS
 
 from alignbench.evaluation.evaluator import evaluate
-from alignbench.evaluation.metrics.diversity import dexperts_distinct, distinct
-from alignbench.evaluation.metrics.fluency import below_most, pooled_mean
-from alignbench.evaluation.metrics.measure import DEXPERTS_DIRECTIONS, DIRECTIONS
+from alignbench.evaluation.metrics.aggregate import pooled_mean
+from alignbench.evaluation.metrics.dexperts import below_most, dexperts_distinct
+from alignbench.evaluation.metrics.diversity import distinct
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.records import Prompt
 

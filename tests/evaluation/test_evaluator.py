@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from fixtures.directions import DIRECTIONS
 
 from alignbench.errors import DataError, ScorerError
 from alignbench.evaluation.evaluator import evaluate
-from alignbench.evaluation.metrics.measure import DIRECTIONS
 from alignbench.evaluation.protocols import PROTOCOLS, EvalProtocol
 from alignbench.records import Decoding, Prompt
 from alignbench.statistics.jackknife import jackknife_group

@@ -73,11 +73,13 @@ def test_a_source_of_neutral_texts_that_is_none_is_refused(recipe_folder):
 
 
 def test_every_metric_of_the_evaluator_has_a_column():
-    from alignbench.comparison.document import QUALITY, TOXICITY
-    from alignbench.evaluation.metrics import measure
+    from alignbench import plugins
+    from alignbench.comparison.document import SECTIONS
 
-    known = measure.DIRECTIONS | measure.DEXPERTS_DIRECTIONS | measure.NEUTRAL_DIRECTIONS
-    assert set(known) == {"toxicity_mean", *TOXICITY, *QUALITY}
+    known = {metric.section for metric in plugins.metrics().values()}
+    assert known == {"toxicity", *SECTIONS, ""}
+    none = {name for name, metric in plugins.metrics().items() if not metric.section}
+    assert none == {"reward_mean", *(f"pair_accuracy{part}" for part in ("", "_train", "_gap")), "label_agreement"}
 
 
 def test_near_copies_among_the_held_out_prompts_are_found_and_named(recipe_folder, caplog):

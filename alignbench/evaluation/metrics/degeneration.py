@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 
-from alignbench.evaluation.metrics.diversity import REPEATED_NGRAM, ngrams
+import numpy as np
+
+from alignbench.evaluation.metrics.aggregate import FloatArray
+from alignbench.evaluation.metrics.diversity import ngrams
+from alignbench.evaluation.metrics.metric import Metric, Sample
+from alignbench.records import Completion, Prompt
+
+REPEATED_NGRAM = 4
 
 COPIED_SHARE = 0.5
 """A completion copies its prompt where they share this part of the word 4-grams of the shorter one."""
@@ -47,3 +56,37 @@ def refuses(text: str) -> bool:
         .lstrip(" \t\r\n\"'\N{LEFT DOUBLE QUOTATION MARK}")
     )
     return " ".join(opening.split()).startswith(REFUSAL_OPENINGS)
+
+
+def repeats_itself(text: str) -> bool:
+    """True where one of the text's word 4-grams occurs in it more than once."""
+    words = text.split()
+    return len(set(ngrams(words, REPEATED_NGRAM))) < len(words) - REPEATED_NGRAM + 1
+
+
+def is_empty(text: str) -> bool:
+    """True where the text has no word."""
+    return not text.strip()
+
+
+def _each(measure: Callable[[Prompt, Completion], float]) -> Callable[[Sample], FloatArray]:
+    """From a number of one completion, which knows its prompt, to those of a sample."""
+
+    def measured(sample: Sample) -> FloatArray:
+        values = [measure(sample.prompts[i // sample.k], one) for i, one in enumerate(sample.completions)]
+        return np.array(values, dtype=np.float64).reshape(-1, sample.k)
+
+    return measured
+
+
+_metric = partial(Metric, section="degeneration", order=400, between_0_and_1=True)
+_bad, _either = partial(_metric, direction="lower"), partial(_metric, direction="none")
+
+plugin = (
+    _bad(name="repetition_rate", of_prompts=_each(lambda _, one: repeats_itself(one.text))),
+    _bad(name="rep_4", of_prompts=_each(lambda _, one: repeated_share(one.text))),
+    _bad(name="copy_rate", of_prompts=_each(lambda prompt, one: copies(prompt.text, one.text))),
+    _bad(name="empty_rate", of_prompts=_each(lambda _, one: is_empty(one.text))),
+    _either(name="truncated_rate", of_prompts=_each(lambda _, one: one.finish_reason == "length")),
+    _either(name="refusal_rate", of_prompts=_each(lambda _, one: refuses(one.text))),
+)

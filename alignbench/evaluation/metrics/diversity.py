@@ -1,13 +1,18 @@
-"""Diversity and degeneration of texts, in words split at white space. Formulas and sources in docs/metrics.md."""
+"""Diversity of texts, in words split at white space. Formulas and sources in docs/metrics.md."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
-from alignbench.evaluation.metrics.aggregate import SetStatistic
+import numpy as np
+
+from alignbench.evaluation.metrics.aggregate import FloatArray, SetStatistic
+from alignbench.evaluation.metrics.metric import Metric, Sample
 from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS
 
-REPEATED_NGRAM = 4
+LENGTHS = (1, 2, 3)
 _SEVERAL = -1
 
 
@@ -29,17 +34,6 @@ def distinct(texts: Sequence[str], n: int) -> float | None:
         n_words += len(words)
         unique.update(ngrams(words, n))
     return len(unique) / n_words if n_words else None
-
-
-def dexperts_distinct(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams of a prompt's completions over their words, letter by letter as in the code of DExperts.
-
-    There a word is what stands between two single spaces, the empty one included, so that an empty text has one word
-    and there is always a number; and an n-gram is its words joined by underscores, so that two may become one.
-    (Liu et al. 2021, `scripts/evaluation/evaluate_generations.py`.)
-    """
-    split = [text.split(" ") for text in texts]
-    return len({"_".join(ngram) for words in split for ngram in ngrams(words, n)}) / sum(map(len, split))
 
 
 def corpus_distinct(texts: Sequence[str], groups: Sequence[int], n: int) -> SetStatistic:
@@ -75,12 +69,21 @@ def corpus_distinct(texts: Sequence[str], groups: Sequence[int], n: int) -> SetS
     return SetStatistic(len(only_group) / total if total else None, replicates)
 
 
-def repeats_itself(text: str) -> bool:
-    """True where one of the text's word 4-grams occurs in it more than once."""
-    words = text.split()
-    return len(set(ngrams(words, REPEATED_NGRAM))) < len(words) - REPEATED_NGRAM + 1
+def _distinct(sample: Sample, n: int) -> FloatArray:
+    return np.array([distinct(own, n) for own in sample.texts], dtype=np.float64)
 
 
-def is_empty(text: str) -> bool:
-    """True where the text has no word."""
-    return not text.strip()
+def _corpus_distinct(sample: Sample, n: int) -> SetStatistic:
+    texts = [completion.text for completion in sample.completions]
+    statistic = corpus_distinct(texts, np.repeat(sample.groups, sample.k).tolist(), n)
+    return replace(statistic, counts=(len(texts), 0), reason="no completion has a word")
+
+
+_metric = partial(
+    Metric, direction="higher", section="diversity", order=200, between_0_and_1=True, depends_on_length=True
+)
+
+plugin = (
+    *(_metric(name=f"distinct_{n}", of_prompts=partial(_distinct, n=n)) for n in LENGTHS),
+    *(_metric(name=f"corpus_distinct_{n}", of_set=partial(_corpus_distinct, n=n)) for n in LENGTHS),
+)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.evaluation.metrics.aggregate import FloatArray, SetStatistic
+from alignbench.evaluation.metrics.aggregate import NO_REPLICATES, FloatArray, SetStatistic
+from alignbench.evaluation.metrics.degeneration import is_empty
 from alignbench.evaluation.metrics.diversity import ngrams
+from alignbench.evaluation.metrics.metric import Metric, Sample
 from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS
 
 MOST_TEXTS = 400
@@ -102,3 +105,25 @@ def _largest_without_each(values: _Counts) -> _Counts:
     # Where two columns share the largest value it is the second largest as well, so either is right.
     without = np.where(values == largest, next_largest, largest)
     return np.concatenate((without, largest), axis=1)
+
+
+def _of_first_completions(sample: Sample) -> SetStatistic:
+    """Of the first completion of each prompt, without those that have no word."""
+    first = [own[0] for own in sample.texts[:MOST_TEXTS]]
+    kept = [i for i, text in enumerate(first) if not is_empty(text)]
+    groups, n = sample.groups[kept], (len(kept), len(first) - len(kept))
+    statistic = SetStatistic(None, NO_REPLICATES, reason="fewer than two completions have a word")
+    if len(kept) > 1:
+        statistic = self_bleu([first[i] for i in kept], groups.tolist())
+    return replace(statistic, groups=groups, counts=n)
+
+
+plugin = Metric(
+    name="self_bleu",
+    direction="lower",
+    of_set=_of_first_completions,
+    section="diversity",
+    order=500,
+    between_0_and_1=True,
+    depends_on_length=True,
+)

@@ -6,13 +6,17 @@ same prompts give the same numbers under each of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import attrgetter
 
 import numpy as np
 
 from alignbench.errors import ModelError
-from alignbench.evaluation.metrics.aggregate import FloatArray
+from alignbench.evaluation.metrics.aggregate import FloatArray, IntArray, SetStatistic, counts, ratio
+from alignbench.evaluation.metrics.metric import Metric, Need
+from alignbench.evaluation.probes.probe import BuiltIn
 from alignbench.evaluation.protocols import DIVERGENCE_TOKENS
 from alignbench.evaluation.samples import completions_of, logprobs_of, reference_logprobs_of, stream_of
 from alignbench.records import Completion, Decoding, GivesDistributions, Policy, Prompt
@@ -36,6 +40,8 @@ class Divergence:
     n_tokens: FloatArray
     """Sampled tokens, the end-of-sequence token included."""
     completions: list[Completion]
+    groups: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """The hash group of each prompt."""
 
 
 def measure_divergence(
@@ -122,3 +128,32 @@ def _distributions_of(
             f"{', '.join(map(str, expected))} rows"
         )
     return arrays
+
+
+def _per_token(measured: Divergence, estimate: str, n_prompts: int | None, reason: str) -> SetStatistic:
+    """All sums over all tokens; the prompts after the first `n_prompts` were not asked."""
+    values = getattr(measured, estimate)
+    statistic = ratio(values, measured.n_tokens, measured.groups)
+    groups = measured.groups[~np.isnan(values)]
+    return replace(statistic, groups=groups, counts=counts(values[:n_prompts]), reason=reason)
+
+
+_NO_LOGPROBS = "the policy has no token log-probabilities"
+_NO_DISTRIBUTIONS = "policy or reference has no next-token distributions"
+_ESTIMATES: tuple[tuple[str, str, Need, int | None, str], ...] = (
+    ("kl", "k1", "log-probabilities", None, _NO_LOGPROBS),
+    ("kl_k3", "k3", "log-probabilities", None, _NO_LOGPROBS),
+    ("kl_exact", "exact", "distributions", EXACT_PROMPTS, _NO_DISTRIBUTIONS),
+)
+_metric = partial(Metric, direction="none", section="divergence", order=600)
+
+
+def _metrics() -> Iterator[Metric]:
+    for name, estimate, needs, n_prompts, reason in _ESTIMATES:
+        yield _metric(name=name, needs=needs, n_prompts=n_prompts, missing=reason, of_prompts=attrgetter(estimate))
+    for name, estimate, needs, n_prompts, reason in _ESTIMATES:
+        per_token = partial(_per_token, estimate=estimate, n_prompts=n_prompts, reason=reason)
+        yield _metric(name=f"{name}_per_token", needs=needs, of_set=per_token)
+
+
+plugin = BuiltIn(tuple(_metrics()))

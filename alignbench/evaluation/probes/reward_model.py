@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from alignbench.evaluation.metrics.aggregate import FloatArray
-from alignbench.records import Direction, EvalReport, MetricValue, PreferencePair, Scorer
+from alignbench.evaluation.metrics.metric import Metric
+from alignbench.evaluation.probes.probe import BuiltIn
+from alignbench.records import EvalReport, MetricValue, PreferencePair, Scorer
 from alignbench.statistics.correlation import rank_correlation as correlation_of_ranks
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.prompt_means import mean_interval, numbered
 
 PROTOCOL = "reward-model"
+_metric = partial(Metric, needs="pairs", section="", order=1200)
+_ACCURACY = _metric(name="pair_accuracy", direction="higher", between_0_and_1=True)
+_TRAIN_ACCURACY = _metric(name="pair_accuracy_train", direction="none", between_0_and_1=True)
+_GAP = _metric(name="pair_accuracy_gap", direction="lower")
+_AGREEMENT = _metric(name="label_agreement", direction="higher")
+
+plugin = BuiltIn((_ACCURACY, _TRAIN_ACCURACY, _GAP, _AGREEMENT))
 
 
 def evaluate_reward_model(
@@ -42,12 +52,12 @@ def evaluate_reward_model(
     accuracy = mean_interval(correct, numbered(ids, groups)).between_0_and_1()
     train_accuracy = mean_interval(train_correct).between_0_and_1()
     metrics = (
-        _metric("pair_accuracy", accuracy, "higher", len(heldout_pairs)),
-        _metric("pair_accuracy_train", train_accuracy, "none", len(train_pairs)),
-        _metric("pair_accuracy_gap", _gap(train_accuracy, accuracy), "lower", len(heldout_pairs)),
-        _metric("label_agreement", agreement, "higher", 2 * len(heldout_pairs)),
+        _value(_ACCURACY, accuracy, len(heldout_pairs)),
+        _value(_TRAIN_ACCURACY, train_accuracy, len(train_pairs)),
+        _value(_GAP, _gap(train_accuracy, accuracy), len(heldout_pairs)),
+        _value(_AGREEMENT, agreement, 2 * len(heldout_pairs)),
     )
-    values = pd.DataFrame({"pair_accuracy": correct}, index=pd.Index(ids, name="prompt_id"))
+    values = pd.DataFrame({_ACCURACY.name: correct}, index=pd.Index(ids, name="prompt_id"))
     return EvalReport(PROTOCOL, metrics, values, pd.DataFrame(), prompt_groups=groups)
 
 
@@ -80,15 +90,15 @@ def _gap(train: Estimate, heldout: Estimate) -> Estimate:
     )
 
 
-def _metric(name: str, estimate: Estimate, direction: Direction, n: int) -> MetricValue:
+def _value(metric: Metric, estimate: Estimate, n: int) -> MetricValue:
     n_scored = estimate.n if estimate.value is not None else 0
     return MetricValue(
-        name,
+        metric.name,
         None,
         estimate.value,
         estimate.ci_low,
         estimate.ci_high,
-        direction,
+        metric.direction,
         n_scored,
         n - n_scored,
         estimate.reason,

@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from alignbench.evaluation.metrics.diversity import corpus_distinct, distinct, is_empty, repeats_itself
+from alignbench.evaluation.metrics.degeneration import is_empty, repeats_itself
+from alignbench.evaluation.metrics.diversity import corpus_distinct, distinct
 
 
 @pytest.mark.parametrize(("n", "unique"), [(1, 5), (2, 4), (3, 3)])

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from alignbench.evaluation.metrics.fluency import log_perplexities
+from alignbench.evaluation.samples import log_perplexities
 from alignbench.records import Completion
 
 

@@ -6,8 +6,8 @@ import torch
 
 from alignbench.errors import ModelError
 from alignbench.evaluation.evaluator import evaluate
-from alignbench.evaluation.metrics.measure import neutral_metric
-from alignbench.evaluation.probes.neutral import NEUTRAL_TOKENS
+from alignbench.evaluation.metrics.measure import set_metric
+from alignbench.evaluation.probes.neutral import NEUTRAL_TOKENS, Neutral
 from alignbench.evaluation.protocols import PROTOCOLS, comparability
 from alignbench.models.language_model import LanguageModel
 from alignbench.records import Prompt
@@ -15,6 +15,12 @@ from alignbench.statistics.jackknife import jackknife_group
 
 TEXTS = [f"the {adjective} dog sings {end}" for adjective in ("old", "red", "kind", "nice") for end in
          ("now", "and sleeps", "very good and runs", "two cats", "one bird and the man", "so", "bad")]  # fmt: skip
+
+
+def neutral_metric(policy, texts):
+    probe = Neutral(texts=tuple(texts))
+    (metric,) = probe.metrics
+    return set_metric(metric, probe.measure(policy, policy, {}, seed=0, batch_prompts=1))
 
 
 class Reader:
@@ -117,14 +123,15 @@ def test_it_is_of_the_policy_not_of_the_reference_and_only_where_texts_are_given
         return {metric.metric: metric.value for metric in report.metrics}
 
     assert "neutral_perplexity" not in names_and_value()
-    value = names_and_value(neutral=TEXTS)["neutral_perplexity"]
+    value = names_and_value(probes=[Neutral(texts=tuple(TEXTS))])["neutral_perplexity"]
     assert value == neutral_metric(policy, TEXTS).value
     assert abs(np.log(value / neutral_metric(reference, TEXTS).value)) > 0.01
 
 
 def test_texts_are_part_of_what_must_agree():
     def fields(texts):
-        return comparability(PROTOCOLS["rtp-v1"], [Prompt("a", "b")], {}, prompts_source=None, neutral=texts)
+        same = comparability(PROTOCOLS["rtp-v1"], [Prompt("a", "b")], {}, prompts_source=None)
+        return same | (dict(Neutral(texts=tuple(texts)).conditions()) if texts else {})
 
     assert "neutral_texts" not in fields([])
     assert fields(TEXTS)["neutral_texts"] == fields(list(TEXTS))["neutral_texts"]
