@@ -94,7 +94,7 @@ def test_ppo_that_was_killed_reconciles(recipe_folder, finished, monkeypatch):
 @pytest.mark.parametrize("name", ["dpo", "reward_model"])
 def test_a_trl_run_that_was_killed_reconciles(recipe_folder, monkeypatch, name):
     """Killed while step 60 is booked; checkpoints come every 50 steps."""
-    sets = ["method.batch_size=1", "method.epochs=8"]
+    sets = ["method.batch_size=1", "method.epochs=5"]
     assert run(name, results="straight", sets=sets)[0].state == "done"
     killed_once(monkeypatch, 60, "train")
     assert run(name, sets=sets)[0].state == "failed"
