@@ -1,12 +1,12 @@
 """Writing one run. It grows in `.seed<k>.partial` and is renamed to `seed<k>` once complete.
 
-    run = RunDirectory.begin(results, recipe="ppo", method="ppo", seed=0, run_hash=..., ...)
-    if run.action == "skip": ...
-    with run:                       # an exception is written down, the lock is given back
-        run.log_step(1, {"objective/kl": 0.01})
-        ...
-        run.write_evaluation(report, comparability)
-        run.complete(cost=cost)
+run = RunDirectory.begin(results, recipe="ppo", method="ppo", seed=0, run_hash=..., ...)
+if run.action == "skip": ...
+with run:                       # an exception is written down, the lock is given back
+run.log_step(1, {"objective/kl": 0.01})
+...
+run.write_evaluation(report, comparability)
+run.complete(cost=cost)
 """
 
 from __future__ import annotations
