@@ -108,7 +108,7 @@ def _read_entry(entry: Path, parse: Callable[[Rows, Facts], T]) -> T | None:
     try:
         facts = json.loads((entry / _ENTRY).read_text(encoding="utf-8"))
         rows = (entry / _ROWS).read_text(encoding="utf-8")
-        if facts["sha256"] != _checksum(entry.name, rows, facts["facts"]):
+        if facts["sha256"] != checksum(entry.name, rows, facts["facts"]):
             raise ValueError("its content is not what was written")
         return parse([json.loads(line) for line in rows.splitlines()], facts["facts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -130,7 +130,7 @@ def _replace_entry(entry: Path, rows: Rows, facts: Facts) -> None:
     try:
         text = _json_lines(rows)
         (temporary / _ROWS).write_text(text, encoding="utf-8")
-        stated = {"facts": facts, "sha256": _checksum(entry.name, text, facts)}
+        stated = {"facts": facts, "sha256": checksum(entry.name, text, facts)}
         (temporary / _ENTRY).write_text(json.dumps(stated, indent=1), encoding="utf-8")
         if entry.exists():  # it could not be believed
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -139,5 +139,6 @@ def _replace_entry(entry: Path, rows: Rows, facts: Facts) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _checksum(name: str, rows: str, facts: Facts) -> str:
+def checksum(name: str, rows: str, facts: Facts) -> str:
+    """Returns the hash of an entry's content."""
     return hashlib.sha256(json.dumps([name, rows, facts], sort_keys=True).encode()).hexdigest()

@@ -38,7 +38,7 @@ def test_every_logged_key_is_documented(tiny_policy):
         batch_size=2, mini_batch_size=2, completion_tokens=(2, 3), kl_placement="loss", kl_estimator="exact"
     )
     trainer = PPOTrainer(tiny_policy(), lambda _, texts: [0.0] * len(texts), [Prompt("p", "the dog")], config)
-    keys = {*trainer.train_step(), *dpo._LOG_NAMES.values(), *reward_model._LOG_NAMES.values()}
+    keys = {*trainer.train_step(), *dpo.LOG_NAMES.values(), *reward_model.LOG_NAMES.values()}
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
 

@@ -23,7 +23,7 @@ from alignbench.evaluation.metrics.metric import Metric, Sample
 from alignbench.evaluation.probes import divergence
 from alignbench.evaluation.probes.divergence import EXACT_PROMPTS, Divergence, measure_divergence
 from alignbench.evaluation.probes.probe import Probe
-from alignbench.evaluation.protocols import EvalProtocol
+from alignbench.evaluation.protocols import EvalProtocol, get_protocol
 from alignbench.evaluation.samples import Drawn, concatenate, draw, repeat
 from alignbench.records import AnswerCost, EncodesPrompts, EvalReport, MetricKey, Policy, Prompt, Scorer
 from alignbench.statistics.jackknife import jackknife_group
@@ -37,12 +37,12 @@ def evaluate(
     policy: Policy,
     reference: Policy,
     prompts: Sequence[Prompt],
-    protocol: EvalProtocol,
+    protocol: EvalProtocol | str,
     scorers: Mapping[str, Scorer],
     *,
-    seed: int,
+    seed: int = 0,
     purpose: str | None = None,
-    batch_prompts: int,
+    batch_prompts: int = 8,
     probes: Sequence[Probe] = (),
     groups: Mapping[str, str] = {},
     progress: Callable[[], None] | None = None,
@@ -53,7 +53,7 @@ def evaluate(
         policy: The policy.
         reference: The frozen model that perplexity and KL refer to.
         prompts: Held-out prompts.
-        protocol: The protocol.
+        protocol: The protocol, or its name.
         scorers: Toxicity scorers by the name that tables show; each gives a number between 0 and 1, or None.
         seed: Seed of the run. Every draw depends on it, the prompt's id, the sample and the position, nothing else.
         purpose: Gives the draws of an evaluation for another purpose a stream of their own.
@@ -67,24 +67,11 @@ def evaluate(
         ModelError: The policy's or the reference's answer does not fit what was asked.
         ScorerError: A scorer gives a number that is not finite or no probability.
     """
+    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
     _check_prompts(prompts)
     cut = protocol.cut(prompts)
-    parts: list[Drawn] = []
-    divergences: list[Divergence] = []
-    # Prompts of about the same length go together, the longest first: little padding, and a batch that does not fit in
-    # memory fails at once.
-    order = sorted(range(len(cut)), key=lambda i: -len(cut[i].text))
-    for start in range(0, len(order), batch_prompts):
-        places = sorted(order[start : start + batch_prompts])
-        order[start : start + batch_prompts] = places
-        batch = [cut[i] for i in places]
-        parts.append(draw(policy, reference, batch, protocol, scorers, seed, purpose))
-        n_exact = sum(i < EXACT_PROMPTS for i in places)
-        divergences.append(measure_divergence(policy, reference, batch, seed, n_exact, purpose))
-        if progress is not None:
-            for _ in batch:
-                progress()
-    drawn, kl = concatenate(parts, order), divergence.concatenate(divergences, order)
+    who = policy, reference, protocol, scorers
+    drawn, kl = _draw_all(who, cut, seed, purpose, batch_prompts, progress or (lambda: None))
     sample, scored = _sample(drawn, cut, protocol)
     on = _measured_on(sample, replace(kl, groups=sample.groups))
     columns = prompt_columns(on, sample, scored)
@@ -95,6 +82,33 @@ def evaluate(
         metrics += [set_metric(metric, measured) for metric in probe.metrics]
     frames = _prompt_frame(columns, cut), _completion_frame(drawn, cut), _divergence_frame(kl, cut, reference)
     return EvalReport(protocol.name, tuple(metrics), *frames, groups, _answer_cost(drawn))
+
+
+def _draw_all(
+    who: tuple[Policy, Policy, EvalProtocol, Mapping[str, Scorer]],
+    prompts: Sequence[Prompt],
+    seed: int,
+    purpose: str | None,
+    batch_prompts: int,
+    progress: Callable[[], None],
+) -> tuple[Drawn, Divergence]:
+    """Completions of all prompts in their order, and what KL is measured on."""
+    policy, reference, protocol, scorers = who
+    parts: list[Drawn] = []
+    divergences: list[Divergence] = []
+    # Prompts of about the same length go together, the longest first: little padding, and a batch that does not fit in
+    # memory fails at once.
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].text))
+    for start in range(0, len(order), batch_prompts):
+        places = sorted(order[start : start + batch_prompts])
+        order[start : start + batch_prompts] = places
+        batch = [prompts[i] for i in places]
+        parts.append(draw(policy, reference, batch, protocol, scorers, seed, purpose))
+        n_exact = sum(i < EXACT_PROMPTS for i in places)
+        divergences.append(measure_divergence(policy, reference, batch, seed, n_exact, purpose))
+        for _ in batch:
+            progress()
+    return concatenate(parts, order), divergence.concatenate(divergences, order)
 
 
 def _answer_cost(drawn: Drawn) -> AnswerCost:

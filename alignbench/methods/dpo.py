@@ -69,7 +69,7 @@ class DPO(TrainerSettings):
             run,
             identity,
             title="DPO",
-            names=_LOG_NAMES,
+            names=LOG_NAMES,
             drawn_completions=data.drawn_completions,
             as_policy=policy.with_model,
             check_first_step=check_first_step,
@@ -79,7 +79,7 @@ class DPO(TrainerSettings):
         return policy
 
 
-_LOG_NAMES = {
+LOG_NAMES = {
     "loss": "policy/loss",
     "grad_norm": "policy/gradient_norm",
     "learning_rate": "policy/learning_rate",

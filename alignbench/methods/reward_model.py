@@ -74,7 +74,7 @@ class RewardModel(TrainerSettings):
             processing_class=tokenizer,
         )
         drawn = data.drawn_completions
-        train(trainer, run, identity, title="reward model", names=_LOG_NAMES, drawn_completions=drawn)
+        train(trainer, run, identity, title="reward model", names=LOG_NAMES, drawn_completions=drawn)
         # Only now: a scorer's faster layers would move the numbers of training in their last digits.
         scorer = reward_scorer(model.eval(), tokenizer, name="reward_model", text=text, joint=joint)
         with spending(scorer) as spent:
@@ -142,7 +142,7 @@ class TrainedRewardModel:
         self.scorer.save(directory)
 
 
-_LOG_NAMES = {
+LOG_NAMES = {
     "loss": "reward_model/loss",
     "grad_norm": "reward_model/gradient_norm",
     "learning_rate": "reward_model/learning_rate",

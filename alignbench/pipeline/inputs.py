@@ -188,11 +188,11 @@ def _hashes(folder: Path, files: Iterable[Path]) -> dict[str, str]:
 
 def _sha(file: Path) -> str:
     state = file.stat()
-    return _sha_of_state(file, state.st_ino, state.st_size, state.st_mtime_ns)
+    return sha_of_state(file, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _sha_of_state(file: Path, _inode: int, _size: int, _changed: int) -> str:
+def sha_of_state(file: Path, _inode: int, _size: int, _changed: int) -> str:
     """Hash of a file as it is, computed once in a command that runs a whole suite on it."""
     return file_sha256(file)[:16]
 

@@ -145,7 +145,7 @@ def test_a_write_that_stops_half_way_leaves_no_entry(tmp_path: Path, monkeypatch
     def interrupted(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "_checksum", interrupted)  # called between the two files of an entry
+    monkeypatch.setattr(cache, "checksum", interrupted)  # called between the two files of an entry
     with pytest.raises(KeyboardInterrupt):
         cached_draws(tmp_path, "key", Builder())
     assert not list(tmp_path.iterdir())

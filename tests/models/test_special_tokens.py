@@ -174,8 +174,8 @@ def test_ppo_trains_on_every_end_and_fines_only_what_has_none(build):
     config |= {"learning_rate": 1e-3, "missing_eos_penalty": 5.0, "kl_target": None, "min_completion_tokens": 1}
     trainer = PPOTrainer(policy, lambda prompts, completions: [0.0] * len(prompts), MANY, PPOConfig(**config))
     seen = []
-    trainer._rewards = lambda scores, completions: (
-        seen.append((completions, PPOTrainer._rewards(trainer, scores, completions))) or seen[-1][1]
+    trainer.step_rewards = lambda scores, completions: (
+        seen.append((completions, PPOTrainer.step_rewards(trainer, scores, completions))) or seen[-1][1]
     )
     metrics = trainer.train_step()
     assert metrics["policy/ratio_mean"] == pytest.approx(1, abs=1e-6)

@@ -190,7 +190,7 @@ def test_a_killed_run_has_the_curve_of_an_uninterrupted_one(recipe_folder, finis
     """Checkpoints lie two steps apart, so points are made anew too."""
     sets = [ODD, "method.checkpoint_every=2", "method.learning_rate=0.01"]
     finished("ppo", results="straight", sets=[*DENSE, *sets])
-    plain_step, killed = PPOTrainer._train_step, []
+    plain_step, killed = PPOTrainer.take_step, []
 
     def dies(self, n_steps):
         if self.step == dies_before and not killed:
@@ -198,7 +198,7 @@ def test_a_killed_run_has_the_curve_of_an_uninterrupted_one(recipe_folder, finis
             raise KeyboardInterrupt
         return plain_step(self, n_steps)
 
-    monkeypatch.setattr(PPOTrainer, "_train_step", dies)
+    monkeypatch.setattr(PPOTrainer, "take_step", dies)
     with pytest.raises(KeyboardInterrupt):
         run("ppo", sets=sets)
     run("ppo", sets=sets)
@@ -230,7 +230,7 @@ def test_a_run_killed_behind_its_last_step_still_gets_its_last_point(recipe_fold
 
 def test_a_curve_that_is_switched_off_halfway_is_not_diagnosed(recipe_folder, monkeypatch):
     """A run may go on without points; half a curve says nothing about what became of it."""
-    plain_step, killed = PPOTrainer._train_step, []
+    plain_step, killed = PPOTrainer.take_step, []
 
     def dies(self, n_steps):
         if self.step == 3 and not killed:
@@ -238,7 +238,7 @@ def test_a_curve_that_is_switched_off_halfway_is_not_diagnosed(recipe_folder, mo
             raise KeyboardInterrupt
         return plain_step(self, n_steps)
 
-    monkeypatch.setattr(PPOTrainer, "_train_step", dies)
+    monkeypatch.setattr(PPOTrainer, "take_step", dies)
     with pytest.raises(KeyboardInterrupt):
         run("ppo", sets=[ODD])
     run("ppo", sets=["evaluation.evaluate_every=0"])
@@ -251,9 +251,9 @@ def test_a_curve_that_is_switched_off_halfway_is_not_diagnosed(recipe_folder, mo
 @pytest.fixture
 def timed(clock, monkeypatch):
     """By the clock of the test a step takes 2 seconds, a point half of one, and all else none."""
-    point, step = curve_module.with_reward, PPOTrainer._train_step
+    point, step = curve_module.with_reward, PPOTrainer.take_step
     monkeypatch.setattr(curve_module, "with_reward", lambda *arguments: (clock.work(0.5), point(*arguments))[1])
-    monkeypatch.setattr(PPOTrainer, "_train_step", lambda *arguments: (clock.work(2.0), step(*arguments))[1])
+    monkeypatch.setattr(PPOTrainer, "take_step", lambda *arguments: (clock.work(2.0), step(*arguments))[1])
 
 
 def test_points_are_charged_to_the_evaluation(recipe_folder, timed):

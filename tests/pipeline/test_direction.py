@@ -116,7 +116,7 @@ def run(recipe, reward, *sets, judge="harm"):
 
 @pytest.mark.parametrize("every", [0, 16])
 def test_ppo_does_not_start_on_a_reward_that_pays_for_harm(folder, monkeypatch, every):
-    monkeypatch.setattr(PPOTrainer, "_train_step", lambda self, n: pytest.fail("it trains"))
+    monkeypatch.setattr(PPOTrainer, "take_step", lambda self, n: pytest.fail("it trains"))
     outcome = run("ppo", "vowels", f"evaluation.evaluate_every={every}")
     assert outcome.state == "failed"
     assert isinstance(outcome.error, UsageError)

@@ -120,14 +120,14 @@ def test_failed_run_is_visible_and_resumes_from_its_checkpoint(recipe_folder, fi
     from alignbench.methods.on_policy.trainer import PPOTrainer
 
     finished("ppo", results="straight")
-    plain_step = PPOTrainer._train_step
+    plain_step = PPOTrainer.take_step
 
     def fails(self, n_steps):
         if self.step == 2:
             raise TrainingError("the loss is nan at PPO step 3")
         return plain_step(self, n_steps)
 
-    monkeypatch.setattr(PPOTrainer, "_train_step", fails)
+    monkeypatch.setattr(PPOTrainer, "take_step", fails)
     [outcome] = run("ppo")
     assert outcome.state == "failed"
     assert not Path("results/ppo/seed0").exists()
@@ -142,7 +142,7 @@ def test_failed_run_is_visible_and_resumes_from_its_checkpoint(recipe_folder, fi
         done.append(self.step)
         return plain_step(self, n_steps)
 
-    monkeypatch.setattr(PPOTrainer, "_train_step", counts)
+    monkeypatch.setattr(PPOTrainer, "take_step", counts)
     assert run("ppo")[0].state == "done"
     assert done == [2, 3]
     assert alignbench.load_metrics("results").equals(alignbench.load_metrics("straight"))

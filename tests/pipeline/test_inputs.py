@@ -177,7 +177,7 @@ def test_a_suite_reads_every_file_once(own, monkeypatch):
     read = []
     plain = inputs.file_sha256
     monkeypatch.setattr(inputs, "file_sha256", lambda path: read.append(path) or plain(path))
-    inputs._sha_of_state.cache_clear()
+    inputs.sha_of_state.cache_clear()
     for seed in (0, 1, 2):
         inputs_of(own(more=[f"seed={seed}"]), {})
     assert len(read) == len(set(read)) > 5

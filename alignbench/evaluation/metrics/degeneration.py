@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 
 from alignbench.evaluation.metrics.aggregate import FloatArray
-from alignbench.evaluation.metrics.diversity import ngrams
 from alignbench.evaluation.metrics.metric import Metric, Sample
+from alignbench.evaluation.metrics.words import is_empty, ngrams
 from alignbench.records import Completion, Prompt
 
 REPEATED_NGRAM = 4
@@ -62,11 +62,6 @@ def repeats_itself(text: str) -> bool:
     """True where one of the text's word 4-grams occurs in it more than once."""
     words = text.split()
     return len(set(ngrams(words, REPEATED_NGRAM))) < len(words) - REPEATED_NGRAM + 1
-
-
-def is_empty(text: str) -> bool:
-    """True where the text has no word."""
-    return not text.strip()
 
 
 def _each(measure: Callable[[Prompt, Completion], float]) -> Callable[[Sample], FloatArray]:

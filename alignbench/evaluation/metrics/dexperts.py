@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 
 from alignbench.evaluation.metrics.aggregate import FloatArray, SetStatistic, counts, pooled_mean
-from alignbench.evaluation.metrics.diversity import LENGTHS, ngrams
 from alignbench.evaluation.metrics.metric import Metric, Sample
+from alignbench.evaluation.metrics.words import LENGTHS, ngrams
 
 MOST_PERPLEXITY = 1e4
 """DExperts drops the texts of at least this perplexity from its mean."""

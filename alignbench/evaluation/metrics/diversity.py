@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,15 +10,10 @@ import numpy as np
 
 from alignbench.evaluation.metrics.aggregate import FloatArray, SetStatistic
 from alignbench.evaluation.metrics.metric import Metric, Sample
+from alignbench.evaluation.metrics.words import LENGTHS, ngrams
 from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS
 
-LENGTHS = (1, 2, 3)
 _SEVERAL = -1
-
-
-def ngrams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """Yields the n-grams of one text."""
-    return zip(*(words[start:] for start in range(n)), strict=False)
 
 
 def distinct(texts: Sequence[str], n: int) -> float | None:

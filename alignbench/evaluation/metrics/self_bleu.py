@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.evaluation.metrics.aggregate import NO_REPLICATES, FloatArray, SetStatistic
-from alignbench.evaluation.metrics.degeneration import is_empty
-from alignbench.evaluation.metrics.diversity import ngrams
 from alignbench.evaluation.metrics.metric import Metric, Sample
+from alignbench.evaluation.metrics.words import is_empty, ngrams
 from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS
 
 MOST_TEXTS = 400

@@ -147,7 +147,7 @@ class PPOTrainer:
             self.resume(checkpoints, n_steps)
         with keeping_freed_memory(), self.networks.placement.training(self.policy):
             while self.step < n_steps:
-                metrics, samples = self._train_step(n_steps)
+                metrics, samples = self.take_step(n_steps)
                 with self.networks.placement.serving():  # `log` may evaluate the policy
                     if distributed.rank() == 0:
                         self._log(metrics, samples, log, log_completions)
@@ -173,9 +173,10 @@ class PPOTrainer:
         """
         if self.config.schedule != "constant":
             raise TrainingError(f"schedule: {self.config.schedule} needs the number of steps: call train(n_steps)")
-        return self._train_step(0)[0]
+        return self.take_step(0)[0]
 
-    def _train_step(self, n_steps: int) -> tuple[Metrics, list[dict[str, object]]]:
+    def take_step(self, n_steps: int) -> tuple[Metrics, list[dict[str, object]]]:
+        """One step of n_steps (0: no end is known); returns its metrics and some completions, for the log."""
         config = self.config
         seconds: Metrics = {}
         with distributed.agreed():
@@ -200,7 +201,7 @@ class PPOTrainer:
                 own_scores, scoring = pending()
         scores = distributed.gather_list(own_scores)
         check_scored(scores)
-        rollout = rollout.rewarded(*self._rewards(scores, completions))
+        rollout = rollout.rewarded(*self.step_rewards(scores, completions))
         if self.step == 0:
             self._check_reference(rollout)
         # 4. Token rewards, advantages and returns.
@@ -219,24 +220,27 @@ class PPOTrainer:
         if not self.networks.placement.has_finite_weights():
             raise TrainingError(f"weights are not finite after PPO step {self.step + 1}: lower method.learning_rate")
         self.step += 1
-        n, terms = len(completions), term_means(self.reward)
-        used = distributed.gather((sampling, scoring, seconds, peak_memory_gib(), terms))
+        done = {"forward": self.passes.rollout(batch), "train": training}
+        metrics |= self._charge(len(completions), sampling, scoring, done, seconds)
+        return metrics, completion_sample(prompts, completions, scores, rollout)
+
+    def _charge(self, n: int, sampling: Cost, scoring: Cost, done: Mapping[str, Cost], seconds: Metrics) -> Metrics:
+        """Charges a step with n completions, over all processes; returns what its log says of time and memory."""
+        used = distributed.gather((sampling, scoring, seconds, peak_memory_gib(), term_means(self.reward)))
         samplings, scorings, clocks, peaks, terms_of_all = zip(*used, strict=True)
         sampling, scoring = total(samplings), total(scorings)
         seconds = {stage: max(clock[stage] for clock in clocks) for stage in seconds}
         self.step_cost = {
             "sample": replace(sampling, prompts_seen=n, training_completions=n),
             "score": replace(scoring, reward_calls=n),
-            "forward": self.passes.rollout(batch),
-            "train": training,
+            **done,
         }
         for piece in self.step_cost.values():
             self.cost.charge(piece)
-        metrics["time/tokens_per_second"] = sampling.generated_tokens / sum(seconds.values())
+        metrics = {"time/tokens_per_second": sampling.generated_tokens / sum(seconds.values())}
         metrics |= {f"time/{stage}_seconds": value for stage, value in seconds.items()}
         metrics |= {f"objective/reward/{name}": mean for name, mean in mean_by_name(terms_of_all).items()}
-        metrics["memory/peak_gib"] = max(peaks)
-        return metrics, completion_sample(prompts, completions, scores, rollout)
+        return metrics | {"memory/peak_gib": max(peaks)}
 
     def sample(self, step: int, capture: Capture | None = None) -> tuple[list[Prompt], list[Completion]]:
         """The prompts of a step, and a completion by the policy as it is of each of this process's share of them.
@@ -288,7 +292,7 @@ class PPOTrainer:
     def _order(self, epoch: int) -> list[int]:
         return generator(self.seed, "order", epoch).permutation(len(self.prompts)).tolist()  # type: ignore[no-any-return]
 
-    def _rewards(self, scores: Sequence[float | None], completions: Sequence[Completion]) -> tuple[Tensor, Tensor]:
+    def step_rewards(self, scores: Sequence[float | None], completions: Sequence[Completion]) -> tuple[Tensor, Tensor]:
         """Which completions are scored, (b,), and the rewards to train on, (b,), 0 where unscored."""
         config, device = self.config, self.policy.device
         scored = to_device(torch.tensor([score is not None for score in scores]), device)

@@ -2,8 +2,9 @@ import random
 
 import pytest
 
-from alignbench.evaluation.metrics.degeneration import is_empty, repeats_itself
+from alignbench.evaluation.metrics.degeneration import repeats_itself
 from alignbench.evaluation.metrics.diversity import corpus_distinct, distinct
+from alignbench.evaluation.metrics.words import is_empty
 
 
 @pytest.mark.parametrize(("n", "unique"), [(1, 5), (2, 4), (3, 3)])
