@@ -4,13 +4,13 @@ First what agrees, then every place where the definitions differ, each pinned by
 docs/ppo.md says who is right.
 """
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fixtures.recorded_trl import Recorded
 
 from alignbench.methods.on_policy import trainer as trainer_module
 from alignbench.methods.on_policy import update as update_module
@@ -21,84 +21,10 @@ from alignbench.methods.on_policy.losses import policy_loss, value_loss
 from alignbench.methods.on_policy.rewards import RunningMoments, masked_mean, token_rewards, whiten
 from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.models.forward import completion_forward, token_logprobs
-from alignbench.models.language_model import LanguageModel
-from alignbench.records import Completion, Prompt
 
-EOS = 1
 STEPS = ("main", "halves")
 NO_LIMIT = 1e9
 """TRL clips no gradient unless asked to."""
-
-
-def tokenizer(vocabulary):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", eos_token=vocabulary[EOS], pad_token="<pad>"
-    )
-
-
-class Recorded:
-    """The recording: tensors by name, and TRL's per-token tensors aligned to completions."""
-
-    def __init__(self, path):
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.metadata = json.loads(file.metadata()["record"])
-        self.facts, self.configs, self.orders = (self.metadata[key] for key in ("facts", "configs", "orders"))
-        self.tokenizer = tokenizer(self.metadata["vocabulary"])
-        self.prompt_ids = [self.tensors[f"prompt/{i}"].tolist() for i in range(8)]
-        self.prompts = [Prompt(f"p{i}", self.tokenizer.decode(ids)) for i, ids in enumerate(self.prompt_ids)]
-        ids = [tuple(self.tensors[f"completion/{i}"].tolist()) for i in range(8)]
-        self.completions = [
-            Completion(f"p{i}", 0, self.tokenizer.decode(one), one, "eos" if one[-1] == EOS else "length")
-            for i, one in enumerate(ids)
-        ]
-        self.lengths = [len(one) for one in ids]
-        self.mask = torch.arange(max(self.lengths)) < torch.tensor(self.lengths).unsqueeze(1)
-
-    def __getitem__(self, name):
-        return self.tensors[name]
-
-    def aligned(self, name):
-        """A per-token tensor (b, s - 1) as (b, t): completions start in column 0, 0 behind them."""
-        values, mask = self[name], self[f"{name.split('/')[0]}/mask"].bool()
-        rows = [row[chosen] for row, chosen in zip(values, mask, strict=True)]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-
-    def updates(self, recording, name):
-        """One number of every optimizer step."""
-        keys = [key for key in self.tensors if key.startswith(f"{recording}/update") and key.endswith(f"/{name}")]
-        return [self[key].item() for key in sorted(keys)]
-
-    def policy(self, weights="policy"):
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        model = GPT2LMHeadModel(GPT2Config(**self.metadata["model"])).eval()
-        self.load(model, weights)
-        return LanguageModel(model, self.tokenizer, "recorded")
-
-    def load(self, model, weights):
-        names = {name.removeprefix(f"{weights}/"): t for name, t in self.tensors.items() if name.startswith(weights)}
-        state = {name: tensor for name, tensor in names.items() if not name.startswith("v_head")}
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        assert (missing, unexpected) == (["lm_head.weight"], [])  # tied to the embeddings
-
-    def value_head(self):
-        head = torch.nn.Linear(self.metadata["model"]["n_embd"], 1)
-        head.load_state_dict({name: self[f"policy/v_head.summary.{name}"] for name in ("weight", "bias")})
-        return head
-
-    def pass_over(self, policy):
-        """Our log-probabilities, values and logits on the recorded rollout."""
-        batch = policy.batch(self.prompts, self.completions)
-        logits, hidden = completion_forward(policy.model, batch, hidden=True)
-        return token_logprobs(logits, batch.completion_ids), self.value_head()(hidden).squeeze(-1), logits
 
 
 @pytest.fixture(scope="module")
