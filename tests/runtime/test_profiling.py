@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from torch.profiler import DeviceType
 from alignbench.cli import main
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
-from alignbench.pipeline import execute as execute_module
+from alignbench.pipeline.plan import plan, run_path
 from alignbench.recipe.loading import load
 from alignbench.records import Prompt
 from alignbench.runtime import profiling
@@ -171,9 +172,9 @@ def test_a_profiled_run(run, finished, caplog):
     caplog.set_level("INFO", logger="alignbench")
     finished("ppo", results="plain")
     run("ppo.yaml", "--results", "profiled", "--profile")
-    [plain], [profiled] = (execute_module.plan(load(["ppo.yaml"])) for _ in range(2))
+    [plain], [profiled] = (plan(load(["ppo.yaml"])) for _ in range(2))
     assert plain.run_hash == profiled.run_hash
-    paths = [execute_module.run_path(plain.recipe, execute_module.Path(folder)) for folder in ("plain", "profiled")]
+    paths = [run_path(plain.recipe, Path(folder)) for folder in ("plain", "profiled")]
     assert numbers(paths[0]) == numbers(paths[1])
     assert not (paths[0] / "profile").exists()
     # The trace: the stages of one step, operators within them, and nothing about the machine.
