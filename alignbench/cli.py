@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alignbench._version import __version__
+from alignbench.comparison.formats import FORMATS
 from alignbench.errors import AlignbenchError, InputsError
 
 if TYPE_CHECKING:
@@ -31,19 +32,6 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted; the same command goes on from the last checkpoint.", err=True)
             ctx.exit(_INTERRUPTED)
-
-
-class _Formats(click.Choice):  # type: ignore[type-arg]
-    """The formats of `compare`, looked up when they are asked for: installed packages may add to them."""
-
-    def __init__(self) -> None:
-        self.case_sensitive = True
-
-    @property
-    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
-        from alignbench.comparison.formats import formats
-
-        return tuple(formats())
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,7 +91,7 @@ def run(
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "style", type=_Formats(), default="table", show_default=True)
+@click.option("--format", "style", metavar=f"[{'|'.join(FORMATS)}]", default="table", show_default=True)
 @click.option("--baseline", help="Recipe that the others are compared with; by default the untrained one.")
 @click.option("--allow-mismatch", is_flag=True, help="Compare runs whose evaluations differ; the table says so.")
 @click.option("--all-pairs", is_flag=True, help="Test every recipe against every other as well.")
@@ -113,10 +101,11 @@ def compare(paths: tuple[Path, ...], style: str, baseline: str | None, allow_mis
     PATHS are result directories, recipes within them, or single runs. Exit code 3: fewer than two recipes to compare.
     """
     from alignbench.comparison.compare import compare as compare_runs
-    from alignbench.comparison.formats import render
+    from alignbench.comparison.formats import writer
 
+    write = writer(style)  # before anything is read
     comparison = compare_runs(list(paths), baseline=baseline, allow_mismatch=allow_mismatch, all_pairs=all_pairs)
-    click.echo(render(comparison, style))
+    click.echo(write(comparison))
     comparison.require_two()
 
 

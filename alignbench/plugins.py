@@ -56,14 +56,14 @@ class Plugins:
         Raises:
             UsageError: There is none of this name, or what a package offers under it cannot be imported.
         """
+        if name in self.built_in:  # without asking what is installed, which takes a while
+            return import_module(self.built_in[name]).plugin
         known = self.names()
         if name not in known:
             place = f"{where}: " if where else ""
             raise UsageError(
                 f"{place}unknown {self.kind} {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
             )
-        if name in self.built_in:
-            return import_module(self.built_in[name]).plugin
         entry = self._added[name]
         try:
             return entry.load()
@@ -122,23 +122,26 @@ SOURCES = Plugins("source of data", "alignbench.sources", "datasets_prep.sources
 WRITERS = Plugins("format", "alignbench.writers", "alignbench.comparison.writers", word_separator="-")
 
 
-def metrics(*kinds: Plugins, added: bool = False) -> Mapping[str, Any]:
-    """Returns metrics by name, in the order of reports: all, or those of some kinds of plug-ins, or of packages alone.
+def metrics(*kinds: Plugins, added: bool | None = None) -> Mapping[str, Any]:
+    """Returns metrics by name, in the order of reports: of some kinds of plug-ins, or of all.
 
-    A plug-in of METRICS is a metric or several; one of PROBES has `metrics`.
+    A plug-in of METRICS is a metric or several; one of PROBES has `metrics`. With `added` only those that packages have
+    added, with False only those of alignbench itself.
 
     Raises:
         UsageError: Two metrics have one name, or a package's cannot be imported.
     """
     kinds = kinds or (METRICS, PROBES)
-    return _metrics(kinds, tuple(entries_of(kind.group) for kind in kinds), added)
+    return _metrics(kinds, () if added is False else tuple(entries_of(kind.group) for kind in kinds), added)
 
 
 @cache
-def _metrics(kinds: tuple[Plugins, ...], _: tuple[tuple[EntryPoint, ...], ...], added: bool) -> Mapping[str, Any]:
+def _metrics(
+    kinds: tuple[Plugins, ...], _: tuple[tuple[EntryPoint, ...], ...], added: bool | None
+) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     named = [(kind, name) for kind in kinds for name in kind.built_in if not added]
-    named += [(kind, name) for kind in kinds for name in sorted(kind._added)]
+    named += [(kind, name) for kind in kinds if added is not False for name in sorted(kind._added)]
     for kind, name in named:
         plugin = kind.load(name)
         for metric in getattr(plugin, "metrics", plugin if isinstance(plugin, tuple) else (plugin,)):

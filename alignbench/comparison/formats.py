@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from alignbench.errors import UsageError, did_you_mean
 from alignbench.plugins import WRITERS
 
 if TYPE_CHECKING:
     from alignbench.comparison.comparison import Comparison
 
-_FIRST = ("table", "markdown", "json", "csv", "latex", "html-fragment")
+FORMATS = ("table", "markdown", "json", "csv", "latex", "html-fragment")
+"""What alignbench itself writes, the most used first; installed packages may add to it."""
 
 
-def formats() -> list[str]:
-    """Returns what `compare` can write, the most used first."""
-    known = WRITERS.names()
-    return [*(name for name in _FIRST if name in known), *(name for name in known if name not in _FIRST)]
+def writer(format: str) -> Callable[[Comparison], str]:
+    """Returns what writes a format; UsageError where there is none of this name."""
+    found: Callable[[Comparison], str] = WRITERS.load(format, "--format")
+    return found
 
 
 def render(comparison: Comparison, format: str = "table") -> str:
-    """Returns a comparison in one of `formats()`."""
-    known = formats()
-    if format not in known:
-        raise UsageError(f"--format: got {format!r}, expected one of {', '.join(known)}{did_you_mean(format, known)}")
-    text: str = WRITERS.load(format, "--format")(comparison)
-    return text
+    """Returns a comparison in a format."""
+    return writer(format)(comparison)

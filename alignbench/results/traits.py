@@ -30,7 +30,7 @@ class Traits(BaseModel):
     @classmethod
     def of(cls, metric: str) -> Self:
         """Returns those of a metric that is installed, or what is assumed of one that is not."""
-        known = plugins.metrics().get(metric)
+        known = plugins.metrics(added=False).get(metric) or plugins.metrics().get(metric)
         return cls() if known is None else cls.model_validate(known)
 
 

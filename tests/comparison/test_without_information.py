@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from alignbench.comparison.compare import compare
-from alignbench.comparison.formats import formats, render
+from alignbench.comparison.formats import FORMATS, render
 from alignbench.records import MetricValue
 
 N = 40
@@ -35,7 +35,7 @@ def nan_free_records(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         comparison = compare(path)
-        for style in formats():
+        for style in FORMATS:
             text = render(comparison, style)
             assert not {"nan", "inf", "-inf", "infinity"} & set(
                 text.lower().replace(",", " ").replace("|", " ").split()

@@ -124,13 +124,13 @@ def stored_results() -> dict[str, str]:
 
 def _of_results(version: str) -> dict[str, str]:
     import alignbench
-    from alignbench.comparison.formats import formats
+    from alignbench.comparison.formats import FORMATS
 
     found = {}
     with _inside(RESULTS), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found["ls.txt"] = _said("ls", version)
-        for style in formats():
+        for style in FORMATS:
             found[f"compare.{style}.txt"] = _said("compare", version, "--format", style)
         found["compare.all_pairs.txt"] = _said("compare", version, "--all-pairs", "--baseline", "ppo_detox")
         for name in FRAMES:
