@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alignbench._version import __version__
-from alignbench.comparison.formats import FORMATS
+from alignbench.comparison import FORMATS
 from alignbench.errors import AlignbenchError, InputsError
 
 if TYPE_CHECKING:

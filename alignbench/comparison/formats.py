@@ -10,9 +10,6 @@ from alignbench.plugins import WRITERS
 if TYPE_CHECKING:
     from alignbench.comparison.comparison import Comparison
 
-FORMATS = ("table", "markdown", "json", "csv", "latex", "html-fragment")
-"""What alignbench itself writes, the most used first; installed packages may add to it."""
-
 
 def writer(format: str) -> Callable[[Comparison], str]:
     """Returns what writes a format; UsageError where there is none of this name."""

@@ -212,7 +212,8 @@ def test_cost_includes_upstream(tmp_path, add_run):
 FAST_AND_LIGHT = """
 import json, resource, sys
 from alignbench.comparison.compare import compare
-from alignbench.comparison.formats import FORMATS, render
+from alignbench.comparison import FORMATS
+from alignbench.comparison.formats import render
 def spent():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime

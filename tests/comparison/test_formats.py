@@ -16,10 +16,11 @@ from click.testing import CliRunner
 
 from alignbench import plugins
 from alignbench.cli import main
+from alignbench.comparison import FORMATS
 from alignbench.comparison.compare import compare
 from alignbench.comparison.cost_columns import shown
 from alignbench.comparison.document import COSTS, document
-from alignbench.comparison.formats import FORMATS, render
+from alignbench.comparison.formats import render
 from alignbench.comparison.numbers import number, p_value
 from alignbench.comparison.writers.csv import LIST_SEPARATOR
 from alignbench.comparison.writers.latex import escaped

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from alignbench.comparison import FORMATS
 from alignbench.comparison.compare import compare
-from alignbench.comparison.formats import FORMATS, render
+from alignbench.comparison.formats import render
 from alignbench.records import MetricValue
 
 N = 40

@@ -124,7 +124,7 @@ def stored_results() -> dict[str, str]:
 
 def _of_results(version: str) -> dict[str, str]:
     import alignbench
-    from alignbench.comparison.formats import FORMATS
+    from alignbench.comparison import FORMATS
 
     found = {}
     with _inside(RESULTS), warnings.catch_warnings(record=True) as caught:
