@@ -144,6 +144,8 @@ class RunContext:
     """To be called after each training step, the last one included."""
     load_upstream: Callable[[str], Policy] = _nothing_upstream
     """Loads the policy of the run that `builds_on` names for a role, onto the run's device."""
+    kept_reward: Sequence[Mapping[str, Any]] = ()
+    """The reward as JSON, for a policy that asks it: saved with it, `methods.kept_reward.load_reward` reads it."""
     log_completions: Callable[[int, Sequence[Mapping[str, object]]], None] = lambda _step, _rows: None
     """Keeps a sample of a step's completions."""
     ledger: Ledger = field(default_factory=Ledger)

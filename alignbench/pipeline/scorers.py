@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignbench.embedded import resolve
 from alignbench.errors import DataError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from alignbench.recipe.recipe import Recipe
+    from alignbench.recipe.scorers import RewardTerm
 
 
 def training_reward(recipe: Recipe, artifacts: Mapping[str, Path], joint: str, device: torch.device) -> Scorer | None:
@@ -50,6 +51,31 @@ def training_reward(recipe: Recipe, artifacts: Mapping[str, Path], joint: str, d
         for position, term in enumerate(reward.also)
     ]
     return WeightedSum([Term("main", main, reward.weight), *added], name="reward")
+
+
+def kept_reward(recipe: Recipe, artifacts: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """What `methods.kept_reward.load_reward` makes the training reward of again, JSON-like; empty without that block.
+
+    A reward model is named by the folder of its run.
+    """
+    from alignbench.scorers.reward_model import REWARD_LABEL
+
+    reward = recipe.reward
+    if reward is None:
+        return []
+    if "reward" in artifacts:
+        settings = {"classifier": str(artifacts["reward"]), "label": REWARD_LABEL, "text": reward.text}
+        main = {"kind": "classifier", "settings": settings | {"trust_remote_code": reward.trust_remote_code}}
+    else:
+        main = _kept(reward)
+    added = [{"name": term.name, "weight": term.weight, **_kept(term)} for term in reward.also]
+    return [{"name": "main", "weight": reward.weight, **main}, *added]
+
+
+def _kept(term: RewardTerm) -> dict[str, Any]:
+    assert term.source is not None
+    settings, values = term.kinds[term.source], term.model_dump(mode="json")
+    return {"kind": term.source, "settings": {key: values[key] for key in settings.model_fields}}
 
 
 def labeller(recipe: Recipe, artifacts: Mapping[str, Path], joint: str, device: torch.device) -> Scorer:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alignbench.methods.base import RunContext, StepDone, TrainData, require_policy
+from alignbench.pipeline.scorers import kept_reward
 from alignbench.records import Cost, Policy
 from alignbench.results import layout
 from alignbench.runtime import distributed
@@ -72,6 +73,7 @@ def _context(job: Job, parts: Parts, along: AlongTraining | None) -> RunContext:
         reward_text=recipe.reward.text if recipe.reward else "completion",
         checkpoints=recorder.checkpoints,
         step_done=_step_done(job, along),
+        kept_reward=kept_reward(recipe, job.artifacts) if parts.reward else (),
         log_completions=recorder.log_completions,
         ledger=job.ledger,
     )
