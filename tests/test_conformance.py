@@ -1,0 +1,81 @@
+"""Everything that is built in passes the checks that authors of plug-ins have."""
+
+import pytest
+import torch
+from conformance import (
+    check_method,
+    check_metric,
+    check_probe,
+    check_scorer,
+    check_source,
+    check_training,
+    tiny_policy,
+)
+
+from alignbench import plugins
+from alignbench.embedded import resolve
+from alignbench.evaluation.probes.neutral import Neutral
+from alignbench.scorers.base import Place
+from alignbench.scorers.classifier import ClassifierJudge, ClassifierReward
+from alignbench.scorers.function import FunctionSettings
+from alignbench.scorers.lexicon import LexiconJudge
+from datasets_prep import hub
+
+SMALL = {
+    "ppo": {"batch_size": 8, "mini_batch_size": 4, "ppo_epochs": 1, "completion_tokens": [6, 8]},
+    "dpo": {"batch_size": 4},
+    "reward_model": {"batch_size": 4},
+    "untrained": {},
+}
+
+
+@pytest.mark.parametrize("name", plugins.METHODS.built_in)
+def test_a_method_that_is_built_in(name):
+    check_training(check_method(name, **SMALL[name]))
+
+
+@pytest.mark.parametrize("name", plugins.METRICS.built_in)
+def test_a_metric_that_is_built_in(name):
+    found = plugins.METRICS.load(name)
+    found = found if isinstance(found, tuple) else (found,)
+    of_runs = [metric for metric in found if metric.needs == "rewards"]
+    assert of_runs in ([], list(found))
+    if not of_runs:
+        check_metric(found)
+
+
+def place(name="judge"):
+    return Place("evaluation.scorers", name, torch.device("cpu"), resolve, "")
+
+
+def classifier(**settings):
+    return ClassifierReward(classifier="embedded/classifier", **settings).load(place())
+
+
+def test_scorers_that_are_built_in(tmp_path):
+    (tmp_path / "f.py").write_text("def f(prompts, texts):\n    return [None if not t else 0.5 for t in texts]\n")
+    (tmp_path / "words.txt").write_text("fool\n")
+    check_scorer(ClassifierJudge(classifier="embedded/judge", label="toxic").load(place()), is_judge=True)
+    check_scorer(classifier(label="nothate"), others=[classifier(harmful_label="hate"), classifier(label="hate")])
+    words = {how: LexiconJudge(lexicon=str(tmp_path / "words.txt"), lexicon_score=how) for how in ("any", "share")}
+    check_scorer(words["any"].load(place()), is_judge=True, others=[words["share"].load(place())])
+    function = FunctionSettings(function=f"{tmp_path / 'f.py'}:f").load(place())
+    check_scorer(function, is_judge=True, unscored=[""])
+
+
+def test_sources_that_are_built_in(tmp_path, monkeypatch):
+    rows = [{"prompt": {"text": f"text {i}", "toxicity": i / 10}} for i in range(9)]
+    (tmp_path / "train.csv").write_text("id,comment_text,label\na,kind,0\nb,rude,1\n")
+    (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    monkeypatch.setattr(hub, "read_rows", lambda *_: rows)
+    monkeypatch.setattr(hub, "file_path", lambda *_: tmp_path / "texts.jsonl")
+    assert len(check_source("real_toxicity_prompts")) == 9
+    assert len(check_source("real_toxicity_prompts_nontoxic")) == 5
+    assert [one.toxicity for one in check_source("wiki_toxic", folder=tmp_path)] == [0.0, 1.0]
+    assert check_source("wikitext") == []
+
+
+def test_the_probe_that_is_built_in():
+    [found] = check_probe(Neutral(texts=("the dog runs.", "a cat said, please.")), tiny_policy())
+    assert found.metric == "neutral_perplexity"
+    assert found.value > 1

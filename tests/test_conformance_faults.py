@@ -1,0 +1,426 @@
+"""Checks of plug-ins: each finds what it is there for."""
+
+import hashlib
+import importlib
+import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from conformance import (
+    check_method,
+    check_metric,
+    check_policy,
+    check_probe,
+    check_scorer,
+    check_source,
+    check_training,
+    prompts,
+    tiny_policy,
+)
+
+from alignbench import plugins
+from alignbench.evaluation.metrics.aggregate import NO_REPLICATES, SetStatistic
+from alignbench.evaluation.metrics.metric import Metric, Sample
+from alignbench.evaluation.probes.probe import Probe
+from alignbench.evaluation.protocols import get_protocol
+from alignbench.methods.base import Facts
+from alignbench.records import Completion, Cost, Prompt
+from datasets_prep.sources.base import Source
+
+
+def fails(match):
+    return pytest.raises(AssertionError, match=match)
+
+
+class Answers:
+    """A policy that answers by a hash of what may decide a draw. Each subclass has one fault."""
+
+    flops = 1.0
+
+    def __init__(self):
+        self.spent = Cost()
+        self.n_calls = 0
+
+    def generate(self, prompts, decoding, n_samples, key):
+        self.n_calls += 1
+        places = [(prompt, sample) for prompt in prompts for sample in range(n_samples)]
+        drawn = [
+            self.answer(prompt, sample, self.seed(i, prompt, sample, n_samples, key))
+            for i, (prompt, sample) in enumerate(places)
+        ]
+        self.spent.charge(Cost(generated_tokens=self.n_tokens(drawn), generation_flops=self.flops))
+        return drawn
+
+    def seed(self, place, prompt, sample, n_samples, key):
+        return prompt.id, sample, tuple(key)
+
+    def answer(self, prompt, sample, seed):
+        ids = tuple(hashlib.sha256(repr(seed).encode()).digest()[: self.length])
+        return Completion(prompt.id, sample, str(ids), ids, "length")
+
+    length = 8
+
+    def n_tokens(self, drawn):
+        return sum(len(one.token_ids) for one in drawn)
+
+    def token_logprobs(self, prompts, completions):
+        return [torch.full((len(one.token_ids),), -1.0) for one in completions]
+
+    def save(self, directory):
+        directory.mkdir()
+
+
+class ByPlace(Answers):
+    """expected every draw to depend on the key"""
+
+    def seed(self, place, prompt, sample, n_samples, key):
+        return place, key
+
+
+class ByTurn(Answers):
+    """the same call gave other completions"""
+
+    def seed(self, place, prompt, sample, n_samples, key):
+        return self.n_calls, prompt.id, sample
+
+
+class ByNumber(Answers):
+    """sample 0 changes with the number of samples"""
+
+    def seed(self, place, prompt, sample, n_samples, key):
+        return prompt.id, sample, n_samples, tuple(key)
+
+
+class WithoutKey(Answers):
+    """another key gave the same completions"""
+
+    def seed(self, place, prompt, sample, n_samples, key):
+        return prompt.id, sample
+
+
+class SampleMajor(Answers):
+    """expected the samples 0 to 1 of each prompt, prompt by prompt"""
+
+    def generate(self, *asked):
+        return sorted(super().generate(*asked), key=lambda one: one.sample)
+
+
+class Free(Answers):
+    """spent: grew by 0 generated tokens, expected at least the 64 that were given"""
+
+    def n_tokens(self, drawn):
+        return 0
+
+
+class WithoutWork(Answers):
+    """no FLOPs came to it"""
+
+    flops = 0.0
+
+
+class TooLong(Answers):
+    """a completion has 9 tokens, expected at most max_new_tokens 8"""
+
+    length = 9
+
+
+class CutEarly(Answers):
+    """the finish_reason is `length` after"""
+
+    length = 7
+
+
+class WholeTexts(Answers):
+    """token_logprobs: got shapes"""
+
+    def token_logprobs(self, prompts, completions):
+        return [torch.tensor([-8.0]) for _ in completions]
+
+
+class Certain(Answers):
+    """expected log-probabilities of tokens that were drawn"""
+
+    def token_logprobs(self, prompts, completions):
+        return [-one for one in super().token_logprobs(prompts, completions)]
+
+
+class Dumb:
+    """a Dumb lacks generate, token_logprobs, save, spent"""
+
+
+def answer_alike(directory):
+    return Answers()
+
+
+def test_a_policy_as_it_should_be():
+    check_policy(Answers(), prompts(4), load=answer_alike)
+    check_policy(tiny_policy(), prompts(4))
+
+
+@pytest.mark.parametrize("kind", [*Answers.__subclasses__(), Dumb], ids=lambda kind: kind.__name__)
+def test_a_policy_with_a_fault(kind):
+    with fails(re.escape(kind.__doc__)):
+        check_policy(kind(), prompts(4), load=lambda _: kind())
+
+
+def test_a_policy_that_is_not_what_it_saved():
+    with fails("loading gives a Answers, expected a LanguageModel"):
+        check_policy(tiny_policy(), prompts(3), load=answer_alike)
+
+    def another(directory):
+        loaded = Answers()
+        loaded.length = 5
+        return loaded
+
+    with fails("what was loaded answers otherwise"):
+        check_policy(Answers(), prompts(3), load=another)
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """Moves every weight a little; with a fault."""
+
+    fault: str = ""
+    """What is wrong."""
+
+    facts: ClassVar[Facts] = Facts(architectures=frozenset({"causal"}), learns_from=frozenset({"prompts"}))
+
+    def train(self, data, run):
+        with torch.no_grad():
+            for weight in run.policy.model.parameters():
+                weight += np.random.default_rng().normal() if self.fault == "chance" else 0.1
+        cost = Cost(optimizer_steps=1, trained_tokens=10, backward_flops=0.0 if self.fault == "cost" else 1.0)
+        for step in (1, 2):
+            told = None if self.fault == "policy" else run.policy
+            n = run.budget_completions * step // (1 if self.fault == "budget" else 2)
+            run.step_done(step + (self.fault == "step"), n, {"policy/loss": 1.0}, {"train": cost}, told)
+        return Answers() if self.fault == "kind" else run.policy
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("step", r"told of the steps \[2, 3\] ..., expected every step once, from 1"),
+        ("budget", r"told of \[16, 32\] ... 32 completions, .* do not pass the budget of 16"),
+        ("cost", "the costs that step_done was told of have no backward_flops"),
+        ("policy", "step_done was given no policy"),
+        ("chance", "the same seed gave something else the second time"),
+        ("kind", "gave a Answers, and facts.gives says 'language_model'"),
+    ],
+)
+def test_a_method_with_a_fault(fault, said):
+    with fails(f"Nudge.*{said}"):
+        check_training(Nudge(fault))
+
+
+@dataclass(frozen=True)
+class Undocumented:
+    rate: float
+    n: int = 2
+
+    facts: ClassVar[Facts] = Facts(architectures=frozenset({"causal"}), longest_completion=lambda one: one.rate)
+
+    def train(self, data, run):
+        return run.policy
+
+
+@dataclass(frozen=True)
+class Documented:
+    n: int = 2
+    """A number."""
+
+    facts: ClassVar[Facts] = Facts(architectures=frozenset())
+
+    def train(self, data, run):
+        return run.policy
+
+
+def test_a_method_that_is_not_described(monkeypatch):
+    monkeypatch.setitem(sys.modules, "elsewhere", importlib.import_module(__name__))
+    entries = [
+        EntryPoint(name.lower(), f"elsewhere:{name}", "alignbench.methods") for name in ("Undocumented", "Documented")
+    ]
+    monkeypatch.setattr(plugins, "entries_of", lambda group: tuple(one for one in entries if one.group == group))
+    with fails(r"method undocumented: \['rate', 'n'\] lack a docstring"):
+        check_method("undocumented")
+    with fails("facts.architectures is empty"):
+        check_method("documented")
+
+
+class Scores:
+    """A scorer by a function of prompts and texts."""
+
+    def __init__(self, score, name="mine", fingerprint="a"):
+        self.score, self.name, self.fingerprint = score, name, fingerprint
+
+
+def each(score):
+    return lambda prompts, texts: [score(text) for text in texts]
+
+
+def by_place(prompts, texts):
+    return [i / 9 if text else None for i, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("scorer", "said"),
+    [
+        (Scores(each(lambda text: 0.5), name=""), "its name is ''"),
+        (Scores(each(lambda text: 0.5), fingerprint=None), "fingerprints"),
+        (Scores(each(lambda text: 0.5), fingerprint="b"), "two settings have one fingerprint"),
+        (Scores(lambda prompts, texts: [0.5]), "expected a list of 5 numbers or None"),
+        (Scores(each(lambda text: float("nan"))), "got nan for 'you are a rude fool.', expected a finite float"),
+        (Scores(each(lambda text: 1)), "got 1 for 'you are a rude fool.', expected a finite float"),
+        (Scores(each(lambda text: -0.5)), "expected a judge's score between 0 and 1"),
+        (Scores(each(lambda text: 0.0)), "got 0.0 for '', which cannot be scored; expected None"),
+        (
+            Scores(lambda prompts, texts: [i / 9 if text else None for i, text in enumerate(texts)]),
+            "in a batch and .* each alone",
+        ),
+        (Scores(lambda prompts, texts: [0.5] * max(1, len(texts))), r"no completion has \[0.5\] for scores"),
+    ],
+)
+def test_a_scorer_with_a_fault(scorer, said):
+    other = Scores(each(lambda text: 0.4), fingerprint="b")
+    with fails(said):
+        check_scorer(scorer, is_judge=True, others=[other], unscored=[""])
+
+
+def test_a_scorer_as_it_should_be():
+    check_scorer(Scores(each(lambda text: 0.5 if text else None)), is_judge=True, unscored=[""])
+    with fails("got -1.0"):
+        check_scorer(Scores(each(lambda text: -1.0)), is_judge=True)
+    check_scorer(Scores(each(lambda text: -1.0)))
+
+
+def metric(**fields):
+    return Metric(**{"name": "mine", "direction": "none"} | fields)
+
+
+def share(sample):
+    return SetStatistic(float(np.mean([not text for own in sample.texts for text in own])), NO_REPLICATES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"of_prompts": lambda sample: [1.0]}, r"got \(1,\) values, expected \(60,\) or \(60, 4\)"),
+        ({"of_prompts": lambda sample: np.full(60, np.inf)}, "infinite value"),
+        ({"of_prompts": lambda sample: np.full(60, np.nan)}, "measured nothing at all of 60 prompts"),
+        ({"of_prompts": lambda sample: np.full(60, 2.0), "between_0_and_1": True}, "got 2 to 2, and it says"),
+        ({"of_prompts": lambda sample: np.arange(len(sample.prompts))}, "another value among other prompts"),
+        ({"of_set": lambda sample: SetStatistic(None, reason="too few")}, r"no value of 60 prompts \(too few\)"),
+        ({"of_set": lambda sample: SetStatistic(1.0, (1.0,))}, "got 1 replicates, expected one for each of 20 groups"),
+        ({"of_set": lambda sample: SetStatistic(float(len(sample.prompts)), (60.0,) * 20)}, "replicate .* is 60.0"),
+        ({"of_set": lambda sample: SetStatistic(7.0), "between_0_and_1": True}, "got 7 to 7"),
+        ({}, "neither of_prompts nor of_set"),
+        ({"of_set": share, "needs": "neutral texts"}, "check it with its probe"),
+        ({"of_set": share, "applies": lambda protocol: False}, "applies to no protocol"),
+    ],
+)
+def test_a_metric_with_a_fault(wrong, said):
+    with fails(said):
+        check_metric(metric(**wrong))
+
+
+def test_what_is_no_metric():
+    check_metric(metric(of_set=share))
+    with fails("expected a Metric"):
+        check_metric(["words"])
+
+
+class Lengths(Probe):
+    metrics: ClassVar = (
+        metric(of_prompts=lambda sample: [[len(t) for t in own] for own in sample.texts], condition="x"),
+    )
+
+    def conditions(self):
+        return {"x": 1}
+
+    def measure(self, policy, reference, scorers, *, seed, batch_prompts):
+        asked = [Prompt(str(i), "the dog") for i in range(4)]
+        drawn = policy.generate(asked, get_protocol("quickstart-v1").decoding, 1, (seed,))
+        return Sample(asked, drawn, get_protocol("quickstart-v1"), np.arange(4), np.zeros((4, 1)))
+
+
+class ByBatch(Lengths):
+    """with one prompt at a time"""
+
+    def measure(self, policy, reference, scorers, *, seed, batch_prompts):
+        measured = super().measure(policy, reference, scorers, seed=seed, batch_prompts=batch_prompts)
+        return Sample(measured.prompts, [*measured.completions[:3], Completion("3", 0, "x" * batch_prompts, (), "eos")],
+                      measured.protocol, measured.groups, measured.log_perplexity)  # fmt: skip
+
+
+class WithoutGroups(Lengths):
+    """measure gave no `groups`"""
+
+    def measure(self, *_, **__):
+        return 1.0
+
+
+class NotJson(Lengths):
+    """NotJson.conditions: Object of type set is not JSON serializable"""
+
+    def conditions(self):
+        return {"x": {1}}
+
+
+class OtherCondition(Lengths):
+    """mine has the condition 'x', expected one of {}"""
+
+    def conditions(self):
+        return {}
+
+
+class OfScores(Lengths):
+    """mine needs scores, which a probe's metric cannot"""
+
+    metrics: ClassVar = (metric(of_prompts=share, needs="scores"),)
+
+
+class Nothing(Lengths):
+    """its `metrics` are empty"""
+
+    metrics: ClassVar = ()
+
+
+@pytest.mark.parametrize("kind", Lengths.__subclasses__(), ids=lambda kind: kind.__name__)
+def test_a_probe_with_a_fault(kind):
+    with fails(re.escape(kind.__doc__)):
+        check_probe(kind(), Answers())
+
+
+def test_a_probe_as_it_should_be():
+    [found] = check_probe(Lengths(), Answers())
+    assert found.value > 8
+
+
+ROWS = [{"id": "a", "prompt": "one"}, {"id": "b", "prompt": "two"}]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (object(), "expected a datasets_prep.sources.base.Source"),
+        (Source(lambda _: ROWS, gives=frozenset()), "`gives` is empty"),
+        (Source(lambda _: []), "it has no rows"),
+        (Source(lambda _: ["one"]), r"got \['one'\] among the rows"),
+        (Source(lambda _: [{"prompt": {1}}]), "expected what JSON can hold"),
+        (Source(lambda _: [{"id": str(np.random.default_rng().random()), "prompt": "x"}]), "gave other rows"),
+        (Source(lambda _: [{"prompt": " "}]), "no prompt has a text"),
+        (Source(lambda _: ROWS, gives=frozenset({"texts"})), "a row lacks `text`"),
+    ],
+)
+def test_a_source_with_a_fault(source, said):
+    with fails(said):
+        check_source(source)
+
+
+def test_a_source_as_it_should_be():
+    assert [one.id for one in check_source(Source(lambda _: ROWS))] == ["a", "b"]
