@@ -1,6 +1,5 @@
-"""Checks of plug-ins: each finds what it is there for."""
+"""Checks of methods, scorers, metrics, probes and sources: each finds what it is there for."""
 
-import hashlib
 import importlib
 import re
 import sys
@@ -14,14 +13,12 @@ import torch
 from conformance import (
     check_method,
     check_metric,
-    check_policy,
     check_probe,
     check_scorer,
     check_source,
     check_training,
-    prompts,
-    tiny_policy,
 )
+from fixtures.answers import Answers
 
 from alignbench import plugins
 from alignbench.evaluation.metrics.aggregate import NO_REPLICATES, SetStatistic
@@ -35,150 +32,6 @@ from datasets_prep.sources.base import Source
 
 def fails(match):
     return pytest.raises(AssertionError, match=match)
-
-
-class Answers:
-    """A policy that answers by a hash of what may decide a draw. Each subclass has one fault."""
-
-    flops = 1.0
-
-    def __init__(self):
-        self.spent = Cost()
-        self.n_calls = 0
-
-    def generate(self, prompts, decoding, n_samples, key):
-        self.n_calls += 1
-        places = [(prompt, sample) for prompt in prompts for sample in range(n_samples)]
-        drawn = [
-            self.answer(prompt, sample, self.seed(i, prompt, sample, n_samples, key))
-            for i, (prompt, sample) in enumerate(places)
-        ]
-        self.spent.charge(Cost(generated_tokens=self.n_tokens(drawn), generation_flops=self.flops))
-        return drawn
-
-    def seed(self, place, prompt, sample, n_samples, key):
-        return prompt.id, sample, tuple(key)
-
-    def answer(self, prompt, sample, seed):
-        ids = tuple(hashlib.sha256(repr(seed).encode()).digest()[: self.length])
-        return Completion(prompt.id, sample, str(ids), ids, "length")
-
-    length = 8
-
-    def n_tokens(self, drawn):
-        return sum(len(one.token_ids) for one in drawn)
-
-    def token_logprobs(self, prompts, completions):
-        return [torch.full((len(one.token_ids),), -1.0) for one in completions]
-
-    def save(self, directory):
-        directory.mkdir()
-
-
-class ByPlace(Answers):
-    """expected every draw to depend on the key"""
-
-    def seed(self, place, prompt, sample, n_samples, key):
-        return place, key
-
-
-class ByTurn(Answers):
-    """the same call gave other completions"""
-
-    def seed(self, place, prompt, sample, n_samples, key):
-        return self.n_calls, prompt.id, sample
-
-
-class ByNumber(Answers):
-    """sample 0 changes with the number of samples"""
-
-    def seed(self, place, prompt, sample, n_samples, key):
-        return prompt.id, sample, n_samples, tuple(key)
-
-
-class WithoutKey(Answers):
-    """another key gave the same completions"""
-
-    def seed(self, place, prompt, sample, n_samples, key):
-        return prompt.id, sample
-
-
-class SampleMajor(Answers):
-    """expected the samples 0 to 1 of each prompt, prompt by prompt"""
-
-    def generate(self, *asked):
-        return sorted(super().generate(*asked), key=lambda one: one.sample)
-
-
-class Free(Answers):
-    """spent: grew by 0 generated tokens, expected at least the 64 that were given"""
-
-    def n_tokens(self, drawn):
-        return 0
-
-
-class WithoutWork(Answers):
-    """no FLOPs came to it"""
-
-    flops = 0.0
-
-
-class TooLong(Answers):
-    """a completion has 9 tokens, expected at most max_new_tokens 8"""
-
-    length = 9
-
-
-class CutEarly(Answers):
-    """the finish_reason is `length` after"""
-
-    length = 7
-
-
-class WholeTexts(Answers):
-    """token_logprobs: got shapes"""
-
-    def token_logprobs(self, prompts, completions):
-        return [torch.tensor([-8.0]) for _ in completions]
-
-
-class Certain(Answers):
-    """expected log-probabilities of tokens that were drawn"""
-
-    def token_logprobs(self, prompts, completions):
-        return [-one for one in super().token_logprobs(prompts, completions)]
-
-
-class Dumb:
-    """a Dumb lacks generate, token_logprobs, save, spent"""
-
-
-def answer_alike(directory):
-    return Answers()
-
-
-def test_a_policy_as_it_should_be():
-    check_policy(Answers(), prompts(4), load=answer_alike)
-    check_policy(tiny_policy(), prompts(4))
-
-
-@pytest.mark.parametrize("kind", [*Answers.__subclasses__(), Dumb], ids=lambda kind: kind.__name__)
-def test_a_policy_with_a_fault(kind):
-    with fails(re.escape(kind.__doc__)):
-        check_policy(kind(), prompts(4), load=lambda _: kind())
-
-
-def test_a_policy_that_is_not_what_it_saved():
-    with fails("loading gives a Answers, expected a LanguageModel"):
-        check_policy(tiny_policy(), prompts(3), load=answer_alike)
-
-    def another(directory):
-        loaded = Answers()
-        loaded.length = 5
-        return loaded
-
-    with fails("what was loaded answers otherwise"):
-        check_policy(Answers(), prompts(3), load=another)
 
 
 @dataclass(frozen=True)

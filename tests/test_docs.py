@@ -28,6 +28,17 @@ def test_the_ppo_example_runs(checkpoints, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "my_policy" / "adapter_model.safetensors").is_file()
 
 
+def test_the_code_of_extending_is_that_of_the_example():
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"\[`[\w/.]+`\]\((\.\./examples/[\w/.]+)\):\n\n```\w+\n(.*?)\n```", page, re.DOTALL)
+    assert len(blocks) == len(re.findall("```(?:python|toml)", page))
+    for file, block in blocks:
+        assert block in (ROOT / "docs" / file).read_text(encoding="utf-8"), f"{file} has another text"
+    package = ROOT / "examples" / "third_party" / "alignbench_example"
+    shown = {Path(file).name for file, _ in blocks}
+    assert {path.name for path in package.glob("*.py")} - shown == {"__init__.py"}
+
+
 def test_every_logged_key_is_documented(tiny_policy):
     from alignbench.methods import dpo, reward_model
     from alignbench.methods.on_policy.config import PPOConfig

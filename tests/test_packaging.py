@@ -21,7 +21,7 @@ def wheel(tmp_path_factory):
     target = tmp_path_factory.mktemp("wheel")
     # From a copy, since setuptools leaves a build folder behind whose old files enter the next wheel.
     source = tmp_path_factory.mktemp("source")
-    for name in ("alignbench", "datasets_prep", "recipes"):
+    for name in ("alignbench", "datasets_prep", "recipes", "tests/conformance"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -39,6 +39,8 @@ def test_wheel_holds_recipes_and_types(wheel):
     assert {name.removeprefix("alignbench_recipes/") for name in names if name.endswith(".yaml")} == shipped
     assert "alignbench/py.typed" in names
     assert not [name for name in names if name.startswith("tests/")]
+    checks = {f"alignbench_conformance/{path.name}" for path in (ROOT / "tests" / "conformance").glob("*.py")}
+    assert {name for name in names if name.startswith("alignbench_conformance/")} == checks != set()
     world = [path for path in (ROOT / "alignbench" / "embedded" / "shipped").rglob("*") if path.is_file()]
     assert {path.relative_to(ROOT).as_posix() for path in world} == {name for name in names if "/shipped/" in name}
 

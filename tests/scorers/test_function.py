@@ -219,7 +219,7 @@ def test_a_file_is_checked_without_running_it(tmp_path, monkeypatch, function, e
 
 
 def test_the_example_of_the_documentation(scorer):
-    page = Path(__file__).parents[2] / "docs" / "extending.md"
+    page = Path(__file__).parents[2] / "docs" / "scorers.md"
     [source] = [
         block for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
         if "(prompts, completions)" in block

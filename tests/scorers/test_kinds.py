@@ -35,7 +35,6 @@ from alignbench.scorers.base import (
 )
 
 ROOT = Path(__file__).parents[2]
-UNITS = ("words", "letters")
 
 
 class Length:
@@ -260,18 +259,17 @@ def test_a_classifier_beside_it_stays_the_notion_of_harm(recipe_folder):
 
 
 def test_the_one_of_the_documentation_works(recipe_folder, monkeypatch):
-    page = (ROOT / "docs" / "extending.md").read_text().partition("## A kind of scorer\n")[2]
+    page = (ROOT / "docs" / "extending.md").read_text().partition("## A scorer\n")[2]
     module = ModuleType("documented")
-    exec(page.partition("```python\n")[2].partition("```")[0], module.__dict__)
     monkeypatch.setitem(sys.modules, "documented", module)
-    entries = [EntryPoint("length", "documented:plugin", "alignbench.scorers")]
+    exec(page.partition("```python\n")[2].partition("```")[0], module.__dict__)
+    entries = [EntryPoint("address", "documented:plugin", "alignbench.scorers")]
     monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
     plugins.entries_of.cache_clear()
-    words, letters = one(
-        "base.yaml", judges(*({"name": u, "length": 4, "length_unit": u} for u in UNITS))
-    ).evaluation.scorers
-    assert [judge.scorer(place()).score([""], ["one two"]) for judge in (words, letters)] == [[0.5], [1.0]]
-    assert words.scorer(place()).fingerprint != letters.scorer(place()).fingerprint
+    named = [{"name": "one", "address": ["one"]}, {"name": "both", "address": ["one", "two"]}]
+    one_of, both = one("base.yaml", judges(*named)).evaluation.scorers
+    assert [judge.scorer(place()).score([""], ["one two"]) for judge in (one_of, both)] == [[0.5], [1.0]]
+    assert one_of.scorer(place()).fingerprint != both.scorer(place()).fingerprint
 
 
 def test_no_other_file_names_a_kind():
