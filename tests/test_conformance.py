@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conformance import (
+    check_imports,
     check_method,
     check_metric,
     check_probe,
@@ -79,3 +80,8 @@ def test_the_probe_that_is_built_in():
     [found] = check_probe(Neutral(texts=("the dog runs.", "a cat said, please.")), tiny_policy())
     assert found.metric == "neutral_perplexity"
     assert found.value > 1
+
+
+def test_all_that_is_built_in_is_looked_up_without_heavy_libraries():
+    kinds = [kind for kind in vars(plugins).values() if isinstance(kind, plugins.Plugins)]
+    check_imports(*(module for kind in kinds for module in kind.built_in.values()))

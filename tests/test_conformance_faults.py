@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conformance import (
+    check_imports,
     check_method,
     check_metric,
     check_probe,
@@ -277,3 +278,13 @@ def test_a_source_with_a_fault(source, said):
 
 def test_a_source_as_it_should_be():
     assert [one.id for one in check_source(Source(lambda _: ROWS))] == ["a", "b"]
+
+
+def test_a_heavy_import(tmp_path, monkeypatch):
+    (tmp_path / "trl.py").write_text("")
+    (tmp_path / "heavy.py").write_text("import trl")
+    monkeypatch.syspath_prepend(tmp_path)
+    with fails(r"heavy imports \['trl'\], expected them inside the functions"):
+        check_imports("json", "heavy")
+    with fails("No module named 'not_there'"):
+        check_imports("not_there")

@@ -49,7 +49,7 @@ class Facts:
     learns_from: frozenset[DataKind] = frozenset()
     """The training data that is prepared before it is called."""
     calls_reward: bool = False
-    """True where it calls the reward while training."""
+    """True where it calls the reward while training, or its policy when it answers."""
     gives: Gives = "language_model"
     """What `train` returns: a `LanguageModel`, another `records.Policy`, which is evaluated like one, or a `Scorer`."""
     several_processes: bool = False

@@ -4,6 +4,7 @@ Each takes a plug-in, raises AssertionError with what was got and what was expec
 pytest. Policies and rewards are the tiny ones that ship with alignbench. Installed as `alignbench_conformance`.
 """
 
+from .imports import check_imports
 from .methods import check_method, check_training
 from .metrics import check_metric, check_probe
 from .policies import check_policy
@@ -12,6 +13,7 @@ from .sources import check_source
 from .world import prompts, tiny_policy
 
 __all__ = [
+    "check_imports",
     "check_method",
     "check_metric",
     "check_policy",

@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from alignbench.methods.base import Facts, Method, RunContext, TrainData, Trained
+from alignbench.methods.base import Facts, Method, RunContext, TrainData, Trained, TrainedScorer
 from alignbench.methods.kept_reward import load_reward
 from alignbench.methods.registry import describe, method_class
 from alignbench.models.language_model import LanguageModel
@@ -75,17 +75,18 @@ def check_training(method: Method, *, budget: int = 16) -> Trained:
     said, trained = _train(method, budget)
     _check_steps(name, facts, said, budget)
     if facts.gives == "reward_model":
+        kind = type(trained).__name__
         expect(
             hasattr(trained, "scorer") and hasattr(trained, "save"),
-            f"{name}.train gave a {type(trained).__name__}, expected what has a `scorer` and a `save`",
+            f"{name}.train gave a {kind}, expected what has a `scorer` and a `save`",
         )
-        check_scorer(trained.scorer)
+        check_scorer(cast("TrainedScorer", trained).scorer)
     else:
         expect(
             isinstance(trained, LanguageModel) == (facts.gives == "language_model"),
             f"{name}.train gave a {type(trained).__name__}, and facts.gives says {facts.gives!r}",
         )
-        check_policy(trained, prompts(4))
+        check_policy(cast("Policy", trained), prompts(4))
     again = _train(method, budget)[1]
     expect(_answers(again) == _answers(trained), f"{name}.train: the same seed gave something else the second time")
     return trained

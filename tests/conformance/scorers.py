@@ -33,7 +33,7 @@ def check_scorer(
         texts: What is scored.
         unscored: Texts that it cannot score.
     """
-    name = getattr(scorer, "name", None)
+    name = scorer.name
     expect(isinstance(name, str) and name, f"scorer: its name is {name!r}, expected the one that tables show")
     marks = [one.fingerprint for one in (scorer, *others)]
     expect(all(isinstance(one, str) and one for one in marks), f"{name}: fingerprints {marks!r}, expected texts")

@@ -7,10 +7,9 @@ from alignbench.comparison.comparison import Comparison
 
 def write(comparison: Comparison) -> str:
     """Returns the recipes with the means of their metrics over seeds; what could not be measured is a dash."""
-    values: dict[str, list[str]] = {}
+    shown: dict[str, list[str]] = {}
     for row in comparison.records():
-        shown = "-" if row["value"] is None else f"{row['value']:.4g}"
-        values.setdefault(row["recipe"], []).append(
-            f"{row['metric']}{'@' * bool(row['scorer'])}{row['scorer'] or ''} {shown}"
-        )
-    return "\n".join(f"{recipe}: {', '.join(shown)}" for recipe, shown in values.items())
+        name = row["metric"] if row["scorer"] is None else f"{row['metric']}@{row['scorer']}"
+        value = "-" if row["value"] is None else f"{row['value']:.4g}"
+        shown.setdefault(str(row["recipe"]), []).append(f"{name} {value}")
+    return "\n".join(f"{recipe}: {', '.join(values)}" for recipe, values in shown.items())

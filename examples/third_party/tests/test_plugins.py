@@ -1,9 +1,11 @@
 """The plug-ins of this package, by the checks of alignbench and by values worked out by hand."""
 
 import math
+from importlib.metadata import distribution
 
 import pytest
 from alignbench_conformance import (
+    check_imports,
     check_method,
     check_metric,
     check_policy,
@@ -30,6 +32,10 @@ class Length:
 
     def score(self, prompts, completions):
         return [None if "o" in text else float(len(text)) for text in completions]
+
+
+def test_imports():
+    check_imports(*{entry.module for entry in distribution("alignbench-example").entry_points})
 
 
 def test_best_of_n():
