@@ -45,6 +45,10 @@ class Nudge:
     facts: ClassVar[Facts] = Facts(architectures=frozenset({"causal"}), learns_from=frozenset({"prompts"}))
 
     def train(self, data, run):
+        started = run.checkpoints / "started"
+        if self.fault == "resume" and started.exists():
+            return run.policy
+        started.touch()
         with torch.no_grad():
             for weight in run.policy.model.parameters():
                 weight += np.random.default_rng().normal() if self.fault == "chance" else 0.1
@@ -63,7 +67,8 @@ class Nudge:
         ("budget", r"told of \[16, 32\] ... 32 completions, .* do not pass the budget of 16"),
         ("cost", "the costs that step_done was told of have no backward_flops"),
         ("policy", "step_done was given no policy"),
-        ("chance", "the same seed gave something else the second time"),
+        ("chance", "cut off at its last step and started again, it gave something else"),
+        ("resume", "cut off at its last step and started again, it gave something else"),
         ("kind", "gave a Answers, and facts.gives says 'language_model'"),
     ],
 )

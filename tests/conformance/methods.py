@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from alignbench.methods.base import Facts, Method, RunContext, TrainData, Trained, TrainedScorer
 from alignbench.methods.kept_reward import load_reward
 from alignbench.methods.registry import describe, method_class
+from alignbench.models.adapters import Lora
 from alignbench.models.language_model import LanguageModel
 from alignbench.records import (
     Cost,
@@ -64,15 +66,23 @@ def _check_facts(name: str, facts: Facts, method: Method) -> None:
     expect(facts.architectures, f"method {name}: facts.architectures is empty, expected what it can train or ask")
 
 
-def check_training(method: Method, *, budget: int = 16) -> Trained:
-    """Trains twice in the embedded world, and checks what it says along the way and what it gives.
+class _CutOff(Exception):  # noqa: N818 - it is no error, it ends a training
+    pass
+
+
+def check_training(method: Method, *, budget: int = 16, lora: Lora | None = None) -> Trained:
+    """Trains in the embedded world, and checks what it says along the way and what it gives.
+
+    It then trains a second time, is cut off at the last step, and goes on from what it has kept.
 
     Args:
         method: With settings that fit the budget.
         budget: Completions that may be drawn for training.
+        lora: The adapter that is trained; None: all weights.
     """
     name, facts = type(method).__name__, method.facts
-    said, trained = _train(method, budget)
+    with TemporaryDirectory() as folder:
+        said, trained = _train(method, budget, lora, Path(folder))
     _check_steps(name, facts, said, budget)
     if facts.gives == "reward_model":
         kind = type(trained).__name__
@@ -87,8 +97,15 @@ def check_training(method: Method, *, budget: int = 16) -> Trained:
             f"{name}.train gave a {type(trained).__name__}, and facts.gives says {facts.gives!r}",
         )
         check_policy(cast("Policy", trained), prompts(4))
-    again = _train(method, budget)[1]
-    expect(_answers(again) == _answers(trained), f"{name}.train: the same seed gave something else the second time")
+    with TemporaryDirectory() as folder:
+        with suppress(_CutOff):
+            _train(method, budget, lora, Path(folder), cut_off_at=len(said))
+        again = _train(method, budget, lora, Path(folder))[1]
+    expect(
+        _answers(again) == _answers(trained),
+        f"{name}.train: cut off at its last step and started again, it gave something else; expected the seed and what "
+        "lies in run.checkpoints to lead to the same",
+    )
     return trained
 
 
@@ -99,7 +116,9 @@ def _answers(trained: Trained) -> Sequence[object]:
     return trained.scorer.score([one.text for one in asked], ["you are rude.", "thank you.", "yes.", "no."])
 
 
-def _train(method: Method, budget: int) -> tuple[list[tuple[Any, ...]], Trained]:
+def _train(
+    method: Method, budget: int, lora: Lora | None, folder: Path, cut_off_at: int | None = None
+) -> tuple[list[tuple[Any, ...]], Trained]:
     """Returns what `step_done` was told, and what was trained."""
     from alignbench.embedded import resolve
     from alignbench.models.loading import load_classifier
@@ -115,18 +134,19 @@ def _train(method: Method, budget: int) -> tuple[list[tuple[Any, ...]], Trained]
     def step_done(
         step: int, completions: int, metrics: Mapping[str, float], cost: Mapping[str, Cost], policy: Policy | None
     ) -> None:
+        if step == cut_off_at:
+            raise _CutOff
         said.append((step, completions, dict(metrics), dict(cost), policy))
 
-    with tempfile.TemporaryDirectory() as folder:
-        seed_everything(0)
-        run = RunContext(
-            seed=0, budget_completions=budget, policy=policy, load_reward_model=load_reward_model, lora=None,
-            reward=load_reward(KEPT_REWARD, policy) if method.facts.calls_reward else None,
-            reward_text="completion", checkpoints=Path(folder) / "checkpoints", step_done=step_done,
-            load_upstream=lambda role: tiny_policy(),
-            kept_reward=KEPT_REWARD if method.facts.calls_reward else (),
-        )  # fmt: skip
-        return said, method.train(data, run)
+    seed_everything(0)
+    run = RunContext(
+        seed=0, budget_completions=budget, policy=policy, load_reward_model=load_reward_model, lora=lora,
+        reward=load_reward(KEPT_REWARD, policy) if method.facts.calls_reward else None,
+        reward_text="completion", checkpoints=folder, step_done=step_done,
+        load_upstream=lambda role: tiny_policy(),
+        kept_reward=KEPT_REWARD if method.facts.calls_reward else (),
+    )  # fmt: skip
+    return said, method.train(data, run)
 
 
 def _data(policy: LanguageModel, facts: Facts, budget: int) -> TrainData:

@@ -22,7 +22,7 @@ from alignbench_example.best_of_n import BestOf
 from alignbench_example.encounters import plugin as encounters
 from alignbench_example.harmless import Harmless
 
-from alignbench.records import Decoding
+from alignbench import Decoding, Lora
 
 
 class Length:
@@ -56,7 +56,8 @@ def test_the_best_of_n_is_the_best():
 
 
 def test_kto():
-    check_training(check_method("kto", batch_size=8, learning_rate=1e-4))
+    for lora in (None, Lora(r=2)):
+        check_training(check_method("kto", batch_size=8, learning_rate=1e-4), lora=lora)
     with pytest.raises(ValueError, match="2 or more completions in a pass"):
         check_method("kto", batch_size=1)
 
