@@ -349,7 +349,7 @@ def test_an_unexpected_error_ends_one_run_and_not_the_suite(recipe_folder, monke
 def test_a_wrong_judge_comes_to_light_before_training(recipe_folder, monkeypatch, checkpoints):
     from alignbench.methods.ppo import PPO
 
-    monkeypatch.setattr(PPO, "train", lambda *_: pytest.fail("training had begun"))
+    monkeypatch.setattr(PPO, "train", lambda self, data, run: pytest.fail("training had begun"))
     judge = {"classifier": str(checkpoints / "judge"), "label": "toxc"}
     [outcome] = run("ppo", sets=[f"evaluation.scorers={json.dumps([judge])}"])
     assert "did you mean 'toxic'" in str(outcome.error)
