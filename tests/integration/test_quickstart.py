@@ -20,8 +20,9 @@ TRAINED = ("ppo_detox", "ppo_no_kl", "dpo_classifier_pairs")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("quickstart")
-    large = ["evaluation.batch_size=256"]  # decides no number; what takes the time here is the number of batches
-    outcomes = execute.run(load(["quickstart"], large), root)
+    # Neither decides a number: what takes the time here is the number of batches, and of points along training.
+    quicker = ["evaluation.batch_size=256", "evaluation.evaluate_every=1024"]
+    outcomes = execute.run(load(["quickstart"], quicker), root)
     assert [outcome.state for outcome in outcomes] == ["done"] * 6, [outcome.error for outcome in outcomes]
     return root
 
