@@ -1,4 +1,4 @@
-"""What `test_distributed.py` runs in one process and, as a program, in each of two."""
+"""What `test_placement.py` runs in one process and, as a program, in each of two."""
 
 import dataclasses
 import os
