@@ -132,11 +132,6 @@ class TrainedRewardModel:
 
     scorer: RewardModelScorer
 
-    @property
-    def model(self) -> Any:
-        """The model itself, with its one output."""
-        return self.scorer.model
-
     def save(self, directory: Path) -> None:
         """Writes weights (safetensors), tokenizer, and what a blank completion is worth."""
         self.scorer.save(directory)

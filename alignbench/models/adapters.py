@@ -1,28 +1,25 @@
-"""Adapters that peft has saved, merged into their base models."""
+"""Adapters: fresh ones, and those that peft has saved, merged into their base models."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignbench.errors import ModelError
+from alignbench.errors import ModelError, did_you_mean
+from alignbench.models.forward import is_encoder_decoder
 from alignbench.models.load_errors import first_line, why_not_loaded
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from alignbench.errors import did_you_mean
-from alignbench.models.forward import is_encoder_decoder
-
-if TYPE_CHECKING:
     from torch import Tensor, nn
+
+_PREFIX = "base_model.model."
+"""Begins every name of the base model in a saved adapter."""
+_KINDS = {"CAUSAL_LM": "a language model", "SEQ_2_SEQ_LM": "a language model", "SEQ_CLS": "a classifier"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +48,6 @@ def lora_config(lora: Lora, model: nn.Module) -> Any:
         target_modules=list(lora.target_modules) if lora.target_modules else None,
         task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
     )
-
-
-_PREFIX = "base_model.model."
-"""Stands in a saved adapter before every name of the base model."""
-_KINDS = {"CAUSAL_LM": "a language model", "SEQ_2_SEQ_LM": "a language model", "SEQ_CLS": "a classifier"}
 
 
 def path_or_id(name: str) -> str:
@@ -192,5 +184,5 @@ def _rows(model: Any, layer: Any, weights: Mapping[str, Tensor]) -> int | None:
 
 
 def trained_whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an adapter that stand in for whole ones of the base, by their names there."""
+    """The weights of an adapter that replace whole ones of the base, by their names there."""
     return {key.removeprefix(_PREFIX): value for key, value in weights.items() if not _is_wrapper(key)}

@@ -1,7 +1,7 @@
 """What a checkpoint's generation config asks for: kept where it can be saved, and said to be ignored.
 
 Protocols and methods say how completions are sampled, for every model alike. Only what a generation config says about
-special tokens is followed (special_tokens.py, `passes.decoder_start`).
+special tokens is followed (special_tokens.py, `forward.decoder_start`).
 """
 
 from __future__ import annotations

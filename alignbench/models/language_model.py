@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignbench.errors import ModelError
+from alignbench.models.adapters import Lora, lora_config
 from alignbench.models.chat import Chat, ChatTokenizer, PlainTokenizer
 from alignbench.models.dropout import without_dropout
 from alignbench.models.fast.layers import with_fast_layers
@@ -32,7 +33,6 @@ from alignbench.runtime.randomness import Key
 
 if TYPE_CHECKING:
     from torch import Tensor
-from alignbench.models.adapters import Lora, lora_config
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class LanguageModel:
         """Token ids of a prompt, or of its text, as the model sees it: chat template and special tokens included.
 
         Of a conversation the template renders every message; one with a system message of its own has no other. What
-        the tokenizer puts behind a text (an end, a separator) stays where an encoder reads the prompt, and goes where
+        the tokenizer puts after a text (an end, a separator) stays where an encoder reads the prompt, and goes where
         the completion follows it. ModelError for a token that the model has no embedding of.
         """
         ids = self._encoded(*((prompt, None) if isinstance(prompt, str) else (prompt.text, prompt.messages)))
@@ -156,7 +156,7 @@ class LanguageModel:
     def decode(
         self, token_ids: Sequence[int], prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
     ) -> str:
-        """Text of a completion as it continues the text of its prompt; that of a decoder stands alone.
+        """Text of a completion as it continues the text of its prompt; that of a decoder is a text of its own.
 
         Some tokenizers drop the space in front of the first word that they decode; hence the prompt.
         """

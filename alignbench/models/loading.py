@@ -48,8 +48,8 @@ def load_language_model(
     """Loads a causal or encoder-decoder language model with dropout off, in evaluation mode.
 
     Where `name` holds an adapter, its base model is loaded and the adapter merged into it; the adapter's own tokenizer
-    is taken where it has one. With `quantization` the
-    matrices inside the layers have 8 or 4 bits and take no gradients; what they are multiplied with has `dtype`.
+    is taken where it has one. With `quantization` the matrices inside the layers have 8 or 4 bits and take no
+    gradients; what they are multiplied with has `dtype`.
 
     `where` is the recipe key named in errors; `shown_as` is the name to record instead of a resolved path. Python code
     that lies with the model, or with the base of an adapter, runs only with `trust_remote_code`.
@@ -346,5 +346,5 @@ def _from_pretrained(
 
 
 def _block(where: str) -> str:
-    """The block of a recipe that a key stands in, for messages: `policy` for `policy.model: base model of ...`."""
+    """The block of a recipe that a key is in, for messages: `policy` for `policy.model: base model of ...`."""
     return where.split(": base model of ")[0].removesuffix(".model").removesuffix(".run")

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, own_judges
 from alignbench.evaluation.hacking import TEXT_METRICS, CurvePoint, diagnose, why_not
 from alignbench.records import HackingDiagnosis, MetricKey
 from alignbench.results.reader import StoredPoint, read_points
-
-if TYPE_CHECKING:
-    pass
 
 
 def diagnose_run(

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 def evaluate_trained(
     job: Job, directory: RunDirectory, parts: Parts, yardsticks: Yardsticks, pairs: Pairs | None, trained: Any
 ) -> None:
-    """Measures what was trained on held-out prompts, and writes it down."""
+    """Measures a policy, or a reward model as a scorer, on held-out prompts, and writes it down."""
     heldout, cost, sources = yardsticks.heldout, job.evaluation, {}
     if yardsticks.reference is not None:
         with measured(cost, job.device):
@@ -136,15 +135,15 @@ def _of_split(report: EvalReport, same: dict[str, Any], recipe: Recipe) -> tuple
 
 
 def evaluate_trained_reward_model(
-    parts: Parts, trained: Any, pairs: Pairs, heldout: Pairs, prompts: Sequence[Prompt], cost: Cost
+    parts: Parts, trained: Scorer, pairs: Pairs, heldout: Pairs, prompts: Sequence[Prompt], cost: Cost
 ) -> tuple[EvalReport, dict[str, Any]]:
     """Does the same for a reward model, on the pairs that it was trained on and on held-out ones."""
     from alignbench.evaluation.probes.reward_model import evaluate_reward_model
     from alignbench.models.loading import weights_fingerprint
 
     assert parts.labeller is not None
-    with spending(trained.scorer) as spent:
-        report = evaluate_reward_model(trained.scorer, pairs.items, heldout.items, _variants(prompts))
+    with spending(trained) as spent:
+        report = evaluate_reward_model(trained, pairs.items, heldout.items, _variants(prompts))
     cost.charge(dataclasses.replace(spent, reward_calls=2 * (len(pairs.items) + len(heldout.items))))
     same = {
         "protocol": report.protocol,
@@ -157,18 +156,11 @@ def evaluate_trained_reward_model(
     return _of_split(report, same, parts.recipe)
 
 
-@dataclass(frozen=True, slots=True)
-class SavedRewardModel:
-    """A reward model that a run has saved."""
-
-    scorer: Scorer
-
-
-def saved_reward_model(recipe: Recipe, artifact: Path, device: torch.device) -> SavedRewardModel:
+def saved_reward_model(recipe: Recipe, artifact: Path, device: torch.device) -> Scorer:
     """Loads the reward model of a run, reading what it was trained to read."""
     from alignbench.scorers.reward_model import load_reward_scorer
 
     start = recipe.method.facts.own_start(recipe.method)
     trusts = start.trust_remote_code if start and start.model is not None else recipe.policy.trust_remote_code
     text = recipe.reward.text if recipe.reward else "completion"
-    return SavedRewardModel(load_reward_scorer(artifact, text=text, device=device, trust_remote_code=trusts))
+    return load_reward_scorer(artifact, text=text, device=device, trust_remote_code=trusts)

@@ -18,8 +18,8 @@ from pydantic import Field, field_validator, model_validator
 from alignbench import plugins
 from alignbench.errors import did_you_mean
 from alignbench.records import Direction, MetricKey, Settings
+from alignbench.scorers.base import Text
 
-Text = Annotated[str, Field(min_length=1)]
 Point = Mapping[str, Any]
 """One setting of a grid, value by key: `{"method.beta": 0.1}`."""
 TUNING = "tuning"

@@ -17,14 +17,8 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode
 from alignbench.errors import Problem, RecipeError
 
 _MAX_DEPTH = 32
-
-
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]")
-
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
 _STRING_TAG = "tag:yaml.org,2002:str"
 
 

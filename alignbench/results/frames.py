@@ -22,16 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _METRIC_COLUMNS = (
-    "metric",
-    "scorer",
-    "value",
-    "ci_low",
-    "ci_high",
-    "direction",
-    "n_scored",
-    "n_unscored",
-    "n_cut",
-    "reason",
+    *("metric", "scorer", "value", "ci_low", "ci_high", "direction"),
+    *("n_scored", "n_unscored", "n_cut", "reason"),
 )
 _NUMBERS = {"value": "float64", "ci_low": "float64", "ci_high": "float64"}
 _Part = TypeVar("_Part")
@@ -56,7 +48,7 @@ def load_results(paths: Paths) -> pd.DataFrame:
     """Returns a row per run: identity, state, protocol, train_reward and costs.
 
     Costs: `wall_seconds` and so on are what the run is charged, its own work plus what it was built on; the parts
-    stand in `own_...` and `upstream_...`, and what measuring it took in `evaluation_...`.
+    are in `own_...` and `upstream_...`, and what measuring it took in `evaluation_...`.
     """
     import pandas as pd
 

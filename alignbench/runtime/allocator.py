@@ -7,15 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGEST = 2**25
 
 
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
-    """Within the block, glibc keeps freed memory for what is allocated next; behind it, it gives it back.
+    """Within the block, glibc keeps freed memory for what is allocated next; after it, it gives it back.
 
     By default every large tensor is a mapping of its own, and each of its pages faults anew in every iteration of a
     training loop. Elsewhere than on glibc nothing is done, nor where the environment has settings of its own.
@@ -34,9 +33,3 @@ def keeping_freed_memory() -> Iterator[None]:
         mallopt(_MMAP_THRESHOLD, _LARGEST)
         mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)
         ctypes.CDLL(None).malloc_trim(0)
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
-_LARGEST = 2**25

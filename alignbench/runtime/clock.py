@@ -16,10 +16,6 @@ from alignbench.records import Cost
 if TYPE_CHECKING:
     import torch
 
-
-GIB = 2**30
-
-
 STAGE = "stage: "
 """Begins the names of stages in a profile."""
 
@@ -90,7 +86,7 @@ def peak_memory_gib() -> float:
     peak = _peak_resident_bytes()
     if torch.cuda.is_available():
         peak += torch.cuda.max_memory_allocated()
-    return peak / GIB
+    return peak / 2**30
 
 
 def _reset_peaks() -> None:

@@ -15,7 +15,6 @@ from alignbench.runtime import distributed
 if TYPE_CHECKING:
     import torch
 
-
 _PACKAGES = ("alignbench", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "pandas", "scipy")
 
 

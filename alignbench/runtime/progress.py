@@ -6,19 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from alignbench.runtime import distributed
 
-if TYPE_CHECKING:
-    pass
-
-
-Advance = Callable[[], None]
-
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Advance]:
+def progress_bar(description: str, total: int) -> Iterator[Callable[[], None]]:
     """Shows a progress bar on standard error; yields a function that moves it on by one.
 
     Where standard error is no terminal, one line says what has begun and how long it took. Of several processes the

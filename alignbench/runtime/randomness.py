@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-
 Key = Sequence[int | str]
 """Names one stream of random numbers, e.g. `(seed, "rollout", step)`."""
 
@@ -28,7 +27,7 @@ def seed_everything(seed: int) -> None:
     import random
 
     import numpy as np
-    import rich.style  # noqa: F401 - draws a number when it is imported, which must not happen behind the seed
+    import rich.style  # noqa: F401 - draws a number when it is imported, which must not happen after the seed
     import torch
 
     random.seed(seed)

@@ -69,13 +69,9 @@ class RewardModelScorer(ClassifierScorer):
 _HEAD: dict[str, Any] = {"label": REWARD_LABEL, "transform": "logit"}
 
 
-def reward_scorer(
-    model: Any, tokenizer: Any, *, name: str, text: TextWindow, joint: str = "", batch_size: int = 64
-) -> RewardModelScorer:
+def reward_scorer(model: Any, tokenizer: Any, *, name: str, text: TextWindow, joint: str = "") -> RewardModelScorer:
     """Wraps a reward model (one output) as a scorer."""
-    return RewardModelScorer(
-        model, tokenizer, name=name, text=text, joint=joint, batch_size=batch_size, where="method", **_HEAD
-    )
+    return RewardModelScorer(model, tokenizer, name=name, text=text, joint=joint, where="method", **_HEAD)
 
 
 def load_reward_scorer(

@@ -41,7 +41,7 @@ class Column:
     reason: str = ""
     """Why there is no value, where that is known; else the statistics say it."""
     n_cut: int = 0
-    """Completions that the scorer read behind a cut prompt."""
+    """Completions that the scorer read after a cut prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def mean_metrics(columns: Sequence[Column], groups: Groups | None = None) -> lis
     for one, estimate in zip(columns, estimates, strict=True):
         if estimate.value is None and one.reason:
             estimate = replace(estimate, reason=one.reason)
-        metrics.append(replace(_value(one.metric, one.key.scorer, estimate, one.counts), n_cut=one.n_cut))
+        metrics.append(replace(metric_value(one.metric, one.key.scorer, estimate, one.counts), n_cut=one.n_cut))
     return metrics
 
 
@@ -147,12 +147,15 @@ def _set_value(metric: Metric, scorer: str | None, statistic: SetStatistic, on: 
         sizes = np.bincount(groups, minlength=N_JACKKNIFE_GROUPS).tolist()
         if statistic.value is not None:
             estimate = jackknife_interval(statistic.value, statistic.replicates, sizes)
-    measured = _value(metric, scorer, estimate, statistic.counts)
+    measured = metric_value(metric, scorer, estimate, statistic.counts)
     return replace(measured, replicates=statistic.replicates, group_sizes=None if sizes is None else tuple(sizes))
 
 
-def _value(metric: Metric, scorer: str | None, estimate: Estimate, n: tuple[int, int]) -> MetricValue:
-    """A metric as reports have it: taken back from its logarithm where it was measured as one."""
+def metric_value(metric: Metric, scorer: str | None, estimate: Estimate, n: tuple[int, int]) -> MetricValue:
+    """A metric as reports have it: taken back from its logarithm where it was measured as one.
+
+    `n` is how many were measured and how many were not.
+    """
     if metric.scale == "log":
         value, low, high = map(_exp, (estimate.value, estimate.ci_low, estimate.ci_high))
         estimate = replace(estimate, value=value, ci_low=low, ci_high=high)

@@ -1,4 +1,4 @@
-"""How good a trained reward model is: on held-out pairs, against training pairs, against the classifier behind both."""
+"""How good a trained reward model is: on held-out pairs, against training pairs, against what labelled both."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from alignbench.evaluation.metrics.aggregate import FloatArray
+from alignbench.evaluation.metrics.measure import metric_value
 from alignbench.evaluation.metrics.metric import Metric
 from alignbench.evaluation.probes.probe import BuiltIn
 from alignbench.records import EvalReport, MetricValue, PreferencePair, Scorer
@@ -49,8 +50,7 @@ def evaluate_reward_model(
     scored = ~np.isnan(scores)
     agreement = rank_correlation(scores[scored], np.array(labels)[scored])
     ids, groups = [pair.prompt.id for pair in heldout_pairs], dict(groups or {})
-    accuracy = mean_interval(correct, numbered(ids, groups)).between_0_and_1()
-    train_accuracy = mean_interval(train_correct).between_0_and_1()
+    accuracy, train_accuracy = mean_interval(correct, numbered(ids, groups)), mean_interval(train_correct)
     metrics = (
         _value(_ACCURACY, accuracy, len(heldout_pairs)),
         _value(_TRAIN_ACCURACY, train_accuracy, len(train_pairs)),
@@ -92,14 +92,4 @@ def _gap(train: Estimate, heldout: Estimate) -> Estimate:
 
 def _value(metric: Metric, estimate: Estimate, n: int) -> MetricValue:
     n_scored = estimate.n if estimate.value is not None else 0
-    return MetricValue(
-        metric.name,
-        None,
-        estimate.value,
-        estimate.ci_low,
-        estimate.ci_high,
-        metric.direction,
-        n_scored,
-        n - n_scored,
-        estimate.reason,
-    )
+    return metric_value(metric, None, estimate, (n_scored, n - n_scored))

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from alignbench.records import FinishReason
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(slots=True)
 class Capture:
     """What sampling sees of each token, for those who would otherwise run the model over it once more.
 
-    Every list gets a tensor (b, t) for each batch that is sampled; what stands behind a completion means nothing.
+    Every list gets a tensor (b, t) for each batch that is sampled; what is after a completion means nothing.
     """
 
     values_of: Callable[[Tensor], Tensor] | None = None

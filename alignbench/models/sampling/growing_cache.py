@@ -18,16 +18,15 @@ from alignbench.models.forward import (
     position_ids,
 )
 from alignbench.models.sampling.token_draw import NEVER, at_temperature, draw, logprob_and_entropy
-from alignbench.records import Decoding
 
 if TYPE_CHECKING:
     from torch import nn
-from alignbench.models.sampling.capture import Capture
+
+    from alignbench.models.sampling.capture import Capture
+    from alignbench.records import Decoding
 
 _CHECK_EVERY = 4
 """Steps between looks at how many completions have ended: a look waits for the device."""
-
-
 _WORTH_LEAVING = 0.75
 """Ended rows leave the batch once at most this share of its rows goes on: leaving copies the key-value cache."""
 
@@ -45,7 +44,7 @@ def decode(
     capture: Capture | None,
     leaving: bool,
 ) -> tuple[list[list[int]], bool]:
-    """Tokens (b, t), anything behind the end, and whether all probabilities were finite.
+    """Tokens (b, t), anything after the end, and whether all probabilities were finite.
 
     Row i continues prompt `owners[i]` of the batch. The cache grows with the tokens; with `leaving`, rows that have
     ended leave the batch from time to time.

@@ -18,19 +18,14 @@ import torch
 from torch import Tensor
 
 from alignbench.errors import ModelError
-from alignbench.models.forward import (
-    collate,
-    is_encoder_decoder,
-    to_device,
-)
-from alignbench.models.sampling import fixed_cache
+from alignbench.models.forward import collate, is_encoder_decoder, to_device
+from alignbench.models.sampling import fixed_cache, growing_cache
+from alignbench.models.sampling.capture import Capture, Sampled
 from alignbench.models.sampling.token_draw import EosId, end_tokens
 from alignbench.records import Decoding
 
 if TYPE_CHECKING:
     from torch import nn
-from alignbench.models.sampling.capture import Capture, Sampled
-from alignbench.models.sampling.growing_cache import decode, has_plain_cache
 
 
 @torch.no_grad()
@@ -64,19 +59,17 @@ def sample(
     """
     device = next(model.parameters()).device
     ends = end_tokens(eos_id)
-    two_parts = is_encoder_decoder(model)
-    leaving = has_plain_cache(model)
+    leaving = growing_cache.has_plain_cache(model)
     distinct = list(dict.fromkeys(map(tuple, prompt_ids))) if leaving else prompt_ids
     places = {tuple(ids): i for i, ids in enumerate(distinct)} if leaving else {}
-    owners = torch.tensor([places.get(tuple(ids), i) for i, ids in enumerate(prompt_ids)])
-    owners = to_device(owners, device)
-    batch = collate(distinct, [()] * len(distinct), pad_id, device, for_encoder=two_parts)
+    owners = to_device(torch.tensor([places.get(tuple(ids), i) for i, ids in enumerate(prompt_ids)]), device)
+    batch = collate(distinct, [()] * len(distinct), pad_id, device, for_encoder=is_encoder_decoder(model))
     u, limits = to_device(u, device), to_device(torch.tensor(lengths), device)
     width = None
     if static or (static is None and device.type == "cuda"):
         width = fixed_cache.cache_width(model, batch.input_ids.shape[1] - 1 + max(lengths))
     if width is None:
-        tokens, is_finite = decode(
+        tokens, is_finite = growing_cache.decode(
             model, batch, owners, max(lengths), limits, u, decoding, ends, pad_id, capture, leaving
         )
     else:
