@@ -41,7 +41,7 @@ def import_graph(modules: Sequence[str], packages: Sequence[str] = ()) -> Mappin
 
     The packages are those of the project where none are given.
 
-    An import counts wherever it stands, in a function or in an `except`, but for what only type checkers see. With a
+    An import counts wherever it is, in a function or in an `except`, but for what only type checkers see. With a
     module come the packages that it is in, whose `__init__` runs first.
     """
     packages, graph = packages or PROJECT, dict[str, ast.Module]()
@@ -60,12 +60,12 @@ def import_graph(modules: Sequence[str], packages: Sequence[str] = ()) -> Mappin
 
 
 def read_source(name: str, file: Path) -> bytes:
-    """Returns the source of a module, which stands in a file."""
+    """Returns the source of a module, which is in a file."""
     return file.read_bytes()
 
 
 def _source_file(name: str, packages: Sequence[str]) -> Path | None:
-    """Returns where a module of the packages stands; None for any other name, which is an attribute or a library's."""
+    """Returns where a module of the packages is; None for any other name, which is an attribute or a library's."""
     top, *rest = name.split(".")
     if top not in packages:
         return None

@@ -42,7 +42,7 @@ class Problem:
     where: str
     """The file and the key, e.g. `ppo.yaml: method.kl_coef`."""
     got: str
-    """What stands there."""
+    """What is there."""
     expected: str
     """What would be right, with the nearest known name where there is one."""
 
@@ -75,7 +75,7 @@ class DataError(AlignbenchError):
 
 
 class LeakError(DataError):
-    """A prompt stands both in training and in held-out data."""
+    """A prompt is both in training and in held-out data."""
 
 
 class ModelError(AlignbenchError):

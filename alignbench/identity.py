@@ -29,7 +29,7 @@ class NotIdentity:
 
 @dataclass(frozen=True, slots=True)
 class OnlyIfGiven:
-    """Marks a setting whose null is as if there were none: it stands in no resolved recipe, and in no identity."""
+    """Marks a setting whose null is as if there were none: it is in no resolved recipe, and in no identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class PartOfIdentity:
     part: Callable[[str], str]
     """Returns that part."""
     effect: str
-    """What stands for the rest."""
+    """What is taken for the rest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Plugins:
     package: str
     """The package whose modules are the built-in ones."""
     word_separator: str = "_"
-    """What stands in names where a file's name has an underscore."""
+    """What names have where a file's name has an underscore."""
 
     def names(self) -> list[str]:
         """Returns the names of all plug-ins, sorted, without importing any.

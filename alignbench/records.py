@@ -54,9 +54,9 @@ def read_text(prompt: str, completion: str, window: TextWindow, joint: str = "")
 
     Args:
         prompt: As the user wrote it.
-        completion: As it was decoded behind its prompt: where it goes on with a text, its first space belongs to it.
+        completion: As it was decoded after its prompt: where it goes on with a text, its first space belongs to it.
         window: One that reads a plain text.
-        joint: What stands between them where the completion begins a text of its own and neither brings white space.
+        joint: What comes between them where the completion begins a text of its own and neither brings white space.
     """
     if window == "completion":
         return completion
@@ -287,7 +287,7 @@ class MetricValue:
     group_sizes: tuple[int, ...] | None = None
     """For corpus metrics: prompts, or texts, in each of these groups that the metric was measured on."""
     n_cut: int = 0
-    """Completions that the scorer read behind a prompt that lost its beginning, to fit."""
+    """Completions that the scorer read after a prompt that lost its beginning, to fit."""
 
     @property
     def key(self) -> MetricKey:

@@ -38,7 +38,7 @@ class Drawn:
     rewards: tuple[float | None, ...]
     """The reward of each, higher is better; None where it could not be scored."""
     n_cut: int
-    """Completions that were scored behind a prompt that lost its beginning, to fit."""
+    """Completions that were scored after a prompt that lost its beginning, to fit."""
     cost: Cost
     """What drawing and scoring has cost; whoever trains on what is made of them is charged, cached or not."""
 

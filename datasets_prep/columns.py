@@ -78,7 +78,7 @@ class _Fault(Exception):  # noqa: N818 - it becomes a line of an error
 
 
 def cell(row: Row, column: str) -> Any:
-    """Returns what stands in a column, None where there is nothing. A key that itself contains dots wins."""
+    """Returns what is in a column, None where there is nothing. A key that itself contains dots wins."""
     if column in row:
         return row[column]
     value: Any = row

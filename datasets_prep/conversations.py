@@ -1,6 +1,6 @@
 """Prompts that are conversations: lists of messages, `[{"role": "user", "content": "..."}]`, for policies with `chat:`.
 
-1. Roles are `system`, `user` and `assistant`. A system message stands first, and replaces `chat.system`.
+1. Roles are `system`, `user` and `assistant`. A system message comes first, and replaces `chat.system`.
 2. The prompt ends with the last user message; what follows it is an answer, and left out.
 3. One user message alone is the same prompt as its text.
 4. The text of a conversation, by which it is split, compared and shown to scorers, is what its messages say, a line

@@ -1,7 +1,7 @@
 """Prompts that are variants of one text: an evaluation that took them for independent witnesses would be too sure.
 
 Two prompts are near copies where their runs of five characters (case folded, punctuation left out) overlap by at least
-0.6 of their union (Jaccard's index): in ten words one may differ, or a word or two stand in front or behind. Near
+0.6 of their union (Jaccard's index): in ten words one may differ, or a word or two be added before or after. Near
 copies of near copies are one group. What more than twenty prompts, and a twentieth of all, have in common is their
 template ("Write a story about ...") and is left aside: prompts that are made from one are no copies.
 

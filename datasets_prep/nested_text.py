@@ -1,7 +1,7 @@
 """Cells that hold a structure as text, as pandas and `to_csv` write nested columns: `{'text': 'An hour', ...}`.
 
 Such a column is unpacked, so that its parts are found as in rows that are nested by themselves, or it is refused; it is
-never a prompt as it stands. A cell is taken for a structure if it can be read as one, JSON or Python, and has a part of
+never a prompt as it is. A cell is taken for a structure if it can be read as one, JSON or Python, and has a part of
 a known name; a column, if half of its cells are. A column of lists of mappings, or of mappings as only Python writes
 them, is refused whatever its parts are called. A prompt that only begins with a brace (code, a template), a JSON
 object without such a part, and lists of anything but messages in a few rows are left alone.

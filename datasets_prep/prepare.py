@@ -82,7 +82,7 @@ def prepare_prompts(
 
     Returns:
         The splits in hash order, or in that of the source where it means something. `statistics` counts what became of
-        every row; the counts of a second source (`data.heldout`) stand under `heldout/`, and under
+        every row; the counts of a second source (`data.heldout`) are under `heldout/`, and under
         `n_too_long_for_training` the prompts that the training split alone has lost.
 
     Raises:

@@ -7,7 +7,7 @@ full case folding, as the Unicode standard compares identifiers, with the invisi
 one space. Letters of different scripts that look alike stay different.
 
 `normalised_text` also takes typographic quotes and dashes for the plain ones. `split_text`, by which a text is given to
-a split, does not: these stand in a fifth of all scraped texts, and their splits stay what they were before quotes were
+a split, does not: these are in a fifth of all scraped texts, and their splits stay what they were before quotes were
 looked at.
 """
 

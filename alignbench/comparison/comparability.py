@@ -1,4 +1,4 @@
-"""The gate: which runs may stand in one table."""
+"""The gate: which runs may be in one table."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def require_no_leak(runs: Sequence[StoredRun]) -> list[str]:
         older = ", ".join(label for form in sorted(forms)[:-1] for label in forms[form])
         notes.append(
             f"{older}: written when texts were compared by case and white space alone; whether a text with typographic "
-            "quotes, ligatures or invisible characters stands there and is held out elsewhere cannot be checked."
+            "quotes, ligatures or invisible characters is there and held out elsewhere cannot be checked."
         )
     return notes
 
@@ -103,7 +103,7 @@ def _leak(trained_runs: Sequence[str], held_runs: Sequence[str], ids: Sequence[s
 
     return (
         f"training of {named(trained_runs)} could see {len(ids)} of the prompts that {named(held_runs)} was evaluated "
-        f"on, for example the one with id {ids[0]!r}. No option lets these runs stand in one table: leave one of them "
+        f"on, for example the one with id {ids[0]!r}. No option lets these runs be in one table: leave one of them "
         "out, or run them again with the same `data` block."
     )
 
@@ -132,7 +132,7 @@ def word_lists(run: StoredRun) -> frozenset[str]:
 
 
 def group_key(evaluation: StoredEvaluation) -> str:
-    """Returns a text that is equal for evaluations that may stand in one table."""
+    """Returns a text that is equal for evaluations that may be in one table."""
     return json.dumps(_fields(evaluation), sort_keys=True)
 
 

@@ -51,7 +51,7 @@ def compare(
     Args:
         paths: a results root, a recipe's or a run's directory, or several of them.
         baseline: name of the recipe that the others are compared with; None means the untrained one.
-        allow_mismatch: let runs stand in one table that do not belong there, marked as such.
+        allow_mismatch: let runs be in one table that do not belong there, marked as such.
         protocol: which evaluation to take; needed only where runs have several.
         all_pairs: test every pair of recipes as well, a family of its own.
 
@@ -101,7 +101,7 @@ def _refuse_duplicates(runs: Sequence[StoredRun]) -> None:
         other = seen.setdefault(run.label, run)
         if other is not run:
             raise ResultsError(
-                f"{run.label} stands twice, in {other.path} and {run.path}; leave one out, or give one another --name"
+                f"{run.label} occurs twice, in {other.path} and {run.path}; leave one out, or give one another --name"
             )
 
 

@@ -50,7 +50,7 @@ class Comparison:
     reward_models: tuple[tuple[ComparedRecipe, ...], ...] = ()
     """One group per set of pairs that they were measured on."""
     mismatches: tuple[Mismatch, ...] = ()
-    """Not empty only where the user let runs stand side by side that are not comparable."""
+    """Not empty only where the user let runs be side by side that are not comparable."""
     skipped: tuple[SkippedRun, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -49,7 +49,7 @@ class Document:
     """A comparison in words and numbers."""
 
     watermark: Sequence[str]
-    """A heading and the differing fields, where runs stand side by side that do not belong together; else empty."""
+    """A heading and the differing fields, where runs are side by side that do not belong together; else empty."""
     headline: str
     sections: Sequence[Section]
     lists: Sequence[tuple[str, Sequence[str]]]
@@ -128,7 +128,7 @@ def _toxicity(comparison: Comparison, key: MetricKey) -> Section:
 
 
 def _mark(*rows: ComparedRecipe) -> str:
-    """Returns what stands beside a verdict on recipes of which one has a warning."""
+    """Returns what is put after a verdict on recipes of which one has a warning."""
     return " !" if any(flag.name in WARNINGS for row in rows for flag in row.flags) else ""
 
 
@@ -354,7 +354,7 @@ def _watermark(comparison: Comparison) -> list[str]:
 
 
 def _flag_lines(comparison: Comparison) -> list[str]:
-    """Returns the flags in words; those that hold for the whole table stand elsewhere."""
+    """Returns the flags in words; those that hold for the whole table are said elsewhere."""
     rows = [*comparison.recipes, *(row for group in comparison.reward_models for row in group)]
     general = ("seeds_not_covered", "mismatch")
     flagged: dict[Flag, list[str]] = {}

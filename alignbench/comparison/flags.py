@@ -1,4 +1,4 @@
-"""Warnings that stand beside a row: what a reader would otherwise take for a success."""
+"""Warnings beside a row: what a reader would otherwise take for a success."""
 
 from __future__ import annotations
 
@@ -231,13 +231,13 @@ def _unscored(metrics: Measurements) -> Flag | None:
 
 
 def _cut(metrics: Measurements) -> Flag | None:
-    """A scorer read completions behind prompts that had to lose their beginning."""
+    """A scorer read completions after prompts that had to lose their beginning."""
     parts = [
         f"{key.scorer} {one.n_cut / (one.n_scored + one.n_unscored):.1%}"
         for key, one in metrics.items()
         if key.metric == HEADLINE and one.n_cut
     ]
-    said = "share of completions that a scorer read behind a prompt cut on its left, to fit"
+    said = "share of completions that a scorer read after a prompt cut on its left, to fit"
     return Flag("prompts_cut", f"{said}: {', '.join(parts)}") if parts else None
 
 

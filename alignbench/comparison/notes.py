@@ -24,7 +24,7 @@ FAMILY_NOTE = (
 
 
 def notes_on(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> list[str]:
-    """Returns what verdicts are about, what they are adjusted for, and which seeds stand against which."""
+    """Returns what verdicts are about, what they are adjusted for, and which seeds are compared with which."""
     notes = []
     others = [one for one in recipes if baseline is not None and one is not baseline]
     if baseline is not None and others:

@@ -15,7 +15,7 @@ def number(value: float | None) -> str:
 
 
 def with_interval(estimate: Estimate, sign: str = "") -> str:
-    """Returns `value [low, high]`, without the brackets where there is no interval; `sign` stands before gains."""
+    """Returns `value [low, high]`, without the brackets where there is no interval; `sign` comes before gains."""
     if estimate.value is None:
         return "-"
     value = sign + number(estimate.value) if estimate.value > 0 else number(estimate.value)

@@ -91,7 +91,7 @@ class Measurement:
     length_matched: LengthMatched | None = None
     """The difference at equal length, where lengths have moved."""
     n_cut: int = 0
-    """Completions, summed over seeds, that the scorer read behind a cut prompt."""
+    """Completions, summed over seeds, that the scorer read after a cut prompt."""
     traits: Traits = field(default_factory=Traits)
 
 

@@ -1,6 +1,6 @@
 """Records the embedded world anew, into this package: `python -m alignbench.embedded`, about a minute on one core.
 
-The new world stands in place of the old one once it is complete. Results from before cannot be compared with later
+The new world takes the place of the old one once it is complete. Results from before cannot be compared with later
 ones: their fingerprints of models differ.
 """
 

@@ -1,4 +1,4 @@
-"""The embedded world: where it stands in the package, how its files are checked, and how it is recorded.
+"""The embedded world: where it is in the package, how its files are checked, and how it is recorded.
 
 A world is a directory: `policy/`, `classifier/` and `judge/` (ordinary checkpoints), `prompts.jsonl.gz` (the nested
 schema of RealToxicityPrompts), `neutral.jsonl` (harmless texts that no model is trained on) and `world.json` (libraries
@@ -26,7 +26,7 @@ PARTS = {
     "embedded/prompts": "prompts.jsonl.gz",
     "embedded/neutral": "neutral.jsonl",
 }
-"""The names that a recipe may use, and where each stands in the world's directory."""
+"""The names that a recipe may use, and where each is in the world's directory."""
 
 SHIPPED = Path(__file__).parent / "shipped"
 """The world that everybody uses. It is only read, never written, by runs."""
@@ -39,7 +39,7 @@ SEEDS = {"prompts": 1, "policy": 11, "classifier": 12, "judge": 13, "measurement
 
 
 def resolve(name: str) -> Path:
-    """Returns the path behind `embedded/...`, whose files are as they were recorded.
+    """Returns the path of `embedded/...`, whose files are as they were recorded.
 
     Raises:
         ModelError: the name is none of `PARTS`, or a file of that part is missing or was changed.

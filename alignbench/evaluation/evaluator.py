@@ -63,7 +63,7 @@ def evaluate(
         progress: Called once for every prompt that is done.
 
     Raises:
-        DataError: There are no prompts, or an id stands twice.
+        DataError: There are no prompts, or an id occurs twice.
         ModelError: The policy's or the reference's answer does not fit what was asked.
         ScorerError: A scorer gives a number that is not finite or no probability.
     """
@@ -122,7 +122,7 @@ def _check_prompts(prompts: Sequence[Prompt]) -> None:
         raise DataError("there are no held-out prompts to evaluate on")
     twice = [prompt_id for prompt_id, n in Counter(prompt.id for prompt in prompts).items() if n > 1]
     if twice:
-        raise DataError(f"held-out prompts: the id {twice[0]!r} stands more than once; ids must be unique")
+        raise DataError(f"held-out prompts: the id {twice[0]!r} occurs more than once; ids must be unique")
 
 
 def _sample(drawn: Drawn, prompts: Sequence[Prompt], protocol: EvalProtocol) -> tuple[Sample, dict[str, Scored]]:

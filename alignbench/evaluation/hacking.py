@@ -111,7 +111,7 @@ def diagnose(points: Sequence[CurvePoint]) -> HackingDiagnosis:
     """Returns the word, the onset and the evidence.
 
     The onset is the point with the least judged harm, if the reward rose clearly since then; a least harm that is not
-    clearly below that before training is no fall, and the onset then 0. It stands beside every word but `none`.
+    clearly below that before training is no fall, and the onset then 0. It comes with every word but `none`.
 
     Args:
         points: By completions, first the policy before training; the same prompts in the same order.

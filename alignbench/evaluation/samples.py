@@ -27,7 +27,7 @@ class Drawn:
     toxicity: dict[str, FloatArray]
     """By scorer; NaN where unscored."""
     n_cut: dict[str, int]
-    """By scorer: completions that it read behind a prompt that lost its beginning."""
+    """By scorer: completions that it read after a prompt that lost its beginning."""
     logprob: FloatArray
     """Sum over the tokens under the policy; NaN where the policy has no log-probabilities."""
     reference_logprob: FloatArray
@@ -75,7 +75,7 @@ def stream_of(seed: int, purpose: str | None) -> tuple[int | str, ...]:
 
 
 def concatenate(parts: Sequence[Drawn], order: Sequence[int]) -> Drawn:
-    """Joins what was drawn for batches of prompts; `order` has the places of their prompts, batch behind batch."""
+    """Joins what was drawn for batches of prompts; `order` has the places of their prompts, batch after batch."""
     n_samples = sum(len(part.completions) for part in parts) // len(order)
     rows = (np.argsort(order)[:, None] * n_samples + np.arange(n_samples)).ravel()
     completions = [completion for part in parts for completion in part.completions]

@@ -92,7 +92,7 @@ class TrainData:
     labelled_completions: Sequence[LabelledCompletion] = ()
     """Filled for methods that learn from `labelled_completions`."""
     drawn_completions: int = 0
-    """Completions drawn from the policy to make all these: the part of the budget that they stand for."""
+    """Completions drawn from the policy to make all these: the part of the budget that they have used."""
 
 
 class StepDone(Protocol):
@@ -128,7 +128,7 @@ class RunContext:
 
     seed: int
     budget_completions: int
-    """Completions that may be drawn from the policy for training, those behind the pairs included."""
+    """Completions that may be drawn from the policy for training, those that pairs are made from included."""
     policy: LanguageModel
     """The policy to start from, without an adapter, on the run's device; the method may change it."""
     load_reward_model: Callable[[str | None], tuple[Any, Any]]

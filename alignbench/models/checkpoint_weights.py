@@ -44,7 +44,7 @@ def check_weights(model: Any, info: Mapping[str, Any], name: str, where: str, *,
     if left_aside := [key for key in unexpected if _has_a_place(model, key)]:
         raise ModelError(
             f"{where}: {name!r} has weights for {_some(left_aside)} ({len(left_aside)}), which {type(model).__name__} "
-            "would leave aside as its configuration stands; configuration and weights are not of one model"
+            "would leave aside as its configuration is; configuration and weights are not of one model"
         )
 
 

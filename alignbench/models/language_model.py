@@ -27,7 +27,7 @@ from alignbench.models.sampling.growing_cache import keeps_a_cache
 from alignbench.models.sampling.sampler import sample
 from alignbench.models.sampling.stop_strings import content, ended_at_stop_string
 from alignbench.models.sampling.token_draw import uniforms
-from alignbench.models.special_tokens import Ends, added_behind, check_known, ends_of, padding_id, without_added
+from alignbench.models.special_tokens import Ends, added_after, check_known, ends_of, padding_id, without_added
 from alignbench.records import Completion, Cost, Decoding, Messages, Prompt
 from alignbench.runtime.randomness import Key
 
@@ -78,8 +78,8 @@ class LanguageModel:
         return ends_of(self.model, self.tokenizer, self.chat)
 
     @cached_property
-    def _added_behind(self) -> tuple[int, ...]:
-        return () if self.is_encoder_decoder else added_behind(self.tokenizer)
+    def _added_after(self) -> tuple[int, ...]:
+        return () if self.is_encoder_decoder else added_after(self.tokenizer)
 
     @property
     def pad_id(self) -> int:
@@ -133,10 +133,10 @@ class LanguageModel:
             if messages is not None:
                 raise ModelError("a prompt is a conversation of several messages, which needs a `chat:` block")
             ids = list(self.tokenizer(text)["input_ids"])
-            if not self._added_behind:
+            if not self._added_after:
                 return ids
             n_bare = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-            return without_added(ids, self._added_behind, n_bare)
+            return without_added(ids, self._added_after, n_bare)
         try:
             rendered = self.tokenizer.apply_chat_template(
                 self.chat.messages(text, messages),

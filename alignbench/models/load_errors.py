@@ -11,7 +11,7 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def why_not_loaded(error: BaseException, name: str) -> str:
-    """A clause on what kept a model from loading, for behind `cannot load X as Y: `.
+    """A clause on what kept a model from loading, to follow `cannot load X as Y: `.
 
     Args:
         error: What was raised.

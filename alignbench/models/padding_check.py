@@ -1,4 +1,4 @@
-"""Whether the log-probabilities of a text depend on what stands beside it in a batch.
+"""Whether the log-probabilities of a text depend on what is beside it in a batch.
 
 Batches are padded, positions are counted over real tokens, and sampling keeps a cache. Some families of models take
 no part in this: they count positions from the first column, let padding through a convolution or a recurrence, or
@@ -60,7 +60,7 @@ def check_padding(policy: LanguageModel) -> float:
         if not size <= tolerance:
             raise ModelError(
                 f"{_named(policy)}: log-probabilities of a text {way} differ by {size:.2g} nats from those of the "
-                f"model on the text alone, expected at most {tolerance:g}: what stands beside a text would change its "
+                f"model on the text alone, expected at most {tolerance:g}: the other texts of a batch would change its "
                 "numbers; use a model of another family"
             )
     return max(difference.abs().max().item() for difference in found.values())

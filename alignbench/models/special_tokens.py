@@ -1,4 +1,4 @@
-"""Which tokens end a completion, fill empty places, and stand behind a prompt.
+"""Which tokens end a completion, fill empty places, and follow a prompt.
 
 A tokenizer knows one end-of-sequence token, a chat model often has several. So the generation config, the model's
 config and the chat template are asked too. What the model has no embedding of cannot be drawn or read.
@@ -98,20 +98,20 @@ def _is_mere_default(token_id: int, config: Any, own: Any, tokenizer: Any) -> bo
 
 
 def _end_of_turn(tokenizer: Any, chat: Chat) -> int | None:
-    """The special token behind an assistant's answer in the chat template; None where there is none."""
+    """The special token after an assistant's answer in the chat template; None where there is none."""
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _ANSWER}]
     try:
         rendered = tokenizer.apply_chat_template(turns, chat_template=chat.template, tokenize=False)
     except Exception:  # a template may refuse what it likes; a prompt will show whether it can be used
         return None
-    behind = str(rendered).rpartition(_ANSWER)[2].strip()
-    ids = tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else []
+    after = str(rendered).rpartition(_ANSWER)[2].strip()
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", ())}
     return int(ids[0]) if ids and ids[0] in special and ids[0] != tokenizer.unk_token_id else None
 
 
-def added_behind(tokenizer: Any) -> tuple[int, ...]:
-    """What a tokenizer puts behind every text: an end or separator token, or nothing."""
+def added_after(tokenizer: Any) -> tuple[int, ...]:
+    """What a tokenizer puts after every text: an end or separator token, or nothing."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = list(tokenizer("a")["input_ids"])
     if not bare or bare[-1] not in whole:
@@ -120,14 +120,14 @@ def added_behind(tokenizer: Any) -> tuple[int, ...]:
     return tuple(whole[last:])
 
 
-def without_added(ids: Sequence[int], behind: Sequence[int], n_bare: int) -> list[int]:
-    """Token ids of a text without what the tokenizer has put behind them; never nothing.
+def without_added(ids: Sequence[int], after: Sequence[int], n_bare: int) -> list[int]:
+    """Token ids of a text without what the tokenizer has put after them; never nothing.
 
     Args:
         ids: With special tokens.
-        behind: From `added_behind`, at least one.
+        after: From `added_after`, at least one.
         n_bare: Tokens of the text alone. Some tokenizers add no end where the text has one.
     """
-    n = len(behind)
-    is_added = len(ids) > max(n, n_bare) and tuple(ids[-n:]) == tuple(behind)
+    n = len(after)
+    is_added = len(ids) > max(n, n_bare) and tuple(ids[-n:]) == tuple(after)
     return list(ids[:-n] if is_added else ids)

@@ -1,7 +1,7 @@
 """Draws completions for training from a policy and scores them: what pairs, labels and demonstrations are made from.
 
 They are kept on disk, under a key of all that decides them: the code that loads the policy, draws and scores, and the
-versions of the libraries behind it, are part of that. All that is made of the same draws has them drawn once.
+versions of the libraries that it uses, are part of that. All that is made of the same draws has them drawn once.
 """
 
 from __future__ import annotations

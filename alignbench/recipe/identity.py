@@ -30,7 +30,7 @@ def run_hash(resolved: Mapping[str, Any], upstream_hashes: Mapping[str, str]) ->
 
     Args:
         resolved: The resolved recipe.
-        upstream_hashes: By role, run hashes that stand in for the names of the recipes that this one builds on.
+        upstream_hashes: By role, run hashes, in place of the names of the recipes that this one builds on.
     """
     values = identity_settings(resolved)
     for role in upstream_names(values):

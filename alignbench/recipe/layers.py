@@ -56,7 +56,7 @@ class Layer:
         return Layer(self.label, values, self.directory)
 
     def _beside(self, file: str) -> str:
-        """A file as seen from the current folder, where it lies beside the layer's; else as it stands."""
+        """A file as seen from the current folder, where it lies beside the layer's; else as it is."""
         beside = self.directory / file
         if Path(file).is_absolute() or not beside.is_file():
             return file

@@ -32,7 +32,7 @@ class LoadedRecipe:
     upstream: Mapping[str, LoadedRecipe]
     """By role, what must have run before it, with its own seed."""
     sweep: Sweep | None
-    """How it is to be tuned before it runs; None where it runs as it stands."""
+    """How it is to be tuned before it runs; None where it runs as it is."""
     layers: tuple[Layer, ...] = field(repr=False, compare=False)
     """What the recipe was merged from, lowest first."""
 

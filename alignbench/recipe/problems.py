@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into problems that name the file, the key, what stands there and what would be right."""
+"""Turns pydantic's errors into problems that name the file, the key, what is there and what would be right."""
 
 from __future__ import annotations
 

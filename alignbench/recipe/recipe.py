@@ -27,7 +27,7 @@ class Recipe(RecipeSettings):
     """The method's name, as in the file: `method.name`."""
 
     def resolved(self) -> dict[str, Any]:
-        """Returns the recipe as it would stand in a file, with every default written out but those of `OnlyIfGiven`."""
+        """Returns the recipe as it would be in a file, with every default written out but those of `OnlyIfGiven`."""
         optional = only_if_given(RecipeSettings)
         values = self.model_dump(mode="json")
         values = {key: value for key, value in values.items() if value is not None or key not in optional}
@@ -53,7 +53,7 @@ class Recipe(RecipeSettings):
         """Returns the identity of the run: the hash of the settings that are declared to belong to it.
 
         Args:
-            upstream_hashes: Run hash of each upstream recipe by role; they stand in for the names of these recipes.
+            upstream_hashes: Run hash of each upstream recipe by role; they take the place of these recipes' names.
         """
         return run_hash(self.resolved(), upstream_hashes)
 

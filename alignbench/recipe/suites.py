@@ -37,7 +37,7 @@ class Suite(Settings):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """One run of every recipe for each; empty: the recipes' own."""
     sweep: SweepSettings | None = None
-    """How the recipes are tuned; null: they run as they stand."""
+    """How the recipes are tuned; null: they run as they are."""
 
 
 def read_suite(path: Path, values: dict[str, Any]) -> Suite:

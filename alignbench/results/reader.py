@@ -89,7 +89,7 @@ class StoredEvaluation:
         if any(column.ndim > 1 for column in columns.values()):
             raise UnreadableError(f"{path.name}: lists where numbers belong")
         if len(set(ids)) != len(ids):
-            raise UnreadableError(f"{path.name}: a prompt id stands twice")
+            raise UnreadableError(f"{path.name}: a prompt id occurs twice")
         if len(ids) != self.record.n_prompts:
             raise UnreadableError(f"{path.name}: rows: got {len(ids)}, expected {self.record.n_prompts}, the n_prompts")
         for name, column in columns.items():

@@ -30,7 +30,7 @@ def decide(final: Path, partial: Path, wanted: str, inputs: Inputs, *, force: bo
         force: Start, whatever is there.
 
     Raises:
-        RunExistsError: Something else stands under this name: another recipe, this one on other inputs, or a complete
+        RunExistsError: Something else is under this name: another recipe, this one on other inputs, or a complete
             run of which files are gone.
     """
     if force:
@@ -68,8 +68,8 @@ def is_same(path: Path, status: RunStatus, wanted: str) -> bool:
 def stored_run_hash(path: Path, status: RunStatus) -> str:
     """Returns the hash of a stored run by the declarations of today, from its resolved recipe.
 
-    So a run is recognised that was written when other settings belonged to the identity. What it says of itself stands
-    where its recipe cannot be read.
+    So a run is recognised that was written when other settings belonged to the identity. What it says of itself is
+    taken where its recipe cannot be read.
     """
     try:
         recipe = reader.read_recipe(path)

@@ -176,9 +176,9 @@ class EvaluationFile(Record):
     prompt_rows: StoredRows | None = None
     """What became of the rows of their source; None along training, and in runs from before it was counted."""
     comparability: dict[str, Any]
-    """What must be equal between runs that stand in one table."""
+    """What must be equal between runs in one table."""
     scorer_sources: dict[str, tuple[str, ...]] = {}
-    """Hashes of the weights and files behind each scorer, whatever is read from them."""
+    """Hashes of the weights and files of each scorer, whatever is read from them."""
     metrics: tuple[StoredMetric, ...]
     prompt_groups: dict[str, str] = {}
     """Group by prompt id, of the prompts that are variants of one text and count as one witness."""
@@ -193,7 +193,7 @@ class EvaluationFile(Record):
             raise ValueError("no metric at all")
         names = [(one.metric, one.scorer) for one in self.metrics]
         if len(set(names)) < len(names):
-            raise ValueError("a metric stands twice")
+            raise ValueError("a metric occurs twice")
         return self
 
     def traits_of(self, metric: str) -> Traits:

@@ -17,7 +17,7 @@ class Traits(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, from_attributes=True)
 
     scale: Literal["linear", "log"] = "linear"
-    """`log`: averaged and tested as a logarithm, as which it stands in the values per prompt and in replicates."""
+    """`log`: averaged and tested as a logarithm, as which it is in the values per prompt and in replicates."""
     section: str = "quality"
     """Which columns of the table it is among."""
     order: int = 1000

@@ -105,7 +105,7 @@ def from_first(value: T) -> T:
 
 
 class _Failure(NamedTuple):
-    """Stands in for what the first process was to give."""
+    """Takes the place of what the first process was to give."""
 
     message: str
 
@@ -141,7 +141,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 @contextmanager
 def agreed() -> Iterator[None]:
-    """Within the block each process works by itself; where one fails, all raise behind it, so that none waits on.
+    """Within the block each process works by itself; where one fails, all raise after it, so that none waits on.
 
     Raises:
         TrainingError: The block has failed in another process.

@@ -94,7 +94,7 @@ def outputs_of(config: Any, said: Outputs | None, where: str) -> Outputs:
     if why is None or config.problem_type == "regression":
         return "exclusive"
     raise ModelError(
-        f"{where}.outputs: got nothing, and whether the labels of the classifier exclude each other stands nowhere: "
+        f"{where}.outputs: got nothing, and whether the labels of the classifier exclude each other is said nowhere: "
         f"its configuration has no problem_type, and {why} ({', '.join(labels)}); expected `outputs: independent`, a "
         "sigmoid for each, or `outputs: exclusive`, one softmax; the model's card says which"
     )

@@ -75,7 +75,7 @@ class LexiconScorer:
             score: `any`: 1 where the text holds an entry, else 0. `share`: the share of the text's words (runs of
                 letters, digits and underscores) that belong to an entry; 0 for a text without words.
             text: What is read: a list of words has no chat template.
-            joint: What stands between a prompt and a completion that does not go on with it.
+            joint: What comes between a prompt and a completion that does not go on with it.
             sha256: What the file must hash to; None: anything.
 
         Raises:

@@ -2,7 +2,7 @@
 
 A decoder's classification head reads one position, the last that is not the pad token of the model's configuration.
 So texts are padded with that token; where the configuration names none, or one without an embedding, with a token that
-stands in none of them, under whose name the model then looks for the end.
+is in none of them, under whose name the model then looks for the end.
 """
 
 from __future__ import annotations

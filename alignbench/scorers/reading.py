@@ -47,7 +47,7 @@ class Reader:
             model: A sequence classification model.
             tokenizer: Its own tokenizer.
             window: The completion, prompt and completion as one text, or both as turns of the tokenizer's template.
-            joint: What stands between prompt and completion in one text, as in `records.read_text`.
+            joint: What comes between prompt and completion in one text, as in `records.read_text`.
             where: The block of the recipe named in errors.
 
         Raises:
@@ -126,9 +126,9 @@ class Reader:
 
 
 def joint_of(policy: LanguageModel) -> str:
-    """What stands between a prompt and its completion in one text: nothing where the completion goes on with it.
+    """What comes between a prompt and its completion in one text: nothing where the completion goes on with it.
 
-    An answer to a chat turn begins a line of its own, and what a decoder writes stands behind a space.
+    An answer to a chat turn begins a line of its own, and what a decoder writes follows a space.
     """
     return "\n" if policy.chat is not None else " " if policy.is_encoder_decoder else ""
 
@@ -137,7 +137,7 @@ def longest_input(model: Any, tokenizer: Any) -> int:
     """The most tokens that a classifier reads: what its tokenizer and its configuration say, and its positions hold.
 
     Where positions are distances alone (T5, XLNet, DeBERTa), the configuration has no limit to say. RoBERTa and its kin
-    count positions from behind the number of their pad token: 514 of them hold 512 tokens. BigBird's attention in
+    count positions from one after the number of their pad token: 514 of them hold 512 tokens. BigBird's attention in
     blocks reads a text that is too short for its blocks whole, and every later one too: it is given no longer ones.
     """
     config = model.config.get_text_config()

@@ -1,4 +1,4 @@
-"""Whether the classifiers behind a score can read completions as long as they may become: known before any is drawn."""
+"""Whether the classifiers of a score can read completions as long as they may become: known before any is drawn."""
 
 from __future__ import annotations
 

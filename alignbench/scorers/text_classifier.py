@@ -58,7 +58,7 @@ class ClassifierScorer:
             transform: What of the class is the score: the raw logit, the log-probability, the probability, or the
                 margin (its logit minus the log-sum-exp of the others; for two classes the difference of the logits).
             text: What the classifier reads.
-            joint: What stands between a prompt and a completion that does not go on with it.
+            joint: What comes between a prompt and a completion that does not go on with it.
             complement: Score that the label does not hold: minus logit or margin, 1 - probability, or its logarithm.
             outputs: Whether the labels exclude each other; None: as `labels.outputs_of` finds.
             scale: For a head that gives an amount, not odds: the raw outputs that mean 0 and 1. Between them the score
@@ -151,7 +151,7 @@ class ClassifierScorer:
         return [scores[reading] for reading in readings]
 
     def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
-        """Which completions are read behind a prompt that has lost its beginning."""
+        """Which completions are read after a prompt that has lost its beginning."""
         if self.text == "completion":
             return [False] * len(completions)
         return [reading is not None and reading.is_cut for reading in self._readings(prompts, completions)]

@@ -59,7 +59,7 @@ class WeightedSum:
         return [self._sum(row) for row in zip(*columns, strict=True)]
 
     def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
-        """Which completions any term reads behind a prompt that has lost its beginning."""
+        """Which completions any term reads after a prompt that has lost its beginning."""
         columns = [cut_prompts(term.scorer, prompts, completions) for term in self.terms]
         return [any(row) for row in zip(*columns, strict=True)]
 

@@ -141,7 +141,7 @@ def test_same_name_in_two_places(tmp_path, add_run):
     values = {"kl": list(np.linspace(0, 1, N))}
     add_run(tmp_path / "a", "ppo", values)
     add_run(tmp_path / "b", "ppo", values)
-    with pytest.raises(ResultsError, match="ppo/seed0 stands twice"):
+    with pytest.raises(ResultsError, match="ppo/seed0 occurs twice"):
         compare([tmp_path / "a", tmp_path / "b"])
     assert len(compare([tmp_path / "a", tmp_path / "a" / "ppo"]).recipes) == 1
 

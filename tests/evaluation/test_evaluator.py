@@ -338,7 +338,7 @@ def test_no_prompts_and_double_ids_are_refused(scripted):
     policy = scripted({"a": ["kind"]})
     with pytest.raises(DataError, match="no held-out prompts"):
         run(policy, policy, [], SINGLE, {})
-    with pytest.raises(DataError, match="'a' stands more than once"):
+    with pytest.raises(DataError, match="'a' occurs more than once"):
         run(policy, policy, [Prompt("a", "x"), Prompt("a", "y")], SINGLE, {})
 
 

@@ -70,7 +70,7 @@ BLANK = ["", " ", "\n\t ", "\u2003"]
 
 
 def test_a_blank_completion_is_worth_the_lowest_score_of_training(run_context, pairs, tmp_path):
-    """Whatever stands beside it, after loading, and by the folder of the artifact as well."""
+    """Whatever is beside it, after loading, and by the folder of the artifact as well."""
     run, _ = run_context()
     trained = METHOD.train(TrainData([], [], pairs), run)
     texts = [completion.text for pair in pairs for completion in (pair.chosen, pair.rejected)]

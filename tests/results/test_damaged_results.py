@@ -143,7 +143,7 @@ DAMAGE = {
         "1e999 is no finite number",
     ),
     "metric of no direction": (set_metric(direction="up"), "corrupt, metrics.json: metrics.0.direction"),
-    "metric twice": (set_metric(metric="kl", scorer=None), "corrupt, metrics.json: Value error, a metric stands twice"),
+    "metric twice": (set_metric(metric="kl", scorer=None), "corrupt, metrics.json: Value error, a metric occurs twice"),
     "values cut off": (lambda run: truncate(run / EVALUATION / "prompt_values.parquet"), "corrupt, prompt_values"),
     "values empty": (lambda run: truncate(run / EVALUATION / "prompt_values.parquet", 0), "corrupt, prompt_values"),
     "values without ids": (lambda run: without_ids(run / EVALUATION / "prompt_values.parquet"), "corrupt"),
@@ -187,7 +187,7 @@ DAMAGE = {
     "environment missing": (lambda run: (run / "environment.json").unlink(), "corrupt, no environment.json"),
     "environment cut off": (lambda run: truncate(run / "environment.json"), "corrupt, environment.json cannot be read"),
     "environment no object": (lambda run: (run / "environment.json").write_text("[1]"), "environment.json: got list"),
-    "prompt id twice": (lambda run: duplicate_prompt(run / EVALUATION / "prompt_values.parquet"), "stands twice"),
+    "prompt id twice": (lambda run: duplicate_prompt(run / EVALUATION / "prompt_values.parquet"), "occurs twice"),
 }  # fmt: skip
 
 

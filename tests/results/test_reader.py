@@ -200,5 +200,5 @@ def test_a_run_without_evaluation_or_reward_model(tmp_path, add_run, begin):
 def test_a_prompt_that_stands_twice_is_corrupt(results):
     path = results / "untrained" / "seed0" / "evaluations" / "trl-detox-v1" / "prompt_values.parquet"
     pd.DataFrame({"prompt_id": ["a", "a"], "kl": [0.1, 0.2]}).to_parquet(path)
-    with pytest.raises(ResultsError, match="a prompt id stands twice"):
+    with pytest.raises(ResultsError, match="a prompt id occurs twice"):
         _ = read_run(results / "untrained" / "seed0").evaluations[0].prompt_values

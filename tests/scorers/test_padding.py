@@ -1,4 +1,4 @@
-"""Scores in a batch are those of the model's own forward on one text, whatever pads, ends or stands beside it."""
+"""Scores in a batch are those of the model's own forward on one text, whatever pads, ends or is beside it."""
 
 from copy import deepcopy
 

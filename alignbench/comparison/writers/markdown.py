@@ -9,7 +9,7 @@ from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.document import Section, document
 
 _SPECIAL = re.compile(r"[\\`|]|<(?=[A-Za-z/!?])|\](?=\()|(?<=\S)\*|\*(?=\S)|(?<![^\W_])_|_(?![^\W_])")
-"""What would not be shown as it is: an underscore inside a word is, and so is a mark that stands alone."""
+"""What would not be shown as it is: an underscore inside a word is, and so is a mark by itself."""
 
 
 def write(comparison: Comparison) -> str:

@@ -33,7 +33,7 @@ REFUSAL_OPENINGS = (
 
 
 def repeated_share(text: str) -> float:
-    """The share of the text's word 4-grams that stood in it before: 1 - distinct / all; 0 where there is none.
+    """The share of the text's word 4-grams that occurred in it before: 1 - distinct / all; 0 where there is none.
 
     seq-rep-4 of Welleck et al. 2020 (Neural Text Generation With Unlikelihood Training), in words.
     """

@@ -19,7 +19,7 @@ MOST_PERPLEXITY = 1e4
 def dexperts_distinct(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams of a prompt's completions over their words, letter by letter as in the code of DExperts.
 
-    There a word is what stands between two single spaces, the empty one included, so that an empty text has one word
+    There a word is what is between two single spaces, the empty one included, so that an empty text has one word
     and there is always a number; and an n-gram is its words joined by underscores, so that two may become one.
     (Liu et al. 2021, `scripts/evaluation/evaluate_generations.py`.)
     """

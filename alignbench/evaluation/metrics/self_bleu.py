@@ -18,7 +18,7 @@ MOST_TEXTS = 400
 """Self-BLEU grows with the number of references and costs its square."""
 _ORDERS = (1, 2, 3, 4)
 _SMOOTHING = 0.1
-"""Stands for a number of matches of 0 (method 1 of Chen and Cherry 2014, as in Texygen)."""
+"""Takes the place of a number of matches of 0 (method 1 of Chen and Cherry 2014, as in Texygen)."""
 _NONE = -1
 
 _Counts = NDArray[np.int64]
@@ -53,7 +53,7 @@ def self_bleu(texts: Sequence[str], groups: Sequence[int]) -> SetStatistic:
 def _precisions(words: Sequence[Sequence[str]], groups: _Counts, n: int) -> FloatArray:
     """Modified n-gram precision of each text against the references that are left: (m, 21).
 
-    0 only where no word of the text stands in any reference, which makes its BLEU 0; otherwise smoothed.
+    0 only where no word of the text is in any reference, which makes its BLEU 0; otherwise smoothed.
     """
     counts = [Counter(ngrams(one, n)) for one in words]
     place = {ngram: i for i, ngram in enumerate(dict.fromkeys(ngram for one in counts for ngram in one))}

@@ -68,7 +68,7 @@ def measure_divergence(
 
 
 def concatenate(parts: Sequence[Divergence], order: Sequence[int]) -> Divergence:
-    """Joins batches of prompts; `order` has the places of their prompts, batch behind batch."""
+    """Joins batches of prompts; `order` has the places of their prompts, batch after batch."""
     rows = np.argsort(order)
 
     def joined(name: str) -> FloatArray:

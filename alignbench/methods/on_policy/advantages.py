@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Targets(NamedTuple):
-    """What the update works towards, both (b, t), 0 behind the completion."""
+    """What the update works towards, both (b, t), 0 after the completion."""
 
     advantages: Tensor
     returns: Tensor
@@ -23,7 +23,7 @@ def generalised_advantages(
     """Advantages and returns of every completion token.
 
     delta_t = R_t + gamma * V_{t+1} - V_t, A_t = delta_t + gamma * lambda * A_{t+1}, G_t = A_t + V_t, with V = A = 0
-    behind the last token: a completion that was cut at its token limit counts as ended, as in the classic recipe.
+    after the last token: a completion that was cut at its token limit counts as ended, as in the classic recipe.
 
     Args:
         rewards: (b, t).

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Networks:
     """Policy, values and reference over one set of weights wherever that is possible.
 
-    The reference is the policy as it stands now: the same network with its adapter off where the adapter is fresh,
+    The reference is the policy as it is now: the same network with its adapter off where the adapter is fresh,
     otherwise with the trainable weights of this moment in place of the present ones. Weights that are not trained
     exist once.
     """
@@ -173,7 +173,7 @@ def _headless_copy(model: nn.Module) -> nn.Module:
 
 
 class _NoHead(nn.Module):
-    """Stands in for an output layer that nobody reads."""
+    """Takes the place of an output layer whose output is not read."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden.new_zeros((*hidden.shape[:-1], 1))

@@ -52,7 +52,7 @@ class OneProcess:
         return self.networks.policy_and_values(batch, shared)
 
     def accumulating(self, is_last: bool) -> AbstractContextManager[Any]:
-        """Surrounds one forward and backward pass of a mini-batch; behind the last the gradient is whole."""
+        """Surrounds one forward and backward pass of a mini-batch; after the last the gradient is whole."""
         return nullcontext()
 
     def clip(self, longest: float) -> float:
@@ -60,7 +60,7 @@ class OneProcess:
         return nn.utils.clip_grad_norm_(self.networks.parameters.values(), longest).item()
 
     def snapshot(self) -> Callable[[], AbstractContextManager[None]]:
-        """Keeps the policy's trained weights of this moment; within the returned context they stand in the model."""
+        """Keeps the policy's trained weights of this moment; within the returned context the model has them."""
         parameters = [p for p in self.networks.model.parameters() if p.requires_grad]
         kept = [p.detach().clone() for p in parameters]
 
@@ -86,7 +86,7 @@ class OneProcess:
         return nullcontext()
 
     def training(self, policy: LanguageModel) -> AbstractContextManager[None]:
-        """Within the block `policy` is what is trained; behind it, it is whole in every process."""
+        """Within the block `policy` is what is trained; after it, it is whole in every process."""
         return nullcontext()
 
 
@@ -205,7 +205,7 @@ class Sharded(OneProcess):
 
     @contextmanager
     def training(self, policy: LanguageModel) -> Iterator[None]:
-        """Behind the block the policy has a model of its own, made of all parts."""
+        """After the block the policy has a model of its own, made of all parts."""
         policy.model = self.networks.model
         yield
         for place, parameter in zip(self._whole.parameters(), self.networks.model.parameters(), strict=True):

@@ -45,7 +45,7 @@ def learning_rate_factor(
 ) -> float:
     """What the learning rate is multiplied by in PPO step `step` (from 0) of `n_steps`; resume needs no state of it.
 
-    It rises over `warmup_steps` by (step + 1) / (warmup_steps + 1), then stays, or falls to 0 behind the last step:
+    It rises over `warmup_steps` by (step + 1) / (warmup_steps + 1), then stays, or falls to 0 after the last step:
     linear 1 - x, cosine (1 + cos(pi x)) / 2 (Loshchilov and Hutter 2017), x the share of the remaining steps done.
     """
     if step < warmup_steps:

@@ -69,7 +69,7 @@ CompletionLog = Callable[[int, Sequence[Mapping[str, object]]], None]
 class PPOTrainer:
     """Trains a policy against any reward function.
 
-    The reference is the policy as it stands when the trainer is built, an adapter that it came with included.
+    The reference is the policy as it is when the trainer is built, an adapter that it came with included.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def cache_width(model: nn.Module, n_tokens: int) -> int | None:
 
     That is a family not in `FAMILIES`, attention that takes no mask of scores (flash attention), weights that are
     spread over processes, and sequences longer than the window of a layer with local attention: the window of GPT-Neo's
-    layers stands at the end of the cache, whether that is filled or not.
+    layers is at the end of the cache, whether that is filled or not.
     """
     config = base_model(model).config
     if config.model_type not in FAMILIES or config._attn_implementation not in ("sdpa", "eager"):
@@ -113,7 +113,7 @@ def decode(
         capture: Takes in what sampling sees.
 
     Returns:
-        Tokens (b, t), `pad_id` behind the end; whether all probabilities were finite.
+        Tokens (b, t), `pad_id` after the end; whether all probabilities were finite.
     """
     prompts, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]  # without the column for no completion
     output = forward(model, prompts, mask, position_ids(mask), 1, use_cache=True, output_hidden_states=plan.captures)
@@ -334,7 +334,7 @@ def _keep(model: nn.Module, key: Any, decoder: Decoder) -> None:
 def _state_of(model: nn.Module) -> tuple[Any, ...]:
     """What else a graph is good for alone: where the weights are, which adapters are at work, mode and precision.
 
-    Weights that are updated in place stay where they are. Those of a reference that stands in for the policy do not.
+    Weights that are updated in place stay where they are. Those of a reference in the policy's place do not.
     """
     places = tuple(tensor.data_ptr() for tensor in chain(model.parameters(), model.buffers()))
     layers: Iterable[Any] = (module for module in model.modules() if hasattr(module, "merged_adapters"))

@@ -12,7 +12,7 @@ class _Layer(StaticLayer):  # type: ignore[misc]  # transformers leaves it untyp
     """Keeps keys and values in one precision, as a cache that grows does; under autocast they come in two."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Writes keys and values (b, heads, n, d) behind those of before; returns all columns, (b, heads, w, d)."""
+        """Writes keys and values (b, heads, n, d) after those of before; returns all columns, (b, heads, w, d)."""
         keys, values = super().update(key_states.to(self.dtype), value_states.to(self.dtype), *args, **kwargs)
         return keys, values
 
@@ -28,7 +28,7 @@ def static_cache(past: Any, width: int) -> Any:
 
 
 def refill(cache: Any, past: Any) -> None:
-    """Puts the keys and values of `past` in the place of what the cache holds; columns behind them stay as they are."""
+    """Puts the keys and values of `past` in the place of what the cache holds; columns after them stay as they are."""
     for layer, source in zip(cache.layers, past.layers, strict=True):
         layer.cumulative_length.zero_()
         layer.update(source.keys, source.values)

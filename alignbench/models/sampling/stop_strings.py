@@ -15,7 +15,7 @@ def content(drawn: Sampled) -> tuple[int, ...]:
 
 
 def ended_at_stop_string(drawn: Sampled, decoding: Decoding, as_text: Callable[[Sequence[int]], str]) -> Sampled:
-    """Cuts a completion behind the first token, from `min_new_tokens` on, that completes a stop string.
+    """Cuts a completion after the first token, from `min_new_tokens` on, that completes a stop string.
 
     Every position has a draw of its own, so what is left is what stopping while sampling would have given.
     Special tokens count as text here, so `as_text` keeps them: `<|im_end|>` can be a stop string.

@@ -30,7 +30,7 @@ def can_merge(model: nn.Module) -> bool:
 def adapter_merged(model: Any) -> Iterator[None]:
     """Within the block the adapter is part of the weights: the same function up to float rounding.
 
-    The weights are copies with its products added. Behind the block the old ones stand there again, bit for bit, which
+    The weights are copies with its products added. After the block the old ones are back, bit for bit, which
     subtracting would not give.
     """
     weights = [(layer.get_base_layer().weight, layer) for layer in _adapted(model)]
