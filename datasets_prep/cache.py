@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,10 +97,6 @@ def _completion(row: Mapping[str, Any]) -> Completion:
     return Completion(**{**row, "token_ids": tuple(row["token_ids"])})
 
 
-def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
 def _read_entry(entry: Path, parse: Callable[[Rows, Facts], T]) -> T | None:
     """Returns what an entry holds; None where there is no entry, or none that can be believed."""
     if not entry.exists():
@@ -128,7 +124,7 @@ def _replace_entry(entry: Path, rows: Rows, facts: Facts) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     try:
-        text = _json_lines(rows)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
         (temporary / _ROWS).write_text(text, encoding="utf-8")
         stated = {"facts": facts, "sha256": checksum(entry.name, text, facts)}
         (temporary / _ENTRY).write_text(json.dumps(stated, indent=1), encoding="utf-8")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
 from alignbench.records import Settings
 
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
-TokenRange = Annotated[tuple[int, int], Strict(False)]  # YAML has lists only, which strict tuples refuse
 
 
 def _checked_range(value: tuple[int, int]) -> tuple[int, int]:
     if not 1 <= value[0] <= value[1]:
         raise ValueError("[lowest, highest] with 1 <= lowest <= highest")
     return value
+
+
+TokenRange = Annotated[tuple[int, int], Strict(False), AfterValidator(_checked_range)]  # YAML has lists, no tuples
 
 
 class ColumnMapping(Settings):
@@ -80,11 +82,6 @@ class PromptSettings(Settings):
             raise ValueError(f"at least min_prompt_toxicity ({minimum})")
         return value
 
-    @field_validator("prompt_tokens")
-    @classmethod
-    def _ordered_and_positive(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
-        return value if value is None else _checked_range(value)
-
     @field_validator("heldout_fraction")
     @classmethod
     def _fits_beside_validation(cls, value: float, info: ValidationInfo) -> float:
@@ -114,11 +111,6 @@ class PairSettings(Settings):
     """Drop pairs whose rewards differ by less than this; ties are always dropped."""
     max_length_ratio: float | None = Field(default=None, ge=1.0)
     """Drop pairs whose longer completion has more than this many times the tokens of the shorter; null: keep them."""
-
-    @field_validator("completion_tokens")
-    @classmethod
-    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
-        return _checked_range(value)
 
 
 class LabelledCompletionSettings(Settings):

@@ -10,7 +10,7 @@ from alignbench.comparison.flags import HEADLINE, Flag, judgement
 from alignbench.comparison.hacking_over_seeds import HackingAlongTraining
 from alignbench.comparison.pooling import Measurement, PairedRecipes
 from alignbench.errors import NothingComparedError
-from alignbench.records import Direction, MetricKey
+from alignbench.records import MetricKey
 from alignbench.results.reader import SkippedRun
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched
@@ -105,14 +105,9 @@ def _records(row: ComparedRecipe, baseline: str | None) -> list[dict[str, object
     reference = None if row.recipe == baseline else baseline
     rows = [_record(row, key, one, reference) for key, one in row.metrics.items()]
     for name, value in {"train_reward": row.train_reward, **row.cost, **row.cost_per_answer}.items():
-        rows.append(_record(row, MetricKey(name), _single(value), reference))
+        # Of the run as a whole: no prompts, no interval, no test.
+        rows.append(_record(row, MetricKey(name), Measurement(Estimate(value), None, "none", 0, 0), reference))
     return rows
-
-
-def _single(value: float | None) -> Measurement:
-    """A number of the run as a whole: no prompts, no interval, no test."""
-    direction: Direction = "none"
-    return Measurement(Estimate(value), None, direction, 0, 0)
 
 
 def _record(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alignbench.comparison.pooling import Measurement, RecipeRuns
 from alignbench.records import MetricKey
 from alignbench.results.layout import COMPLETIONS_FILE, PROMPT_ID
-from alignbench.results.reader import StoredEvaluation
+from alignbench.results.reader import StoredEvaluation, readable
 from alignbench.results.schema import UnreadableError
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched, ScoredTexts, length_matched
@@ -62,8 +62,11 @@ def _scored_texts(
     lengths: list[int] = []
     scores = np.empty((0, len(keys)))
     for evaluation in evaluations:
-        try:
-            columns = _columns(evaluation.path / COMPLETIONS_FILE, set(map(_score, keys)))
+        path = evaluation.path / COMPLETIONS_FILE
+        if not path.exists():
+            raise UnreadableError(f"no {COMPLETIONS_FILE}")
+        with readable(path):
+            columns = _columns(path, set(map(_score, keys)))
             names = [groups.get(one, (one,)) for one in map(str, columns[PROMPT_ID])]  # no id is the name of a group
             prompts += [places.setdefault(name, len(places)) for name in names]
             lengths += [int(one) for one in columns["n_tokens"]]
@@ -71,10 +74,6 @@ def _scored_texts(
             for column, key in zip(table.T, keys, strict=True):
                 values = np.array(columns[_score(key)], dtype=np.float64)
                 column[:] = _is_toxic(values, evaluation) if key.metric == "toxicity_rate" else values
-        except FileNotFoundError:
-            raise UnreadableError(f"no {COMPLETIONS_FILE}") from None
-        except (OSError, KeyError, TypeError, ValueError, NotImplementedError) as error:
-            raise UnreadableError(f"{COMPLETIONS_FILE} cannot be read: {error}") from error
         scores = np.concatenate([scores, table])
     return ScoredTexts(np.array(prompts, dtype=np.int64), np.array(lengths, dtype=np.int64), scores)
 

@@ -178,8 +178,9 @@ class _Curve:
 
     def best(self) -> int:
         """The place of the least harm, by the mean over judges of standardised means over prompts."""
-        gains = [-np.mean(list(self._judged_gain(place).values())) for place in range(len(self.points))]
-        return int(np.argmin(gains))
+        start = self.points[0].harm
+        rises = [[np.nanmean(_standardised(start[j], one.harm[j])) for j in self.judges] for one in self.points]
+        return int(np.argmin(np.mean(rises, axis=1)))
 
     def onset(self, best: int) -> int | None:
         place = best if any(change.fell for change in self.harms(0, best).values()) else 0
@@ -191,10 +192,6 @@ class _Curve:
         harm = [_standardised(self.points[0].harm[name], self.points[place].harm[name]) for name in self.judges]
         gaps = reward + np.mean(harm, axis=0)
         return change_between(np.zeros_like(gaps), gaps, np.zeros_like(gaps))
-
-    def _judged_gain(self, place: int) -> dict[str, float]:
-        pairs = {name: (self.points[0].harm[name], self.points[place].harm[name]) for name in self.judges}
-        return {name: -float(np.nanmean(_standardised(*pair))) for name, pair in pairs.items()}
 
     def _reward(self, place: int) -> FloatArray:
         values = self.points[place].reward

@@ -158,13 +158,8 @@ class RunContext:
         return self.ledger.cost
 
 
-class TrainedScorer(Protocol):
+class TrainedScorer(Scorer, Protocol):
     """A reward model, ready to be saved."""
-
-    @property
-    def scorer(self) -> Scorer:
-        """What it is to everything else."""
-        ...
 
     def save(self, directory: Path) -> None:
         """Writes it as an artifact."""

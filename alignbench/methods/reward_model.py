@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignbench.errors import ModelError, TrainingError
@@ -50,7 +49,7 @@ class RewardModel(TrainerSettings):
         own_start=lambda method: OwnStart(method.model, method.text, method.trust_remote_code),
     )
 
-    def train(self, data: TrainData, run: RunContext) -> TrainedRewardModel:
+    def train(self, data: TrainData, run: RunContext) -> RewardModelScorer:
         """Trains all weights on all pairs."""
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
@@ -82,7 +81,7 @@ class RewardModel(TrainerSettings):
             scores = scorer.score([pair.prompt.text for pair in pairs for _ in range(2)], completions)
         run.ledger.book(None, "score", replace(spent, reward_calls=len(scores)))
         scorer.blank_reward = min(score for score in scores if score is not None)
-        return TrainedRewardModel(scorer)
+        return scorer
 
 
 def training_reader(model: Any, tokenizer: Any, text: TextWindow, joint: str) -> Reader:
@@ -124,17 +123,6 @@ def _readable(
     chosen, rejected = texts[::2], texts[1::2]
     rows = [{"chosen_ids": list(c.ids), "rejected_ids": list(r.ids)} for c, r in zip(chosen, rejected, strict=True)]
     return [pairs[i] for i in kept], rows
-
-
-@dataclass(frozen=True)
-class TrainedRewardModel:
-    """A trained reward model, as the scorer that it is."""
-
-    scorer: RewardModelScorer
-
-    def save(self, directory: Path) -> None:
-        """Writes weights (safetensors), tokenizer, and what a blank completion is worth."""
-        self.scorer.save(directory)
 
 
 LOG_NAMES = {

@@ -107,14 +107,11 @@ def _of_weights(error: BaseException, local: Path) -> str | None:
     if any(isinstance(one, FileNotFoundError) for one in _chain(error)):
         return f"a file that belongs to it is not there: {Path(said.rpartition(': ')[2]).name}"
     if names & {"SafetensorError", "UnpicklingError", "EOFError"}:
-        path = next((path for path in _weight_files(local) if _is_damaged(path)), None)
+        files = (path for pattern in _WEIGHTS for path in sorted(local.glob(pattern)))
+        path = next(filter(_is_damaged, files), None)
         where = f"{path.name}, of {path.stat().st_size:,} bytes," if path else "a weight file in it"
         return f"{where} is damaged or not a weight file (an interrupted download, a pointer of Git LFS)"
     return None
-
-
-def _weight_files(local: Path) -> list[Path]:
-    return [path for pattern in _WEIGHTS for path in sorted(local.glob(pattern))]
 
 
 def _is_damaged(path: Path) -> bool:

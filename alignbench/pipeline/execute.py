@@ -164,8 +164,7 @@ def _evaluate_and_store(job: Job, parts: Parts, measuring: Measuring, trained: T
     directory, along = measuring.directory, measuring.along
     if isinstance(trained, Policy):
         along.last(trained, job.ledger.cost.training_completions + measuring.built.data.drawn_completions)
-    measured_as = trained if isinstance(trained, Policy) else trained.scorer
-    evaluate_trained(job, directory, parts, measuring.yardsticks, measuring.built.pairs, measured_as)
+    evaluate_trained(job, directory, parts, measuring.yardsticks, measuring.built.pairs, trained)
     job.machine.device_seconds *= distributed.world_size()
     job.ledger.book(None, "machine", job.machine)
     job.ledger.book(None, "evaluation", job.evaluation, "evaluation_cost")

@@ -59,11 +59,6 @@ class InputChecks:
         for other in loaded.upstream.values():
             self.add(other)
 
-    def require_none(self) -> None:
-        """InputsError with every problem."""
-        if self.problems:
-            raise InputsError([f"{_named(names)}: {problem}" for problem, names in self.problems.items()])
-
     def _models(self, recipe: Recipe) -> Iterator[str]:
         reward = recipe.reward
         yield from self._model("policy.model", recipe.policy.model, "policy")
@@ -162,7 +157,8 @@ def check_inputs(recipes: Iterable[LoadedRecipe]) -> list[str]:
     checks = InputChecks()
     for loaded in recipes:
         checks.add(loaded)
-    checks.require_none()
+    if checks.problems:
+        raise InputsError([f"{_named(names)}: {problem}" for problem, names in checks.problems.items()])
     return list(checks.on_hub)
 
 

@@ -98,7 +98,7 @@ def _data(source: str, revision: str | None, gives: Kind = "prompts") -> dict[st
     if path.is_file():
         return {path.name: _sha(path)}
     if source and path.is_dir():
-        files = (file for file in path.rglob("*") if not _is_hidden(file.relative_to(path)))
+        files = (file for file in path.rglob("*") if "/." not in f"/{file.relative_to(path).as_posix()}")
         return _hashes(path, files)
     known = sources.find(source, gives)
     found = {} if known is None else {file.name: _sha(file) for file in known.files() if file.is_file()}
@@ -107,10 +107,6 @@ def _data(source: str, revision: str | None, gives: Kind = "prompts") -> dict[st
     hub_id = source if known is None else known.hub_id
     commit = None if hub_id is None else _hub_commit(hub_id, "dataset", revision)
     return found if commit is None else {**found, "commit": commit}
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _model(key: str, name: str, revision: str | None) -> Named:

@@ -16,7 +16,6 @@ from alignbench.results import layout
 from alignbench.results.writer import RunDirectory
 
 Key = tuple[str, int]
-Upstreams = Mapping[str, "Planned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,7 @@ class Planned:
 
     recipe: Recipe
     run_hash: str
-    upstream: Upstreams
+    upstream: Mapping[str, Planned]
     """By role: `policy`, `reward`, and those of `builds_on`."""
 
     @property

@@ -25,7 +25,7 @@ from alignbench.methods.base import Method
 from alignbench.recipe.roles import BLOCKS, key_of
 from alignbench.recipe.scorers import Name, RewardSettings, ScorerSettings
 from alignbench.records import Settings
-from alignbench.scorers.base import Text
+from alignbench.scorers.base import Text, checked
 from datasets_prep.neutral_texts import check_source
 from datasets_prep.settings import DemonstrationSettings, LabelledCompletionSettings, PairSettings, PromptSettings
 
@@ -103,7 +103,7 @@ class EvaluationSettings(Settings):
     """Prompts of the validation split that evaluations along training use, or all where there are fewer."""
     scorers: tuple[Literal["reward"] | SerializeAsAny[ScorerSettings], ...] = Field(min_length=1)
     """`reward` is the classifier of the reward block; the rest are held-out judges."""
-    neutral: Text | None = None
+    neutral: Annotated[Text | None, checked(check_source)] = None
     """Texts that the policy reads for its perplexity: `wikitext`, `embedded`, a .txt file with one a line, or a file
     with the column `text`; null: it is not measured."""
 
@@ -150,13 +150,6 @@ class EvaluationSettings(Settings):
     def _leaves_leaks_to_data(cls, value: str | PromptSettings | None) -> str | PromptSettings | None:
         if isinstance(value, PromptSettings) and value.on_leak != "refuse":
             raise ValueError("on_leak: it left out here; data.on_leak decides, as it is training that loses prompts")
-        return value
-
-    @field_validator("neutral")
-    @classmethod
-    def _is_a_source(cls, value: str | None) -> str | None:
-        if value is not None:
-            check_source(value)
         return value
 
     @field_validator("scorers")

@@ -285,7 +285,6 @@ class RunDirectory:
         self,
         *,
         cost: Cost,
-        upstream_cost: Cost | None = None,
         evaluation_cost: Cost | None = None,
         train_reward: float | None = None,
         trained_on: Sequence[str] = (),
@@ -299,7 +298,6 @@ class RunDirectory:
         self._set_status(
             state="complete",
             cost=cost,
-            upstream_cost=upstream_cost or self.status.upstream_cost,
             evaluation_cost=evaluation_cost or Cost(),
             train_reward=plain(train_reward),
             trained_on=tuple(trained_on),

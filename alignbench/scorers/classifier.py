@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -62,24 +62,15 @@ class ClassifierReward(SourceSettings):
 
     def load(self, place: Place, *, as_judge: bool = False) -> Scorer:
         """Loads it: larger for less harm, or with `as_judge` the probability of harm."""
-        from alignbench.scorers.reward_model import load_classifier_scorer
-
-        assert self.classifier is not None
         names_harm = self.harmful_label is not None
-        return load_classifier_scorer(
-            place.resolve(self.classifier),
-            where=place.where,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-            device=place.device,
-            name=place.name,
+        return _loaded(
+            self,
+            place,
             label=self.harmful_label if names_harm else self.label,
             label_key="harmful_label" if names_harm else "label",
             transform="probability" if as_judge else self.transform,
             complement=names_harm != as_judge,
-            outputs=self.outputs,
             text=self.text,
-            joint=place.joint,
             batch_size=self.batch_size,
         )
 
@@ -133,23 +124,25 @@ class ClassifierJudge(SourceSettings):
 
     def load(self, place: Place) -> Scorer:
         """Loads it, for the probability of harm, or the place on its scale."""
-        from alignbench.scorers.reward_model import load_classifier_scorer
+        transform = "probability" if self.scale is None else "logit"
+        return _loaded(self, place, label=self.label, transform=transform, scale=self.scale, text=place.text)
 
-        assert self.classifier is not None
-        return load_classifier_scorer(
-            place.resolve(self.classifier),
-            where=place.where,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-            device=place.device,
-            name=place.name,
-            label=self.label,
-            outputs=self.outputs,
-            transform="probability" if self.scale is None else "logit",
-            scale=self.scale,
-            text=place.text,
-            joint=place.joint,
-        )
+
+def _loaded(settings: ClassifierReward | ClassifierJudge, place: Place, **options: Any) -> Scorer:
+    from alignbench.scorers.reward_model import load_classifier_scorer
+
+    assert settings.classifier is not None
+    return load_classifier_scorer(
+        place.resolve(settings.classifier),
+        where=place.where,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+        device=place.device,
+        name=place.name,
+        outputs=settings.outputs,
+        joint=place.joint,
+        **options,
+    )
 
 
 plugin = ScorerKind(reward=ClassifierReward, judge=ClassifierJudge)

@@ -161,7 +161,7 @@ def _name_in_file(function: str) -> str:
     return _parts(function)[1]
 
 
-_Hash = Annotated[Text | None, hash_of("function", function_sha256)]
+_Hash = Annotated[Text | None, hash_of("function", function_sha256)]  # in the class the name is that of the setting
 
 
 class FunctionSettings(SourceSettings):

@@ -119,7 +119,9 @@ class ClassifierScorer:
             settings.append(self.reader.joint)
         if self.scale is not None:
             settings.append(list(self.scale))
-        if self.independent and not is_multi_label(self.model.config) and len(self.model.config.id2label) > 1:
+        config = self.model.config
+        is_said = config.problem_type == "multi_label_classification"
+        if self.independent and not is_said and len(config.id2label) > 1:
             settings.append("independent")  # the recipe says so, and the same weights can be read by a softmax too
         return fingerprint([*self.sources, *settings])
 
@@ -228,8 +230,3 @@ def label_index(config: Any, label: str, where: str, key: str = "label") -> int:
             return matches[0]
     known = list(names.values())
     raise ModelError(f"{where}.{key}: got {label!r}, expected one of {known}{label_hint(label, known)}")
-
-
-def is_multi_label(config: Any) -> bool:
-    """True where the labels of a classifier do not exclude each other."""
-    return bool(config.problem_type == "multi_label_classification")

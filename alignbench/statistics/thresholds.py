@@ -1,9 +1,10 @@
-"""How much of a change, or of a loss, counts: what the evaluator, the word on reward hacking and the flags agree on."""
+"""How much of a change, or of a loss, counts: what training, evaluation and the flags agree on."""
 
 from __future__ import annotations
 
 MAX_UNSCORED = 0.01
-"""A scorer that leaves a larger share of the completions unscored has its metrics withheld, and is flagged."""
+"""A scorer that leaves a larger share of the completions unscored has its metrics withheld, and is flagged; a reward
+that does stops training."""
 MAX_LENGTH_SHIFT = 0.2
 """Completions whose mean length moved by more than this share have changed length."""
 RATES = ("repetition_rate", "copy_rate", "empty_rate")

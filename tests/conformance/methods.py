@@ -87,10 +87,10 @@ def check_training(method: Method, *, budget: int = 16, lora: Lora | None = None
     if facts.gives == "reward_model":
         kind = type(trained).__name__
         expect(
-            hasattr(trained, "scorer") and hasattr(trained, "save"),
-            f"{name}.train gave a {kind}, expected what has a `scorer` and a `save`",
+            hasattr(trained, "score") and hasattr(trained, "save"),
+            f"{name}.train gave a {kind}, expected a scorer that has a `save`",
         )
-        check_scorer(cast("TrainedScorer", trained).scorer)
+        check_scorer(cast("TrainedScorer", trained))
     else:
         expect(
             isinstance(trained, LanguageModel) == (facts.gives == "language_model"),
@@ -113,7 +113,7 @@ def _answers(trained: Trained) -> Sequence[object]:
     asked = prompts(4)
     if isinstance(trained, Policy):
         return trained.generate(asked, Decoding(8), 2, ("again",))
-    return trained.scorer.score([one.text for one in asked], ["you are rude.", "thank you.", "yes.", "no."])
+    return trained.score([one.text for one in asked], ["you are rude.", "thank you.", "yes.", "no."])
 
 
 def _train(

@@ -22,8 +22,8 @@ def test_learns_to_order_the_pairs(checkpoints, run_context, pairs, tmp_path, st
     method = RewardModel(model=name, learning_rate=METHOD.learning_rate, batch_size=4, epochs=6)
     trained = method.train(TrainData([], [], pairs), run)
     prompts = [pair.prompt.text for pair in pairs]
-    chosen = trained.scorer.score(prompts, [pair.chosen.text for pair in pairs])
-    rejected = trained.scorer.score(prompts, [pair.rejected.text for pair in pairs])
+    chosen = trained.score(prompts, [pair.chosen.text for pair in pairs])
+    rejected = trained.score(prompts, [pair.rejected.text for pair in pairs])
     accuracy = sum(c > r for c, r in zip(chosen, rejected, strict=True)) / len(pairs)
     assert accuracy > 0.8
     assert log[max(log)]["reward_model/loss"] < log[1]["reward_model/loss"]
@@ -55,7 +55,7 @@ def test_trained_score_is_the_scored_score(monkeypatch, checkpoints, run_context
     run, _ = run_context(reward_text=window)
     # A vanishing learning rate, so that the model after training is the model of the first step.
     method = RewardModel(model=start and str(checkpoints / start), learning_rate=1e-12, batch_size=4)
-    scorer = method.train(TrainData([], [], pairs), run).scorer
+    scorer = method.train(TrainData([], [], pairs), run)
     scores = [
         scorer.score([pair.prompt.text], [completion.text])[0]
         for pair in pairs
@@ -75,7 +75,7 @@ def test_a_blank_completion_is_worth_the_lowest_score_of_training(run_context, p
     trained = METHOD.train(TrainData([], [], pairs), run)
     texts = [completion.text for pair in pairs for completion in (pair.chosen, pair.rejected)]
     prompts = [pair.prompt.text for pair in pairs for _ in range(2)]
-    scores = trained.scorer.score(prompts, texts)
+    scores = trained.score(prompts, texts)
     trained.save(tmp_path / "artifact")
     record = json.loads((tmp_path / "artifact" / "reward_model.json").read_text())
     assert record == {"kind": "reward_model", "text": "completion", "blank_reward": min(scores)}
@@ -86,7 +86,7 @@ def test_a_blank_completion_is_worth_the_lowest_score_of_training(run_context, p
         load_classifier_scorer(str(tmp_path / "artifact"), transform=transform, **folder)
         for transform in ("logit", "probability")
     )
-    for scorer in (trained.scorer, loaded, raw):
+    for scorer in (trained, loaded, raw):
         alone = [scorer.score(["p"], [blank])[0] for blank in BLANK]
         beside = scorer.score(["p"] * 5, [*BLANK, "the dog runs and sings now"])[:4]
         assert alone == beside == [pytest.approx(min(scores))] * 4
@@ -114,7 +114,7 @@ def test_a_reward_model_without_a_record_leaves_blank_completions_unscored(run_c
 def test_a_reward_model_reads_what_it_was_trained_on(run_context, pairs, tmp_path):
     run, _ = run_context()
     method = replace(METHOD, text="prompt_and_completion", epochs=1)
-    trained = method.train(TrainData([], [], pairs), run).scorer
+    trained = method.train(TrainData([], [], pairs), run)
     trained.save(tmp_path)
     loaded = load_reward_scorer(tmp_path, name="r", text="completion", device=torch.device("cpu"))
     assert loaded.text == "prompt_and_completion"
@@ -136,9 +136,9 @@ def test_pairs_that_cannot_be_read_whole_are_left_out_and_cut_prompts_counted(ru
     assert "1 of 5 pairs are left out, for a completion that is not read whole in 64 tokens" in caplog.text
     assert "the prompts of 2 of 8 texts are cut on the left" in caplog.text
     prompts, texts = [pair.prompt.text for pair in pairs], [pair.chosen.text for pair in pairs]
-    scores = trained.scorer.score(prompts, texts)
+    scores = trained.score(prompts, texts)
     assert [score is None for score in scores] == [True, False, False, False, False]
-    assert trained.scorer.cut_prompts(prompts, texts) == [False, True, False, False, False]
+    assert trained.cut_prompts(prompts, texts) == [False, True, False, False, False]
 
 
 def test_no_pair_that_can_be_read_is_no_reward_model(run_context, pairs):

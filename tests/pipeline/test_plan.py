@@ -168,7 +168,7 @@ def test_what_builds_on_a_run_sees_that_it_was_trained_anew(own_files):
 def test_a_killed_run_is_not_continued_on_other_data(own_files, monkeypatch, name):
     """Nor where it recorded no inputs; what it has seen is not forgotten."""
     artifact = "alignbench.models.language_model.LanguageModel.save"
-    target = "alignbench.methods.reward_model.TrainedRewardModel.save" if name == "reward_model" else artifact
+    target = "alignbench.scorers.reward_model.RewardModelScorer.save" if name == "reward_model" else artifact
     with monkeypatch.context() as patch:
         patch.setattr(target, lambda *_: (_ for _ in ()).throw(TrainingError("killed")))
         assert run(name)[0].state == "failed"

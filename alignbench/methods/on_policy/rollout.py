@@ -19,15 +19,13 @@ from alignbench.models.sampling.capture import Capture
 from alignbench.models.sampling.token_draw import EosId, sampling_support
 from alignbench.records import Completion, Decoding, Prompt
 from alignbench.runtime import distributed
+from alignbench.statistics.thresholds import MAX_UNSCORED
 
 if TYPE_CHECKING:
     from alignbench.methods.on_policy.networks import Networks
 
 RewardFunction = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
 """Prompts and completions to rewards; None where a completion cannot be scored."""
-
-MAX_UNSCORED = 0.01
-"""The largest share of a batch that a reward may leave unscored."""
 
 
 @dataclass(frozen=True, slots=True)

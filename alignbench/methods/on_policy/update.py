@@ -34,14 +34,8 @@ class Updater:
 
     def __init__(self, networks: Networks, optimizer: Optimizer, decoding: Decoding, eos_id: EosId, seed: int) -> None:
         """Prepares; `decoding` and `eos_id` say what rollouts are sampled by, `seed` orders the mini-batches."""
-        self.networks, self.optimizer, self.decoding, self.eos_id, self.seed = (
-            networks,
-            optimizer,
-            decoding,
-            eos_id,
-            seed,
-        )
-        self.config = networks.config
+        self.networks, self.config, self.optimizer = networks, networks.config, optimizer
+        self.decoding, self.eos_id, self.seed = decoding, eos_id, seed
 
     def run(
         self,
