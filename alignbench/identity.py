@@ -133,12 +133,13 @@ def _fields(schema: type[Any]) -> tuple[_Field, ...]:
             for name, info in schema.model_fields.items()
         }
     else:
-        defaults = {
-            field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            for field in dataclasses.fields(schema)
-            if field.init
-        }
+        defaults = {field.name: default_of(field) for field in dataclasses.fields(schema) if field.init}
     return tuple(_Field(name, *_split(hints[name]), default) for name, default in defaults.items())
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """Returns the default of a dataclass's field; `dataclasses.MISSING` where there is none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _split(hint: Any) -> tuple[Any, tuple[object, ...]]:

@@ -125,8 +125,8 @@ WRITERS = Plugins("format", "alignbench.writers", "alignbench.comparison.writers
 def metrics(*kinds: Plugins, added: bool | None = None) -> Mapping[str, Any]:
     """Returns metrics by name, in the order of reports: of some kinds of plug-ins, or of all.
 
-    A plug-in of METRICS is a metric or several; one of PROBES has `metrics`. With `added` only those that packages have
-    added, with False only those of alignbench itself.
+    A plug-in of METRICS is a metric or several, and so is a probe that every evaluation includes; any other of PROBES
+    has `metrics`. With `added` only those that packages have added, with False only those of alignbench itself.
 
     Raises:
         UsageError: Two metrics have one name, or a package's cannot be imported.

@@ -135,7 +135,7 @@ def _sample(drawn: Drawn, prompts: Sequence[Prompt], protocol: EvalProtocol) -> 
 
 def _measured_on(sample: Sample, kl: Divergence) -> list[tuple[Metric, Any]]:
     """Returns the metrics of the protocol, in their order, each with what it is measured on."""
-    own = [(metric, kl) for metric in divergence.plugin.metrics]
+    own = [(metric, kl) for metric in divergence.plugin]
     rest = [(metric, sample) for metric in plugins.metrics(plugins.METRICS).values() if metric.needs != "rewards"]
     return sorted((one for one in (*rest, *own) if one[0].applies(sample.protocol)), key=lambda one: one[0].order)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from alignbench.errors import UsageError
+from alignbench.identity import default_of
 from alignbench.methods.base import Architecture, DataKind, Facts, Gives, Method
 from alignbench.plugins import METHODS
 
@@ -101,15 +102,11 @@ def describe(name: str) -> MethodDescription:
     docs = _field_docs(method)
     hints = typing.get_type_hints(method, include_extras=True)
     fields = tuple(
-        FieldDescription(field.name, _type_text(hints[field.name]), _default(field), docs.get(field.name, ""))
+        FieldDescription(field.name, _type_text(hints[field.name]), default_of(field), docs.get(field.name, ""))
         for field in dataclasses.fields(method)
         if field.init
     )
     return MethodDescription(name, inspect.getdoc(sys.modules[method.__module__]) or "", fields)
-
-
-def _default(field: dataclasses.Field[Any]) -> object:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _field_docs(method: type[Any]) -> dict[str, str]:

@@ -59,18 +59,13 @@ def is_copy(path: Path) -> bool:
     return {_TEXT, _LABEL} <= set(header)
 
 
-def has_layout(rows: Sequence[Row]) -> bool:
-    """True where the rows have the columns of this data set, and none that a prompt is usually read from."""
-    names = set(rows[0]) if rows else set()
-    return {_TEXT, _LABEL} <= names and names.isdisjoint({"prompt", "text", "toxicity"})
-
-
 def with_usual_columns(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
     """Returns the rows with `prompt`, the comment's first 2,000 characters, and `toxicity`, the label.
 
-    None where they have another layout.
+    None where they lack the columns of this data set, or have one that a prompt is usually read from.
     """
-    if not has_layout(rows):
+    names = set(rows[0]) if rows else set()
+    if not {_TEXT, _LABEL} <= names or names & {"prompt", "text", "toxicity"}:
         return None
     return like(rows, ({**row, "prompt": _start(row[_TEXT]), "toxicity": row[_LABEL]} for row in rows))
 

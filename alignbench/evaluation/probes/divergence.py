@@ -16,7 +16,6 @@ import numpy as np
 from alignbench.errors import ModelError
 from alignbench.evaluation.metrics.aggregate import FloatArray, IntArray, SetStatistic, counts, ratio
 from alignbench.evaluation.metrics.metric import Metric, Need
-from alignbench.evaluation.probes.probe import BuiltIn
 from alignbench.evaluation.protocols import DIVERGENCE_TOKENS
 from alignbench.evaluation.samples import completions_of, logprobs_of, reference_logprobs_of, stream_of
 from alignbench.records import Completion, Decoding, GivesDistributions, Policy, Prompt
@@ -156,4 +155,4 @@ def _metrics() -> Iterator[Metric]:
         yield _metric(name=f"{name}_per_token", needs=needs, of_set=per_token)
 
 
-plugin = BuiltIn(tuple(_metrics()))
+plugin = tuple(_metrics())

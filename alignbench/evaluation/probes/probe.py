@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from alignbench.evaluation.metrics.metric import Metric
 from alignbench.records import Policy, Scorer, Settings
-
-
-@dataclass(frozen=True)
-class BuiltIn:
-    """A probe that every evaluation of its kind includes; no recipe switches it on."""
-
-    metrics: tuple[Metric, ...]
 
 
 class Probe(Settings):

@@ -10,7 +10,6 @@ import numpy as np
 from alignbench.evaluation.metrics.aggregate import FloatArray
 from alignbench.evaluation.metrics.measure import metric_value
 from alignbench.evaluation.metrics.metric import Metric
-from alignbench.evaluation.probes.probe import BuiltIn
 from alignbench.records import EvalReport, MetricValue, PreferencePair, Scorer
 from alignbench.statistics.correlation import rank_correlation as correlation_of_ranks
 from alignbench.statistics.estimate import Estimate
@@ -23,7 +22,7 @@ _TRAIN_ACCURACY = _metric(name="pair_accuracy_train", direction="none", between_
 _GAP = _metric(name="pair_accuracy_gap", direction="lower")
 _AGREEMENT = _metric(name="label_agreement", direction="higher")
 
-plugin = BuiltIn((_ACCURACY, _TRAIN_ACCURACY, _GAP, _AGREEMENT))
+plugin = (_ACCURACY, _TRAIN_ACCURACY, _GAP, _AGREEMENT)
 
 
 def evaluate_reward_model(

@@ -6,11 +6,12 @@ TRL says nothing where a setting has no effect beside another one, and where it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alignbench.errors import TrainingError, did_you_mean
+from alignbench.identity import default_of
 from alignbench.methods.trl.settings import TrainerSettings
 
 Config = TypeVar("Config")
@@ -99,7 +100,7 @@ def _check_effects(
     """TrainingError for a setting that differs from TRL's default and that the trainer would not read."""
 
     def value_of(name: str) -> Any:
-        return values[name] if name in values else _default(known[name])
+        return values[name] if name in values else default_of(known[name])
 
     if value_of("max_steps") > 0:
         raise TrainingError(f"TRL's {kind.__name__} reads past num_train_epochs where max_steps is given: give epochs")
@@ -108,7 +109,7 @@ def _check_effects(
         raise TrainingError(f"TRL's {kind.__name__} does not take every text whole where max_length is None: give it")
     effects = [effect for name in names for effect in HAS_EFFECT.get(name, {}).items()]
     for name, (other, where) in effects:
-        if name not in own or own[name] == _default(known[name]):
+        if name not in own or own[name] == default_of(known[name]):
             continue
         chosen = value_of(other)
         if not where.intersection(chosen if isinstance(chosen, list) else [chosen]):
@@ -117,10 +118,6 @@ def _check_effects(
                 f"TRL's {kind.__name__} reads past {name}, got {own[name]!r}, where {other} is {chosen!r}; leave it "
                 f"out, or set {other} to {expected}"
             )
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _shared(settings: TrainerSettings, directory: Path, *, seed: int, on_cpu: bool) -> dict[str, Any]:

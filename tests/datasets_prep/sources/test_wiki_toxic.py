@@ -136,7 +136,8 @@ def test_a_label_that_is_neither_0_nor_1(copy: Path, words: TextTokenizer) -> No
 
 
 def test_a_file_of_ones_own_with_usual_columns_is_read_by_these() -> None:
-    assert wiki_toxic.has_layout([{"id": 1, "comment_text": "a", "label": 1}])
-    assert not wiki_toxic.has_layout([{"comment_text": "a", "label": 1, "prompt": "b"}])
-    assert not wiki_toxic.has_layout([{"comment_text": "a"}])
-    assert not wiki_toxic.has_layout([])
+    own = {"id": 1, "comment_text": "a", "label": 1}
+    assert wiki_toxic.with_usual_columns([own]) == [{**own, "prompt": "a", "toxicity": 1}]
+    assert wiki_toxic.with_usual_columns([{"comment_text": "a", "label": 1, "prompt": "b"}]) is None
+    assert wiki_toxic.with_usual_columns([{"comment_text": "a"}]) is None
+    assert wiki_toxic.with_usual_columns([]) is None
