@@ -33,7 +33,7 @@ def code_hash(*modules: str, follow: bool = False) -> str:
     """
     packages = (*PROJECT, *(name.partition(".")[0] for name in modules if follow))
     code = {name: ast.dump(tree) for name, tree in import_graph(modules, packages).items()}
-    return fingerprint([code, list(sys.version_info[:2]), {name: _version(name) for name in LIBRARIES}])
+    return fingerprint([code, list(sys.version_info[:2]), {name: installed_version(name) for name in LIBRARIES}])
 
 
 def import_graph(modules: Sequence[str], packages: Sequence[str] = ()) -> Mapping[str, ast.Module]:
@@ -123,7 +123,8 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
             yield from (f"{start}.{alias.name}" for alias in node.names)
 
 
-def _version(library: str) -> str | None:
+def installed_version(library: str) -> str | None:
+    """Returns the version of a library; None where it is not installed."""
     try:
         return version(library)
     except PackageNotFoundError:

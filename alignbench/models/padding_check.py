@@ -18,6 +18,7 @@ from alignbench.models.forward import base_model, collate, completion_forward, d
 from alignbench.models.sampling.capture import Capture
 from alignbench.models.sampling.sampler import sample
 from alignbench.models.sampling.token_draw import uniforms
+from alignbench.models.special_tokens import n_embeddings
 from alignbench.records import Decoding
 from alignbench.runtime.randomness import generator
 
@@ -112,7 +113,7 @@ def _prompts(policy: LanguageModel) -> list[tuple[int, ...]]:
     """Prompts of ordinary tokens, always the same ones for a model."""
     config = base_model(policy.model).config
     special = {*policy.tokenizer.all_special_ids, *_named_tokens(config.to_dict())}
-    n_words = base_model(policy.model).get_input_embeddings().weight.shape[0]
+    n_words = n_embeddings(policy.model)
     ordinary = [i for i in range(min(n_words, 50_000)) if i not in special] or list(range(n_words))
     lengths = _fitting(_PROMPT_TOKENS, policy, share=2)
     numbers = generator("padding check").choice(ordinary, size=max(lengths)).tolist()

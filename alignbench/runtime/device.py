@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.code_hash import installed_version
 from alignbench.errors import UsageError
 from alignbench.runtime import distributed
 
@@ -81,16 +81,10 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """Returns the versions, platform and hardware of this process; no host names and no paths."""
     import torch
 
-    versions: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
-        "packages": versions,
+        "packages": {package: installed_version(package) for package in _PACKAGES},
         "hardware_class": hardware_class(device),
         "n_cpus": os.cpu_count(),
         "n_threads": torch.get_num_threads(),
