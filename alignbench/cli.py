@@ -167,7 +167,7 @@ def methods(name: str | None) -> None:
 
     if name is None:
         for known in registry.known_methods():
-            click.echo(f"{known:<16}{registry.describe(known).doc.splitlines()[0]}")
+            click.echo(f"{known:<16}{registry.summary(known)}")
         return
     description = registry.describe(name)
     click.echo(description.doc)

@@ -135,6 +135,16 @@ def metrics(*kinds: Plugins, added: bool | None = None) -> Mapping[str, Any]:
     return _metrics(kinds, () if added is False else tuple(entries_of(kind.group) for kind in kinds), added)
 
 
+def _metrics_of(kind: Plugins, name: str) -> tuple[Any, ...]:
+    """The metrics of a plug-in; UsageError where it is none."""
+    plugin = kind.load(name)
+    found = getattr(plugin, "metrics", plugin if isinstance(plugin, tuple) else (plugin,))
+    if not isinstance(found, tuple) or not all(hasattr(metric, "direction") for metric in found):
+        what = "has a tuple of Metric as its `metrics`" if kind is PROBES else "is a Metric or a tuple of them"
+        raise UsageError(f"{kind.kind} {name!r} of {kind.owner(name)} is {plugin!r}; a {kind.kind} plug-in {what}")
+    return found
+
+
 @cache
 def _metrics(
     kinds: tuple[Plugins, ...], _: tuple[tuple[EntryPoint, ...], ...], added: bool | None
@@ -143,8 +153,7 @@ def _metrics(
     named = [(kind, name) for kind in kinds for name in kind.built_in if not added]
     named += [(kind, name) for kind in kinds if added is not False for name in sorted(kind._added)]
     for kind, name in named:
-        plugin = kind.load(name)
-        for metric in getattr(plugin, "metrics", plugin if isinstance(plugin, tuple) else (plugin,)):
+        for metric in _metrics_of(kind, name):
             if metric.name in found:
                 raise UsageError(f"{kind.owner(name)}: two metrics are called {metric.name!r}; one needs another name")
             found[metric.name] = metric

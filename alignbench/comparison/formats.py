@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from alignbench.errors import UsageError
 from alignbench.plugins import WRITERS
 
 if TYPE_CHECKING:
@@ -12,8 +13,10 @@ if TYPE_CHECKING:
 
 
 def writer(format: str) -> Callable[[Comparison], str]:
-    """Returns what writes a format; UsageError where there is none of this name."""
+    """Returns what writes a format; UsageError where there is none of this name, or it is no function."""
     found: Callable[[Comparison], str] = WRITERS.load(format, "--format")
+    if not callable(found):
+        raise UsageError(f"--format: {format!r} of {WRITERS.owner(format)} is {found!r}; a format is a function")
     return found
 
 

@@ -68,6 +68,19 @@ def method_class(name: str) -> type[Method]:
     return typing.cast("type[Method]", found)
 
 
+def usable_methods() -> list[str]:
+    """Returns the names of the methods whose declarations can be read, sorted: a broken package offers none."""
+
+    def is_usable(name: str) -> bool:
+        try:
+            method_class(name)
+        except UsageError:
+            return False
+        return True
+
+    return list(filter(is_usable, known_methods()))
+
+
 def _problems(found: type[Any]) -> Iterator[str]:
     """Yields what keeps a dataclass from being a method."""
     if not found.__dataclass_params__.frozen:
@@ -76,6 +89,10 @@ def _problems(found: type[Any]) -> Iterator[str]:
         yield "it lacks train(self, data, run)"
     elif len(inspect.signature(found.train).parameters) != 3:
         yield f"it has train{inspect.signature(found.train)}, expected train(self, data, run)"
+    try:
+        typing.get_type_hints(found, include_extras=True)
+    except NameError as error:
+        yield f"the type of a field cannot be read: {error}; import it outside `if TYPE_CHECKING`"
     facts = getattr(found, "facts", None)
     if not isinstance(facts, Facts):
         yield f"it has {'no facts' if facts is None else f'the facts {facts!r}'}, expected `facts: ClassVar[Facts]`"
@@ -107,6 +124,15 @@ def describe(name: str) -> MethodDescription:
         if field.init
     )
     return MethodDescription(name, inspect.getdoc(sys.modules[method.__module__]) or "", fields)
+
+
+def summary(name: str) -> str:
+    """Returns a method in one line: the first of its documentation, or why it cannot be used."""
+    try:
+        lines = describe(name).doc.splitlines()
+    except UsageError as error:
+        return f"(cannot be used) {error}"
+    return lines[0] if lines else ""
 
 
 def _field_docs(method: type[Any]) -> dict[str, str]:

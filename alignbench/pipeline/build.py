@@ -211,13 +211,13 @@ def _options(recipe: Recipe, device: torch.device) -> dict[str, Any]:
 
 def _check_architecture(recipe: Recipe, policy: LanguageModel) -> None:
     """UsageError where the method cannot train this kind of policy."""
-    from alignbench.methods.registry import known_methods, method_class
+    from alignbench.methods.registry import method_class, usable_methods
 
     facts, kind = recipe.method.facts, "seq2seq" if policy.is_encoder_decoder else "causal"
     start = facts.own_start(recipe.method)
     if kind in facts.architectures or (start is not None and start.model is not None):
         return
-    able = [name for name in known_methods() if kind in method_class(name).facts.architectures]
+    able = [name for name in usable_methods() if kind in method_class(name).facts.architectures]
     what = "an encoder-decoder (seq2seq)" if policy.is_encoder_decoder else "a causal"
     raise UsageError(
         f"policy.model: got {recipe.policy.model!r}, {what} model, which {recipe.method_name} does not "

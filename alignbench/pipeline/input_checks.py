@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from alignbench import plugins
 from alignbench.errors import DataError, InputsError, did_you_mean
 from alignbench.scorers.labels import label_hint
 from datasets_prep.settings import DemonstrationSettings, PromptSettings, named_source
@@ -153,7 +154,10 @@ def check_inputs(recipes: Iterable[LoadedRecipe]) -> list[str]:
 
     Raises:
         InputsError: with every problem of every recipe.
+        UsageError: An installed package adds a metric, which every run measures, that is none or cannot be imported.
     """
+    if plugins.entries_of(plugins.METRICS.group):
+        plugins.metrics(plugins.METRICS)
     checks = InputChecks()
     for loaded in recipes:
         checks.add(loaded)

@@ -7,7 +7,7 @@ from typing import Any
 
 from alignbench.errors import UsageError
 from alignbench.identity import identity_values
-from alignbench.methods.registry import known_methods, method_class
+from alignbench.methods.registry import method_class, usable_methods
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.recipe.roles import key_of, upstream_names
 from alignbench.records import fingerprint
@@ -20,7 +20,7 @@ def identity_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = identity_values(RecipeSettings, resolved)
     method = values.get("method")
-    if isinstance(method, Mapping) and method.get("name") in _usable_methods():
+    if isinstance(method, Mapping) and method.get("name") in usable_methods():
         values["method"] = identity_values(method_class(method["name"]), method)
     return values
 
@@ -37,16 +37,3 @@ def run_hash(resolved: Mapping[str, Any], upstream_hashes: Mapping[str, str]) ->
         block, key = key_of(role).split(".", 1)
         values[block] = {**values[block], key: upstream_hashes[role]}
     return fingerprint(values)
-
-
-def _usable_methods() -> set[str]:
-    """Names of the methods whose declarations can be read."""
-
-    def is_usable(name: str) -> bool:
-        try:
-            method_class(name)
-        except UsageError:
-            return False
-        return True
-
-    return set(filter(is_usable, known_methods()))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from alignbench import plugins
+from alignbench.errors import UsageError
 from alignbench.records import MetricValue
 
 
@@ -30,7 +32,10 @@ class Traits(BaseModel):
     @classmethod
     def of(cls, metric: str) -> Self:
         """Returns those of a metric that is installed, or what is assumed of one that is not."""
-        known = plugins.metrics(added=False).get(metric) or plugins.metrics().get(metric)
+        known = plugins.metrics(added=False).get(metric)
+        if known is None:
+            with suppress(UsageError):  # of a package that is broken: who reads results need not have it
+                known = plugins.metrics().get(metric)
         return cls() if known is None else cls.model_validate(known)
 
 

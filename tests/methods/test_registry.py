@@ -126,6 +126,14 @@ def test_third_party_method_is_told_all_that_is_wrong(installed, double):
         assert problem in str(caught.value)
 
 
+def test_third_party_method_with_a_type_that_cannot_be_read(installed, double, monkeypatch):
+    monkeypatch.setitem(Double.__annotations__, "mode", "Nowhere")
+    installed(("odd", "elsewhere:Double"))
+    with pytest.raises(UsageError, match=r"type of a field cannot be read: name 'Nowhere' is not defined; import it"):
+        registry.method_class("odd")
+    assert "odd" not in registry.usable_methods()
+
+
 def test_third_party_method_cannot_take_a_built_in_name(installed):
     installed(("ppo", "elsewhere:Double"))
     with pytest.raises(UsageError, match=r"'elsewhere:Double'.*'ppo'.*alignbench itself.*rename"):
