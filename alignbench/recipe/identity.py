@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alignbench.errors import UsageError
 from alignbench.identity import identity_values
 from alignbench.methods.registry import method_class, usable_methods
 from alignbench.recipe.blocks import RecipeSettings
