@@ -321,7 +321,7 @@ class EvalReport:
     prompt_groups: Mapping[str, str] = field(default_factory=dict)
     """Group by prompt id, of the prompts that are variants of one text."""
     answer_cost: AnswerCost | None = None
-    """None where nothing answers (a reward model)."""
+    """None where nothing answers (a reward model), and where the policy does not count what it spends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,9 +111,12 @@ def _draw_all(
     return concatenate(parts, order), divergence.concatenate(divergences, order)
 
 
-def _answer_cost(drawn: Drawn) -> AnswerCost:
+def _answer_cost(drawn: Drawn) -> AnswerCost | None:
+    """What an answer has cost; None, not 0, where the policy does not count what it spends."""
     spent, n = drawn.spent, len(drawn.completions)
     flops = spent.generation_flops + spent.forward_flops + spent.backward_flops
+    if not flops or spent.generated_tokens < sum(completion.n_tokens for completion in drawn.completions):
+        return None
     return AnswerCost(spent.generated_tokens / n, flops / n)
 
 

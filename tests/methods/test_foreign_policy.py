@@ -126,6 +126,19 @@ def test_a_policy_of_a_kind_that_is_not_installed(tiny_policy, tmp_path):
         load_policy(tmp_path)
 
 
+@pytest.mark.parametrize("counted", [Cost(), Cost(generated_tokens=10**6), Cost(generation_flops=1e9)])
+def test_what_a_policy_does_not_count_is_not_known_to_cost_nothing(best_of, tiny_policy, counted):
+    class Uncounted(BestOf):
+        calls = 0
+        spent = property(lambda self: counted if self.calls else Cost())
+
+        def generate(self, *asked):
+            self.calls += 1
+            return super().generate(*asked)
+
+    assert measured(Uncounted(tiny_policy(), 2, best_of["classifier"]), tiny_policy()).answer_cost is None
+
+
 def test_an_answer_costs_what_was_drawn_and_scored_for_it(best_of, tiny_policy):
     """Against the tokens of all draws, and the FLOPs of a plain model and of scoring by themselves."""
     plain, policy = tiny_policy(), BestOf(tiny_policy(), 4, best_of["classifier"])
