@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.embedded import resolve
 from alignbench.errors import DataError
+from alignbench.recipe.scorers import with_located_files
 from alignbench.records import Scorer
 from alignbench.scorers.base import Place
 from alignbench.scorers.classifier import ClassifierReward
@@ -56,7 +57,7 @@ def training_reward(recipe: Recipe, artifacts: Mapping[str, Path], joint: str, d
 def kept_reward(recipe: Recipe, artifacts: Mapping[str, Path]) -> list[dict[str, Any]]:
     """What `methods.kept_reward.load_reward` makes the training reward of again, JSON-like; empty without that block.
 
-    A reward model is named by the folder of its run.
+    A reward model is named by the folder of its run. Paths are whole: a policy is loaded from any folder.
     """
     from alignbench.scorers.reward_model import REWARD_LABEL
 
@@ -64,7 +65,7 @@ def kept_reward(recipe: Recipe, artifacts: Mapping[str, Path]) -> list[dict[str,
     if reward is None:
         return []
     if "reward" in artifacts:
-        settings = {"classifier": str(artifacts["reward"]), "label": REWARD_LABEL, "text": reward.text}
+        settings = {"classifier": _whole(artifacts["reward"]), "label": REWARD_LABEL, "text": reward.text}
         main = {"kind": "classifier", "settings": settings | {"trust_remote_code": reward.trust_remote_code}}
     else:
         main = _kept(reward)
@@ -74,8 +75,14 @@ def kept_reward(recipe: Recipe, artifacts: Mapping[str, Path]) -> list[dict[str,
 
 def _kept(term: RewardTerm) -> dict[str, Any]:
     assert term.source is not None
-    settings, values = term.kinds[term.source], term.model_dump(mode="json")
+    settings, values = term.kinds[term.source], with_located_files(term.model_dump(mode="json"), _whole)
+    values |= {model.key: _whole(model.name) for model in settings.models(term)}
     return {"kind": term.source, "settings": {key: values[key] for key in settings.model_fields}}
+
+
+def _whole(path: str | Path) -> str:
+    """The whole path of a file or folder that is there; anything else, such as a hub id, as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
 
 def labeller(recipe: Recipe, artifacts: Mapping[str, Path], joint: str, device: torch.device) -> Scorer:

@@ -1,6 +1,7 @@
 """A reward goes into JSON and comes back as the same one, whatever a recipe makes it of."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,16 @@ def upstream(checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_it_is_the_same_again(recipe, upstream, tiny_policy, name):
+def test_it_is_the_same_again(recipe, upstream, tiny_policy, name, tmp_path, monkeypatch):
+    """Also in another folder, where a path that began at the first one leads nowhere."""
+    upstream = Path(os.path.relpath(upstream))
     of, policy = recipe(REWARDS[name]), tiny_policy()
     artifacts = {"reward": upstream} if "learned" in name else {}
     reward = training_reward(of, artifacts, "", torch.device("cpu"))
-    again = load_reward(json.loads(json.dumps(kept_reward(of, artifacts))), policy)
+    kept = json.dumps(kept_reward(of, artifacts))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = load_reward(json.loads(kept), policy)
     assert type(again) is type(reward)
     assert again.fingerprint == reward.fingerprint
     assert again.score(PROMPTS, TEXTS) == reward.score(PROMPTS, TEXTS)
@@ -61,7 +67,7 @@ def test_it_is_the_same_again(recipe, upstream, tiny_policy, name):
 def test_one_that_cannot_be_had_again_says_why(recipe, tiny_policy):
     kept = kept_reward(recipe(REWARDS["function"]), {})
     Path("rewards.py").write_text("def length(prompts, completions):\n    return [1.0 for _ in completions]\n")
-    with pytest.raises(ScorerError, match=r"the function that scored .* function_sha256: .*, that of rewards.py"):
+    with pytest.raises(ScorerError, match=r"the function that scored .* function_sha256: .*, that of .*rewards.py"):
         load_reward(kept, tiny_policy())
     with pytest.raises(UsageError, match="reward: unknown scorer 'lexico', did you mean 'lexicon'"):
         load_reward([{"name": "main", "weight": 1.0, "kind": "lexico", "settings": {}}], tiny_policy())
