@@ -42,7 +42,7 @@ def train(job: Job, parts: Parts, measuring: Measuring | None, *, profile: bool)
     """Trains in every process, measured on validation prompts along it, and saves what was trained."""
     trace = Profile(job.recorder.path / layout.PROFILE, job.device) if profile and measuring is not None else None
     with measured(job.machine, job.device), trace or nullcontext():
-        data = measuring.built.data if measuring else TrainData(parts.data.train, parts.data.validation)
+        data = distributed.from_first(measuring.built.data if measuring else TrainData((), ()))  # drawn there alone
         context = _context(job, parts, measuring.along if measuring else None)
         if trace:
             context.step_done = trace.between_steps(context.step_done)

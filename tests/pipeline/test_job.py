@@ -47,3 +47,46 @@ def test_two_processes_write_the_runs_of_one(in_two_processes, recipe_folder):
             assert costs[0][count] == costs[1][count]
         assert (run / "artifact" / "model.safetensors").is_file()
         assert not list(run.parent.glob(".*partial"))
+
+
+COUNTS = """
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import ClassVar
+
+from alignbench import cli, plugins
+from alignbench.methods.base import Facts
+
+
+@dataclass(frozen=True)
+class Counts:
+    facts: ClassVar[Facts] = Facts(
+        architectures=frozenset({"causal"}), learns_from=frozenset({"labelled_completions"}), several_processes=True
+    )
+
+    def train(self, data, run):
+        from alignbench.runtime import distributed
+        labelled = [one.completion.text for one in data.labelled_completions]
+        said = f"{len(data.prompts)} {len(data.validation_prompts)} {labelled}"
+        Path(f"seen{distributed.rank()}").write_text(f"{said} {data.drawn_completions}")
+        return run.policy
+
+
+entries = [EntryPoint("counts", "__main__:Counts", "alignbench.methods")]
+plugins.entry_points = lambda group: entries if group == "alignbench.methods" else []
+cli.main(["run", *sys.argv[1:]])
+"""
+
+
+def test_all_processes_learn_from_the_same_data(in_two_processes, recipe_folder):
+    """What the first one alone draws included."""
+    (recipe_folder / "counts.py").write_text(COUNTS)
+    recipe = json.loads((recipe_folder / "dpo.yaml").read_text()) | {"name": "counts", "method": {"name": "counts"}}
+    (recipe_folder / "counts.yaml").write_text(json.dumps(recipe))
+    codes, said = in_two_processes("counts.py", "counts.yaml")
+    assert codes == [0, 0], "\n".join(said)
+    first, second = ((recipe_folder / f"seen{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert int(first.split()[-1]) > 0
