@@ -30,7 +30,8 @@ def demonstrations(
         policy: The policy that training starts from.
         labeller: Scores the policy's own completions; None where the data hold them.
         data: The prompts of the recipe.
-        heldout: The prompts of the evaluation, which no demonstration may have.
+        heldout: The prompts of the evaluation. No demonstration may have one, nor any other that the data hold out:
+            what builds on this run may be measured on more of them.
     """
     settings = recipe.demonstrations or DemonstrationSettings()
     if settings.take == "data":
@@ -54,7 +55,7 @@ def _of_data(
         key = "demonstrations.source"
         whole = {"validation_fraction": 0.0, "heldout_fraction": 0.0, "heldout": None}
         own = data_settings(named_source(settings.source).model_copy(update=whole))
-        prompts = _apart(recipe, prepare(recipe, own, policy).train, (*data.validation, *heldout))
+        prompts = _apart(recipe, prepare(recipe, own, policy).train, (*data.validation, *data.heldout, *heldout))
     is_chat = recipe.chat is not None
     texts, statistics = read_demonstrations(own, settings, prompts, key=key, conversations=is_chat)
     found: list[Demonstration] = []

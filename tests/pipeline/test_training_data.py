@@ -140,6 +140,16 @@ def test_another_source_is_taken_whole_and_never_meets_what_is_measured_on(folde
     assert [one.prompt.text for one in kept.items] == [one.prompt.text for one in found.items]
 
 
+def test_a_prompt_that_is_held_out_and_not_measured_on_is_no_demonstration(folder, tiny_policy):
+    """What builds on the run may be measured on it."""
+    policy = tiny_policy()
+    _, data = built(policy)
+    Path("leaky.jsonl").write_text(json.dumps({"prompt": data.heldout[-1].text, "answer": " it runs"}) + "\n")
+    (loaded,) = load(["imitates.yaml"], [*SMALL, "demonstrations.source=leaky.jsonl"])
+    with pytest.raises(LeakError, match=r"demonstrations.source"):
+        demonstrations(loaded.recipe, policy, None, data, data.heldout[:1])
+
+
 def test_blocks_that_are_not_given_are_no_part_of_a_recipe(folder):
     (plain,), (given,) = load(["dpo.yaml"]), load(["dpo.yaml"], ["labelled_completions={wanted_from: 0.5}"])
     assert {"labelled_completions", "demonstrations"}.isdisjoint(plain.recipe.resolved())
