@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from alignbench.errors import AlignbenchError
 from alignbench.evaluation.metrics.aggregate import (
     NO_REPLICATES,
     FloatArray,
@@ -80,9 +81,18 @@ def prompt_columns(metrics: Sequence[tuple[Metric, Any]], sample: Sample, scored
 
 
 def column(metric: Metric, on: Any, scorer: str | None = None, scored: Scored | None = None) -> Column:
-    """Measures a mean over prompts; all NaN where its scorer left too much unscored."""
+    """Measures a mean over prompts; all NaN where its scorer left too much unscored.
+
+    AlignbenchError where what it gives does not fit the sample.
+    """
     assert metric.of_prompts is not None
     measured = np.asarray(metric.of_prompts(on), dtype=np.float64)
+    n, k = (len(on.prompts), on.k) if isinstance(on, Sample) else (len(np.atleast_1d(measured)), None)
+    if measured.shape != (n,) and (measured.ndim != 2 or measured.shape != (n, k or measured.shape[1])):
+        raise AlignbenchError(
+            f"metric {metric.name}: got values of shape {measured.shape}, expected ({n},), one for each prompt, or "
+            f"({n}, {k or 'k'}), one for each completion"
+        )
     asked = counts(measured[: metric.n_prompts])
     values = prompt_means(measured) if measured.ndim == 2 else measured
     withheld = scored.withheld if scored else ""

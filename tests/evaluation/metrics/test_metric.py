@@ -12,7 +12,7 @@ import alignbench
 from alignbench import plugins
 from alignbench.comparison.compare import compare
 from alignbench.comparison.document import document
-from alignbench.errors import UsageError
+from alignbench.errors import AlignbenchError, UsageError
 from alignbench.evaluation.evaluator import evaluate
 from alignbench.evaluation.metrics.aggregate import SetStatistic
 from alignbench.evaluation.metrics.metric import Metric
@@ -96,6 +96,16 @@ def test_it_can_decide_a_sweep(installed):
 def test_a_name_that_is_taken_is_refused(installed, report):
     installed("again")
     with pytest.raises(UsageError, match="the entry point 'elsewhere:again': two metrics are called 'self_bleu'"):
+        report()
+
+
+@pytest.mark.parametrize("given", [None, 0.5, [0.5], [0.5] * 3, [[0.5]] * 2, [[[0.5, 0.5]] * 2]])
+def test_values_that_do_not_fit_the_sample_are_refused_by_name(installed, report, monkeypatch, given):
+    odd = Metric(name="odd", direction="lower", of_prompts=lambda sample: given)
+    name = f"odd{len(str(given))}"  # one of its own, as what is installed is read once
+    monkeypatch.setitem(globals(), name, odd)
+    installed(name)
+    with pytest.raises(AlignbenchError, match=r"metric odd: got values of shape \(.*\), expected \(2,\).*\(2, 2\)"):
         report()
 
 
