@@ -76,7 +76,7 @@ def kept_reward(recipe: Recipe, artifacts: Mapping[str, Path]) -> list[dict[str,
 def _kept(term: RewardTerm) -> dict[str, Any]:
     assert term.source is not None
     settings, values = term.kinds[term.source], with_located_files(term.model_dump(mode="json"), _whole)
-    values |= {model.key: _whole(model.name) for model in settings.models(term)}
+    values |= {model.key: _whole(model.name) for model in settings.models(term) if values.get(model.key) == model.name}
     return {"kind": term.source, "settings": {key: values[key] for key in settings.model_fields}}
 
 

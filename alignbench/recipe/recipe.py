@@ -66,6 +66,12 @@ class Recipe(RecipeSettings):
             getattr(other.evaluation, key) != getattr(self.evaluation, key) for key in ("prompts", "neutral")
         ):
             another = "evaluation.prompts or evaluation.neutral, which data.on_leak goes by"
+        elif (
+            other.demonstrations is not None
+            and other.demonstrations.source is not None
+            and self.evaluation.prompts not in (None, other.evaluation.prompts)
+        ):
+            another = "evaluation.prompts, which its demonstrations are held apart from"
         if another is not None:
             raise UsageError(
                 f"{self.name}: {key_of(role)}: {other.name} has another {another}, so it may have trained on prompts "

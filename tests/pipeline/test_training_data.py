@@ -9,12 +9,13 @@ from typing import ClassVar
 import pytest
 
 from alignbench import plugins
-from alignbench.errors import InputsError, LeakError, RecipeError
+from alignbench.errors import InputsError, LeakError, RecipeError, UsageError
 from alignbench.methods.base import Facts
 from alignbench.pipeline import execute
 from alignbench.pipeline.demonstrations import demonstrations
 from alignbench.pipeline.input_checks import check_inputs
 from alignbench.pipeline.inputs import inputs_of
+from alignbench.pipeline.plan import plan
 from alignbench.pipeline.prompts import prepared_prompts
 from alignbench.recipe.loading import load
 
@@ -148,6 +149,25 @@ def test_a_prompt_that_is_held_out_and_not_measured_on_is_no_demonstration(folde
     (loaded,) = load(["imitates.yaml"], [*SMALL, "demonstrations.source=leaky.jsonl"])
     with pytest.raises(LeakError, match=r"demonstrations.source"):
         demonstrations(loaded.recipe, policy, None, data, data.heldout[:1])
+
+
+def test_what_builds_on_demonstrations_is_not_measured_on_prompts_that_these_may_have(folder):
+    """Those of another source are held apart from the prompts that their own recipe holds out or is measured on."""
+    Path("on.yaml").write_text(json.dumps(json.loads(Path("ppo.yaml").read_text()) | {"policy": {"run": "imitates"}}))
+
+    def planned(prompts, source):
+        first = json.loads(Path("imitates.yaml").read_text())
+        first |= {"demonstrations": {"source": source}, "evaluation": {"prompts": prompts[0]}}
+        Path("imitates.yaml").write_text(json.dumps(first))
+        second = json.loads(Path("on.yaml").read_text()) | {"evaluation": {"prompts": prompts[1]}}
+        Path("on.yaml").write_text(json.dumps(second))
+        return len(plan(load(["imitates.yaml", "on.yaml"], [])))
+
+    rows = {"prompts": "rows.jsonl"}
+    assert planned((None, None), rows) == planned((rows, rows), rows) == planned((rows, None), rows) == 2
+    assert planned((None, rows), None) == 2
+    with pytest.raises(UsageError, match=r"imitates has another evaluation\.prompts, which its demonstrations"):
+        planned((None, rows), rows)
 
 
 def test_blocks_that_are_not_given_are_no_part_of_a_recipe(folder):
