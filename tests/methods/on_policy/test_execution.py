@@ -8,7 +8,7 @@ from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.rollout import Rollout
 from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.models.fast import layers
-from alignbench.models.sampling import sampler
+from alignbench.models.sampling import growing_cache
 
 CONFIG = {
     **{"batch_size": 8, "mini_batch_size": 4, "micro_batch_size": 2, "ppo_epochs": 2, "learning_rate": 1e-3},
@@ -45,7 +45,7 @@ def test_fast_is_plain(sure_policy, reward, prompts, monkeypatch, family, change
         if execution == "plain":  # nor anything else that is shorter in both
             monkeypatch.setattr(layers, "SMALLEST", float("inf"))
             monkeypatch.setattr(Rollout, "trimmed", lambda rollout: rollout)
-            monkeypatch.setattr(sampler, "has_plain_cache", lambda _model: False)
+            monkeypatch.setattr(growing_cache, "has_plain_cache", lambda _model: False)
         else:
             monkeypatch.setattr(layers, "SMALLEST", 0)
         trainer = build(sure_policy(name, "fresh" if lora else None), reward, prompts, execution=execution, **changes)
