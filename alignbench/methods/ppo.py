@@ -41,6 +41,7 @@ class PPO(PPOConfig):
         """Spends the budget in steps of `batch_size` completions."""
         from alignbench.methods.on_policy.trainer import PPOTrainer
         from alignbench.runtime.progress import progress_bar
+        from alignbench.scorers.room import without_room
 
         n_steps = run.budget_completions // self.batch_size
         if n_steps == 0:
@@ -49,6 +50,8 @@ class PPO(PPOConfig):
             )
         assert run.reward is not None
         policy = run.policy
+        if lacking := without_room(run.reward, policy, data.prompts, self.completion_tokens[1]):
+            raise TrainingError(f"method.completion_tokens: expected shorter completions: {lacking[0]}")
         if run.lora is not None:
             policy.add_adapter(run.lora, seed=run.seed)
         trainer = PPOTrainer(policy, run.reward.score, data.prompts, self, seed=run.seed)
