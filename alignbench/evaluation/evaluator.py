@@ -70,8 +70,7 @@ def evaluate(
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
     _check_prompts(prompts)
     cut = protocol.cut(prompts)
-    who = policy, reference, protocol, scorers
-    drawn, kl = _draw_all(who, cut, seed, purpose, batch_prompts, progress or (lambda: None))
+    drawn, kl = _draw_all(policy, reference, cut, protocol, scorers, seed, purpose, batch_prompts, progress)
     sample, scored = _sample(drawn, cut, protocol)
     on = _measured_on(sample, replace(kl, groups=sample.groups))
     columns = prompt_columns(on, sample, scored)
@@ -85,15 +84,17 @@ def evaluate(
 
 
 def _draw_all(
-    who: tuple[Policy, Policy, EvalProtocol, Mapping[str, Scorer]],
+    policy: Policy,
+    reference: Policy,
     prompts: Sequence[Prompt],
+    protocol: EvalProtocol,
+    scorers: Mapping[str, Scorer],
     seed: int,
     purpose: str | None,
     batch_prompts: int,
-    progress: Callable[[], None],
+    progress: Callable[[], None] | None,
 ) -> tuple[Drawn, Divergence]:
     """Completions of all prompts in their order, and what KL is measured on."""
-    policy, reference, protocol, scorers = who
     parts: list[Drawn] = []
     divergences: list[Divergence] = []
     # Prompts of about the same length go together, the longest first: little padding, and a batch that does not fit in
@@ -106,8 +107,9 @@ def _draw_all(
         parts.append(draw(policy, reference, batch, protocol, scorers, seed, purpose))
         n_exact = sum(i < EXACT_PROMPTS for i in places)
         divergences.append(measure_divergence(policy, reference, batch, seed, n_exact, purpose))
-        for _ in batch:
-            progress()
+        if progress is not None:
+            for _ in batch:
+                progress()
     return concatenate(parts, order), divergence.concatenate(divergences, order)
 
 

@@ -6,9 +6,9 @@ n prompts, k completions of each.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS, jackknife_interval
 from alignbench.statistics.prompt_means import Groups, column_means
 from alignbench.statistics.thresholds import MAX_UNSCORED
+
+_Measured = TypeVar("_Measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,23 @@ def prompt_columns(metrics: Sequence[tuple[Metric, Any]], sample: Sample, scored
         sample: What metrics of scorers are measured on.
         scored: By scorer.
     """
-    means = [(metric, on) for metric, on in metrics if metric.of_prompts is not None]
-    columns = [
-        column(metric, replace(sample, scores=of.scores), scorer, of)
+    return _each([(metric, on) for metric, on in metrics if metric.of_prompts is not None], sample, scored, column)
+
+
+def _each(
+    metrics: Sequence[tuple[Metric, Any]],
+    sample: Sample,
+    scored: Mapping[str, Scored],
+    measure: Callable[..., _Measured],
+) -> list[_Measured]:
+    """Measures those of scorers, scorer by scorer, and then those without."""
+    of_scorers = [
+        measure(metric, replace(sample, scores=of.scores), scorer, of)
         for scorer, of in scored.items()
-        for metric, _ in means
+        for metric, _ in metrics
         if metric.takes_scorer
     ]
-    return columns + [column(metric, on) for metric, on in means if not metric.takes_scorer]
+    return of_scorers + [measure(metric, on) for metric, on in metrics if not metric.takes_scorer]
 
 
 def column(metric: Metric, on: Any, scorer: str | None = None, scored: Scored | None = None) -> Column:
@@ -119,33 +130,22 @@ def set_metrics(
     metrics: Sequence[tuple[Metric, Any]], sample: Sample, scored: Mapping[str, Scored]
 ) -> list[MetricValue]:
     """Returns every metric that is no mean over prompts, as `prompt_columns` does those that are."""
-    statistics = [(metric, on) for metric, on in metrics if metric.of_set is not None]
-    found = [
-        _of_scorer(metric, replace(sample, scores=of.scores), scorer, of)
-        for scorer, of in scored.items()
-        for metric, _ in statistics
-        if metric.takes_scorer
-    ]
-    return found + [set_metric(metric, on) for metric, on in statistics if not metric.takes_scorer]
+    return _each([(metric, on) for metric, on in metrics if metric.of_set is not None], sample, scored, set_metric)
 
 
-def _of_scorer(metric: Metric, sample: Sample, scorer: str, scored: Scored) -> MetricValue:
-    assert metric.of_set is not None
-    statistic = metric.of_set(sample)
-    if withheld := scored.withheld:
-        statistic = replace(statistic, value=None, replicates=NO_REPLICATES, reason=withheld)
-    return replace(_set_value(metric, scorer, statistic, sample), n_cut=scored.n_cut)
-
-
-def set_metric(metric: Metric, on: Any) -> MetricValue:
+def set_metric(metric: Metric, on: Any, scorer: str | None = None, scored: Scored | None = None) -> MetricValue:
     """Measures a metric of the whole set, with the replicates that its interval comes from.
 
     A mean over prompts of a probe is one as well: its prompts are not those of the evaluation.
     """
     if metric.of_set is not None:
-        return _set_value(metric, None, metric.of_set(on), on)
-    one = column(metric, on)
-    return _set_value(metric, None, replace(pooled_mean(one.values, on.groups), counts=one.counts), on)
+        statistic = metric.of_set(on)
+    else:
+        one = column(metric, on)
+        statistic = replace(pooled_mean(one.values, on.groups), counts=one.counts)
+    if scored and (withheld := scored.withheld):
+        statistic = replace(statistic, value=None, replicates=NO_REPLICATES, reason=withheld)
+    return replace(_set_value(metric, scorer, statistic, on), n_cut=scored.n_cut if scored else 0)
 
 
 def _set_value(metric: Metric, scorer: str | None, statistic: SetStatistic, on: Any) -> MetricValue:
