@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from fixtures.compared import N, corpus, one
 
 from alignbench.comparison.compare import compare
 from alignbench.comparison.formats import render
@@ -14,7 +15,6 @@ from alignbench.comparison.pooling import NOT_STORED
 from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, MetricKey, MetricValue
 
-N = 60
 FIELDS = [
     "recipe", "method", "metric", "scorer", "value", "ci_low", "ci_high", "reason", "n_scored", "n_unscored", "n_cut",
     "n_seeds", "seeds", "baseline", "difference", "difference_ci_low", "difference_ci_high", "difference_reason",
@@ -29,15 +29,6 @@ FIELDS = [
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
-
-
-def corpus(metric, value, noise, direction="higher", scorer=None):
-    return MetricValue(metric, scorer, value, None, None, direction, N, 0, None, tuple(value + noise))
-
-
-def one(comparison, recipe, metric, scorer=None):
-    (record,) = [r for r in comparison.records() if (r["recipe"], r["metric"], r["scorer"]) == (recipe, metric, scorer)]
-    return record
 
 
 def test_verdicts_intervals_and_fields(tmp_path, add_run, rng):

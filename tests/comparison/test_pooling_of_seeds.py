@@ -6,27 +6,17 @@ import math
 
 import numpy as np
 import pytest
+from fixtures.compared import N, corpus, one
 
 from alignbench.comparison.compare import compare
 from alignbench.comparison.formats import render
 from alignbench.records import MetricValue
 from alignbench.statistics.jackknife import jackknife_group
 
-N = 60
-
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
-
-
-def corpus(metric, value, noise, direction="higher", scorer=None):
-    return MetricValue(metric, scorer, value, None, None, direction, N, 0, None, tuple(value + noise))
-
-
-def one(comparison, recipe, metric, scorer=None):
-    (record,) = [r for r in comparison.records() if (r["recipe"], r["metric"], r["scorer"]) == (recipe, metric, scorer)]
-    return record
 
 
 def test_perplexity_is_compared_in_logarithms(tmp_path, add_run, rng):
