@@ -135,7 +135,7 @@ class ThirdParty:
 def test_a_method_of_another_package_counts_whole_but_for_what_it_declares(monkeypatch):
     values = {"method": {"name": "third", "batch_size": 8, "faster": True}}
     assert identity_settings(values)["method"] == values["method"]  # not installed
-    monkeypatch.setattr("alignbench.recipe.identity.usable_methods", lambda: {"third"})
+    monkeypatch.setattr("alignbench.recipe.identity.is_usable", lambda name: name == "third")
     monkeypatch.setattr("alignbench.recipe.identity.method_class", lambda name: ThirdParty)
     assert identity_settings(values)["method"] == {"name": "third", "batch_size": 8}
 

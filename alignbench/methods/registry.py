@@ -70,15 +70,18 @@ def method_class(name: str) -> type[Method]:
 
 def usable_methods() -> list[str]:
     """Returns the names of the methods whose declarations can be read, sorted: a broken package offers none."""
-
-    def is_usable(name: str) -> bool:
-        try:
-            method_class(name)
-        except UsageError:
-            return False
-        return True
-
     return list(filter(is_usable, known_methods()))
+
+
+def is_usable(name: object) -> bool:
+    """Returns whether this is the name of a method whose declarations can be read; no other one is loaded."""
+    if not isinstance(name, str) or name not in known_methods():
+        return False
+    try:
+        method_class(name)
+    except UsageError:
+        return False
+    return True
 
 
 def _problems(found: type[Any]) -> Iterator[str]:

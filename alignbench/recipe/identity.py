@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignbench.identity import identity_values
-from alignbench.methods.registry import method_class, usable_methods
+from alignbench.methods.registry import is_usable, method_class
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.recipe.roles import key_of, upstream_names
 from alignbench.records import fingerprint
@@ -19,7 +19,7 @@ def identity_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = identity_values(RecipeSettings, resolved)
     method = values.get("method")
-    if isinstance(method, Mapping) and method.get("name") in usable_methods():
+    if isinstance(method, Mapping) and is_usable(method.get("name")):
         values["method"] = identity_values(method_class(method["name"]), method)
     return values
 
