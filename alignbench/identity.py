@@ -33,6 +33,11 @@ class OnlyIfGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class OnlyIfChanged:
+    """Marks a setting that came later and does nothing new at its default: then it is in no identity."""
+
+
+@dataclass(frozen=True, slots=True)
 class PartOfIdentity:
     """Marks a text of which only a part belongs to the identity."""
 
@@ -71,13 +76,21 @@ def identity_values(schema: type[Any], values: Mapping[str, Any]) -> dict[str, A
         if field.name not in counted:
             if field.default is dataclasses.MISSING:
                 continue
-            counted[field.name] = TypeAdapter(field.hint).dump_python(field.default, mode="json")
+            counted[field.name] = _json(field)
         value = _within(field.hint, counted[field.name])
+        if any(isinstance(mark, OnlyIfChanged) for mark in field.marks) and value == _json(field):
+            counted.pop(field.name)
+            continue
         for mark in field.marks:
             if isinstance(mark, PartOfIdentity) and isinstance(value, str):
                 value = mark.part(value)
         counted[field.name] = value
     return counted
+
+
+def _json(field: _Field) -> Any:
+    """The default of a field, as a resolved recipe has it."""
+    return TypeAdapter(field.hint).dump_python(field.default, mode="json")
 
 
 def only_if_given(schema: type[Any]) -> set[str]:

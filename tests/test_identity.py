@@ -9,7 +9,14 @@ from typing import Annotated, ClassVar
 import pytest
 
 from alignbench.errors import TrainingError
-from alignbench.identity import NotIdentity, PartOfIdentity, identity_values, not_identity, require_same
+from alignbench.identity import (
+    NotIdentity,
+    OnlyIfChanged,
+    PartOfIdentity,
+    identity_values,
+    not_identity,
+    require_same,
+)
 from alignbench.methods.base import Facts
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.blocks import RecipeSettings
@@ -62,6 +69,17 @@ def test_what_is_declared_is_left_out_at_every_depth():
     }  # fmt: skip
     beside = {"block.left_out": "speed", "several.left_out": "speed", "file": "its place", "beside": "memory"}
     assert not_identity(Outer) == beside
+
+
+@dataclasses.dataclass(frozen=True)
+class Extended:
+    came_later: Annotated[tuple[str, ...], OnlyIfChanged()] = ("as before",)
+
+
+def test_a_setting_that_came_later_counts_where_it_is_changed():
+    assert identity_values(Extended, {}) == identity_values(Extended, {"came_later": ["as before"]}) == {}
+    assert identity_values(Extended, {"came_later": ("new",)}) == {"came_later": ["new"]}
+    assert not_identity(Extended) == {}
 
 
 def test_another_identity_is_refused_by_its_keys():
