@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 N_POINTS = 8
 """Points after the first one, where a recipe says nothing else."""
-_SAMPLE_BATCH = 8
-"""Prompts of a sample at a time: a scorer that fails does so early, and little memory is taken."""
 
 
 class AlongTraining:
@@ -220,11 +218,11 @@ def draw_sample(
 
     from alignbench.evaluation.samples import completions_of, toxicity_scores
 
-    protocol = get_protocol(recipe.evaluation.protocol)
+    protocol, size = get_protocol(recipe.evaluation.protocol), recipe.evaluation.batch_size
     prompts, parts = protocol.cut(prompts), []
     with undisturbed(policy), spending(policy, reward, *scorers.values()) as spent:
-        for start in range(0, len(prompts), _SAMPLE_BATCH):
-            batch = prompts[start : start + _SAMPLE_BATCH]
+        for start in range(0, len(prompts), size):
+            batch = prompts[start : start + size]
             drawn = completions_of(policy, batch, protocol.decoding, 1, (recipe.seed, "direction", protocol.name))
             texts = [completion.text for completion in drawn]
             columns = {
