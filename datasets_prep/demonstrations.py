@@ -48,12 +48,10 @@ def choose_demonstrations(
         DataError: No completion is left.
     """
     counts: Counter[str] = Counter()
-    lowest = -math.inf if settings.min_reward is None else settings.min_reward
-    highest = math.inf if settings.max_reward is None else settings.max_reward
     chosen: list[tuple[Demonstration, float]] = []
     scored = scored_completions(prompts, completions, rewards, counts)
     for prompt in prompts:
-        inside = [(completion, reward) for completion, reward in scored[prompt.id] if lowest <= reward <= highest]
+        inside = [one for one in scored[prompt.id] if settings.holds_reward(one[1])]
         counts["n_outside_rewards"] += len(scored[prompt.id]) - len(inside)
         if inside and settings.take == "best":
             inside = [max(inside, key=lambda item: item[1])]  # max and min give the first of equals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, Strict, ValidationInfo, field_validator, model_validator
@@ -141,18 +142,28 @@ class DemonstrationSettings(Settings):
     max_tokens: int | None = Field(default=None, ge=1)
     """Cut completions of the data after so many tokens; null: never. What is not cut ends with the token for that."""
     min_reward: float | None = None
-    """Take completions of the policy whose reward is at least this."""
+    """Take completions whose reward, by the reward block's classifier, is at least this."""
     max_reward: float | None = None
-    """Take completions of the policy whose reward is at most this."""
+    """Take completions whose reward is at most this."""
 
     @model_validator(mode="after")
     def _speaks_of_what_it_takes(self) -> Self:
         of_data = ("source", "column", "toxicity_column", "min_toxicity", "max_toxicity", "max_tokens")
-        others = ("min_reward", "max_reward") if self.take == "data" else of_data
-        for name in others:
+        for name in of_data if self.take != "data" else ():
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}: null where take is {self.take}")
         for lowest, highest in ((self.min_toxicity, self.max_toxicity), (self.min_reward, self.max_reward)):
             if lowest is not None and highest is not None and highest < lowest:
                 raise ValueError(f"a highest value of at least {lowest:g}, the lowest one, not {highest:g}")
         return self
+
+    @property
+    def go_by_reward(self) -> bool:
+        """True where completions are chosen by their rewards, drawn or not."""
+        return self.take != "data" or self.min_reward is not None or self.max_reward is not None
+
+    def holds_reward(self, reward: float) -> bool:
+        """Returns whether a completion of this reward may be taken."""
+        lowest = -math.inf if self.min_reward is None else self.min_reward
+        highest = math.inf if self.max_reward is None else self.max_reward
+        return lowest <= reward <= highest

@@ -41,7 +41,7 @@ class Parts:
     reward: Scorer | None
     """What training maximises; None where the method calls none."""
     labeller: Scorer | None
-    """What scores completions that are drawn for training, as for pairs; None where none are."""
+    """What scores completions before training, those that are drawn and those of data; None where none are."""
     reward_model_start: RewardModelStart
     """Gives a checkpoint (None: the policy's) with one fresh output, and its tokenizer; the same at every call."""
     artifacts: Mapping[str, Path]
@@ -96,7 +96,7 @@ def make_parts(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.devi
     data = prepared_prompts(recipe, policy)
     where = recipe, artifacts, joint_of(policy), device
     reward = scorers.training_reward(*where) if trains and recipe.method.facts.calls_reward else None
-    has_labels = recipe.draws_for_training and (trains or not recipe.method.facts.gives_policy)
+    has_labels = recipe.scores_for_training and (trains or not recipe.method.facts.gives_policy)
     labeller = scorers.labeller(*where) if has_labels else None
     return Parts(
         recipe, device, policy, data, reward, labeller, reward_model_start(recipe, artifacts, device), artifacts

@@ -39,7 +39,7 @@ def build_training_data(
     Args:
         recipe: The recipe.
         policy: The policy that training starts from.
-        labeller: Scores what is drawn; None where `recipe.draws_for_training` is false.
+        labeller: Scores completions; None where `recipe.scores_for_training` is false.
         data: The prompts of the recipe.
         heldout: The prompts of the evaluation.
     """

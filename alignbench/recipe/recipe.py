@@ -42,6 +42,12 @@ class Recipe(RecipeSettings):
         """True where completions are drawn and scored before training, for the method to learn from."""
         return _draws(self.method.facts.learns_from, self.demonstrations.take if self.demonstrations else "data")
 
+    @property
+    def scores_for_training(self) -> bool:
+        """True where completions are scored before training, drawn or of the data."""
+        by_reward = self.demonstrations is not None and self.demonstrations.go_by_reward
+        return self.draws_for_training or (by_reward and "demonstrations" in self.method.facts.learns_from)
+
     def upstream_names(self) -> dict[str, str]:
         """Returns the names of the recipes that must have run before this one, by role.
 
@@ -119,8 +125,10 @@ def _rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str,
     method, reward, evaluation = values.get("method"), values.get("reward"), values.get("evaluation")
     if isinstance(method, dict):
         demonstrations = values.get("demonstrations")
-        take = demonstrations.get("take") if isinstance(demonstrations, dict) else None
-        yield from _method_rule_breaks(method.get("name"), reward, take or "data")
+        demonstrations = demonstrations if isinstance(demonstrations, dict) else {}
+        bounds = [demonstrations.get(f"{bound}_reward") for bound in ("min", "max")]
+        take = demonstrations.get("take", "data") if bounds == [None, None] else "what has a reward"
+        yield from _method_rule_breaks(method.get("name"), reward, take)
     elif "method" in values:
         name = method if method in known_methods() else "ppo"
         yield ("method",), shown(method), f"a mapping with the method's name, such as {{name: {name}}}"
@@ -159,7 +167,7 @@ def _method_rule_breaks(name: object, reward: object, take: object) -> Iterator[
 
 
 def _draws(learns_from: Collection[str], take: object) -> bool:
-    """True for data that are drawn from the policy: `take` is `demonstrations.take`."""
+    """True for data that are drawn from the policy: `take` is `demonstrations.take`, or what else needs a reward."""
     return not {"preference_pairs", "labelled_completions"}.isdisjoint(learns_from) or (
         "demonstrations" in learns_from and take != "data"
     )

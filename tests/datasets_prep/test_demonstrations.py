@@ -47,7 +47,7 @@ def test_an_expert_and_an_anti_expert_by_thresholds_that_are_part_of_them() -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_reward": 0.0}, "min_reward: null where take is data"),
+        ({"take": "worst", "max_tokens": 4}, "max_tokens: null where take is worst"),
         ({"take": "best", "column": "answer"}, "column: null where take is best"),
         ({"take": "all", "min_reward": 1.0, "max_reward": 0.0}, "a highest value of at least 1"),
         ({"min_toxicity": 0.6, "max_toxicity": 0.5}, "a highest value of at least 0.6"),

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from alignbench import plugins
-from alignbench.errors import InputsError, LeakError, RecipeError, UsageError
+from alignbench.errors import DataError, InputsError, LeakError, RecipeError, UsageError
 from alignbench.methods.base import Facts
 from alignbench.pipeline import execute
 from alignbench.pipeline.demonstrations import demonstrations
@@ -110,10 +110,33 @@ def test_demonstrations_of_the_data_need_no_reward_and_cost_no_draws(folder):
     assert status["upstream_cost"]["training_completions"] == 0
 
 
-def built(policy, *sets):
+def built(policy, *sets, labeller=None):
     (loaded,) = load(["imitates.yaml"], [*SMALL, *sets])
     data = prepared_prompts(loaded.recipe, policy)
-    return demonstrations(loaded.recipe, policy, None, data, data.heldout), data
+    return demonstrations(loaded.recipe, policy, labeller, data, data.heldout), data
+
+
+class Lengths:
+    """Scores a completion by its characters; "the dog runs" it does not know."""
+
+    def score(self, prompts, completions):
+        """The number of characters of each."""
+        return [None if "dog" in one else float(len(one)) for one in completions]
+
+
+def test_completions_of_the_data_that_the_reward_chooses_are_charged(folder, tiny_policy):
+    policy = tiny_policy()
+    every, _ = built(policy)
+    texts = [one.completion.text for one in every.items]
+    n = texts.count(" a bad bad man")
+    found, _ = built(policy, "demonstrations.min_reward=14", labeller=Lengths())
+    assert [one.completion.text for one in found.items] == [" a bad bad man"] * n
+    assert (found.statistics["n_unscored"], found.statistics["mean_reward"]) == (len(texts) - n, 14.0)
+    assert (found.cost.reward_calls, found.cost.training_completions) == (len(texts), 0)
+    with pytest.raises(DataError, match=r"none of \d+ completions of the data is left: .* theirs go from 14 to 14"):
+        built(policy, "demonstrations.min_reward=15", labeller=Lengths())
+    with pytest.raises(RecipeError, match=r"reward: got nothing, expected a reward block"):
+        load(["imitates.yaml"], [*SMALL, "demonstrations.max_reward=1", "reward=null", "evaluation.scorers=[]"])
 
 
 def test_whole_completions_end_with_the_token_that_says_so(folder, tiny_policy):
