@@ -1,42 +1,100 @@
-"""Direct preference optimisation on pairs that a classifier has labelled.
+"""Direct preference optimisation on pairs that a classifier has labelled, and the losses that vary it.
 
 Paper: Rafailov et al. 2023 (arXiv:2305.18290). Trainer: `trl.DPOTrainer`.
 
-Objective: minimise -log sigmoid(beta * (log pi(y_w|x)/ref(y_w|x) - log pi(y_l|x)/ref(y_l|x))).
+Objective: minimise, over pairs, a function of w = log pi(y_w|x)/ref(y_w|x) and l = log pi(y_l|x)/ref(y_l|x); d = w - l,
+L(d) = -log sigmoid(beta d), e = label_smoothing.
 
-Differences from the paper: pairs are the best and the worst of several completions of the starting policy by the
-reward, not human choices; they are trained on as sampled, without an end-of-sequence token where there was none.
+    sigmoid    L(d)                                          Rafailov et al. 2023
+    ipo        (w / |y_w| - l / |y_l| - 1 / (2 beta))^2      Azar et al. 2023 (arXiv:2310.12036)
+    hinge      max(0, 1 - beta d)                            Zhao et al. 2023 (arXiv:2305.10425)
+    robust     ((1 - e) L(d) - e L(-d)) / (1 - 2 e)          Chowdhury et al. 2024 (arXiv:2403.00409)
+    cdpo       (1 - e) L(d) + e L(-d)                        Mitchell 2023, "A note on DPO with noisy preferences"
+    sppo_hard  (w - 1 / (2 beta))^2 + (l + 1 / (2 beta))^2   Wu et al. 2024 (arXiv:2405.00675)
+    apo_zero   1 - sigmoid(beta w) + sigmoid(beta l)         D'Oosterlinck et al. 2024 (arXiv:2408.06266)
+    apo_down   sigmoid(beta w) + 1 - sigmoid(beta d)         the same
+
+Differences from the papers: pairs are the best and the worst of several completions of the starting policy by the
+reward, not human choices; they are trained on as sampled, without an end-of-sequence token where there was none. `ipo`
+takes means over tokens, as its authors have confirmed to TRL, so a published tau for sums is no `beta` here. `cdpo` is
+no loss of TRL, which ignores `label_smoothing` beside `sigmoid`: it is trained as 2 (1 - e) sigmoid - (1 - 2 e) robust.
+`sppo_hard` takes the winner's probability for 1 where the paper estimates it, on pairs that are drawn once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from alignbench.errors import TrainingError
+from alignbench.identity import OnlyIfChanged
 from alignbench.methods.base import Facts, RunContext, TrainData
 from alignbench.methods.trl.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
 
+SMOOTHED = ("robust", "cdpo")
+FIRST_LOSS: Mapping[str, Callable[[float], float]] = {
+    "sigmoid": lambda beta: math.log(2),
+    "ipo": lambda beta: 1 / (4 * beta**2),
+    "hinge": lambda beta: 1.0,
+    "robust": lambda beta: math.log(2),
+    "cdpo": lambda beta: math.log(2),
+    "sppo_hard": lambda beta: 1 / (2 * beta**2),
+    "apo_zero": lambda beta: 1.0,
+    "apo_down": lambda beta: 1.0,
+}
+"""What each loss is where the policy is the reference, whatever the label smoothing."""
+
 
 @dataclass(frozen=True)
 class DPO(TrainerSettings):
-    """DPO with the sigmoid loss; the reference is the policy before training."""
+    """DPO; the reference is the policy before training."""
 
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull to the reference: the weight of the KL term in the objective that DPO solves."""
+    loss: Annotated[
+        Literal["sigmoid", "ipo", "hinge", "robust", "cdpo", "sppo_hard", "apo_zero", "apo_down"], OnlyIfChanged()
+    ] = "sigmoid"
+    """Function of the log-ratios that is minimised; each has a scale of `beta` and of the learning rate of its own."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5), OnlyIfChanged()] = 0.0
+    """Share of the pairs that are taken to be the wrong way round; read by `robust` and `cdpo` alone."""
 
     facts: ClassVar[Facts] = Facts(
         architectures=frozenset({"causal"}),
         learns_from=frozenset({"preference_pairs"}),
         texts_in_a_pass=lambda dpo: 2 * dpo.rows_at_once,
+        cautions=lambda dpo: dpo.cautions(),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_smoothing and self.loss not in SMOOTHED:
+            raise ValueError(
+                f"label_smoothing 0 beside loss {self.loss}, which does not read it, not {self.label_smoothing:g}; "
+                f"{' and '.join(SMOOTHED)} do"
+            )
+
+    def cautions(self) -> list[str]:
+        """Says where a loss is another one by its settings."""
+        if self.loss in SMOOTHED and not self.label_smoothing:
+            return [f"method.label_smoothing is 0, where {self.loss} is the sigmoid loss; 0.1 is a usual value"]
+        return []
+
+    def objective(self) -> dict[str, Any]:
+        """The settings of TRL's trainer that make the loss."""
+        settings: dict[str, Any] = {"beta": self.beta, "loss_type": [self.loss]}
+        e = self.label_smoothing
+        if self.loss in SMOOTHED:
+            settings["label_smoothing"] = e
+        if self.loss == "cdpo":
+            settings |= {"loss_type": ["sigmoid", "robust"], "loss_weights": [2 - 2 * e, 2 * e - 1]}
+        return settings
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Trains on all pairs."""
@@ -53,12 +111,11 @@ class DPO(TrainerSettings):
         rows = preference_rows(data.pairs, policy)
         identity = training_identity(self, policy.model, rows, seed=run.seed, lora=run.lora)
         on_cpu = policy.device.type == "cpu"
-        own = {"beta": self.beta, "loss_type": ["sigmoid"]}
         trainer = DPOTrainer(
             model=policy.model,
             # Left to itself TRL reloads a reference from the hub name; with an adapter it switches the adapter off.
             ref_model=None if run.lora else policy.frozen_copy().model,
-            args=trl_config(DPOConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **own),
+            args=trl_config(DPOConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **self.objective()),
             train_dataset=Dataset.from_list(rows),
             data_collator=SampledTokensCollator(policy.pad_id),
             processing_class=policy.tokenizer,
@@ -72,11 +129,26 @@ class DPO(TrainerSettings):
             names=LOG_NAMES,
             drawn_completions=data.drawn_completions,
             as_policy=policy.with_model,
-            check_first_step=check_first_step,
+            check_first_step=self.check_first_step,
             n_forward=2,  # policy and reference
         )
         policy.model = trainer.model.eval()
         return policy
+
+    def check_first_step(self, logs: Mapping[str, float]) -> None:
+        """Before the first update policy and reference agree: both implicit rewards are 0, and the loss is known.
+
+        The loss alone would miss a reference that is wrong on chosen and rejected completions alike.
+        """
+        expected = FIRST_LOSS[self.loss](self.beta)
+        off = max(abs(logs["rewards/chosen"]), abs(logs["rewards/rejected"]), abs(logs["loss"] / expected - 1))
+        if off > 1e-5:
+            known = "ln 2 = " if expected == math.log(2) else ""
+            raise TrainingError(
+                f"the first DPO loss ({self.loss}) is {logs['loss']:.6f} with implicit rewards "
+                f"{logs['rewards/chosen']:.2e} and {logs['rewards/rejected']:.2e}, expected {known}{expected:.6f} "
+                "and 0: policy and reference differ"
+            )
 
 
 LOG_NAMES = {
@@ -88,19 +160,6 @@ LOG_NAMES = {
     "rewards/margins": "objective/reward_margin",
     "rewards/accuracies": "objective/pair_accuracy",
 }
-
-
-def check_first_step(logs: Mapping[str, float]) -> None:
-    """Before the first update policy and reference agree: both implicit rewards are 0 and the loss is ln 2.
-
-    The loss alone would miss a reference that is wrong on chosen and rejected completions alike.
-    """
-    off = max(abs(logs["rewards/chosen"]), abs(logs["rewards/rejected"]), abs(logs["loss"] - math.log(2)))
-    if off > 1e-5:
-        raise TrainingError(
-            f"the first DPO loss is {logs['loss']:.6f} with implicit rewards {logs['rewards/chosen']:.2e} and "
-            f"{logs['rewards/rejected']:.2e}, expected ln 2 = 0.693147 and 0: policy and reference differ"
-        )
 
 
 plugin = DPO

@@ -8,7 +8,7 @@ import torch
 
 from alignbench.errors import TrainingError
 from alignbench.methods.base import TrainData
-from alignbench.methods.dpo import DPO, check_first_step
+from alignbench.methods.dpo import DPO
 from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
 from alignbench.models.adapters import Lora
 from alignbench.models.language_model import LanguageModel
@@ -52,9 +52,9 @@ def test_first_loss_is_ln_2(tiny_policy, checkpoints, tmp_path, run_context, pai
 )
 def test_a_first_step_with_another_reference_is_refused(wrong):
     right = {"loss": math.log(2), "rewards/chosen": 0.0, "rewards/rejected": 0.0}
-    check_first_step(right)
+    METHOD.check_first_step(right)
     with pytest.raises(TrainingError, match=r"expected ln 2 .* policy and reference differ"):
-        check_first_step(right | wrong)
+        METHOD.check_first_step(right | wrong)
 
 
 def test_a_wrong_reference_stops_training_at_its_first_step(monkeypatch, run_context, pairs):

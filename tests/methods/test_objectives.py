@@ -1,0 +1,199 @@
+"""Every objective on stored data: a number worked by hand, an oracle in float64, and what must hold of it exactly.
+
+TRL's objectives are asked as its trainers compute them, on a model whose probabilities are written down, so that a
+release that changes one of them fails here by the name of the loss.
+"""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from fixtures.recorded_trl import tokenizer
+from fixtures.table_model import table_model
+
+from alignbench.methods.dpo import DPO, FIRST_LOSS
+
+PROMPT = [0]
+HAND = [([1], [2]), ([1, 3], [2, 3, 3])]
+"""Pairs, chosen and rejected. Under the tables below the ratios of policy and reference are 2 and 1/2, 4 and 1/4."""
+POLICY = [[0.1, 0.5, 0.2, 0.2], [0.25, 0.125, 0.125, 0.5], [0.25, 0.25, 0.25, 0.25], [0.2, 0.2, 0.2, 0.4]]
+REFERENCE = [[0.1, 0.25, 0.4, 0.25], [0.25, 0.25, 0.25, 0.25], [0.25, 0.125, 0.125, 0.5], [0.2, 0.2, 0.2, 0.4]]
+
+
+def drawn_tables(seed, n=4):
+    """Tables (n, n) of probabilities, of a policy and of a reference."""
+    source = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, n, generator=source, dtype=torch.float64).softmax(dim=-1).tolist() for _ in range(2)]
+
+
+def ratios_of(c, r):
+    """Tables under which the log-ratios of [1] and [2] after the prompt are c and r."""
+    reference = [[0.3, 0.1, 0.1, 0.5], *REFERENCE[1:]]
+    chosen, rejected = 0.1 * math.exp(c), 0.1 * math.exp(r)
+    return [[0.2, chosen, rejected, 0.8 - chosen - rejected], *REFERENCE[1:]], reference
+
+
+def logprobs(table, completion):
+    """Log-probabilities of the tokens of a completion of the prompt, float64."""
+    return torch.stack(
+        [table[before, after].log() for before, after in zip([0, *completion], completion, strict=False)]
+    )
+
+
+@cache
+def dpo_trainer(method):
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    from alignbench.methods.trl.arguments import trl_config
+    from alignbench.methods.trl.collator import SampledTokensCollator
+
+    return DPOTrainer(
+        model=table_model(POLICY),
+        ref_model=table_model(REFERENCE),
+        args=trl_config(DPOConfig, method, Path("never"), seed=0, on_cpu=True, **method.objective()),
+        train_dataset=Dataset.from_list([{"prompt": "", "chosen": "", "rejected": ""}]),
+        data_collator=SampledTokensCollator(0),
+        processing_class=tokenizer(["<unk>", "<eos>", "<pad>"]),
+    )
+
+
+def by_trl(method, policy, reference, pairs=HAND):
+    """The loss of a batch by TRL's trainer, and its gradient by the log-probabilities (V, V) of the policy."""
+    trainer = dpo_trainer(method)
+    weight = trainer.model.head.weight
+    with torch.no_grad():
+        weight.copy_(torch.tensor(policy).log().T)
+        trainer.ref_model.head.weight.copy_(torch.tensor(reference).log().T)
+    weight.grad = None
+    rows = [{"sampled": {"prompt": PROMPT, "chosen": one, "rejected": other}} for one, other in pairs]
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
+    loss.backward()
+    return loss.item(), weight.grad.T.double()
+
+
+def by_formula(formula, policy, reference, pairs=HAND):
+    """The same in float64: `formula` takes the log-ratios of a pair and the lengths of its completions."""
+    logits, reference = (
+        torch.tensor(policy, dtype=torch.float64).log().requires_grad_(),
+        torch.tensor(reference, dtype=torch.float64),
+    )
+    table, losses = logits.softmax(dim=-1), []
+    for pair in pairs:
+        c, r = (logprobs(table, one).sum() - logprobs(reference, one).sum() for one in pair)
+        losses.append(formula(c, r, *map(len, pair)))
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    return loss.item(), logits.grad
+
+
+E, LN2 = 0.1, math.log(2)
+DPO_LOSSES = {
+    "sigmoid": (
+        DPO(beta=1.0),
+        (math.log(5 / 4) + math.log(17 / 16)) / 2,  # d is ln 4 and ln 16
+        lambda c, r, *_: torch.log(1 + torch.exp(r - c)),
+    ),
+    "ipo": (
+        DPO(beta=1.0, loss="ipo"),
+        ((2 * LN2 - 0.5) ** 2 + (LN2 + 2 * LN2 / 3 - 0.5) ** 2) / 2,  # the second pair has 2 and 3 tokens
+        lambda c, r, n_c, n_r: (c / n_c - r / n_r - 0.5) ** 2,
+    ),
+    "hinge": (
+        DPO(beta=0.5, loss="hinge"),
+        (1 - LN2) / 2,  # the second pair is beyond 1 / beta
+        lambda c, r, *_: (1 - 0.5 * (c - r)) * (c - r < 2),
+    ),
+    "robust": (
+        DPO(beta=1.0, loss="robust", label_smoothing=E),
+        ((0.9 * math.log(5 / 4) - 0.1 * math.log(5)) + (0.9 * math.log(17 / 16) - 0.1 * math.log(17))) / 0.8 / 2,
+        lambda c, r, *_: ((1 - E) * torch.log1p((r - c).exp()) - E * torch.log1p((c - r).exp())) / (1 - 2 * E),
+    ),
+    "cdpo": (
+        DPO(beta=1.0, loss="cdpo", label_smoothing=E),
+        (0.9 * math.log(5 / 4) + 0.1 * math.log(5) + 0.9 * math.log(17 / 16) + 0.1 * math.log(17)) / 2,
+        lambda c, r, *_: (1 - E) * torch.log1p((r - c).exp()) + E * torch.log1p((c - r).exp()),
+    ),
+    "sppo_hard": (
+        DPO(beta=0.5, loss="sppo_hard"),
+        (LN2 - 1) ** 2 + (2 * LN2 - 1) ** 2,
+        lambda c, r, *_: (c - 1) ** 2 + (r + 1) ** 2,
+    ),
+    "apo_zero": (
+        DPO(beta=1.0, loss="apo_zero"),
+        (1 / 3 + 1 / 3 + 1 / 5 + 1 / 5) / 2,
+        lambda c, r, *_: 1 / (1 + c.exp()) + 1 / (1 + (-r).exp()),
+    ),
+    "apo_down": (
+        DPO(beta=1.0, loss="apo_down"),
+        (2 / 3 + 1 / 5 + 4 / 5 + 1 / 17) / 2,
+        lambda c, r, *_: 1 / (1 + (-c).exp()) + 1 / (1 + (c - r).exp()),
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", DPO_LOSSES)
+def test_a_loss_of_dpo(loss):
+    method, by_hand, formula = DPO_LOSSES[loss]
+    assert by_trl(method, POLICY, REFERENCE)[0] == pytest.approx(by_hand, rel=1e-5)
+    assert by_formula(formula, POLICY, REFERENCE)[0] == pytest.approx(by_hand, rel=1e-12)
+    for seed in range(3):
+        tables = drawn_tables(seed)
+        value, gradient = by_trl(method, *tables)
+        expected, expected_gradient = by_formula(formula, *tables)
+        assert value == pytest.approx(expected, rel=1e-5)
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+    assert by_trl(method, REFERENCE, REFERENCE)[0] == pytest.approx(FIRST_LOSS[loss](method.beta), rel=1e-6)
+
+
+def test_every_loss_of_dpo_is_tried():
+    assert set(DPO_LOSSES) == set(FIRST_LOSS) == set(get_args(get_type_hints(DPO)["loss"]))
+
+
+def at(loss, c, r):
+    """Loss and gradient of a pair with these log-ratios, both completions of one token."""
+    return by_trl(DPO_LOSSES[loss][0], *ratios_of(c, r), [HAND[0]])
+
+
+def test_ipo_is_nothing_where_the_margin_of_a_token_is_half_of_1_by_beta():
+    assert at("ipo", 0.2, -0.3)[0] == pytest.approx(0, abs=1e-10)
+    assert at("ipo", 0.3, -0.3)[0] == pytest.approx(0.01, rel=1e-4)
+
+
+def test_hinge_is_flat_beyond_its_margin():
+    assert not at("hinge", 1.1, -1.0)[1].any()
+    assert at("hinge", 0.9, -1.0)[1].any()
+
+
+def test_robust_undoes_the_noise_that_it_assumes():
+    for c, r in ((0.4, -0.2), (-1.0, 0.3)):
+        undone = (1 - E) * at("robust", c, r)[0] + E * at("robust", r, c)[0]
+        assert undone == pytest.approx(at("sigmoid", c, r)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["robust", "cdpo"])
+def test_without_smoothing_it_is_the_sigmoid_loss(loss):
+    method = DPO(beta=1.0, loss=loss)
+    assert by_trl(method, POLICY, REFERENCE)[0] == pytest.approx(DPO_LOSSES["sigmoid"][1], rel=1e-6)
+    assert "label_smoothing is 0" in method.cautions()[0]
+    assert DPO_LOSSES[loss][0].cautions() == []
+
+
+def test_cdpo_is_least_where_its_smoothing_says():
+    d = math.log((1 - E) / E)  # sigmoid(d) = 1 - e
+    assert at("cdpo", d - 1, -1)[1].abs().max() < 1e-6
+    assert at("cdpo", d - 0.9, -1)[0] > at("cdpo", d - 1, -1)[0] < at("cdpo", d - 1.1, -1)[0]
+
+
+def test_sppo_is_nothing_at_its_two_goals():
+    assert at("sppo_hard", 1.0, -1.0)[0] == pytest.approx(0, abs=1e-10)
+    assert at("sppo_hard", 1.0, -0.5)[0] == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "sppo_hard", "apo_zero", "apo_down"])
+def test_smoothing_is_refused_where_it_does_nothing(loss):
+    with pytest.raises(ValueError, match=rf"label_smoothing 0 beside loss {loss}, which does not read it, not 0\.1"):
+        DPO(loss=loss, label_smoothing=0.1)
