@@ -5,6 +5,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["ALIGNBENCH_KERNELS"] = "linear"  # no number depends on what is fastest here
 
 import pytest
 
@@ -28,6 +29,22 @@ def _libraries_are_no_garbage():
     """What is imported by now is left out of garbage collections, which TRL's trainers ask for in every run."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def take_kernel():
+    """Makes one kernel multiply all products of at least `smallest` multiplications."""
+    from alignbench.models.fast import layers
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def take(kernel, smallest=0):
+            patch.setenv("ALIGNBENCH_KERNELS", kernel)
+            patch.setattr(layers, "SMALLEST", smallest)
+            layers.choice.begin()
+
+        yield take
+    layers.choice.begin()
 
 
 class Clock:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignbench.errors import AlignbenchError, UsageError
+from alignbench.models.fast.layers import choice
 from alignbench.models.loading import shared_classifiers
 from alignbench.pipeline.build import Parts, make_parts, make_yardsticks
 from alignbench.pipeline.curve import AlongTraining, hashes_of_sources
@@ -102,6 +103,7 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
     _check_processes(recipe)
     quiet_libraries()
     set_threads(recipe.hardware.threads)
+    choice.begin()
     job = begin(planned, results, tuning, choose_device(recipe.hardware.device), force=force)
     with job.recorder as recorder:
         job.charge_upstream(tuning)

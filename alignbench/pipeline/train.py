@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alignbench.methods.base import RunContext, StepDone, TrainData, require_policy
+from alignbench.models.fast.layers import choice
 from alignbench.pipeline.scorers import kept_reward
 from alignbench.records import Cost, Policy
 from alignbench.results import layout
@@ -54,6 +55,7 @@ def train(job: Job, parts: Parts, measuring: Measuring | None, *, profile: bool)
     job.machine.peak_memory_gib = max(distributed.gather(job.machine.peak_memory_gib))
     if trace:
         logger.info("%s, seed %d: %s", job.recipe.name, job.recipe.seed, trace)
+        logger.info("%s, seed %d: how matrices were multiplied\n%s", job.recipe.name, job.recipe.seed, choice.report())
     return trained
 
 

@@ -19,7 +19,7 @@ _PACKAGES = ("alignbench", "torch", "transformers", "trl", "peft", "datasets", "
 
 
 def cache_directory() -> Path:
-    """Where prepared data is kept: `ALIGNBENCH_CACHE`, else `~/.cache/alignbench`."""
+    """Where prepared data and rates of this machine are kept: `ALIGNBENCH_CACHE`, else `~/.cache/alignbench`."""
     return Path(os.environ.get("ALIGNBENCH_CACHE") or Path.home() / ".cache" / "alignbench")
 
 

@@ -192,6 +192,7 @@ def test_a_profiled_run(run, finished, caplog):
     assert sum(shares[name] for name in stages) == pytest.approx(100, abs=0.3)
     assert min(shares[name] for name in stages[:4]) > 0
     assert any(name.startswith("aten::") for name in shares)
+    assert "how matrices were multiplied\nproducts: none large enough for a choice of kernels" in caplog.text
     # What is complete is not run again for a profile.
     run("ppo.yaml", "--results", "plain", "--profile")
     assert "complete, so nothing is profiled; --force runs it again" in caplog.text

@@ -13,6 +13,7 @@ from alignbench.errors import TrainingError
 from alignbench.identity import not_identity, require_same
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.placement import placed_like, whole
+from alignbench.models.fast.layers import choice
 from alignbench.records import file_sha256
 from alignbench.runtime import distributed
 
@@ -59,6 +60,7 @@ def save(
         "identity": dict(identity),
         "state": dict(state),
         "random": _plain_states(),
+        "kernels": choice.state(),
     }
     temporary = directory / f"{_STATE}.tmp"
     temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
@@ -118,6 +120,7 @@ def load(
     if distributed.rank() == 0:  # whose they are; the others stay different from it
         _set_torch_states(random_states)
         _set_plain_states(record["random"])
+    choice.adopt(record.get("kernels"))
     return dict(record["state"])
 
 

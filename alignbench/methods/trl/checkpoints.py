@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from alignbench.errors import TrainingError
 from alignbench.identity import identity_values, require_same
+from alignbench.models.fast.layers import choice
 from alignbench.models.loading import weights_fingerprint
 from alignbench.records import file_sha256, fingerprint
 
@@ -63,7 +64,7 @@ class Vouching(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer when it has written a checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        record = {"identity": dict(self.identity), "files": _hashes(folder)}
+        record = {"identity": dict(self.identity), "files": _hashes(folder), "kernels": choice.state()}
         scratch = folder / f"{VOUCHER}.new"
         scratch.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         os.replace(scratch, folder / VOUCHER)
@@ -74,6 +75,8 @@ class Vouching(TrainerCallback):  # type: ignore[misc]
 
 def last_checkpoint(directory: Path, identity: Identity) -> str | None:
     """Returns the newest checkpoint of a training; None where a killed run has left none with its voucher.
+
+    The kernels that it was made with are taken from now on.
 
     Raises:
         TrainingError: It is one of another training, or files of it are gone or damaged.
@@ -94,6 +97,7 @@ def last_checkpoint(directory: Path, identity: Identity) -> str | None:
                 f"{path}: of the checkpoint, {', '.join(sorted(lost))} {'is' if len(lost) == 1 else 'are'} gone or "
                 "damaged; use --force to start anew"
             )
+        choice.adopt(record.get("kernels"))
         return str(path)
     return None
 

@@ -1,21 +1,23 @@
 """Faster forms of three layers, which compute the same function up to float rounding.
 
-`torch.nn.functional.linear` multiplies float32 matrices on a CPU by MKL, which on an AMD EPYC (Zen 4) reaches half the
-rate of oneDNN, the library that takes over where the input has its layout (`Tensor.to_mkldnn`, with gradients).
-benchmarks/README.md has the measurements.
+Which kernel multiplies large float32 matrices on a CPU fastest is found out on the machine (`kernel_choice`).
+benchmarks/README.md has measurements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from alignbench.models.fast.kernel_choice import KERNELS, KernelChoice, Product
+
 SMALLEST = 4e6
-"""Multiplications below which the change of layout costs more than it gains."""
+"""Multiplications below which no kernel gains more than it costs to prepare for it."""
 
 
 def with_fast_layers(model: Any) -> Any:
@@ -34,15 +36,44 @@ def with_fast_layers(model: Any) -> Any:
 
 
 class FastLinear(nn.Linear):
-    """A linear layer multiplied by oneDNN where that pays: float32 on a CPU, and large enough.
+    """A linear layer that takes the machine's fastest kernel where there is a choice: large, float32, on a CPU.
 
     It can be differentiated once, not twice.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in) to (..., out)."""
-        if not self._pays(x):
+        if not self._has_choice(x):
             return super().forward(x)
+        is_trained = self.weight.requires_grad
+        differentiates = torch.is_grad_enabled() and (is_trained or x.requires_grad)
+        use = ("trained" if is_trained else "frozen") if differentiates else "forward"
+        kernel = choice.kernel_for(x.numel() // self.in_features, self.in_features, self.out_features, use)
+        return self.multiplied(x, kernel)
+
+    def _has_choice(self, x: Tensor) -> bool:
+        return (
+            x.device.type == "cpu"
+            and x.dtype == self.weight.dtype == torch.float32
+            and x.numel() * self.out_features >= SMALLEST
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    def multiplied(self, x: Tensor, kernel: str) -> Tensor:
+        """`forward` by one of `kernel_choice.KERNELS`."""
+        if kernel == "onednn":
+            return self._by_onednn(x)
+        if kernel == "weight_first":
+            return self._weight_first(x)
+        return functional.linear(x, self.weight, self.bias)
+
+    def _weight_first(self, x: Tensor) -> Tensor:
+        columns = x.reshape(-1, self.in_features).t()
+        bias: Tensor | None = self.bias
+        product = self.weight @ columns if bias is None else torch.addmm(bias.unsqueeze(-1), self.weight, columns)
+        return product.t().reshape(*x.shape[:-1], self.out_features).contiguous()
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
         # In training mode activations may be checkpointed, by hooks that must see what is saved.
         if self.training or not torch.is_grad_enabled():
             return functional.linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
@@ -50,15 +81,6 @@ class FastLinear(nn.Linear):
         with torch.autograd.graph.saved_tensors_hooks(*self.kept_once(x)):
             outside: Tensor = _ToDense.apply(functional.linear(inside, self.weight, self.bias))  # type: ignore[no-untyped-call]
         return outside
-
-    def _pays(self, x: Tensor) -> bool:
-        return (
-            x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and x.numel() * self.out_features >= SMALLEST
-            and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-            and not torch.is_autocast_enabled("cpu")
-        )
 
     def kept_once(self, x: Tensor) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
         """How the input is kept for the backward pass: as it came, and only its shape where the weight is frozen.
@@ -107,3 +129,28 @@ class _ToDense(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient.to_mkldnn()
+
+
+def trial(product: Product) -> dict[str, Callable[[], object]]:
+    """What multiplies the example of a class of products once by each kernel there is."""
+    rows, n_in, n_out, use = product.example
+    layer = FastLinear(n_in, n_out, bias=False, device="meta").to_empty(device="cpu").eval()
+    layer.requires_grad_(use == "trained")
+    nn.init.ones_(layer.weight)
+    x = torch.ones(rows, n_in, requires_grad=use != "forward")
+    trained = [one for one in (x, layer.weight) if one.requires_grad]
+
+    def multiply(kernel: str) -> None:
+        with torch.set_grad_enabled(bool(trained)):
+            out = layer.multiplied(x, kernel)
+        if trained:
+            torch.autograd.grad(out, trained, torch.ones_like(out))
+
+    absent = set() if torch.backends.mkldnn.is_available() else {"onednn"}  # type: ignore[no-untyped-call]
+    if trained:
+        absent.add("weight_first")  # seldom ahead where gradients are taken, and never by much
+    return {name: partial(multiply, name) for name in KERNELS if name not in absent}
+
+
+choice = KernelChoice(trial)
+"""The one of this process: of the run that is going on."""

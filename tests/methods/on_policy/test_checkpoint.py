@@ -12,6 +12,7 @@ from alignbench.errors import TrainingError
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
 from alignbench.models.adapters import Lora
+from alignbench.models.fast.layers import FastLinear
 from alignbench.records import Prompt
 
 CONFIG = PPOConfig(
@@ -94,6 +95,26 @@ def test_a_killed_run_goes_on_bit_for_bit(sure_policy, prompts, tmp_path, adapte
     assert resumed.moments == straight.moments
     assert (resumed.moments.n == 6 * 8) == ("reward_scaling" in changes)
     assert resumed.cost.optimizer_steps == straight.cost.optimizer_steps
+
+
+def test_a_resumed_run_keeps_its_kernels(sure_policy, prompts, tmp_path, take_kernel, monkeypatch):
+    """Those of the checkpoint, though this machine would take others, or the environment names one."""
+    taken = []
+    multiplied = FastLinear.multiplied
+    monkeypatch.setattr(
+        FastLinear, "multiplied", lambda layer, x, kernel: taken.append(kernel) or multiplied(layer, x, kernel)
+    )
+    trainers = {}
+    for name, n_steps in (("straight", 4), ("killed", 2), ("resumed", 4)):
+        take_kernel("linear" if name == "resumed" else "weight_first")
+        trainers[name] = build(sure_policy("llama"), prompts, checkpoint_every=2, schedule="constant")
+        seed_globals(2)
+        directory = tmp_path / ("straight" if name == "straight" else "killed")
+        taken.clear()
+        trainers[name].train(n_steps, checkpoints=directory)
+        assert set(taken) == {"weight_first"}
+    for name, parameter in trainers["straight"].parameters.items():
+        assert torch.equal(parameter, trainers["resumed"].parameters[name]), name
 
 
 def assert_refused(trainer, directory, message):

@@ -37,7 +37,7 @@ def build(policy, reward, prompts, **changes):
     ids=lambda changes: ", ".join(f"{key} {value}" for key, value in changes.items()) or "defaults",
 )
 @pytest.mark.parametrize("family", ["gpt_neo", "llama", "llama-lora"])
-def test_fast_is_plain(sure_policy, reward, prompts, monkeypatch, family, changes):
+def test_fast_is_plain(sure_policy, reward, prompts, monkeypatch, take_kernel, family, changes):
     """Three steps, float32: the first one is measured by full passes in either case, the others are not."""
     name, _, lora = family.partition("-")
     logged, weights = {}, {}
@@ -47,7 +47,7 @@ def test_fast_is_plain(sure_policy, reward, prompts, monkeypatch, family, change
             monkeypatch.setattr(Rollout, "trimmed", lambda rollout: rollout)
             monkeypatch.setattr(growing_cache, "has_plain_cache", lambda _model: False)
         else:
-            monkeypatch.setattr(layers, "SMALLEST", 0)
+            take_kernel("onednn" if torch.backends.mkldnn.is_available() else "weight_first")
         trainer = build(sure_policy(name, "fresh" if lora else None), reward, prompts, execution=execution, **changes)
         start = {name: p.detach().clone() for name, p in trainer.parameters.items()}
         logged[execution] = []

@@ -1,11 +1,13 @@
 """Checkpoints of TRL's trainers: whole, and of this training."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
 from alignbench.errors import TrainingError
 from alignbench.methods.trl.checkpoints import VOUCHER, Vouching, last_checkpoint
+from alignbench.models.fast import layers
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
@@ -49,6 +51,21 @@ def test_a_checkpoint_of_another_training_is_refused_by_what_differs(tmp_path):
         TrainingError, match=r"checkpoint-50: the checkpoint is of pairs a \(this run: b\); use --force"
     ):
         last_checkpoint(tmp_path, {"seed": 1, "pairs": "b"})
+
+
+def test_training_goes_on_with_the_kernels_of_the_checkpoint(tmp_path, take_kernel):
+    take_kernel("weight_first")
+    folder = checkpoint(tmp_path, 50, {})
+    take_kernel("linear")
+    last_checkpoint(tmp_path, {})
+    assert layers.choice.kernel_for(16, 768, 768, "forward") == "weight_first"
+    take_kernel("linear")
+    voucher = folder / VOUCHER
+    voucher.write_text(
+        json.dumps({key: value for key, value in json.loads(voucher.read_text()).items() if key != "kernels"})
+    )
+    last_checkpoint(tmp_path, {})  # of a version without a choice
+    assert layers.choice.kernel_for(16, 768, 768, "forward") == "linear"
 
 
 def test_the_checkpoint_before_goes_when_the_next_is_vouched_for(tmp_path):

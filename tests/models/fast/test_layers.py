@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from alignbench.models.fast import layers
+from alignbench.models.fast.kernel_choice import KERNELS
 from alignbench.models.fast.layers import FastLinear, with_fast_layers
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
 
 
 @pytest.fixture
-def always(monkeypatch):
-    monkeypatch.setattr(layers, "SMALLEST", 0)
+def always(take_kernel):
+    take_kernel("onednn")
 
 
 def results(layer, x):
@@ -27,11 +28,13 @@ def results(layer, x):
 
 
 @needs_onednn
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("shape", [(5, 24), (3, 7, 24), (2, 1, 24)])
 @pytest.mark.parametrize("training", [False, True])
-def test_linear(always, bias, frozen, shape, training):
+def test_linear(take_kernel, kernel, bias, frozen, shape, training):
+    take_kernel(kernel)
     torch.manual_seed(0)
     plain = nn.Linear(24, 40, bias=bias).requires_grad_(not frozen)
     fast = with_fast_layers(nn.Sequential(copy.deepcopy(plain))).train(training)[0]
@@ -42,15 +45,20 @@ def test_linear(always, bias, frozen, shape, training):
 
 
 @needs_onednn
-def test_a_strided_input(always):
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_strided_input(take_kernel, kernel):
+    take_kernel(kernel)
     layer, x = nn.Linear(24, 8), torch.randn(24, 5).t()
     expected = layer(x)
-    torch.testing.assert_close(with_fast_layers(nn.Sequential(layer))(x), expected, rtol=1e-5, atol=1e-6)
+    found = with_fast_layers(nn.Sequential(layer))(x)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @needs_onednn
-def test_where_it_pays(monkeypatch):
+def test_where_there_is_a_choice(take_kernel, monkeypatch):
     """By size on a CPU in float32; elsewhere the plain layer is at work."""
+    take_kernel("onednn", layers.SMALLEST)
     calls = []
     to_mkldnn = torch.Tensor.to_mkldnn
     monkeypatch.setattr(torch.Tensor, "to_mkldnn", lambda x: calls.append(1) or to_mkldnn(x))
