@@ -14,8 +14,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module, metadata
+from importlib.metadata import EntryPoint, EntryPoints
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,16 @@ class Plugins:
 def entries_of(group: str) -> tuple[EntryPoint, ...]:
     """Returns what installed packages offer in a group of entry points, read once a process."""
     return tuple(entry_points(group=group))
+
+
+def entry_points(group: str) -> EntryPoints:
+    """Returns the entry points of a group. Those of all groups are read at once: to read some takes as long."""
+    return _installed().select(group=group)
+
+
+@cache
+def _installed() -> EntryPoints:
+    return metadata.entry_points()
 
 
 def _owner(entry: EntryPoint) -> str:

@@ -28,7 +28,7 @@ TextWindow = Literal["completion", "prompt_and_completion", "chat"]
 class Settings(BaseModel):
     """Base of every block of a recipe: typed strictly, unknown keys refused, NaN and infinity refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def fingerprint(value: object) -> str:
