@@ -9,8 +9,6 @@ from typing import Any
 
 from alignbench.comparison import evaluation_prompts
 from alignbench.errors import ComparabilityError, LeakError
-from alignbench.recipe.identity import identity_settings
-from alignbench.recipe.scorers import knows_context
 from alignbench.results.reader import StoredEvaluation, StoredRun
 from alignbench.results.recognition import may_lack
 from alignbench.results.schema import PROMPTS_AS_ENCODED, SNAPSHOT, PromptsFile
@@ -125,6 +123,8 @@ def version_notes(runs: Sequence[StoredRun]) -> list[str]:
 
 def word_lists(run: StoredRun) -> frozenset[str]:
     """Returns the scorers that are lists of words, as the run's recipe has them."""
+    from alignbench.recipe.scorers import knows_context
+
     evaluation = run.recipe.get("evaluation")
     scorers = evaluation.get("scorers") if isinstance(evaluation, Mapping) else None
     named = (one for one in scorers if isinstance(one, Mapping)) if isinstance(scorers, list | tuple) else ()
@@ -155,17 +155,18 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _mismatch(field: str, by_run: Mapping[str, str]) -> Mismatch:
-    values: dict[str, tuple[str, ...]] = {}
+    values: dict[str, list[str]] = {}
     for run, value in by_run.items():
-        values[value] = (*values.get(value, ()), run)
-    return Mismatch(field, values)
+        values.setdefault(value, []).append(run)
+    return Mismatch(field, {value: tuple(runs) for value, runs in values.items()})
 
 
 def _settings_mismatches(runs: Sequence[StoredRun]) -> Iterator[Mismatch]:
     """Yields settings in which the seeds of one recipe differ: an average over them would mean nothing."""
-    for recipe in dict.fromkeys(run.status.recipe for run in runs):
-        seeds = [run for run in runs if run.status.recipe == recipe]
-        settings = {run.label: _settings(run) for run in seeds} if len(seeds) > 1 else {}
+    for recipe, seeds in _by_recipe(runs).items():
+        if len({json.dumps({**run.recipe, "seed": None}, sort_keys=True) for run in seeds}) == 1:
+            continue  # whatever of it is the identity
+        settings = {run.label: _settings(run) for run in seeds}
         for name in dict.fromkeys(name for one in settings.values() for name in one):
             values = {run: one.get(name, "(absent)") for run, one in settings.items()}
             yield _mismatch(f"settings of {recipe}, {name}", values)
@@ -178,8 +179,7 @@ def _input_mismatches(runs: Sequence[StoredRun]) -> Iterator[Mismatch]:
     a recipe it is everything but the runs that each builds on.
     """
     yield from _differing_inputs("inputs", runs, _decides_tokens)
-    for recipe in dict.fromkeys(run.status.recipe for run in runs):
-        seeds = [run for run in runs if run.status.recipe == recipe]
+    for recipe, seeds in _by_recipe(runs).items():
         yield from _differing_inputs(
             f"inputs of {recipe}",
             seeds,
@@ -206,6 +206,15 @@ def _differing_inputs(title: str, runs: Sequence[StoredRun], counts: Callable[[s
             yield _mismatch(f"{title}: {name}, {part}", by_run)
 
 
+def _by_recipe(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
+    found: dict[str, list[StoredRun]] = {}
+    for run in runs:
+        found.setdefault(run.status.recipe, []).append(run)
+    return found
+
+
 def _settings(run: StoredRun) -> dict[str, str]:
     """Returns the settings that belong to the run's identity, flat, but for the seed."""
+    from alignbench.recipe.identity import identity_settings
+
     return {name: value for name, value in _flatten("", identity_settings(run.recipe)) if name != "seed"}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.errors import ResultsError
-from alignbench.records import Cost, total
+from alignbench.records import Cost, file_sha256, total
 from alignbench.results.layout import (
     ARTIFACT,
     ENVIRONMENT_FILE,
@@ -36,6 +36,7 @@ from alignbench.results.schema import (
     NewerSchemaError,
     PromptsFile,
     RunStatus,
+    StoredRecipe,
     UnreadableError,
     read_record,
 )
@@ -55,6 +56,14 @@ def readable(path: Path) -> Iterator[None]:
     except (OSError, KeyError, TypeError, ValueError, NotImplementedError) as error:
         said = str(error) or type(error).__name__
         raise UnreadableError(f"{path.name} cannot be read: {said}") from error
+
+
+def _floats(column: Any) -> NDArray[np.float64]:
+    """Returns a column of a pyarrow table, NaN where it is null. Not by to_numpy, which loads pandas."""
+    whole = column.combine_chunks()
+    if str(whole.type) == "double" and not whole.null_count:
+        return np.from_dlpack(whole)
+    return np.array(whole.to_pylist(), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -78,14 +87,10 @@ class StoredEvaluation:
                 raise UnreadableError(f"no {path.name}")
             return [], {}
         with readable(path):
-            # Not read_table nor to_numpy: both load pandas, which takes longer than all the rest of a comparison.
+            # Not read_table: it loads pandas, which takes longer than all the rest of a comparison.
             table = pq.ParquetFile(path).read()
             ids = [str(value) for value in table.column(PROMPT_ID).to_pylist()]
-            columns = {
-                name: np.array(table.column(name).to_pylist(), dtype=np.float64)
-                for name in table.column_names
-                if name != PROMPT_ID
-            }
+            columns = {name: _floats(table.column(name)) for name in table.column_names if name != PROMPT_ID}
         if any(column.ndim > 1 for column in columns.values()):
             raise UnreadableError(f"{path.name}: lists where numbers belong")
         if len(set(ids)) != len(ids):
@@ -170,7 +175,7 @@ class StoredRun:
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
         """The resolved recipe."""
-        return read_recipe(self.path)
+        return read_recipe(self.path, self.status.resolved)
 
     @cached_property
     def prompts(self) -> PromptsFile | None:
@@ -199,15 +204,13 @@ class SkippedRun:
         return f"{self.path}: {self.state}, {self.reason}"
 
 
-def _mapping(path: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
-    """Reads a file that holds a mapping; UnreadableError where it is missing or holds none."""
-    from ruamel.yaml.error import YAMLError
-
+def _mapping(path: Path, parse: Callable[[str], Any], *errors: type[Exception]) -> Mapping[str, Any]:
+    """Reads a file that holds a mapping; UnreadableError where it is missing or holds none, or on `errors` too."""
     try:
         content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UnreadableError(f"no {path.name}") from None
-    except (OSError, ValueError, RecursionError, YAMLError) as error:
+    except (OSError, ValueError, RecursionError, *errors) as error:
         first = str(error).partition("\n")[0]
         raise UnreadableError(f"{path.name} cannot be read: {type(error).__name__}: {first}") from None
     if not isinstance(content, Mapping) or not content:
@@ -215,11 +218,19 @@ def _mapping(path: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
     return content
 
 
-def read_recipe(run: Path) -> Mapping[str, Any]:
-    """Returns the resolved recipe of a run, complete or not; UnreadableError where it is missing or damaged."""
-    from ruamel.yaml import YAML
+def read_recipe(run: Path, known: StoredRecipe | None = None) -> Mapping[str, Any]:
+    """Returns the resolved recipe of a run, complete or not; UnreadableError where it is missing or damaged.
 
-    return _mapping(run / RECIPE_FILE, YAML(typ="safe", pure=True).load)
+    `known` is what the run's status has of it: where that is of this very file, the file is not read as YAML.
+    """
+    path = run / RECIPE_FILE
+    with suppress(OSError):
+        if known is not None and known.sha256 == file_sha256(path):
+            return known.settings
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    return _mapping(path, YAML(typ="safe", pure=True).load, YAMLError)
 
 
 def read_run(path: Path) -> StoredRun:

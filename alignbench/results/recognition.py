@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from alignbench.errors import RunExistsError
-from alignbench.recipe.identity import run_hash
-from alignbench.recipe.roles import upstream_names
-from alignbench.recipe.sweeps import TUNING
 from alignbench.results import layout, reader
 from alignbench.results.schema import PROMPTS_AS_ENCODED, SNAPSHOT, Inputs, RunStatus, UnreadableError, read_record
 
@@ -71,8 +68,11 @@ def stored_run_hash(path: Path, status: RunStatus) -> str:
     So a run is recognised that was written when other settings belonged to the identity. What it says of itself is
     taken where its recipe cannot be read.
     """
+    from alignbench.recipe.identity import run_hash
+    from alignbench.recipe.roles import upstream_names
+
     try:
-        recipe = reader.read_recipe(path)
+        recipe = reader.read_recipe(path, status.resolved)
         return run_hash(recipe, {role: _upstream_hash(path, status, role) for role in upstream_names(recipe)})
     except (UnreadableError, KeyError, TypeError, ValueError, AttributeError):  # no recipe, or a damaged one
         return status.run_hash
@@ -80,6 +80,8 @@ def stored_run_hash(path: Path, status: RunStatus) -> str:
 
 def _upstream_hash(path: Path, status: RunStatus, role: str) -> str:
     """The hash of what gave a run its policy or reward, by today's declarations where it still lies beside the run."""
+    from alignbench.recipe.sweeps import TUNING
+
     [upstream] = [one for one in status.upstream if one.role == role]
     results = path.parent.parent
     # A trial lies in a folder of its own, and may build on a run outside it.

@@ -126,6 +126,14 @@ class Upstream(Part):
     """What it gave: `reward`, `policy`, or `tuning` for a trial of the run's sweep."""
 
 
+class StoredRecipe(Part):
+    """The resolved recipe once more: to read it as YAML takes a hundred times as long."""
+
+    sha256: str
+    """Of the file that it was read from; one that has been changed since then is read again."""
+    settings: dict[str, Any]
+
+
 class RunStatus(Record):
     """status.json: who the run is, how far it came, what it cost."""
 
@@ -138,6 +146,8 @@ class RunStatus(Record):
     seed: int
     run_hash: str
     """Hash of the settings that are the run's identity."""
+    resolved: StoredRecipe | None = None
+    """Null in runs from before it was stored here."""
     inputs: dict[str, dict[str, str]] = {}
     """What the run reads beside its recipe; empty in runs from before it was recorded."""
     files: dict[str, int] | None = None
@@ -276,7 +286,7 @@ class UnreadableError(ResultsError):
 
 _ADDED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("state", "run_hash"): {
-        **{"inputs": {}, "files": None, "upstream_pieces": {}, "trained_on": ()},
+        **{"resolved": None, "inputs": {}, "files": None, "upstream_pieces": {}, "trained_on": ()},
         **{"reward_hacking": None, "reward_hacking_reason": None},
     },
     ("comparability", "metrics"): {

@@ -6,9 +6,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 import alignbench
+from alignbench.comparison.compare import compare
 from alignbench.errors import ResultsError
+from alignbench.recipe.loading import load
 from alignbench.records import Cost, MetricValue
 from alignbench.results.reader import find_runs, read_run
 from alignbench.results.schema import Upstream
@@ -47,6 +50,38 @@ def test_a_row_per_run(results):
     assert row["upstream"] == "reward_model/seed1 (reward)"
     assert row["hardware_class"] == "cpu-x86_64"
     assert row["run_hash"] == "ppo_detox-1"
+
+
+@pytest.fixture
+def read_as_yaml(monkeypatch):
+    """The texts that are read as YAML from here on."""
+    texts, load_yaml = [], YAML.load
+    monkeypatch.setattr(YAML, "load", lambda self, text: texts.append(text) or load_yaml(self, text))
+    return texts
+
+
+def test_a_recipe_is_read_as_yaml_only_where_the_status_lacks_it_or_the_file_has_changed(
+    tmp_path, add_run, read_as_yaml
+):
+    recipe = load(["ppo_detox"])[0].recipe
+    for seed in (0, 1):
+        same = recipe.model_copy(update={"seed": seed})
+        run = add_run(tmp_path, "ppo", VALUES, seed=seed, resolved_recipe=same.to_yaml())
+    add_run(tmp_path, "untrained", VALUES)
+    read_as_yaml.clear()
+    first = compare(tmp_path)
+    assert read_run(run).recipe == same.resolved()
+    assert read_as_yaml == []
+    file = run / "recipe.resolved.yaml"
+    file.write_text(file.read_text() + "# looked at\n")
+    assert read_run(run).recipe == same.resolved()
+    assert len(read_as_yaml) == 1
+    for status in tmp_path.glob("*/seed*/status.json"):  # as runs from before it was there have them
+        status.write_text(
+            json.dumps({key: value for key, value in json.loads(status.read_text()).items() if key != "resolved"})
+        )
+    assert compare(tmp_path) == first
+    assert len(read_as_yaml) == 4
 
 
 def test_a_row_per_metric(results):

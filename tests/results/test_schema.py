@@ -39,10 +39,21 @@ COST = [
 ]
 KEYS = {
     "status.json": [
-        *("schema_version", "alignbench", "state", "kind", "recipe", "method", "seed", "run_hash", "inputs", "files"),
-        *("upstream", "cost", "upstream_cost", "upstream_pieces", "evaluation_cost", "train_reward", "trained_on"),
+        *("schema_version", "alignbench", "state", "kind", "recipe", "method", "seed", "run_hash", "resolved"),
+        *(
+            "inputs",
+            "files",
+            "upstream",
+            "cost",
+            "upstream_cost",
+            "upstream_pieces",
+            "evaluation_cost",
+            "train_reward",
+            "trained_on",
+        ),
         *("reward_hacking", "reward_hacking_reason", "error", "started", "finished"),
     ],
+    "resolved": ["sha256", "settings"],
     "upstream": ["recipe", "seed", "run_hash", "role"],
     "cost": COST,
     "upstream_cost": COST,
