@@ -11,13 +11,12 @@ learning rate; completions end at the end-of-sequence token or at a token limit 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from alignbench.errors import TrainingError
 from alignbench.methods.base import Facts, RunContext, TrainData
 from alignbench.methods.on_policy.config import PPOConfig
+from alignbench.methods.on_policy_run import FACTS, prepare, spend
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
@@ -27,44 +26,16 @@ if TYPE_CHECKING:
 class PPO(PPOConfig):
     """PPO with a fixed or adaptive KL penalty; the reference is the policy before training."""
 
-    facts: ClassVar[Facts] = Facts(
-        architectures=frozenset({"causal", "seq2seq"}),
-        learns_from=frozenset({"prompts"}),
-        calls_reward=True,
-        several_processes=True,
-        longest_completion=lambda ppo: ppo.completion_tokens[1],
-        texts_in_a_pass=lambda ppo: 1 if ppo.gradient_checkpointing else ppo.rows_at_once,
-        cautions=PPOConfig.cautions,
-    )
+    facts: ClassVar[Facts] = FACTS
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Spends the budget in steps of `batch_size` completions."""
         from alignbench.methods.on_policy.trainer import PPOTrainer
-        from alignbench.runtime.progress import progress_bar
-        from alignbench.scorers.room import without_room
 
-        n_steps = run.budget_completions // self.batch_size
-        if n_steps == 0:
-            raise TrainingError(
-                f"budget.completions: got {run.budget_completions}, expected at least one batch of {self.batch_size}"
-            )
+        n_steps = prepare(self, data, run)
         assert run.reward is not None
-        policy = run.policy
-        if lacking := without_room(run.reward, policy, data.prompts, self.completion_tokens[1]):
-            raise TrainingError(f"method.completion_tokens: expected shorter completions: {lacking[0]}")
-        if run.lora is not None:
-            policy.add_adapter(run.lora, seed=run.seed)
-        trainer = PPOTrainer(policy, run.reward.score, data.prompts, self, seed=run.seed)
-        trainer.resume(run.checkpoints, n_steps)
-        run.ledger.restore(trainer.cost.counts())
-        with progress_bar("PPO", n_steps) as advance:
-
-            def log(step: int, metrics: Mapping[str, float]) -> None:
-                run.step_done(step, step * self.batch_size, metrics, trainer.step_cost, policy)
-                advance()
-
-            trainer.train(n_steps, log=log, log_completions=run.log_completions, checkpoints=run.checkpoints)
-        return policy
+        trainer = PPOTrainer(run.policy, run.reward.score, data.prompts, self, seed=run.seed)
+        return spend(trainer, n_steps, run, "PPO")
 
 
 plugin = PPO

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (Schulman et al. 2015, arXiv:1506.02438)."""
+"""Advantages of tokens: rewards to go, and generalised advantage estimation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ class Targets(NamedTuple):
     """What the update works towards, both (b, t), 0 after the completion."""
 
     advantages: Tensor
-    returns: Tensor
+    returns: Tensor | None = None
+    """None where there are no values to be trained."""
+
+    def rows(self, rows: Tensor, t: int | None = None) -> Targets:
+        """Those of some rows, of the first t tokens."""
+        returns = None if self.returns is None else self.returns[rows, :t]
+        return Targets(self.advantages[rows, :t], returns)
 
 
 def generalised_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns of every completion token.
+    """Advantages and returns of every completion token (Schulman et al. 2015, arXiv:1506.02438).
 
     delta_t = R_t + gamma * V_{t+1} - V_t, A_t = delta_t + gamma * lambda * A_{t+1}, G_t = A_t + V_t, with V = A = 0
     after the last token: a completion that was cut at its token limit counts as ended, as in the classic recipe.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import TrainingError
 from alignbench.identity import not_identity, require_same
-from alignbench.methods.on_policy.config import PPOConfig
+from alignbench.methods.on_policy.config import OnPolicyConfig
 from alignbench.methods.on_policy.placement import placed_like, whole
 from alignbench.models.fast.layers import choice
 from alignbench.records import file_sha256
@@ -99,7 +99,7 @@ def load(
         is_whole = False
     if not is_whole:
         raise TrainingError(f"{directory}: the checkpoint is damaged; use --force to start anew")
-    require_same(str(directory), record["identity"], identity, frozenset(not_identity(PPOConfig)))
+    require_same(str(directory), record["identity"], identity, frozenset(not_identity(OnPolicyConfig)))
     tensors = load_file(tensor_file)
     saved = {name.removeprefix("parameter/"): value for name, value in tensors.items() if name.startswith("parameter/")}
     if {name: _kind(value) for name, value in saved.items()} != {name: _kind(p) for name, p in parameters.items()}:

@@ -1,8 +1,8 @@
-"""The hyperparameters of PPO."""
+"""The hyperparameters of the on-policy engine, and of PPO on it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -18,21 +18,23 @@ Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 
 
+Aggregation = Literal["tokens", "sequences", "token_sums", "constant"]
+"""How losses of tokens become that of a mini-batch: `losses.token_weights`."""
+
+
 @dataclass(frozen=True)
-class PPOConfig:
-    """Hyperparameters of PPO with a KL penalty; docs/ppo.md gives the source of each default."""
+class OnPolicyConfig:
+    """What every method on the engine has: batches, sampling, reward, KL, optimizer; docs/ppo.md gives the sources."""
 
     # Batches
     batch_size: Count = 64
-    """Completions sampled for one PPO step."""
+    """Completions sampled for one training step."""
     mini_batch_size: Count = 16
     """Completions behind one optimizer step."""
     micro_batch_size: Annotated[Count | None, NotIdentity("completions in a pass; the update is of a mini-batch")] = (
         None
     )
     """Completions in one forward and backward pass; None is the mini-batch. Changes memory, not the update."""
-    ppo_epochs: Count = 4
-    """Passes over the sampled batch in one PPO step."""
     early_stop_kl: Positive | None = None
     """Ends the passes before an update whose mini-batch has moved this far, in nats per token; None never does."""
 
@@ -59,8 +61,6 @@ class PPOConfig:
     """Taken off the reward of a completion that ran into its token limit."""
     length_penalty: float = 0.0
     """Taken off the reward for every token of the completion; below 0 it rewards length."""
-    whiten_rewards: bool = False
-    """Scale token rewards, KL penalty included, to variance 1, keeping their mean."""
 
     # KL to the reference
     kl_coef: NonNegative = 0.2
@@ -78,37 +78,15 @@ class PPOConfig:
     shared_layers: CountOrZero = 0
     """Freeze the embeddings and this many bottom layers; policy and reference share them and their activations."""
 
-    # Advantages and values
-    gamma: UnitInterval = 1.0
-    """Discount."""
-    gae_lambda: UnitInterval = 0.95
-    """Lambda of generalised advantage estimation."""
-    whiten_advantages: bool = True
-    """Shift advantages to mean 0 and scale them to variance 1."""
-    whiten_over: Literal["batch", "mini_batch"] = "batch"
-    """The tokens whose mean and variance whitening uses."""
-    value_model: Literal["head", "separate"] = "head"
-    """A head on the policy's last hidden state, or a network of its own that starts as a copy of the policy."""
-    value_init: Literal["zero", "normal"] = "zero"
-    """Weights of the value head: 0, or normal with standard deviation 1 / sqrt(hidden size + 1)."""
-    value_coef: NonNegative = 0.1
-    """Weight of the value loss."""
-    value_clip_range: Positive | None = 0.2
-    """How far a new value may leave the old one before its gradient is cut; None does not clip."""
-
     # Updates
-    clip_range: Positive = 0.2
-    """How far the probability ratio may leave 1 before its gradient is cut."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """`adamw_8bit` keeps the running moments in 8 bits, by bitsandbytes."""
     learning_rate: Positive = 1.41e-5
     """Learning rate of AdamW at its highest."""
-    value_learning_rate: Positive | None = None
-    """The same for the value head and a separate value model; None is `learning_rate`."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate over the PPO steps of the run: constant, or falling to 0."""
+    """Learning rate over the training steps of the run: constant, or falling to 0."""
     warmup_steps: CountOrZero = 0
-    """PPO steps over which the learning rate rises from 0 before the schedule begins."""
+    """Training steps over which the learning rate rises from 0 before the schedule begins."""
     adam_betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
     """Decay of AdamW's running moments."""
     adam_epsilon: Positive = 1e-8
@@ -130,9 +108,9 @@ class PPOConfig:
 
     # Records
     checkpoint_every: Annotated[Count, NotIdentity("how much work a kill can cost")] = 10
-    """PPO steps between checkpoints."""
+    """Training steps between checkpoints."""
     log_completions_every: Annotated[Count, NotIdentity("how many completions are kept for reading")] = 10
-    """PPO steps between samples of completions in the training record."""
+    """Training steps between samples of completions in the training record."""
 
     def cautions(self) -> list[str]:
         """What is allowed and probably not meant."""
@@ -151,6 +129,41 @@ class PPOConfig:
         return found
 
     @property
+    def epochs_of_a_step(self) -> int:
+        """Passes over the sampled batch in one step."""
+        return 1
+
+    @property
+    def group_size(self) -> int:
+        """Completions of one prompt in a batch; they stand beside each other."""
+        return 1
+
+    @property
+    def rows_together(self) -> int:
+        """Completions that one loss has in it, and which are in one pass; they stand beside each other."""
+        return 1
+
+    @property
+    def rows_of_an_update(self) -> int:
+        """Completions of a batch that are trained on."""
+        return self.batch_size
+
+    @property
+    def loss_aggregation(self) -> Aggregation:
+        """How losses of tokens become that of a mini-batch."""
+        return "tokens"
+
+    @property
+    def targets_of_a_mini_batch(self) -> bool:
+        """True where targets depend on the mini-batch that they are of."""
+        return False
+
+    @property
+    def values(self) -> PPOConfig | None:
+        """How values are computed and trained; None where the method has none."""
+        return None
+
+    @property
     def fuses(self) -> bool:
         """True where log-probabilities of the sampled tokens are all that is needed of the distributions."""
         needs_whole = self.kl_placement == "loss" and self.kl_estimator == "exact"
@@ -159,8 +172,7 @@ class PPOConfig:
     @property
     def captures(self) -> bool:
         """True where what sampling sees is what a full pass would give: float32, and nothing else asked of the pass."""
-        is_exact = self.kl_estimator == "exact" or self.mixed_precision
-        return self.fuses and self.value_model == "head" and not is_exact
+        return self.fuses and self.kl_estimator != "exact" and not self.mixed_precision
 
     @property
     def rows_at_once(self) -> int:
@@ -169,8 +181,11 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         self._check_each()
-        if self.batch_size % self.mini_batch_size:
-            raise ValueError(f"mini_batch_size {self.mini_batch_size} must divide batch_size {self.batch_size}")
+        if self.batch_size % self.group_size:
+            raise ValueError(f"completions_per_prompt {self.group_size} must divide batch_size {self.batch_size}")
+        if (n := self.rows_of_an_update) % self.mini_batch_size:
+            of_them = f"batch_size {n}" if n == self.batch_size else f"the {n} completions of a batch trained on"
+            raise ValueError(f"mini_batch_size {self.mini_batch_size} must divide {of_them}")
         if self.micro_batch_size is not None and self.mini_batch_size % self.micro_batch_size:
             raise ValueError(
                 f"micro_batch_size {self.micro_batch_size} must divide mini_batch_size {self.mini_batch_size}"
@@ -198,7 +213,7 @@ class PPOConfig:
     def _check_each(self) -> None:
         """ValueError with every option that is not of its type or out of its range."""
         try:
-            checked = _options().model_validate(vars(self))
+            checked = _options(type(self)).model_validate(vars(self))  # type: ignore[arg-type]  # a class is hashable
         except ValidationError as error:
             problems = [f"{'.'.join(map(str, e['loc']))}: got {e['input']!r}, {e['msg']}" for e in error.errors()]
             raise ValueError("; ".join(problems)) from None
@@ -206,9 +221,62 @@ class PPOConfig:
             object.__setattr__(self, name, value)
 
 
+@dataclass(frozen=True)
+class PPOConfig(OnPolicyConfig):
+    """Hyperparameters of PPO with a KL penalty; docs/ppo.md gives the source of each default."""
+
+    # Updates
+    ppo_epochs: Count = 4
+    """Passes over the sampled batch in one PPO step."""
+    clip_range: Positive = 0.2
+    """How far the probability ratio may leave 1 before its gradient is cut."""
+
+    # Advantages and values
+    whiten_rewards: bool = False
+    """Scale token rewards, KL penalty included, to variance 1, keeping their mean."""
+    gamma: UnitInterval = 1.0
+    """Discount."""
+    gae_lambda: UnitInterval = 0.95
+    """Lambda of generalised advantage estimation."""
+    whiten_advantages: bool = True
+    """Shift advantages to mean 0 and scale them to variance 1."""
+    whiten_over: Literal["batch", "mini_batch"] = "batch"
+    """The tokens whose mean and variance whitening uses."""
+    value_model: Literal["head", "separate"] = "head"
+    """A head on the policy's last hidden state, or a network of its own that starts as a copy of the policy."""
+    value_init: Literal["zero", "normal"] = "zero"
+    """Weights of the value head: 0, or normal with standard deviation 1 / sqrt(hidden size + 1)."""
+    value_coef: NonNegative = 0.1
+    """Weight of the value loss."""
+    value_clip_range: Positive | None = 0.2
+    """How far a new value may leave the old one before its gradient is cut; None does not clip."""
+    value_learning_rate: Positive | None = None
+    """Learning rate of the value head and of a separate value model; None is `learning_rate`."""
+
+    @property
+    def epochs_of_a_step(self) -> int:
+        """Passes over the sampled batch in one step."""
+        return self.ppo_epochs
+
+    @property
+    def targets_of_a_mini_batch(self) -> bool:
+        """True where targets depend on the mini-batch that they are of."""
+        return self.whiten_over == "mini_batch"
+
+    @property
+    def values(self) -> PPOConfig:
+        """How values are computed and trained."""
+        return self
+
+    @property
+    def captures(self) -> bool:
+        """As of every method, and the values are of the policy's own hidden states."""
+        return super().captures and self.value_model == "head"
+
+
 @cache
-def _options() -> type[BaseModel]:
-    hints: dict[str, Any] = get_type_hints(PPOConfig, include_extras=True)
+def _options(kind: type[Any]) -> type[BaseModel]:
+    hints = get_type_hints(kind, include_extras=True)
     config = ConfigDict(strict=True, allow_inf_nan=False)
-    fields: dict[str, Any] = {name: (hint, ...) for name, hint in hints.items()}
-    return create_model("Options", __config__=config, **fields)
+    options: dict[str, Any] = {field.name: (hints[field.name], ...) for field in fields(kind)}
+    return create_model("Options", __config__=config, **options)

@@ -1,4 +1,4 @@
-"""What the passes of PPO cost, counted from their batches."""
+"""What the passes of training cost, counted from their batches."""
 
 from __future__ import annotations
 

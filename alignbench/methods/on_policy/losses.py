@@ -1,17 +1,35 @@
-"""The clipped losses of PPO (Schulman et al. 2017, arXiv:1707.06347).
+"""The clipped losses of PPO (Schulman et al. 2017, arXiv:1707.06347), and how losses of tokens are added up.
 
-Each takes tensors of shape (b, t) and returns the per-token loss and whether the clipped branch was the larger
-one, both (b, t); the caller averages over the tokens of the mini-batch.
+Each loss takes tensors of shape (b, t) and returns the per-token loss and whether the clipped branch was the larger
+one, both (b, t).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def token_weights(
+    mask: Tensor, aggregation: Literal["tokens", "sequences", "token_sums", "constant"], longest: int
+) -> tuple[Tensor, Tensor]:
+    """Weights (b, t) of the tokens' losses in a mini-batch, and what their sum is divided by, a scalar.
+
+    tokens: sum over all / number of tokens (DAPO: Yu et al. 2025, arXiv:2503.14476; PPO).
+    sequences: mean over completions of the mean over their tokens (GRPO: Shao et al. 2024, arXiv:2402.03300).
+    token_sums: mean over completions of the sum over their tokens (RLOO: Ahmadian et al. 2024, arXiv:2402.14740).
+    constant: the same over the token limit `longest` (Dr. GRPO: Liu et al. 2025, arXiv:2503.20783).
+    """
+    if aggregation == "tokens":
+        return mask, mask.sum().clamp(min=1)
+    n_completions = mask.any(dim=1).sum().clamp(min=1)
+    if aggregation == "sequences":
+        return mask / mask.sum(dim=1, keepdim=True).clamp(min=1), n_completions
+    return mask, n_completions * (longest if aggregation == "constant" else 1)
 
 
 def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:

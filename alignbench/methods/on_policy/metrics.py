@@ -39,12 +39,15 @@ def timed(seconds: Metrics, stage: str) -> Iterator[None]:
 
 def rollout_metrics(
     rollout: Rollout,
-    returns: Tensor,
+    returns: Tensor | None,
     scores: Sequence[float | None],
     completions: Sequence[Completion],
     kl_coef: float,
 ) -> Metrics:
-    """What a step logs of its rollout, before the update; `scores` are what the reward gave, `returns` (b, t)."""
+    """What a step logs of its rollout, before the update; `scores` are what the reward gave, `returns` (b, t).
+
+    Those of a method without values are None.
+    """
     mask, scored = rollout.mask, rollout.mask.any(dim=1)
     given = torch.tensor([score for score in scores if score is not None], dtype=torch.float32)
     shaped = rollout.rewards[scored]
@@ -55,9 +58,6 @@ def rollout_metrics(
     }
     if rollout.exact_kl is not None:
         estimates["objective/kl_exact"] = _per_completion(rollout.exact_kl, mask)
-    mean_return = masked_mean(returns, mask)
-    variance = masked_mean((returns - mean_return) ** 2, mask).item()
-    residual = masked_mean((returns - rollout.values) ** 2, mask).item()
     return {
         "objective/reward": given.mean().item(),
         "objective/reward_std": given.std(correction=0).item(),
@@ -68,9 +68,18 @@ def rollout_metrics(
         "objective/entropy": masked_mean(rollout.entropy, mask).item(),
         "objective/kl_coef": kl_coef,
         "objective/n_unscored": float((~scored).sum().item()),
-        "value/explained_variance": 1 - residual / variance if variance > 0 else 0.0,
+        **_explained(rollout, returns),
         **_lengths(completions),
     }
+
+
+def _explained(rollout: Rollout, returns: Tensor | None) -> Metrics:
+    if returns is None or rollout.values is None:
+        return {}
+    mean_return = masked_mean(returns, rollout.mask)
+    variance = masked_mean((returns - mean_return) ** 2, rollout.mask).item()
+    residual = masked_mean((returns - rollout.values) ** 2, rollout.mask).item()
+    return {"value/explained_variance": 1 - residual / variance if variance > 0 else 0.0}
 
 
 def _per_completion(values: Tensor, mask: Tensor) -> Tensor:

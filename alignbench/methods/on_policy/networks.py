@@ -1,4 +1,4 @@
-"""What PPO runs forward: the policy, its values and the frozen reference."""
+"""What training runs forward: the policy, its values where the method has any, and the frozen reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from alignbench.runtime.randomness import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignbench.methods.on_policy.config import PPOConfig
+    from alignbench.methods.on_policy.config import OnPolicyConfig
     from alignbench.models.language_model import LanguageModel
 
 
@@ -35,7 +35,7 @@ class Networks:
     exist once.
     """
 
-    def __init__(self, policy: LanguageModel, config: PPOConfig, seed: int) -> None:
+    def __init__(self, policy: LanguageModel, config: OnPolicyConfig, seed: int) -> None:
         if not any(p.requires_grad for p in policy.model.parameters()):
             raise ModelError("the policy has no weight that takes gradients: nothing would be trained")
         self.config = config
@@ -47,8 +47,11 @@ class Networks:
                 "it read the prompt, and freezing layers of one is no shared bottom"
             )
         self.shared = SharedLayers(self.model, config.shared_layers) if config.shared_layers else None
-        self.value_model: nn.Module | None = _headless_copy(self.model) if config.value_model == "separate" else None
-        self.value_head = value_head(self.model, config.value_init, seed).to(self.device)
+        self.value_model: nn.Module | None = None
+        self.value_head: nn.Linear | None = None
+        if config.values is not None:
+            self.value_model = _headless_copy(self.model) if config.values.value_model == "separate" else None
+            self.value_head = value_head(self.model, config.values.value_init, seed).to(self.device)
         if config.gradient_checkpointing:
             for module in filter(None, (self.model, self.value_model)):
                 base_model(module).activation_checkpointing_enable()
@@ -84,10 +87,13 @@ class Networks:
         with self.autocast(), self.placement.serving(), merged:
             yield
 
-    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits (b, t, V) that predict each completion token, and the values (b, t) of the states before them."""
+        of_the_policy = self.value_head is not None and self.value_model is None
         with self.autocast(), self._replayed(shared):
-            logits, hidden = completion_forward(self.model, batch, hidden=self.value_model is None)
+            logits, hidden = completion_forward(self.model, batch, hidden=of_the_policy)
+        if self.value_head is None:
+            return logits, None
         if self.value_model is not None:
             with self.autocast():
                 _, hidden = completion_forward(self.value_model, batch, hidden=True)
@@ -95,7 +101,8 @@ class Networks:
         return logits, self.values_of(hidden)
 
     def values_of(self, hidden: Tensor) -> Tensor:
-        """Values (...,) of last hidden states (..., h), where they have a head on the policy."""
+        """Values (...,) of last hidden states (..., h), where the method has any."""
+        assert self.value_head is not None
         values: Tensor = self.value_head(hidden.float()).squeeze(-1)
         return values
 

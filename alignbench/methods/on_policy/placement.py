@@ -22,7 +22,7 @@ from alignbench.models.loading import has_finite_weights
 from alignbench.runtime import distributed
 
 if TYPE_CHECKING:
-    from alignbench.methods.on_policy.config import PPOConfig
+    from alignbench.methods.on_policy.config import OnPolicyConfig
     from alignbench.models.forward import SequenceBatch
     from alignbench.models.language_model import LanguageModel
 
@@ -31,12 +31,12 @@ class Placeable(Protocol):
     """What is placed of `networks.Networks`."""
 
     model: nn.Module
-    value_head: nn.Linear
+    value_head: nn.Linear | None
     value_model: nn.Module | None
     device: torch.device
     parameters: dict[str, nn.Parameter]
 
-    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities and values, to be differentiated."""
         ...
 
@@ -47,7 +47,7 @@ class OneProcess:
     def __init__(self, networks: Placeable) -> None:
         self.networks = networks
 
-    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """`Networks.policy_and_values`, to be differentiated."""
         return self.networks.policy_and_values(batch, shared)
 
@@ -100,9 +100,9 @@ class Replicated(OneProcess):
         of_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
         self._wrapped = wrap(_Trained(networks), gradient_as_bucket_view=True, **{of_buffers: False})
 
-    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Through the wrapper, which then waits for gradients."""
-        found: tuple[Tensor, Tensor] = self._wrapped(batch, shared)
+        found: tuple[Tensor, Tensor | None] = self._wrapped(batch, shared)
         return found
 
     def accumulating(self, is_last: bool) -> AbstractContextManager[Any]:
@@ -119,7 +119,7 @@ class _Trained(nn.Module):
         self.policy, self.value_head, self.value_model = networks.model, networks.value_head, networks.value_model
         self._pass = networks.policy_and_values
 
-    def forward(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self._pass(batch, shared)
 
 
@@ -142,7 +142,9 @@ class Sharded(OneProcess):
                 fully_shard(block, mesh=mesh)
             # Put apart after each pass, or a pass after the reference's would still have the reference's weights.
             fully_shard(model, mesh=mesh, reshard_after_forward=True)
-        if networks.value_model is not None:  # the optimizer takes no group of whole tensors and parts
+        if (
+            networks.value_model is not None and networks.value_head is not None
+        ):  # the optimizer takes no group of whole tensors and parts
             fully_shard(networks.value_head, mesh=mesh)
 
     def clip(self, longest: float) -> float:
@@ -215,7 +217,7 @@ class Sharded(OneProcess):
         policy.model = self._whole
 
 
-def placement_of(networks: Placeable, config: PPOConfig) -> OneProcess:
+def placement_of(networks: Placeable, config: OnPolicyConfig) -> OneProcess:
     """Places networks as the number of processes and `sharding` say; sharding replaces their parameters.
 
     Raises:
@@ -225,9 +227,9 @@ def placement_of(networks: Placeable, config: PPOConfig) -> OneProcess:
     n = distributed.world_size()
     if n == 1:
         return OneProcess(networks)
-    if config.mini_batch_size % n:
+    if config.mini_batch_size % (share := n * config.rows_together):
         raise TrainingError(
-            f"method.mini_batch_size: got {config.mini_batch_size} with {n} processes, expected a multiple of {n}: "
+            f"method.mini_batch_size: got {config.mini_batch_size} with {n} processes, expected a multiple of {share}: "
             "every process takes an equal share of each mini-batch"
         )
     if config.sharding == "none":

@@ -47,8 +47,8 @@ class Rollout:
     """KL to the reference by the configured estimator in nats, (b, t)."""
     exact_kl: Tensor | None
     """The same by the sum over the vocabulary, (b, t); None where no pass had both distributions at hand."""
-    values: Tensor
-    """(b, t)."""
+    values: Tensor | None
+    """(b, t); None where the method has none."""
     entropy: Tensor
     """Of the policy's next-token distributions in nats, (b, t)."""
     support: Tensor | None
@@ -212,7 +212,8 @@ def _captured(
     networks: Networks, batch: SequenceBatch, decoding: Decoding, eos_id: EosId, capture: Capture
 ) -> dict[str, Any]:
     """Columns of a rollout from what sampling saw and one full pass of the reference."""
-    logprobs, values, entropies = (as_wide(batch, kept) for kept in (capture.logprobs, capture.values, capture.entropy))
+    logprobs, entropies = (as_wide(batch, kept) for kept in (capture.logprobs, capture.entropy))
+    values = None if capture.values_of is None else as_wide(batch, capture.values)
     parts: list[dict[str, Any]] = []
     for part in batch.split(networks.config.rows_at_once):
         raw, shared = networks.reference_and_shared(part)

@@ -1,15 +1,14 @@
-"""PPO with a KL penalty to a frozen reference, as one explicit loop.
+"""The on-policy engine: sampling, scoring, measuring and updating as one explicit loop, and PPO on it.
 
     maximise E[r(x, y)] - kl_coef * KL(pi(y | x) || ref(y | x))
 
-Papers: Schulman et al. 2017 (arXiv:1707.06347); Ziegler et al. 2019 (arXiv:1909.08593). docs/ppo.md has a table of
-every implementation detail with its option and its source.
+What a method adds to it is an `Objective`. PPO: Schulman et al. 2017 (arXiv:1707.06347); Ziegler et al. 2019
+(arXiv:1909.08593). docs/ppo.md has a table of every implementation detail with its option and its source.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,20 +20,21 @@ from torch import Tensor
 from alignbench.errors import TrainingError
 from alignbench.identity import identity_values
 from alignbench.methods.on_policy import checkpoint
-from alignbench.methods.on_policy.advantages import Targets, generalised_advantages
-from alignbench.methods.on_policy.config import PPOConfig
+from alignbench.methods.on_policy.advantages import Targets
+from alignbench.methods.on_policy.checks import check_equal, check_prompts, check_reference
+from alignbench.methods.on_policy.config import OnPolicyConfig, PPOConfig
 from alignbench.methods.on_policy.costs import PassCosts
 from alignbench.methods.on_policy.fast import concurrent_scoring
 from alignbench.methods.on_policy.kl import KLController
 from alignbench.methods.on_policy.metrics import Metrics, completion_sample, mean_by_name, rollout_metrics, timed
 from alignbench.methods.on_policy.networks import Networks
+from alignbench.methods.on_policy.objective import Objective
+from alignbench.methods.on_policy.ppo import PPOObjective
 from alignbench.methods.on_policy.rewards import (
     RunningMoments,
     completion_penalties,
     masked_mean,
     scaled_rewards,
-    token_rewards,
-    whiten,
 )
 from alignbench.methods.on_policy.rollout import (
     RewardFunction,
@@ -66,8 +66,8 @@ Log = Callable[[int, Mapping[str, float]], None]
 CompletionLog = Callable[[int, Sequence[Mapping[str, object]]], None]
 
 
-class PPOTrainer:
-    """Trains a policy against any reward function.
+class OnPolicyTrainer:
+    """Trains a policy against any reward function, towards what a method has as its objective.
 
     The reference is the policy as it is when the trainer is built, an adapter that it came with included.
     """
@@ -77,7 +77,8 @@ class PPOTrainer:
         policy: LanguageModel,
         reward: RewardFunction,
         prompts: Sequence[Prompt],
-        config: PPOConfig,
+        config: OnPolicyConfig,
+        objective: Objective,
         *,
         seed: int = 0,
     ) -> None:
@@ -88,13 +89,15 @@ class PPOTrainer:
             reward: Called with the texts of prompts and completions of a batch.
             prompts: What completions are drawn for.
             config: Hyperparameters.
+            objective: What the method trains towards.
             seed: With the prompts' ids it fixes every draw.
         """
         distributed.join()
-        _check_prompts(policy, prompts, config.completion_tokens[1])
+        check_prompts(policy, prompts, config.completion_tokens[1])
         for caution in config.cautions():
             logger.warning(caution)
         self.policy, self.reward, self.prompts, self.config, self.seed = policy, reward, prompts, config, seed
+        self.objective = objective
         self.networks = Networks(policy, config, seed)
         self.model, self.value_head = self.networks.model, self.networks.value_head
         self.parameters = self.networks.parameters
@@ -109,7 +112,7 @@ class PPOTrainer:
             top_p=config.top_p,
             stop_strings=config.stop_strings,
         )
-        self.updater = Updater(self.networks, self.optimizer, self.decoding, policy.eos_ids, seed)
+        self.updater = Updater(self.networks, objective, self.optimizer, self.decoding, policy.eos_ids, seed)
         self.captures = config.captures and all(p.dtype == torch.float32 for p in self.model.parameters())
         alone = distributed.world_size() == 1
         self.overlaps = alone and concurrent_scoring.may_overlap(reward, self.model, policy.device)
@@ -121,7 +124,7 @@ class PPOTrainer:
         self.step_cost: dict[str, Cost] = {}
         """What the last step has cost, by what was done."""
         self._resumed: tuple[Path, int] | None = None
-        _check_equal(self._identity(0))
+        check_equal(self._identity(0))
 
     def train(
         self,
@@ -131,10 +134,10 @@ class PPOTrainer:
         log_completions: CompletionLog | None = None,
         checkpoints: Path | None = None,
     ) -> None:
-        """Runs PPO steps until `n_steps` are done in all; resumes from `checkpoints` where it holds a state.
+        """Runs training steps until `n_steps` are done in all; resumes from `checkpoints` where it holds a state.
 
         Args:
-            n_steps: PPO steps in all, each on `batch_size` fresh completions; the learning rate's schedule ends there.
+            n_steps: Steps in all, each on `batch_size` fresh completions; the learning rate's schedule ends there.
             log: Called after every step with its number and its metrics.
             log_completions: Called every `log_completions_every` steps, the first one included, with some completions.
             checkpoints: Where the state is kept every `checkpoint_every` steps.
@@ -167,7 +170,7 @@ class PPOTrainer:
             log_completions(self.step, samples)
 
     def train_step(self) -> Metrics:
-        """One PPO step on one batch of fresh completions; returns its metrics, defined in docs/metrics.md.
+        """One step on one batch of fresh completions; returns its metrics, defined in docs/metrics.md.
 
         `train` is the usual way: this one knows no end, so it takes a constant schedule only.
         """
@@ -182,7 +185,7 @@ class PPOTrainer:
         with distributed.agreed():
             # 1. Sample a completion for every prompt of the batch, each process for its share of them.
             with timed(seconds, "rollout"), self.networks.sampling(), spending(self.policy) as sampling:
-                capture = Capture(self.networks.values_of) if self.captures else None
+                capture = self._new_capture()
                 prompts, own = self.sample(self.step + 1, capture)
             # 2. Score the completions; on a GPU in a thread, beside step 3.
             score = partial(self._score, prompts[distributed.share()], own)
@@ -203,22 +206,25 @@ class PPOTrainer:
         check_scored(scores)
         rollout = rollout.rewarded(*self.step_rewards(scores, completions))
         if self.step == 0:
-            self._check_reference(rollout)
-        # 4. Token rewards, advantages and returns.
-        targets = self.targets(rollout)
-        # 5. Several epochs of clipped updates.
+            check_reference(rollout)
+        # 4. What is trained on, and towards what: token rewards, advantages, returns.
+        chosen = self.objective.chosen(rollout, self.kl_coef_of_rewards)
+        targets = self.targets(chosen)
+        # 5. Several epochs of updates.
         factor = learning_rate_factor(self.step, n_steps, config.schedule, config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         with timed(seconds, "update"), self.networks.recomputing():
             update, training = self.updater.run(
-                rollout, targets, self.targets, self.passes, step=self.step, kl_coef=self.controller.coef
+                chosen, targets, self.targets, self.passes, step=self.step, kl_coef=self.controller.coef
             )
         # 6. Adapt the weight of the KL penalty.
         metrics = rollout_metrics(rollout, targets.returns, scores, completions, self.controller.coef) | update
         self.controller.update(metrics["objective/kl"], len(completions))
         if not self.networks.placement.has_finite_weights():
-            raise TrainingError(f"weights are not finite after PPO step {self.step + 1}: lower method.learning_rate")
+            raise TrainingError(
+                f"weights are not finite after training step {self.step + 1}: lower method.learning_rate"
+            )
         self.step += 1
         done = {"forward": self.passes.rollout(batch), "train": training}
         metrics |= self._charge(len(completions), sampling, scoring, done, seconds)
@@ -250,14 +256,15 @@ class PPOTrainer:
             capture: Takes in what sampling sees.
         """
         size = self.config.batch_size
-        places = [divmod(i, len(self.prompts)) for i in range((step - 1) * size, step * size)]
+        k = self.config.group_size
+        places = [divmod(i, len(self.prompts)) for i in range((step - 1) * size // k, step * size // k)]
         orders = {epoch: self._order(epoch) for epoch, _ in places}
-        prompts = [self.prompts[orders[epoch][index]] for epoch, index in places]
+        prompts = [self.prompts[orders[epoch][index]] for epoch, index in places for _ in range(k)]
         shortest, longest = self.config.completion_tokens
         limits = generator(self.seed, "limits", step - 1).integers(shortest, longest + 1, size=size).tolist()
-        epochs = [epoch for epoch, _ in places]
+        numbers = [epoch * k + i for epoch, _ in places for i in range(k)]
         own, key = distributed.share(), (self.seed, "rollout")
-        return prompts, self.policy.complete(prompts[own], epochs[own], limits[own], self.decoding, key, capture)
+        return prompts, self.policy.complete(prompts[own], numbers[own], limits[own], self.decoding, key, capture)
 
     def _score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> tuple[list[float | None], Cost]:
         """Scores of completions, and what they cost."""
@@ -292,6 +299,11 @@ class PPOTrainer:
     def _order(self, epoch: int) -> list[int]:
         return generator(self.seed, "order", epoch).permutation(len(self.prompts)).tolist()  # type: ignore[no-any-return]
 
+    def _new_capture(self) -> Capture | None:
+        if not self.captures:
+            return None
+        return Capture(self.networks.values_of if self.config.values is not None else None)
+
     def step_rewards(self, scores: Sequence[float | None], completions: Sequence[Completion]) -> tuple[Tensor, Tensor]:
         """Which completions are scored, (b,), and the rewards to train on, (b,), 0 where unscored."""
         config, device = self.config, self.policy.device
@@ -305,29 +317,14 @@ class PPOTrainer:
         penalties = completion_penalties(n_tokens, is_cut, config.missing_eos_penalty, config.length_penalty)
         return scored, (rewards - penalties) * scored
 
-    def _check_reference(self, rollout: Rollout) -> None:
-        """Before any update policy and reference are the same model, so KL must be 0."""
-        difference = masked_mean((rollout.policy_logprobs - rollout.reference_logprobs).abs(), rollout.mask).item()
-        if not difference <= 1e-4:
-            raise TrainingError(
-                f"before the first update policy and reference differ by {difference:.2e} nats per token on average, "
-                "expected at most 1e-4: the policy's weights were changed after the trainer was built, or two passes "
-                "over the same tokens differ (dropout or other noise in the model)"
-            )
+    @property
+    def kl_coef_of_rewards(self) -> float:
+        """The weight of the KL in the rewards; 0 where the penalty is in the loss."""
+        return self.controller.coef if self.config.kl_placement == "reward" else 0.0
 
     def targets(self, rollout: Rollout) -> Targets:
-        """Token rewards with the KL penalty on every token, then advantages and returns; whitened where asked for."""
-        config, batch = self.config, rollout.batch
-        kl_coef = self.controller.coef if config.kl_placement == "reward" else 0.0
-        rewards = token_rewards(rollout.rewards, rollout.kl, batch.completion_mask, kl_coef)
-        if config.whiten_rewards:
-            rewards = whiten(rewards, rollout.mask, center=False)
-        advantages, returns = generalised_advantages(
-            rewards, rollout.values, batch.completion_mask, config.gamma, config.gae_lambda
-        )
-        if config.whiten_advantages:
-            advantages = whiten(advantages, rollout.mask, center=True)
-        return Targets(advantages, returns)
+        """What the update works towards."""
+        return self.objective.targets(rollout, self.kl_coef_of_rewards)
 
     def _save(self, directory: Path, n_steps: int) -> None:
         state = {
@@ -368,25 +365,28 @@ class PPOTrainer:
         return {"seed": self.seed, "start_weights": self.networks.start, "prompts": prompts, **end, **options}
 
 
-def _check_equal(identity: Mapping[str, object]) -> None:
-    """TrainingError where processes were given different work."""
-    first, *others = distributed.gather(identity)
-    for number, other in enumerate(others, start=1):
-        differing = [key for key in first if first[key] != other[key]]
-        if differing:
-            raise TrainingError(f"process {number} has other {', '.join(differing)} than process 0: give all the same")
+class PPOTrainer(OnPolicyTrainer):
+    """Trains a policy by PPO against any reward function.
 
+    The reference is the policy as it is when the trainer is built, an adapter that it came with included.
+    """
 
-def _check_prompts(policy: LanguageModel, prompts: Sequence[Prompt], n_new_tokens: int) -> None:
-    if not prompts:
-        raise TrainingError("PPO got no training prompts")
-    for prompt in prompts:
-        if not isinstance(prompt, Prompt):
-            raise TrainingError(f"prompts: got {prompt!r}, expected alignbench.records.Prompt(id=..., text=...)")
-    ids = Counter(prompt.id for prompt in prompts)
-    twice, n = ids.most_common(1)[0]
-    if n > 1:
-        raise TrainingError(
-            f"prompts: {n} have the id {twice!r}; expected different ids, because draws are keyed by them"
-        )
-    policy.check_context(prompts, [n_new_tokens])
+    def __init__(
+        self,
+        policy: LanguageModel,
+        reward: RewardFunction,
+        prompts: Sequence[Prompt],
+        config: PPOConfig,
+        *,
+        seed: int = 0,
+    ) -> None:
+        """Prepares training; nothing is sampled yet.
+
+        Args:
+            policy: What is trained, in place. Attach a LoRA adapter first to train that alone.
+            reward: Called with the texts of prompts and completions of a batch.
+            prompts: What completions are drawn for.
+            config: Hyperparameters.
+            seed: With the prompts' ids it fixes every draw.
+        """
+        super().__init__(policy, reward, prompts, config, PPOObjective(config), seed=seed)

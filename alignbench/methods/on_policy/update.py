@@ -1,4 +1,4 @@
-"""Several epochs of clipped steps of policy and values on one rollout."""
+"""Several epochs of steps of the policy, and of values where there are any, on one rollout."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from alignbench.errors import TrainingError
-from alignbench.methods.on_policy.advantages import Targets
 from alignbench.methods.on_policy.kl import ESTIMATORS, exact_kl, k3
-from alignbench.methods.on_policy.losses import policy_loss, value_loss
+from alignbench.methods.on_policy.losses import token_weights, value_loss
 from alignbench.methods.on_policy.rollout import Rollout, policy_distribution, whole_logprobs
 from alignbench.models.forward import token_logprobs
 from alignbench.models.sampling.token_draw import EosId
@@ -24,17 +23,28 @@ from alignbench.runtime.randomness import generator
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from alignbench.methods.on_policy.advantages import Targets
     from alignbench.methods.on_policy.costs import PassCosts
     from alignbench.methods.on_policy.metrics import Metrics
     from alignbench.methods.on_policy.networks import Networks
+    from alignbench.methods.on_policy.objective import Objective
 
 
 class Updater:
     """Moves the weights of some networks."""
 
-    def __init__(self, networks: Networks, optimizer: Optimizer, decoding: Decoding, eos_id: EosId, seed: int) -> None:
+    def __init__(
+        self,
+        networks: Networks,
+        objective: Objective,
+        optimizer: Optimizer,
+        decoding: Decoding,
+        eos_id: EosId,
+        seed: int,
+    ) -> None:
         """Prepares; `decoding` and `eos_id` say what rollouts are sampled by, `seed` orders the mini-batches."""
         self.networks, self.config, self.optimizer = networks, networks.config, optimizer
+        self.objective = objective
         self.decoding, self.eos_id, self.seed = decoding, eos_id, seed
 
     def run(
@@ -47,7 +57,7 @@ class Updater:
         step: int,
         kl_coef: float,
     ) -> tuple[Metrics, Cost]:
-        """All updates of PPO step `step` (from 0).
+        """All updates of training step `step` (from 0).
 
         Args:
             rollout: What is learned from.
@@ -67,12 +77,9 @@ class Updater:
         cost = Cost()
         for rows in self._mini_batches(len(rollout.batch), step):
             part = rollout.rows(rows)
-            if not part.mask.any():  # its only completions are unscored
+            if not part.mask.any():  # nothing in it is trained on, such as unscored completions
                 continue
-            if self.config.whiten_over == "mini_batch":
-                part_targets = targets_of(part)
-            else:
-                part_targets = Targets(targets.advantages[rows], targets.returns[rows])
+            part_targets = targets_of(part) if self.config.targets_of_a_mini_batch else targets.rows(rows)
             metrics = self._accumulate(part, part_targets, step, kl_coef)
             cost.charge(costs.update(part.batch, part.mask))
             if not updates and step == 0:
@@ -83,51 +90,63 @@ class Updater:
             cost.optimizer_steps += 1
             updates.append(metrics)
         self.optimizer.zero_grad()  # the next rollout has the memory of the gradients
-        averages = {key: math.fsum(one[key] for one in updates) / len(updates) for key in updates[0]}
-        averages["policy/ratio_max"] = max(one["policy/ratio_max"] for one in updates)
+        keys = updates[0] if updates else ()
+        averages = {key: math.fsum(one[key] for one in updates) / len(updates) for key in keys}
+        if updates:
+            averages["policy/ratio_max"] = max(one["policy/ratio_max"] for one in updates)
         averages["policy/learning_rate"] = self.optimizer.param_groups[0]["lr"]
         averages["policy/n_updates"] = float(len(updates))
         return averages, cost
 
     def _mini_batches(self, n_rows: int, step: int) -> Iterator[Tensor]:
-        for epoch in range(self.config.ppo_epochs):
-            order = generator(self.seed, "mini-batches", step, epoch).permutation(n_rows)
-            yield from torch.split(torch.from_numpy(order), self.config.mini_batch_size)
+        n = self.config.rows_together
+        for epoch in range(self.config.epochs_of_a_step):
+            order = generator(self.seed, "mini-batches", step, epoch).permutation(n_rows // n)
+            yield from torch.split(_rows_of(torch.from_numpy(order), n), self.config.mini_batch_size)
 
     def _accumulate(self, rollout: Rollout, targets: Targets, step: int, kl_coef: float) -> Metrics:
-        """The gradient of one mini-batch, clipped: of a mean over its tokens, however it is cut into passes.
+        """The gradient of one mini-batch, clipped: the same however it is cut into passes.
 
         Every process passes its share of the rows; gradients are averaged over processes, hence the factor.
         """
-        placement, n_processes = self.networks.placement, distributed.world_size()
+        placement, n_processes, n = self.networks.placement, distributed.world_size(), self.config.rows_together
         n_tokens = rollout.mask.sum().clamp(min=1)
+        longest = self.config.completion_tokens[1]
+        weights, divisor = token_weights(rollout.mask, self.config.loss_aggregation, longest)
         zero = torch.zeros((), dtype=torch.float64, device=n_tokens.device)
         totals: defaultdict[str, Tensor] = defaultdict(zero.clone)  # read at the end: a look waits for the device
         self.optimizer.zero_grad()
         # Rows of like length share a pass, which then has little padding.
-        by_length = rollout.batch.lengths.sum(dim=1).argsort(stable=True)[distributed.share()]
+        lengths = rollout.batch.lengths.sum(dim=1).view(-1, n).sum(dim=1)
+        by_length = _rows_of(lengths.argsort(stable=True)[distributed.share()], n)
         passes = torch.split(by_length, self.config.rows_at_once)
         for number, rows in enumerate(passes, start=1):
             part = rollout.rows(rows).trimmed()
             t = part.mask.shape[1]
-            part_targets = Targets(targets.advantages[rows, :t], targets.returns[rows, :t])
             with placement.accumulating(is_last=number == len(passes)):
-                loss, sums, largest_ratio = self.losses(part, part_targets, kl_coef)
-                (loss * n_processes / n_tokens).backward()  # type: ignore[no-untyped-call]
-            for key, value in (sums | {"loss": loss.detach()}).items():
+                loss, losses, sums, largest_ratio = self.losses(part, targets.rows(rows, t), weights[rows, :t], kl_coef)
+                (loss * n_processes / divisor).backward()  # type: ignore[no-untyped-call]
+            for key, value in (losses | {"loss": loss.detach()}).items():
+                totals[key] += value.double() / divisor
+            for key, value in sums.items():
                 totals[key] += value.double() / n_tokens
             totals["policy/ratio_max"] = torch.maximum(totals["policy/ratio_max"], largest_ratio.double())
         own = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
         metrics = _together(distributed.gather(own))
         if not math.isfinite(loss_of_all := metrics.pop("loss")):
-            raise TrainingError(f"the loss is {loss_of_all} at PPO step {step + 1}: lower method.learning_rate")
+            raise TrainingError(f"the loss is {loss_of_all} at training step {step + 1}: lower method.learning_rate")
         norm = placement.clip(self.config.max_grad_norm or math.inf)
         if not math.isfinite(norm):
-            raise TrainingError(f"the gradient norm is {norm} at PPO step {step + 1}: lower method.learning_rate")
+            raise TrainingError(f"the gradient norm is {norm} at training step {step + 1}: lower method.learning_rate")
         return metrics | {"policy/gradient_norm": norm}
 
-    def losses(self, rollout: Rollout, targets: Targets, kl_coef: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The loss summed over the tokens of some rows, sums over the same tokens for the log, the largest ratio."""
+    def losses(
+        self, rollout: Rollout, targets: Targets, weights: Tensor, kl_coef: float
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Sums over the tokens of some rows: the loss, its parts, both by `weights` (b, t), and the rest of the log.
+
+        The last one is the largest ratio.
+        """
         batch, mask, config = rollout.batch, rollout.mask, self.config
         reference = self._reference_of_the_loss(rollout)
         raw, values = self.networks.placement.policy_and_values(batch, rollout.shared)
@@ -136,30 +155,35 @@ class Updater:
         else:
             logits = policy_distribution(raw, self.decoding, self.eos_id)
             logprobs = token_logprobs(logits, batch.completion_ids, support=rollout.support)
-        policy, policy_clipped = policy_loss(logprobs, rollout.logprobs, targets.advantages, config.clip_range)
-        value, value_clipped = value_loss(values, rollout.values, targets.returns, config.value_clip_range)
-        policy_sum, value_sum = (policy * mask).sum(), (value * mask).sum()
-        loss = policy_sum + config.value_coef * value_sum
+        policy, policy_clipped = self.objective.policy_loss(logprobs, rollout, targets)
+        loss = (policy * weights).sum()
+        parts = {"policy/loss": loss.detach()}
         with torch.no_grad():
             ratio = torch.exp(logprobs - rollout.logprobs)
             sums = {
-                "policy/loss": policy_sum.detach(),
                 "policy/ratio_mean": (ratio * mask).sum(),
                 "policy/clip_fraction": (policy_clipped & mask).sum(),
                 "policy/approximate_kl": (k3(rollout.logprobs, logprobs) * mask).sum(),
-                "value/loss": value_sum.detach(),
-                "value/clip_fraction": (value_clipped & mask).sum(),
             }
+        if config.values is not None:
+            assert values is not None
+            assert rollout.values is not None
+            assert targets.returns is not None
+            value, value_clipped = value_loss(values, rollout.values, targets.returns, config.values.value_clip_range)
+            value_sum = (value * weights).sum()
+            loss = loss + config.values.value_coef * value_sum
+            parts["value/loss"] = value_sum.detach()
+            sums["value/clip_fraction"] = (value_clipped & mask).sum()
         if config.kl_placement == "loss":
             if reference is not None:
                 kl = exact_kl(logits, reference)
             else:
                 whole = logprobs if rollout.support is None else token_logprobs(logits, batch.completion_ids)
                 kl = ESTIMATORS[config.kl_estimator](whole, rollout.reference_logprobs)
-            kl_sum = (kl * mask).sum()
+            kl_sum = (kl * weights).sum()
             loss = loss + kl_coef * kl_sum
-            sums["policy/kl_loss"] = kl_sum.detach()
-        return loss, sums, ratio.masked_fill(~mask, 0.0).max()
+            parts["policy/kl_loss"] = kl_sum.detach()
+        return loss, parts, sums, ratio.masked_fill(~mask, 0.0).max()
 
     def _reference_of_the_loss(self, rollout: Rollout) -> Tensor | None:
         """Logits of the reference, (b, t, V), where the loss has the exact KL to it; computed again to save memory."""
@@ -176,6 +200,11 @@ class Updater:
             raise TrainingError(
                 f"the first probability ratio is {first['policy/ratio_mean']:.6f} on average, expected 1"
             )
+
+
+def _rows_of(units: Tensor, n: int) -> Tensor:
+    """The rows of some runs of n rows that stand beside each other."""
+    return (units.unsqueeze(1) * n + torch.arange(n, device=units.device)).flatten()
 
 
 def _together(parts: Sequence[Metrics]) -> Metrics:

@@ -94,7 +94,7 @@ def test_a_fresh_adapter_on_a_frozen_one_has_the_frozen_one_in_its_reference(tin
         ({"completion_tokens": 20}, "completion_tokens: got 20"),
         ({"stop_strings": ". "}, "stop_strings: got '. '"),
         ({"learning_rate": math.nan}, "learning_rate: got nan"),
-        ({"schedule": "lin", "value_model": "seperate"}, "value_model: got 'seperate'.*schedule: got 'lin'"),
+        ({"schedule": "lin", "value_model": "seperate"}, "schedule: got 'lin'.*value_model: got 'seperate'"),
     ],
 )
 def test_options_are_checked_from_python_too(changes, message):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fixtures.recorded_trl import Recorded
 
+from alignbench.methods.on_policy import ppo as ppo_module
 from alignbench.methods.on_policy import trainer as trainer_module
 from alignbench.methods.on_policy import update as update_module
 from alignbench.methods.on_policy.advantages import generalised_advantages
@@ -55,7 +56,7 @@ def our_step(recorded, monkeypatch):
 
         for module in (trainer_module, update_module):
             monkeypatch.setattr(module, "generator", fixed)
-        monkeypatch.setattr(trainer_module, "whiten", whiten if own_whitening else trl_whiten)
+        monkeypatch.setattr(ppo_module, "whiten", whiten if own_whitening else trl_whiten)
         policy = recorded.policy("reference")
         scores = dict(zip((p.text for p in recorded.prompts), recorded[f"{recording}/scores"].tolist(), strict=True))
         config = our_config(recorded.configs[recording], **changed)
