@@ -7,12 +7,18 @@ import pytest
 
 from alignbench.errors import UsageError
 from alignbench.evaluation.protocols import PROTOCOLS
+from alignbench.plugins import METHODS
 from alignbench.recipe.layers import shipped_directory, shipped_names
 from alignbench.recipe.loading import load
 
 RECIPES = ["base", "dpo_classifier_pairs", "ppo_detox", "ppo_learned_reward", "ppo_no_kl", "reward_model"]
 SUITES = ["suites/detox_gpt_neo_125m", "suites/quickstart"]
 TUNED = "suites/quickstart_tuned"
+MORE = [
+    "sft",
+    "suites/all_methods",
+]
+"""Recipes and suites beside those of the study of detoxification, which differ in their method alone."""
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +28,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 def test_the_list_is_complete():
-    assert shipped_names() == sorted([*RECIPES, *SUITES, TUNED])
+    assert shipped_names() == sorted([*RECIPES, *SUITES, TUNED, *MORE])
     stems = [name.rpartition("/")[2] for name in shipped_names()]
     assert len(set(stems)) == len(stems), "a suite and a recipe of one name cannot be told apart"
 
@@ -64,7 +70,12 @@ def test_the_tuned_suite_gives_both_methods_as_many_trials():
     assert quickstart["base"] == recipes["base"]
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *SUITES, TUNED])
+def test_the_suite_of_all_methods_has_every_method_that_trains():
+    there = {loaded.recipe.method_name for loaded in load(["all_methods"])}
+    assert there >= {name for name in METHODS.built_in if METHODS.load(name).facts.trains}
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *SUITES, TUNED, *MORE])
 def test_round_trip(name, tmp_path):
     for loaded in load([name]):
         path = tmp_path / "again.yaml"
@@ -143,4 +154,4 @@ def test_a_checkout_path_outside_a_checkout_suggests_the_shipped_name():
 def test_readme_lists_every_recipe_and_suite():
     readme = (shipped_directory() / "README.md").read_text()
     listed = set(re.findall(r"^\| `(\w+)`", readme, re.MULTILINE))
-    assert listed == {Path(name).name for name in [*RECIPES, *SUITES, TUNED]}
+    assert listed == {Path(name).name for name in [*RECIPES, *SUITES, TUNED, *MORE]}
