@@ -207,7 +207,7 @@ def token_logprobs(
     With `support`, from `sampling_support`, the probabilities are those among its tokens. The given token always counts
     as one of them: sampling decodes step by step, where rounding can let it pass a border that it misses here.
     """
-    scaled = logits.float() / temperature
+    scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
     token_ids = token_ids.unsqueeze(-1)
     if support is None:
         return scaled.gather(-1, token_ids).squeeze(-1) - scaled.logsumexp(dim=-1)

@@ -19,8 +19,9 @@ from alignbench.models.chat import Chat, ChatTokenizer, PlainTokenizer
 from alignbench.models.dropout import without_dropout
 from alignbench.models.fast.layers import with_fast_layers
 from alignbench.models.flops import sampling_flops, tokens_of, weights_of
-from alignbench.models.forward import SequenceBatch, collate, completion_forward, is_encoder_decoder, token_logprobs
+from alignbench.models.forward import SequenceBatch, collate, completion_forward, is_encoder_decoder
 from alignbench.models.generation_settings import made_saveable, notes_on
+from alignbench.models.output_layer import batch_logprobs
 from alignbench.models.policy_file import LANGUAGE_MODEL, write_policy_file
 from alignbench.models.sampling.capture import Capture
 from alignbench.models.sampling.growing_cache import keeps_a_cache
@@ -240,10 +241,10 @@ class LanguageModel:
         token_ids = [completion.token_ids for completion in completions]
         return collate(encoded, token_ids, self.pad_id, self.device, for_encoder=self.is_encoder_decoder)
 
-    def _logits(self, batch: SequenceBatch) -> Tensor:
-        """Logits (b, t, V) by a full pass, which is counted."""
+    def _logprobs(self, batch: SequenceBatch) -> Tensor:
+        """Log-probabilities (b, t) by a full pass, which is counted."""
         self.spent.forward_flops += weights_of(self.model).flops(tokens_of(batch))
-        return completion_forward(self.model, batch)[0]
+        return batch_logprobs(self.model, batch)
 
     @torch.no_grad()
     def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
@@ -252,7 +253,7 @@ class LanguageModel:
         for start in range(0, len(completions), self.batch_size):
             rows = slice(start, start + self.batch_size)
             batch = self.batch(prompts[rows], completions[rows])
-            values = token_logprobs(self._logits(batch), batch.completion_ids).cpu()
+            values = self._logprobs(batch).cpu()
             logprobs += [row[mask] for row, mask in zip(values, batch.completion_mask.cpu(), strict=True)]
         return logprobs
 
@@ -263,7 +264,8 @@ class LanguageModel:
         All completions take part in one forward pass.
         """
         batch = self.batch(prompts, completions)
-        rows = zip(self._logits(batch), batch.completion_mask, strict=True)
+        self.spent.forward_flops += weights_of(self.model).flops(tokens_of(batch))
+        rows = zip(completion_forward(self.model, batch)[0], batch.completion_mask, strict=True)
         return [row[mask].double().log_softmax(dim=-1).cpu() for row, mask in rows]
 
     @torch.no_grad()
@@ -283,7 +285,7 @@ class LanguageModel:
                 logprobs.append(torch.empty(0))
                 continue
             batch = collate([ids[:1]], [ids[1:]], self.pad_id, self.device)
-            logprobs.append(token_logprobs(self._logits(batch), batch.completion_ids)[0].cpu())
+            logprobs.append(self._logprobs(batch)[0].cpu())
         return logprobs
 
     def add_adapter(self, lora: Lora, *, seed: int = 0) -> None:

@@ -18,6 +18,7 @@ from alignbench.methods.on_policy.fast.merged_adapter import adapter_merged, can
 from alignbench.methods.on_policy.placement import placement_of
 from alignbench.methods.on_policy.shared_layers import SharedLayers
 from alignbench.models.forward import SequenceBatch, base_model, completion_forward
+from alignbench.models.output_layer import OutputLayer, States, output_layer, rows_that_fit
 from alignbench.runtime.randomness import generator
 
 if TYPE_CHECKING:
@@ -64,6 +65,24 @@ class Networks:
         self.as_reference: Callable[[], AbstractContextManager[None]] = (
             policy.adapter_off if is_fresh else self.placement.snapshot()
         )
+        self.rows_at_once, self.output_layer = self._rows_and_layer()
+
+    def _rows_and_layer(self) -> tuple[int, OutputLayer | None]:
+        """Completions in one pass, and the output layer where its logits are too many to be made whole.
+
+        Passes that need whole logits with their gradient, or a gradient of the layer, have fewer rows in its place.
+        """
+        config, fitting = self.config, rows_that_fit(self.model, self.config.completion_tokens[1])
+        rows = config.rows_at_once
+        if rows <= fitting:
+            return rows, None
+        layer = output_layer(self.model) if config.fuses and not config.mixed_precision else None
+        if layer is not None and layer.is_frozen:
+            return rows, layer
+        if config.micro_batch_size is not None:
+            return rows, None
+        n, together = config.mini_batch_size // config.rows_together, config.rows_together
+        return together * math.ceil(n / math.ceil(n / max(1, fitting // together))), None
 
     def _sample_of_weights(self, is_fresh: bool) -> str:
         """Hash of up to 64 values of every weight; a fresh adapter's random ones do not count."""
@@ -87,11 +106,14 @@ class Networks:
         with self.autocast(), self.placement.serving(), merged:
             yield
 
-    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Logits (b, t, V) that predict each completion token, and the values (b, t) of the states before them."""
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor | States, Tensor | None]:
+        """Logits (b, t, V) that predict each completion token, and the values (b, t) of the states before them.
+
+        Of large vocabularies the states that logits are made of; see `_rows_and_layer`.
+        """
         of_the_policy = self.value_head is not None and self.value_model is None
         with self.autocast(), self._replayed(shared):
-            logits, hidden = completion_forward(self.model, batch, hidden=of_the_policy)
+            logits, hidden = self._pass(batch, hidden=of_the_policy)
         if self.value_head is None:
             return logits, None
         if self.value_model is not None:
@@ -106,15 +128,23 @@ class Networks:
         values: Tensor = self.value_head(hidden.float()).squeeze(-1)
         return values
 
-    @torch.no_grad()
-    def reference_logits(self, batch: SequenceBatch, shared: Tensor | None) -> Tensor:
-        """Logits of the reference, (b, t, V)."""
-        with self.as_reference(), self.autocast(), self._replayed(shared):
-            return completion_forward(self.model, batch)[0]
+    def _pass(self, batch: SequenceBatch, *, hidden: bool = False) -> tuple[Tensor | States, Tensor | None]:
+        """`completion_forward` of the policy's network; `States` in place of logits where there is an output layer."""
+        if self.output_layer is None:
+            return completion_forward(self.model, batch, hidden=hidden)
+        with self.output_layer.passed_by() as given:
+            _, last = completion_forward(self.model, batch, hidden=hidden)
+        return States(given[0][:, -batch.completion_mask.shape[1] :], self.output_layer), last
 
     @torch.no_grad()
-    def reference_and_shared(self, batch: SequenceBatch) -> tuple[Tensor, Tensor | None]:
-        """Logits of the reference (b, t, V), and what the layers that it shares with the policy give.
+    def reference_logits(self, batch: SequenceBatch, shared: Tensor | None) -> Tensor | States:
+        """Logits of the reference, (b, t, V), or the states that they are made of."""
+        with self.as_reference(), self.autocast(), self._replayed(shared):
+            return self._pass(batch)[0]
+
+    @torch.no_grad()
+    def reference_and_shared(self, batch: SequenceBatch) -> tuple[Tensor | States, Tensor | None]:
+        """Logits of the reference (b, t, V) or their states, and what the layers that it shares with the policy give.
 
         The latter is (b, p + t - 1, h); None where they share none.
         """

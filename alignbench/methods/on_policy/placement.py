@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from alignbench.methods.on_policy.config import OnPolicyConfig
     from alignbench.models.forward import SequenceBatch
     from alignbench.models.language_model import LanguageModel
+    from alignbench.models.output_layer import States
 
 
 class Placeable(Protocol):
@@ -36,8 +37,8 @@ class Placeable(Protocol):
     device: torch.device
     parameters: dict[str, nn.Parameter]
 
-    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities and values, to be differentiated."""
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor | States, Tensor | None]:
+        """Logits or their states, and values, to be differentiated."""
         ...
 
 
@@ -47,7 +48,7 @@ class OneProcess:
     def __init__(self, networks: Placeable) -> None:
         self.networks = networks
 
-    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor | States, Tensor | None]:
         """`Networks.policy_and_values`, to be differentiated."""
         return self.networks.policy_and_values(batch, shared)
 
@@ -100,9 +101,9 @@ class Replicated(OneProcess):
         of_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
         self._wrapped = wrap(_Trained(networks), gradient_as_bucket_view=True, **{of_buffers: False})
 
-    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def policy_and_values(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor | States, Tensor | None]:
         """Through the wrapper, which then waits for gradients."""
-        found: tuple[Tensor, Tensor | None] = self._wrapped(batch, shared)
+        found: tuple[Tensor | States, Tensor | None] = self._wrapped(batch, shared)
         return found
 
     def accumulating(self, is_last: bool) -> AbstractContextManager[Any]:
@@ -119,7 +120,7 @@ class _Trained(nn.Module):
         self.policy, self.value_head, self.value_model = networks.model, networks.value_head, networks.value_model
         self._pass = networks.policy_and_values
 
-    def forward(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, batch: SequenceBatch, shared: Tensor | None) -> tuple[Tensor | States, Tensor | None]:
         return self._pass(batch, shared)
 
 

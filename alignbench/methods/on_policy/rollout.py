@@ -15,6 +15,7 @@ from alignbench.methods.on_policy.fast.fused import sampled_logprobs
 from alignbench.methods.on_policy.kl import ESTIMATORS, exact_kl
 from alignbench.methods.on_policy.losses import entropy
 from alignbench.models.forward import SequenceBatch, to_device, token_logprobs
+from alignbench.models.output_layer import States, compare
 from alignbench.models.sampling.capture import Capture
 from alignbench.models.sampling.token_draw import EosId, sampling_support
 from alignbench.records import Completion, Decoding, Prompt
@@ -126,8 +127,12 @@ def policy_distribution(logits: Tensor, decoding: Decoding, eos_id: EosId) -> Te
     return scaled if allowed is None else scaled.masked_fill(~allowed, -1e9)
 
 
-def whole_logprobs(logits: Tensor, batch: SequenceBatch, decoding: Decoding, eos_id: EosId, *, fused: bool) -> Tensor:
+def whole_logprobs(
+    logits: Tensor | States, batch: SequenceBatch, decoding: Decoding, eos_id: EosId, *, fused: bool
+) -> Tensor:
     """Log-probabilities in nats of a batch's tokens by `policy_distribution` of logits (b, t, V): (b, t)."""
+    if isinstance(logits, States):
+        return logits.logprobs(batch.completion_ids, decoding.temperature, eos_id, decoding.min_new_tokens)
     if not fused:
         return token_logprobs(policy_distribution(logits, decoding, eos_id), batch.completion_ids)
     n_banned = min(decoding.min_new_tokens, logits.shape[1])
@@ -171,17 +176,27 @@ def measure(
 
 def _full_passes(networks: Networks, batch: SequenceBatch, decoding: Decoding, eos_id: EosId) -> dict[str, Any]:
     """Columns of a rollout by one full pass each of policy, values and reference."""
-    config = networks.config
     parts: list[dict[str, Any]] = []
-    for part in batch.split(config.rows_at_once):
+    for part in batch.split(networks.rows_at_once):
         raw_reference, shared = networks.reference_and_shared(part)
         raw, values = networks.policy_and_values(part, shared)
-        seen = [
-            _of_distributions(networks, *one, decoding, eos_id)
-            for one in zip(part.split(1), raw.unsqueeze(1), raw_reference.unsqueeze(1), strict=True)
-        ]
-        parts.append(_joined(seen) | {"values": values, "shared": shared})
+        if isinstance(raw, States) and isinstance(raw_reference, States):
+            columns = _of_states(networks, part, raw, raw_reference, decoding, eos_id)
+        else:
+            assert isinstance(raw, Tensor)
+            assert isinstance(raw_reference, Tensor)
+            rows = zip(part.split(1), raw.unsqueeze(1), raw_reference.unsqueeze(1), strict=True)
+            columns = _joined([_of_distributions(networks, *row, decoding, eos_id) for row in rows])
+        parts.append(columns | {"values": values, "shared": shared})
     return _joined(parts)
+
+
+def _of_states(
+    networks: Networks, batch: SequenceBatch, states: States, reference: States, decoding: Decoding, eos_id: EosId
+) -> dict[str, Any]:
+    """`_of_distributions` where logits are too many to be made whole."""
+    found = compare(states, reference, batch.completion_ids, decoding.temperature, eos_id, decoding.min_new_tokens)
+    return _columns(networks, found.logprobs, found.reference_logprobs, found.kl, found.entropy)
 
 
 def _of_distributions(
@@ -196,15 +211,23 @@ def _of_distributions(
     exact = exact_kl(logits, reference)
     support = truncation(logits, decoding)
     sampled = logprobs if support is None else token_logprobs(logits, batch.completion_ids, support=support)
-    is_exact = config.kl_estimator == "exact"
+    columns = _columns(networks, logprobs, reference_logprobs, exact, entropy(logits))
+    return columns | {"logprobs": sampled, "support": support}
+
+
+def _columns(
+    networks: Networks, logprobs: Tensor, reference_logprobs: Tensor, exact: Tensor, entropies: Tensor
+) -> dict[str, Any]:
+    """Columns of a rollout whose tokens were sampled from whole distributions."""
+    estimator = networks.config.kl_estimator
     return {
-        "logprobs": sampled,
+        "logprobs": logprobs,
         "policy_logprobs": logprobs,
         "reference_logprobs": reference_logprobs,
-        "kl": exact if is_exact else ESTIMATORS[config.kl_estimator](logprobs, reference_logprobs),
+        "kl": exact if estimator == "exact" else ESTIMATORS[estimator](logprobs, reference_logprobs),
         "exact_kl": exact,
-        "entropy": entropy(logits),
-        "support": support,
+        "entropy": entropies,
+        "support": None,
     }
 
 
@@ -215,7 +238,7 @@ def _captured(
     logprobs, entropies = (as_wide(batch, kept) for kept in (capture.logprobs, capture.entropy))
     values = None if capture.values_of is None else as_wide(batch, capture.values)
     parts: list[dict[str, Any]] = []
-    for part in batch.split(networks.config.rows_at_once):
+    for part in batch.split(networks.rows_at_once):
         raw, shared = networks.reference_and_shared(part)
         reference_logprobs = whole_logprobs(raw, part, decoding, eos_id, fused=True)
         parts.append({"reference_logprobs": reference_logprobs, "shared": shared})

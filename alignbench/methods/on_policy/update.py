@@ -119,7 +119,7 @@ class Updater:
         # Rows of like length share a pass, which then has little padding.
         lengths = rollout.batch.lengths.sum(dim=1).view(-1, n).sum(dim=1)
         by_length = _rows_of(lengths.argsort(stable=True)[distributed.share()], n)
-        passes = torch.split(by_length, self.config.rows_at_once)
+        passes = torch.split(by_length, self.networks.rows_at_once)
         for number, rows in enumerate(passes, start=1):
             part = rollout.rows(rows).trimmed()
             t = part.mask.shape[1]
@@ -153,6 +153,7 @@ class Updater:
         if config.fuses:
             logprobs = whole_logprobs(raw, batch, self.decoding, self.eos_id, fused=True)
         else:
+            assert isinstance(raw, Tensor)
             logits = policy_distribution(raw, self.decoding, self.eos_id)
             logprobs = token_logprobs(logits, batch.completion_ids, support=rollout.support)
         policy, policy_clipped = self.objective.policy_loss(logprobs, rollout, targets)
@@ -190,6 +191,7 @@ class Updater:
         if self.config.kl_placement != "loss" or self.config.kl_estimator != "exact":
             return None
         raw = self.networks.reference_logits(rollout.batch, rollout.shared)
+        assert isinstance(raw, Tensor)
         return policy_distribution(raw, self.decoding, self.eos_id)
 
     def _check_ratio(self, first: Metrics) -> None:

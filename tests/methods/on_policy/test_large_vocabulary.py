@@ -1,0 +1,93 @@
+"""PPO where logits are too many to be made whole: the same training, by blocks of words or by fewer rows."""
+
+import math
+
+import pytest
+import torch
+
+from alignbench.methods.on_policy.config import PPOConfig
+from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.models import output_layer
+
+CONFIG = {"batch_size": 8, "mini_batch_size": 4, "ppo_epochs": 2, "learning_rate": 1e-3, "adam_epsilon": 1e-3}
+LENGTH = 8
+
+
+def trained(policy, reward, prompts, **changes):
+    """Trainer after three steps, what they logged, and how far each weight has moved."""
+    config = PPOConfig(**(CONFIG | {"completion_tokens": (3, LENGTH), "log_completions_every": 2} | changes))
+    trainer, logged = PPOTrainer(policy, reward, prompts, config, seed=0), []
+    start = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+    trainer.train(3, log=lambda _, metrics: logged.append(metrics))
+    return trainer, logged, {name: p.detach() - start[name] for name, p in trainer.parameters.items()}
+
+
+def fill(monkeypatch, policy, rows):
+    """So many completions have logits of the largest size."""
+    row = 4 * LENGTH * policy.model.get_output_embeddings().weight.shape[0]
+    monkeypatch.setattr(output_layer, "MOST_BYTES", math.floor(row * (rows + 0.5)))
+    monkeypatch.setattr(output_layer, "_BLOCK_BYTES", 0)
+    monkeypatch.setattr(output_layer, "_LEAST_WORDS", 7)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "changes", "by_blocks"),
+    [
+        ("fresh", {}, True),
+        ("trained", {"temperature": 0.7, "min_completion_tokens": 2, "kl_estimator": "exact"}, True),
+        ("fresh", {"value_model": "separate", "gradient_checkpointing": True}, True),
+        ("fresh", {"shared_layers": 1, "kl_placement": "loss", "kl_estimator": "k2"}, True),
+        ("fresh", {"top_k": 5}, False),
+        ("fresh", {"kl_placement": "loss", "kl_estimator": "exact"}, False),
+        (None, {}, False),
+    ],
+    ids=lambda value: str(value),
+)
+@pytest.mark.parametrize("family", ["gpt_neo", "llama"])
+def test_training_is_the_same(sure_policy, reward, prompts, monkeypatch, family, adapter, changes, by_blocks):
+    """Every number of three steps (the second from what sampling saw) and every weight, to float rounding."""
+    small, expected, moved = trained(sure_policy(family, adapter), reward, prompts, **changes)
+    assert small.networks.output_layer is None
+    policy = sure_policy(family, adapter)
+    fill(monkeypatch, policy, rows=1)
+    large, found, also_moved = trained(policy, reward, prompts, **changes)
+    assert (large.networks.output_layer is not None) == by_blocks
+    assert large.networks.rows_at_once == (4 if by_blocks else 1)
+    for one, other in zip(found, expected, strict=True):
+        numbers = {key: value for key, value in other.items() if not key.startswith(("time/", "memory/"))}
+        assert {key: one[key] for key in numbers} == pytest.approx(numbers, rel=1e-4, abs=2e-5)
+    length = sum(value.square().sum() for value in moved.values()).sqrt()
+    apart = sum((also_moved[name] - value).square().sum() for name, value in moved.items()).sqrt()
+    assert length > 0
+    assert apart < 2e-3 * length
+
+
+def test_blocks_are_at_work_in_every_pass(sure_policy, reward, prompts, monkeypatch):
+    """The output layer itself is run by sampling alone."""
+    policy = sure_policy("llama", "fresh")
+    fill(monkeypatch, policy, rows=0)
+    config = PPOConfig(**CONFIG, completion_tokens=(3, LENGTH))
+    trainer, seen = PPOTrainer(policy, reward, prompts, config), []
+    policy.model.get_output_embeddings().register_forward_hook(lambda *call: seen.append(call[2].shape))
+    trainer.train_step()
+    assert {shape[1] for shape in seen if shape[2] > 1} == {1}
+    assert max(shape[1] for shape in seen if shape[2] == 1) == LENGTH
+
+
+@pytest.mark.parametrize(
+    ("fitting", "micro_batch_size", "expected"),
+    [(4, None, 4), (3, None, 2), (2, None, 2), (1, None, 1), (0, None, 1), (1, 4, 4)],
+)
+def test_rows_of_a_pass(sure_policy, reward, prompts, monkeypatch, fitting, micro_batch_size, expected):
+    """Of mini-batches of 4, cut evenly; who sets `micro_batch_size` is obeyed."""
+    policy = sure_policy()  # trains its output layer
+    fill(monkeypatch, policy, fitting)
+    config = PPOConfig(**CONFIG, micro_batch_size=micro_batch_size, completion_tokens=(3, LENGTH))
+    assert PPOTrainer(policy, reward, prompts, config).networks.rows_at_once == expected
+
+
+def test_small_vocabularies_are_left_alone(sure_policy, reward, prompts):
+    """50,257 words, mini-batches of 16 completions of 30 tokens: logits of 96 MB."""
+    policy = sure_policy("llama", "fresh")
+    policy.model.get_base_model().lm_head = torch.nn.Linear(32, 50257, bias=False, device="meta")
+    assert output_layer.rows_that_fit(policy.model, 30) == 44
