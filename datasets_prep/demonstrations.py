@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from alignbench.errors import DataError
 from alignbench.records import Completion, Demonstration, Prompt
-from datasets_prep.columns import cell, find_column, missing, read_prompts, without_surrogates
-from datasets_prep.conversations import is_conversation
-from datasets_prep.nested_text import unpacked
-from datasets_prep.prepare import columns_of, source_rows
+from datasets_prep.answers import going_on, read_answered
+from datasets_prep.columns import cell, find_column, missing
 from datasets_prep.rows import Row, faults_error, place, shown
 from datasets_prep.scored_completions import COUNTS, mean, scored_completions
 from datasets_prep.settings import ColumnMapping, DemonstrationSettings, PromptSettings
@@ -108,12 +105,12 @@ def read_demonstrations(
     found: dict[tuple[str, str], tuple[Prompt, str]] = {}
     for prompt in prompts:
         for uncut, text in of_prompt[prompt.id]:
-            if not uncut.text.startswith(prompt.text):
+            whole = going_on(prompt, uncut, text)
+            if whole is None:
                 counts["n_uncuttable"] += 1
                 continue
-            text = uncut.text[len(prompt.text) :] + text
-            counts["n_repeated"] += (prompt.id, text) in found
-            found.setdefault((prompt.id, text), (prompt, text))
+            counts["n_repeated"] += (prompt.id, whole) in found
+            found.setdefault((prompt.id, whole), (prompt, whole))
     if not found:
         reasons = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
         raise DataError(
@@ -130,43 +127,11 @@ def read_completions(
 
     Arguments and errors are those of `read_demonstrations`; the toxicity is looked at where it is asked for.
     """
-    origin = f"{key}: {settings.prompts}"
-    rows, source = source_rows(settings, "prompts", key)
-    columns = columns_of(settings.columns, source)
-    rows, _ = unpacked(rows, columns, origin)
     hidden = ColumnMapping(prompt=own.column or COMPLETION_COLUMNS[0], toxicity=own.toxicity_column)
-    rows, _ = unpacked(rows, hidden, origin)
-    whole = read_prompts(rows, columns, origin=origin, needs_toxicity=False, conversations=conversations)
-    texts = _texts(rows, own, origin)
-    toxicities = _toxicities(rows, own, origin)
-    return list(zip(whole, texts, toxicities, strict=True))
-
-
-def _texts(rows: Sequence[Row], own: DemonstrationSettings, origin: str) -> list[str]:
-    column = find_column(rows, own.column, COMPLETION_COLUMNS)
-    if column is None:
-        raise missing(rows, "completion", own.column, COMPLETION_COLUMNS, origin, "demonstrations.column")
-    texts, faults = [], []
-    for index, row in enumerate(rows):
-        text = _answer(cell(row, column))
-        if text is None:
-            got = shown(cell(row, column))
-            expected = "text, or messages that end with the assistant's"
-            faults.append(f"{place(rows, index)}: column {column!r} holds {got}, expected {expected}")
-        texts.append(text or "")
-    if faults:
-        raise faults_error(origin, faults, "Name another column with demonstrations.column.")
-    return texts
-
-
-def _answer(value: Any) -> str | None:
-    """The text of a completion, that of the last message in a conversation; None where it is neither."""
-    if value is None:
-        return ""
-    if is_conversation(value):
-        last: Mapping[str, Any] = value[-1]
-        value = last.get("content") if last.get("role") == "assistant" else None
-    return without_surrogates(value) if isinstance(value, str) else None
+    read = read_answered(settings, [hidden], key=key, conversations=conversations)
+    usual = ("messages", *COMPLETION_COLUMNS) if read.in_messages else COMPLETION_COLUMNS
+    texts = read.completions(own.column, usual, "completion", "demonstrations.column")
+    return list(zip(read.prompts, texts, _toxicities(read.rows, own, read.origin), strict=True))
 
 
 def _toxicities(rows: Sequence[Row], own: DemonstrationSettings, origin: str) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""Rows of local files: JSONL (plain or gzip), CSV, parquet."""
+"""Rows of local files: JSONL (plain or gzip), JSON with a list, CSV, parquet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from alignbench.errors import DataError, did_you_mean
 from datasets_prep.rows import FileRows, faults_error, shown
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet", ".json")
 
 
 def read_rows(path: Path, key: str) -> list[dict[str, Any]]:
@@ -50,6 +50,8 @@ def read_rows(path: Path, key: str) -> list[dict[str, Any]]:
 def _rows(path: Path, origin: str) -> list[dict[str, Any]]:
     if path.name.endswith(".parquet"):
         return _parquet_rows(path, origin)
+    if path.name.endswith(".json"):
+        return _json_list(path, origin)
     if path.name.endswith(".csv"):
         with path.open(encoding="utf-8-sig", newline="") as file, _fields_of_any_length():
             return _csv_rows(file, origin)
@@ -58,6 +60,24 @@ def _rows(path: Path, origin: str) -> list[dict[str, Any]]:
             return _json_rows(file, origin)
     with path.open(encoding="utf-8-sig") as file:
         return _json_rows(file, origin)
+
+
+def _json_list(path: Path, origin: str) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
+        raise DataError(
+            f"{origin}: is not JSON ({error}); one object per line is for a name that ends in .jsonl."
+        ) from error
+    if not isinstance(rows, list):
+        raise DataError(f"{origin}: holds a {type(rows).__name__}, expected a list of objects.")
+    if strays := [
+        f"row {i + 1}: holds a {type(row).__name__}" for i, row in enumerate(rows) if not isinstance(row, dict)
+    ]:
+        raise faults_error(origin, strays, "Expected a list of JSON objects.")
+    return rows
 
 
 def _json_rows(file: TextIO, origin: str) -> FileRows:

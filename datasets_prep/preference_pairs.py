@@ -70,6 +70,26 @@ def build_pairs(
     return pairs, {name: counts[name] for name in names} | _means(pairs)
 
 
+def kept_pairs(
+    pairs: Sequence[PreferencePair], settings: PairSettings
+) -> tuple[list[PreferencePair], dict[str, int | float]]:
+    """Returns those of stored pairs that `min_margin` and `max_length_ratio` leave, and statistics as of drawn ones.
+
+    Raises:
+        DataError: No pair is left.
+    """
+    counts: Counter[str] = Counter()
+    kept = []
+    for pair in pairs:
+        reason = _reason_to_drop(pair, settings, set())
+        counts[reason or "n_pairs"] += 1
+        kept += [] if reason else [pair]
+    if not kept:
+        lost = ", ".join(f"{n} {_DROPPED[name][0]}" for name, n in counts.items())
+        raise DataError(f"pairs.source: none of {len(pairs)} stored pairs is left: {lost}.")
+    return kept, {name: counts[name] for name in ("n_pairs", *_DROPPED)} | _means(kept)
+
+
 def _best_against_worst(prompt: Prompt, scored: Sequence[Scored]) -> PreferencePair | None:
     if len(scored) < 2:
         return None

@@ -159,7 +159,7 @@ def read_pool(
     has_filter = settings.min_prompt_toxicity is not None or settings.max_prompt_toxicity is not None
     rows, known = source_rows(settings, field, key)
     in_file_order = known is not None and known.in_file_order
-    columns = columns_of(settings.columns, known)
+    columns = columns_of(settings.columns, known, conversations=conversations)
     rows, counts["n_unpacked"] = unpacked(rows, columns, f"{key}: {source}")
     prompts = read_prompts(
         rows,
@@ -229,9 +229,12 @@ def is_local(name: str) -> bool:
     return Path(name).expanduser().exists() or name.endswith(local_files.SUFFIXES) or name.startswith((".", "/", "~"))
 
 
-def columns_of(own: ColumnMapping, source: Source | None) -> ColumnMapping:
-    """Returns the columns that a recipe names, and for the rest those that its source does."""
-    return own if source is None else source.columns.model_copy(update=own.model_dump(exclude_none=True))
+def columns_of(own: ColumnMapping, source: Source | None, *, conversations: bool) -> ColumnMapping:
+    """Returns the columns that a recipe names, for the rest those that its source does: messages for chat models."""
+    if source is None:
+        return own
+    messages = {"prompt": "messages"} if conversations and source.has_messages else {}
+    return source.columns.model_copy(update=messages | own.model_dump(exclude_none=True))
 
 
 def _reason_to_skip(prompt: Prompt, settings: PromptSettings, has_toxicity_filter: bool) -> str | None:

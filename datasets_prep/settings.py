@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
+from alignbench.identity import OnlyIfChanged
 from alignbench.records import Settings
 
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -98,7 +99,7 @@ def named_source(source: str | PromptSettings) -> PromptSettings:
 
 
 class PairSettings(Settings):
-    """How completions and their rewards become preference pairs."""
+    """How completions and their rewards become preference pairs, or where pairs are read from."""
 
     completions_per_prompt: int = Field(default=4, ge=2)
     """Completions drawn per prompt; the best is set against the worst."""
@@ -112,6 +113,22 @@ class PairSettings(Settings):
     """Drop pairs whose rewards differ by less than this; ties are always dropped."""
     max_length_ratio: float | None = Field(default=None, ge=1.0)
     """Drop pairs whose longer completion has more than this many times the tokens of the shorter; null: keep them."""
+    source: Annotated[Annotated[str, Field(min_length=1)] | PromptSettings | None, OnlyIfChanged()] = None
+    """Stored pairs in place of drawn ones, from a source as `evaluation.prompts`, all of it for training; null: drawn.
+    How completions are drawn then counts for the evaluation of a reward model alone."""
+    chosen_column: Annotated[str | None, OnlyIfChanged()] = None
+    """Column of the preferred text of a stored pair, or of its messages; null: `chosen`."""
+    rejected_column: Annotated[str | None, OnlyIfChanged()] = None
+    """Column of the other one; null: `rejected`."""
+    max_tokens: Annotated[int | None, Field(ge=1), OnlyIfChanged()] = None
+    """Cut the texts of stored pairs after so many tokens; null: never. What is not cut ends with the token for that."""
+
+    @model_validator(mode="after")
+    def _speaks_of_stored_pairs(self) -> Self:
+        for name in ("chosen_column", "rejected_column", "max_tokens") if self.source is None else ():
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: null where source is null: it is of stored pairs")
+        return self
 
 
 class LabelledCompletionSettings(Settings):

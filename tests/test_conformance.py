@@ -1,5 +1,7 @@
 """Everything that is built in passes the checks that authors of plug-ins have."""
 
+import json
+
 import pytest
 import torch
 from conformance import (
@@ -75,6 +77,24 @@ def test_sources_that_are_built_in(tmp_path, monkeypatch):
     assert len(check_source("real_toxicity_prompts_nontoxic")) == 5
     assert [one.toxicity for one in check_source("wiki_toxic", folder=tmp_path)] == [0.0, 1.0]
     assert check_source("wikitext") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "prompt"),
+    [
+        ("alpaca", {"instruction": "Add.", "input": "", "output": "2"}, "### Instruction:\nAdd.\n\n### Response:\n"),
+        ("openassistant_guanaco", {"text": "### Human: Hi### Assistant: Yes."}, "### Human: Hi### Assistant:"),
+        ("paradetox", {"en_toxic_comment": "you fool", "en_neutral_comment": "you there"}, "you"),
+        ("hh_rlhf", {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
+         "\n\nHuman: Hi\n\nAssistant:"),
+    ],
+)  # fmt: skip
+def test_a_source_of_demonstrations_or_pairs(tmp_path, monkeypatch, name, row, prompt):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr(hub, "read_rows", lambda *_: [row])
+    monkeypatch.setattr(hub, "file_path", lambda *_: tmp_path / "rows.jsonl")
+    (found,) = check_source(name)
+    assert found.text.endswith(prompt)
 
 
 def test_the_probe_that_is_built_in():

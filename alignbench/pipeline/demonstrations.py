@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alignbench.errors import DataError
-from alignbench.pipeline.prompts import data_settings, prepare
+from alignbench.pipeline.prompts import data_settings
+from alignbench.pipeline.stored_texts import as_drawn, fits, prompts_of_source, source_of
 from alignbench.pipeline.training_draws import Built, draws_of, paid_prompts
-from alignbench.records import Completion, Cost, Demonstration, Prompt, Scorer
+from alignbench.records import Cost, Demonstration, Prompt, Scorer
 from alignbench.runtime.clock import measured
 from alignbench.runtime.ledger import spending
 from alignbench.scorers.base import cut_prompts
@@ -18,8 +19,7 @@ from datasets_prep.cache import Drawn
 from datasets_prep.demonstrations import choose_demonstrations, read_demonstrations
 from datasets_prep.prepared import PreparedData
 from datasets_prep.scored_completions import mean
-from datasets_prep.settings import DemonstrationSettings, named_source
-from datasets_prep.splits import apart_from, check_no_leak
+from datasets_prep.settings import DemonstrationSettings
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
@@ -63,18 +63,17 @@ def _of_data(
     own, prompts, key = data_settings(recipe.data), data.train, "data.prompts"
     if settings.source is not None:
         key = "demonstrations.source"
-        whole = {"validation_fraction": 0.0, "heldout_fraction": 0.0, "heldout": None}
-        own = data_settings(named_source(settings.source).model_copy(update=whole))
-        prompts = _apart(recipe, prepare(recipe, own, policy).train, (*data.validation, *data.heldout, *heldout))
+        own = source_of(settings.source)
+        prompts = prompts_of_source(recipe, own, policy, data, heldout, key=key)
     is_chat = recipe.chat is not None
     texts, statistics = read_demonstrations(own, settings, prompts, key=key, conversations=is_chat)
     found: list[Demonstration] = []
     n_of_prompt: Counter[str] = Counter()
     n_cut = 0
     for prompt, text in texts:
-        completion = _completion(prompt, text, n_of_prompt[prompt.id], policy, settings.max_tokens)
+        completion = as_drawn(prompt, text, n_of_prompt[prompt.id], policy, settings.max_tokens)
         n_of_prompt[prompt.id] += 1
-        if len(policy.encode_prompt(prompt)) <= policy.longest_prompt(len(completion.token_ids)):
+        if fits(prompt, completion, policy):
             found.append(Demonstration(prompt, completion))
             n_cut += completion.finish_reason == "length"
     if not found:
@@ -113,21 +112,3 @@ def _by_reward(
     completions = tuple(one.completion for one in found.items)
     drawn = Drawn(completions, tuple(rewards), sum(cut_prompts(labeller, *asked)), cost)
     return Built(tuple(one for one, _ in kept), {**found.statistics, **counts, **means}, drawn)
-
-
-def _apart(recipe: Recipe, prompts: Sequence[Prompt], heldout: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The prompts without those that are measured on, or LeakError: as `data.on_leak` says."""
-    kept = tuple(apart_from(prompts, heldout)) if recipe.data.on_leak == "drop" else tuple(prompts)
-    check_no_leak({"demonstrations.source": kept, "what is measured on": heldout})
-    return kept
-
-
-def _completion(prompt: Prompt, text: str, sample: int, policy: LanguageModel, most: int | None) -> Completion:
-    """A text as if the policy had drawn it: cut after `most` tokens, or else ended by the token that says so."""
-    token_ids = policy.text_tokenizer.encode(text)
-    if most is not None and len(token_ids) > most:
-        cut = token_ids[:most]
-        return Completion(prompt.id, sample, policy.text_tokenizer.decode(cut), tuple(cut), "length")
-    if policy.eos_id is None:
-        return Completion(prompt.id, sample, text, tuple(token_ids), "length")
-    return Completion(prompt.id, sample, text, (*token_ids, policy.eos_id), "eos")

@@ -73,7 +73,7 @@ def evaluate_again(job: Job, directory: RunDirectory) -> None:
     else:
         assert parts.labeller is not None
         trained = saved_reward_model(recipe, directory.artifact, device)
-        pairs = training_pairs(recipe, parts.policy, parts.labeller, parts.data.train)
+        pairs = training_pairs(recipe, parts.policy, parts.labeller, parts.data, yardsticks.heldout.prompts)
     evaluate_trained(job, directory, parts, yardsticks, pairs, trained)
     directory.complete_again(job.evaluation)
 

@@ -101,6 +101,8 @@ class InputChecks:
             yield from self._prompts(evaluation_settings(evaluation.prompts), "evaluation.prompts: ", is_chat)
         if "demonstrations" in recipe.method.facts.learns_from:
             yield from self._demonstrations(recipe)
+        if "preference_pairs" in recipe.method.facts.learns_from and recipe.pairs.source is not None:
+            yield from self._stored_pairs(recipe, recipe.pairs.source)
         neutral = evaluation.neutral
         known = None if neutral is None else sources.find(neutral, "texts")
         if known is not None and known.hub_id is not None:
@@ -112,18 +114,32 @@ class InputChecks:
     def _demonstrations(self, recipe: Recipe) -> Iterator[str]:
         """Reads the completions that the rows of a file hold, where the recipe imitates these."""
         from datasets_prep.demonstrations import read_completions
-        from datasets_prep.prepare import is_local
 
         own, is_chat = recipe.demonstrations or DemonstrationSettings(), recipe.chat is not None
         settings = recipe.data if own.source is None else named_source(own.source)
         key = "data.prompts" if own.source is None else "demonstrations.source"
-        if own.take != "data" or settings.prompts == "embedded":
+        if own.take == "data":
+            read = partial(read_completions, settings, own, key=key, conversations=is_chat)
+            yield from self._rows(settings.prompts, key, read)
+
+    def _stored_pairs(self, recipe: Recipe, source: str | PromptSettings) -> Iterator[str]:
+        """Reads both sides of the pairs that the rows of a file hold."""
+        from datasets_prep.stored_pairs import read_sides
+
+        settings, key, is_chat = named_source(source), "pairs.source", recipe.chat is not None
+        read = partial(read_sides, settings, recipe.pairs, key=key, conversations=is_chat)
+        yield from self._rows(settings.prompts, key, read)
+
+    def _rows(self, source: str, key: str, read: partial[Any]) -> Iterator[str]:
+        """Reads what a source holds beside prompts; what is on the hub is noted down."""
+        from datasets_prep.prepare import is_local
+
+        if source == "embedded":
             return
-        if not is_local(settings.prompts):
-            self.on_hub[f"{key} {settings.prompts}"] = None
+        if not is_local(source):
+            self.on_hub[f"{key} {source}"] = None
             return
-        read = partial(read_completions, settings, own, key=key, conversations=is_chat)
-        problem = self._once(f"{key} {is_chat} {settings} {own}", lambda: _said(read))
+        problem = self._once(f"{key} {read.args} {read.keywords}", lambda: _said(read))
         yield from () if problem is None else (problem,)
 
     def _prompts(self, settings: PromptSettings, prefix: str, is_chat: bool) -> Iterator[str]:

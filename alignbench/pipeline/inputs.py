@@ -65,9 +65,10 @@ def _data_sources(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
     if evaluation.prompts is not None and evaluation.split == "heldout":
         settings = named_source(evaluation.prompts)
         yield "evaluation.prompts", _EMBEDDED.get(settings.prompts, settings.prompts), settings.revision
-    if recipe.demonstrations is not None and recipe.demonstrations.source is not None:
-        settings = named_source(recipe.demonstrations.source)
-        yield "demonstrations.source", _EMBEDDED.get(settings.prompts, settings.prompts), settings.revision
+    for key, block in (("demonstrations.source", recipe.demonstrations), ("pairs.source", recipe.pairs)):
+        if block is not None and block.source is not None:
+            settings = named_source(block.source)
+            yield key, _EMBEDDED.get(settings.prompts, settings.prompts), settings.revision
     if evaluation.neutral is not None:
         own_texts = "embedded/neutral" if evaluation.neutral == "embedded" else evaluation.neutral
         yield "evaluation.neutral", own_texts, None

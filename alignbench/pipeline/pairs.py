@@ -1,17 +1,22 @@
-"""Preference pairs of a recipe: of its training prompts as its budget pays for them, and of its held-out prompts."""
+"""Preference pairs of a recipe: of training prompts as its budget pays for them, or stored; of held-out prompts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from alignbench.errors import DataError
 from alignbench.pipeline.prompt_limits import longest_trained_on
+from alignbench.pipeline.stored_texts import as_drawn, fits, prompts_of_source, source_of
 from alignbench.pipeline.training_draws import Built, draws_of, paid_prompts
 from alignbench.records import PreferencePair, Prompt, Scorer
-from datasets_prep.preference_pairs import build_pairs
-from datasets_prep.prepared import HeldOut
+from datasets_prep.preference_pairs import build_pairs, kept_pairs
+from datasets_prep.prepared import HeldOut, PreparedData
 from datasets_prep.prompt_lengths import prompt_length
+from datasets_prep.settings import PromptSettings
+from datasets_prep.stored_pairs import read_stored_pairs
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
@@ -20,9 +25,50 @@ if TYPE_CHECKING:
 Pairs = Built[PreferencePair]
 
 
-def training_pairs(recipe: Recipe, policy: LanguageModel, labeller: Scorer, prompts: Sequence[Prompt]) -> Pairs:
-    """Returns preference pairs of as many prompts as are wanted, or as the budget pays for."""
-    return _pairs(recipe, policy, labeller, paid_prompts(recipe, prompts), "training")
+def training_pairs(
+    recipe: Recipe, policy: LanguageModel, labeller: Scorer | None, data: PreparedData, heldout: Sequence[Prompt]
+) -> Pairs:
+    """Returns preference pairs of as many prompts as are wanted, or as the budget pays for; or those of a source.
+
+    Args:
+        recipe: The recipe.
+        policy: The policy that training starts from.
+        labeller: Scores what is drawn; None where pairs are stored.
+        data: The prompts of the recipe.
+        heldout: The prompts of the evaluation.
+    """
+    if recipe.pairs.source is not None:
+        return _stored(recipe, recipe.pairs.source, policy, data, heldout).said_as("stored pairs")
+    assert labeller is not None
+    return _pairs(recipe, policy, labeller, paid_prompts(recipe, data.train), "training")
+
+
+def _stored(
+    recipe: Recipe,
+    source: str | PromptSettings,
+    policy: LanguageModel,
+    data: PreparedData,
+    heldout: Sequence[Prompt],
+) -> Pairs:
+    key, settings, own = "pairs.source", source_of(source), recipe.pairs
+    prompts = prompts_of_source(recipe, settings, policy, data, heldout, key=key)
+    rows, statistics = read_stored_pairs(
+        settings, own, prompts[: own.n_prompts], key=key, conversations=recipe.chat is not None
+    )
+    pairs, n_of_prompt = list[PreferencePair](), Counter[str]()
+    for row in rows:
+        first = n_of_prompt[row.prompt.id]
+        sides = (row.chosen, row.rejected)
+        chosen, rejected = (
+            as_drawn(row.prompt, text, first + i, policy, own.max_tokens) for i, text in enumerate(sides)
+        )
+        n_of_prompt[row.prompt.id] += 2
+        if fits(row.prompt, chosen, policy) and fits(row.prompt, rejected, policy):
+            pairs.append(PreferencePair(row.prompt, chosen, rejected, row.chosen_reward, row.rejected_reward))
+    if not pairs:
+        raise DataError(f"{key}: none of {len(rows)} pairs fits the policy's context; set pairs.max_tokens")
+    kept, of_kept = kept_pairs(pairs, own)
+    return Built(tuple(kept), {**statistics, "n_too_long": len(rows) - len(pairs), **of_kept}, None)
 
 
 def heldout_pairs(recipe: Recipe, policy: LanguageModel, labeller: Scorer, heldout: HeldOut) -> tuple[Pairs, HeldOut]:

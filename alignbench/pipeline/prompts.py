@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from alignbench.embedded import resolve
@@ -64,10 +64,13 @@ def neutral_texts(recipe: Recipe, data: PreparedData) -> tuple[str, ...]:
     return texts
 
 
-def known_texts(recipe: Recipe, data: PreparedData, heldout: Sequence[Prompt]) -> tuple[set[str], dict[str, str]]:
-    """Returns hashes of the texts that training could see, and of the held-out ones with their ids."""
+def known_texts(
+    recipe: Recipe, data: PreparedData, heldout: Sequence[Prompt], trained_on: Iterable[Prompt]
+) -> tuple[set[str], dict[str, str]]:
+    """Returns hashes of the texts that training could see, also of other sources, and of the held-out ones by id."""
     trains = recipe.method.facts.trains or bool(recipe.upstream_names())
-    return splits.known_texts(data, heldout, trains=trains)
+    seen, held = splits.known_texts(data, heldout, trains=trains)
+    return (seen | {splits.whole_text_hash(prompt) for prompt in trained_on}) if trains else seen, held
 
 
 def prompts_source(recipe: Recipe) -> str | None:

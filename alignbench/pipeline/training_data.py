@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,13 @@ class BuiltTrainData:
     pairs: Pairs | None
     """The pairs among them, with their statistics."""
 
+    @property
+    def prompts(self) -> Iterator[Prompt]:
+        """Every prompt that is trained on, of sources beside `data.prompts` as well."""
+        yield from self.data.prompts
+        for items in (self.data.pairs, self.data.demonstrations):
+            yield from (one.prompt for one in items)
+
 
 def build_training_data(
     recipe: Recipe, policy: LanguageModel, labeller: Scorer | None, data: PreparedData, heldout: Sequence[Prompt]
@@ -46,8 +53,7 @@ def build_training_data(
     kinds = recipe.method.facts.learns_from
     pairs = labelled = shown = None
     if "preference_pairs" in kinds:
-        assert labeller is not None
-        pairs = training_pairs(recipe, policy, labeller, data.train)
+        pairs = training_pairs(recipe, policy, labeller, data, heldout)
     if "labelled_completions" in kinds:
         assert labeller is not None
         labelled = labelled_completions(recipe, policy, labeller, data.train)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError, create_model
 
 from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
 from alignbench.identity import only_if_given
+from alignbench.methods.base import Facts
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.recipe.identity import run_hash
@@ -40,7 +41,8 @@ class Recipe(RecipeSettings):
     @property
     def draws_for_training(self) -> bool:
         """True where completions are drawn and scored before training, for the method to learn from."""
-        return _draws(self.method.facts.learns_from, self.demonstrations.take if self.demonstrations else "data")
+        take = self.demonstrations.take if self.demonstrations else "data"
+        return _draws(self.method.facts, take, stored_pairs=self.pairs.source is not None)
 
     @property
     def scores_for_training(self) -> bool:
@@ -73,11 +75,9 @@ class Recipe(RecipeSettings):
         ):
             another = "evaluation.prompts or evaluation.neutral, which data.on_leak goes by"
         elif (
-            other.demonstrations is not None
-            and other.demonstrations.source is not None
-            and self.evaluation.prompts not in (None, other.evaluation.prompts)
-        ):
-            another = "evaluation.prompts, which its demonstrations are held apart from"
+            other.pairs.source is not None or (other.demonstrations and other.demonstrations.source is not None)
+        ) and self.evaluation.prompts not in (None, other.evaluation.prompts):
+            another = "evaluation.prompts, which its demonstrations, or stored pairs, are held apart from"
         if another is not None:
             raise UsageError(
                 f"{self.name}: {key_of(role)}: {other.name} has another {another}, so it may have trained on prompts "
@@ -124,11 +124,7 @@ def _rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str,
     """Yields key, got and expected for every rule across blocks that is broken; wrong types are left to the schema."""
     method, reward, evaluation = values.get("method"), values.get("reward"), values.get("evaluation")
     if isinstance(method, dict):
-        demonstrations = values.get("demonstrations")
-        demonstrations = demonstrations if isinstance(demonstrations, dict) else {}
-        bounds = [demonstrations.get(f"{bound}_reward") for bound in ("min", "max")]
-        take = demonstrations.get("take", "data") if bounds == [None, None] else "what has a reward"
-        yield from _method_rule_breaks(method.get("name"), reward, take)
+        yield from _method_rule_breaks(method.get("name"), reward, values)
     elif "method" in values:
         name = method if method in known_methods() else "ppo"
         yield ("method",), shown(method), f"a mapping with the method's name, such as {{name: {name}}}"
@@ -154,7 +150,9 @@ def _upstream_rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, .
             yield path, f"a role that the method {name} does not take{did_you_mean(role, roles)}", f"one of {taken}"
 
 
-def _method_rule_breaks(name: object, reward: object, take: object) -> Iterator[tuple[tuple[str, ...], str, str]]:
+def _method_rule_breaks(
+    name: object, reward: object, values: dict[str, Any]
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
     known = known_methods()
     if not isinstance(name, str):
         yield ("method", "name"), "nothing" if name is None else shown(name), f"one of {', '.join(known)}"
@@ -162,12 +160,18 @@ def _method_rule_breaks(name: object, reward: object, take: object) -> Iterator[
         yield ("method", "name"), shown(name), f"one of {', '.join(known)}{did_you_mean(name, known)}"
     elif reward is None:
         facts = method_class(name).facts
-        if facts.calls_reward or _draws(facts.learns_from, take):
+        blocks = {key: block for key, block in values.items() if isinstance(block, dict)}
+        taken, pairs = blocks.get("demonstrations", {}), blocks.get("pairs", {})
+        by_reward = taken.get("min_reward") is not None or taken.get("max_reward") is not None
+        take = "what has a reward" if by_reward else taken.get("take", "data")
+        if facts.calls_reward or _draws(facts, take, stored_pairs=pairs.get("source") is not None):
             yield ("reward",), "nothing", f"a reward block, for the method {name}"
 
 
-def _draws(learns_from: Collection[str], take: object) -> bool:
-    """True for data that are drawn from the policy: `take` is `demonstrations.take`, or what else needs a reward."""
-    return not {"preference_pairs", "labelled_completions"}.isdisjoint(learns_from) or (
-        "demonstrations" in learns_from and take != "data"
-    )
+def _draws(facts: Facts, take: object, *, stored_pairs: bool) -> bool:
+    """True where data are drawn from the policy, also to evaluate a reward model on them.
+
+    `take` is `demonstrations.take`, or whatever else needs a reward.
+    """
+    drawn = {"labelled_completions", *([] if stored_pairs and facts.gives_policy else ["preference_pairs"])}
+    return not drawn.isdisjoint(facts.learns_from) or ("demonstrations" in facts.learns_from and take != "data")

@@ -34,12 +34,14 @@ class Source:
     read: Callable[[Request], Sequence[Row]]
     """Returns raw rows; cells may be nested mappings. Raises DataError, whose message begins with the request's key."""
     gives: frozenset[Kind] = frozenset({"prompts"})
-    """`prompts` for `data`, `evaluation.prompts` and `demonstrations`; `texts`, in the column `text`, for
+    """`prompts` for `data`, `evaluation.prompts`, `demonstrations` and `pairs`; `texts`, in the column `text`, for
     `evaluation.neutral`."""
     columns: ColumnMapping = field(default_factory=ColumnMapping)
     """Where its rows keep what is needed, where these are not the usual names; a recipe's own `columns` go first."""
     heldout: Mapping[str, Any] = field(default_factory=dict)
     """Settings of held-out prompts that a recipe gives by the source's name alone."""
+    has_messages: bool = False
+    """True where its rows say the same as `messages` too, which chat models read in place of prompt and completion."""
     in_file_order: bool = False
     """True where the order of its rows means something; else prompts come in the order of a hash of their ids."""
     hub_id: str | None = None

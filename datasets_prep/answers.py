@@ -1,0 +1,92 @@
+"""How the rows of a source go on with their prompts: completions by column, as text or as the end of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignbench.records import Prompt
+from datasets_prep.columns import cell, find_column, missing, read_prompts, without_surrogates
+from datasets_prep.conversations import is_conversation
+from datasets_prep.nested_text import unpacked
+from datasets_prep.prepare import columns_of, source_rows
+from datasets_prep.rows import Row, faults_error, place, shown
+from datasets_prep.settings import ColumnMapping, PromptSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The rows of a source, with their uncut prompts."""
+
+    rows: Sequence[Row]
+    prompts: Sequence[Prompt]
+    origin: str
+    """The key and the source, for messages."""
+    in_messages: bool
+    """True where completions are read from conversations, as by chat models of sources that have both."""
+
+    def completions(self, wanted: str | None, usual: Sequence[str], what: str, option: str) -> list[str]:
+        """Returns the completion of every row, "" where there is none.
+
+        Args:
+            wanted: The column, where the recipe names one.
+            usual: Else the first of these.
+            what: What the column is, in a word, for messages.
+            option: The recipe's key that names it.
+
+        Raises:
+            DataError: There is no such column, or it holds what is no text.
+        """
+        column = find_column(self.rows, wanted, usual)
+        if column is None:
+            raise missing(self.rows, what, wanted, usual, self.origin, option)
+        texts, faults = [], []
+        for index, row in enumerate(self.rows):
+            text = _answer(cell(row, column))
+            if text is None:
+                got = shown(cell(row, column))
+                expected = "text, or messages that end with the assistant's"
+                faults.append(f"{place(self.rows, index)}: column {column!r} holds {got}, expected {expected}")
+            texts.append((text or "").strip() if self.in_messages else text or "")
+        if faults:
+            raise faults_error(self.origin, faults, f"Name another column with {option}.")
+        return texts
+
+
+def read_answered(
+    settings: PromptSettings, nested: Sequence[ColumnMapping], *, key: str, conversations: bool
+) -> Answered:
+    """Reads the rows of a source and their prompts.
+
+    Args:
+        settings: Names the source (`prompts`) and its columns.
+        nested: Further columns whose cells may hold structures as text.
+        key: The recipe key that names the source, for messages.
+        conversations: True where a prompt may be a list of messages.
+
+    Raises:
+        DataError: The source, or a prompt, cannot be read.
+    """
+    origin = f"{key}: {settings.prompts}"
+    rows, source = source_rows(settings, "prompts", key)
+    columns = columns_of(settings.columns, source, conversations=conversations)
+    for one in (columns, *nested):
+        rows, _ = unpacked(rows, one, origin)
+    prompts = read_prompts(rows, columns, origin=origin, needs_toxicity=False, conversations=conversations)
+    return Answered(rows, prompts, origin, conversations and source is not None and source.has_messages)
+
+
+def going_on(prompt: Prompt, uncut: Prompt, text: str) -> str | None:
+    """Returns what follows a prompt: a row's completion after what was cut off; None where it is no beginning of it."""
+    return uncut.text[len(prompt.text) :] + text if uncut.text.startswith(prompt.text) else None
+
+
+def _answer(value: Any) -> str | None:
+    """The text of a completion, that of the last message in a conversation; None where it is neither."""
+    if value is None:
+        return ""
+    if is_conversation(value):
+        last: Mapping[str, Any] = value[-1]
+        value = last.get("content") if last.get("role") == "assistant" else None
+    return without_surrogates(value) if isinstance(value, str) else None
