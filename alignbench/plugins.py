@@ -112,11 +112,12 @@ def entries_of(group: str) -> tuple[EntryPoint, ...]:
 
 def entry_points(group: str) -> EntryPoints:
     """Returns the entry points of a group. Those of all groups are read at once: to read some takes as long."""
-    return _installed().select(group=group)
+    found: EntryPoints = _installed().select(group=group)
+    return found
 
 
 @cache
-def _installed() -> EntryPoints:
+def _installed() -> Any:
     return metadata.entry_points()
 
 

@@ -61,9 +61,8 @@ def readable(path: Path) -> Iterator[None]:
 def _floats(column: Any) -> NDArray[np.float64]:
     """Returns a column of a pyarrow table, NaN where it is null. Not by to_numpy, which loads pandas."""
     whole = column.combine_chunks()
-    if str(whole.type) == "double" and not whole.null_count:
-        return np.from_dlpack(whole)
-    return np.array(whole.to_pylist(), dtype=np.float64)
+    is_plain = str(whole.type) == "double" and not whole.null_count
+    return np.asarray(np.from_dlpack(whole) if is_plain else whole.to_pylist(), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -204,13 +203,14 @@ class SkippedRun:
         return f"{self.path}: {self.state}, {self.reason}"
 
 
-def _mapping(path: Path, parse: Callable[[str], Any], *errors: type[Exception]) -> Mapping[str, Any]:
-    """Reads a file that holds a mapping; UnreadableError where it is missing or holds none, or on `errors` too."""
+def _mapping(path: Path, parse: Callable[[str], Any], refused: type[Exception] = ValueError) -> Mapping[str, Any]:
+    """Reads a file that holds a mapping; UnreadableError where it is missing, `refused` by `parse`, or holds none."""
+    errors = (OSError, ValueError, RecursionError, refused)
     try:
         content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UnreadableError(f"no {path.name}") from None
-    except (OSError, ValueError, RecursionError, *errors) as error:
+    except errors as error:
         first = str(error).partition("\n")[0]
         raise UnreadableError(f"{path.name} cannot be read: {type(error).__name__}: {first}") from None
     if not isinstance(content, Mapping) or not content:
@@ -231,6 +231,14 @@ def read_recipe(run: Path, known: StoredRecipe | None = None) -> Mapping[str, An
     from ruamel.yaml.error import YAMLError
 
     return _mapping(path, YAML(typ="safe", pure=True).load, YAMLError)
+
+
+def recipe_for_status(run: Path) -> StoredRecipe | None:
+    """Returns what a status has of the resolved recipe beside it; None where that cannot be read."""
+    with suppress(UnreadableError):
+        settings = dict(read_recipe(run))
+        return StoredRecipe(sha256=file_sha256(run / RECIPE_FILE), settings=settings)
+    return None
 
 
 def read_run(path: Path) -> StoredRun:

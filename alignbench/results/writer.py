@@ -22,7 +22,7 @@ from typing import Any, Self, TextIO
 
 from alignbench._version import __version__
 from alignbench.errors import ResultsError, UsageError
-from alignbench.records import Cost, EvalReport, HackingDiagnosis, file_sha256, fingerprint, total
+from alignbench.records import Cost, EvalReport, HackingDiagnosis, fingerprint, total
 from alignbench.results import layout, reader, traits
 from alignbench.results.files import rows_before, write_atomically, write_frame, write_record
 from alignbench.results.lock import RunLock
@@ -43,9 +43,7 @@ from alignbench.results.schema import (
     PromptsFile,
     RunStatus,
     StoredMetric,
-    StoredRecipe,
     TuningFile,
-    UnreadableError,
     Upstream,
     plain,
     read_record,
@@ -369,14 +367,7 @@ class RunDirectory:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / layout.RECIPE_FILE, resolved_recipe)
         write_atomically(self.path / layout.ENVIRONMENT_FILE, json.dumps(plain(environment), indent=1) + "\n")
-        self._set_status(resolved=self._resolved())
-
-    def _resolved(self) -> StoredRecipe | None:
-        """What the status has of the recipe that has just been written; None where it is no recipe."""
-        with suppress(UnreadableError):
-            settings = dict(reader.read_recipe(self.path))
-            return StoredRecipe(sha256=file_sha256(self.path / layout.RECIPE_FILE), settings=settings)
-        return None
+        self._set_status(resolved=reader.recipe_for_status(self.path))
 
     def _set_status(self, **changes: object) -> None:
         self.status = RunStatus.model_validate({**dict(self.status), **changes})
