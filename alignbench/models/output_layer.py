@@ -160,11 +160,8 @@ class States:
     def blocks(self, temperature: float, banned: EosId, n_banned: int) -> Iterator[Block]:
         """A block of words after the other; what holds its z is used again for the next one."""
         b, t, size = self.values.shape
-        states, weight, bias = (
-            self.values.detach().reshape(b * t, size),
-            self.layer.linear.weight,
-            self.layer.linear.bias,
-        )
+        states = self.values.detach().reshape(b * t, size)
+        weight, bias = self.layer.linear.weight, self.layer.linear.bias
         at_start = (torch.arange(t, device=states.device) < n_banned).expand(b, t).reshape(-1, 1)
         width = max(_LEAST_WORDS, _BLOCK_BYTES // (4 * max(1, b * t)))
         room = states.new_empty(b * t * min(width, len(weight)))

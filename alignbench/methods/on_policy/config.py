@@ -34,8 +34,7 @@ class OnPolicyConfig:
     micro_batch_size: Annotated[Count | None, NotIdentity("completions in a pass; the update is of a mini-batch")] = (
         None
     )
-    """Completions in one forward and backward pass; None is the mini-batch, or less of it where logits would be large.
-    Changes memory, not the update."""
+    """Completions in one pass; None is the mini-batch, or less where logits would be large. Changes memory alone."""
     early_stop_kl: Positive | None = None
     """Ends the passes before an update whose mini-batch has moved this far, in nats per token; None never does."""
 
