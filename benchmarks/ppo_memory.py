@@ -33,6 +33,8 @@ class Row:
     """Of PPOConfig, in place of the work's own."""
     lora_rank: int = 0
     quantization: str = "none"
+    shape: str | None = None
+    """In place of the work's own."""
 
     def obstacle(self) -> str | None:
         """Why it cannot be measured here."""
@@ -54,6 +56,7 @@ ROWS = {
     "LoRA, separate value model": Row({"value_model": "separate"}, lora_rank=8),
     "LoRA, base in 8 bits": Row(lora_rank=8, quantization="8bit"),
     "LoRA, base in 4 bits": Row(lora_rank=8, quantization="4bit"),
+    "LoRA, vocabulary 262,144": Row(lora_rank=8, shape="262k"),
 }
 """`all three`: checkpointing, micro-batches of 1, and the optimizer in 8 bits."""
 
@@ -147,6 +150,8 @@ def in_own_process(name: str, given: list[str], policy: Path) -> dict[str, Any]:
     if obstacle is not None:
         return {"row": name, "not_measured": obstacle}
     command = [sys.executable, __file__, *given, "--row", name, "--policy", str(policy)]
+    if ROWS[name].shape is not None:
+        command += ["--shape", ROWS[name].shape]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"row": name, "not_measured": (done.stderr.strip().splitlines() or ["it was killed"])[-1]}

@@ -30,6 +30,8 @@ SHAPES = {
              "batch": 64, "mini_batch": 16},
     "125m": {"layers": 12, "hidden": 768, "heads": 12, "vocab": 50257, "rlayers": 12, "rhidden": 768, "rheads": 12,
              "batch": 16, "mini_batch": 4},
+    "262k": {"layers": 6, "hidden": 640, "heads": 10, "vocab": 262144, "rlayers": 2, "rhidden": 128, "rheads": 2,
+             "batch": 16, "mini_batch": 16},
 }  # fmt: skip
 """Of the policy (GPT-Neo), the reward model (`r...`) and the batch."""
 
