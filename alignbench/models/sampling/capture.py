@@ -33,11 +33,11 @@ class Capture:
             kept.append(torch.zeros((n, longest), device=device))
         return self
 
-    def see(self, rows: Tensor, step: int, logprob: Tensor, entropy: Tensor, hidden: Tensor) -> None:
-        """Keeps one step of the rows that are still being sampled."""
+    def see(self, rows: Tensor, step: int, logprob: Tensor, entropy: Tensor, hidden: Tensor | None) -> None:
+        """Keeps one step of the rows that are still being sampled; hidden states are there where values are wanted."""
         self.logprobs[-1][rows, step] = logprob
         self.entropy[-1][rows, step] = entropy
-        if self.values_of is not None:
+        if self.values_of is not None and hidden is not None:
             self.values[-1][rows, step] = self.values_of(hidden)
 
 

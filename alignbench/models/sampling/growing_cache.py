@@ -51,7 +51,8 @@ def decode(
     """
     n, device = len(limits), limits.device
     prompts, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]  # without the column for no completion
-    steps = steps_of(model)(model, prompts, mask, capture is not None)
+    with_hidden = capture is not None and capture.values_of is not None
+    steps = steps_of(model)(model, prompts, mask, with_hidden)
     drawn = torch.full((n, longest), pad_id, device=device)
     kept = capture.begin(n, longest, device) if capture is not None else None
     rows = torch.arange(n, device=device)
@@ -67,7 +68,7 @@ def decode(
         token, probabilities = draw(scaled, u[rows, step], decoding)
         is_finite &= probabilities.sum().isfinite()
         drawn[rows, step] = token
-        if kept is not None and hidden is not None:
+        if kept is not None:
             kept.see(rows, step, *logprob_and_entropy(token, scaled, probabilities), hidden)
         finished |= limits[rows] == step + 1
         for end in ends:
