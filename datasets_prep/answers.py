@@ -77,8 +77,15 @@ def read_answered(
     return Answered(rows, prompts, origin, conversations and source is not None and source.has_messages)
 
 
-def going_on(prompt: Prompt, uncut: Prompt, text: str) -> str | None:
-    """Returns what follows a prompt: a row's completion after what was cut off; None where it is no beginning of it."""
+def going_on(prompt: Prompt, uncut: Prompt, text: str, template: str | None, *, in_chat: bool) -> str | None:
+    """Returns what follows a prompt; None where this is no beginning of its row.
+
+    It is the row's completion after what was cut off, or after a template the completion alone: there a space comes
+    between the two where neither has white space, but not where an answer is a turn of its own.
+    """
+    if template is not None:
+        is_apart = in_chat or prompt.text[-1:].isspace() or text[:1].isspace()
+        return text if is_apart else f" {text}"
     return uncut.text[len(prompt.text) :] + text if uncut.text.startswith(prompt.text) else None
 
 

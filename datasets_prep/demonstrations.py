@@ -105,7 +105,7 @@ def read_demonstrations(
     found: dict[tuple[str, str], tuple[Prompt, str]] = {}
     for prompt in prompts:
         for uncut, text in of_prompt[prompt.id]:
-            whole = going_on(prompt, uncut, text)
+            whole = going_on(prompt, uncut, text, settings.template, in_chat=conversations)
             if whole is None:
                 counts["n_uncuttable"] += 1
                 continue

@@ -39,6 +39,7 @@ _STAGES = {
     "n_null_toxicity": ("without a toxicity", "columns.toxicity"),
     "n_outside_toxicity": ("outside the toxicity range", "min_prompt_toxicity or data.max_prompt_toxicity"),
     "n_over_max_chars": ("with too many characters", "max_prompt_chars"),
+    "n_under_min_chars": ("with too few characters", "min_prompt_chars"),
     "n_duplicate_text": ("repeated", "prompts"),
     "n_leaked": ("held out elsewhere", "on_leak"),
     "n_too_short": ("with too few tokens", "prompt_tokens"),
@@ -248,6 +249,8 @@ def _reason_to_skip(prompt: Prompt, settings: PromptSettings, has_toxicity_filte
             return "n_outside_toxicity"
     if settings.max_prompt_chars is not None and len(prompt.text) > settings.max_prompt_chars:
         return "n_over_max_chars"
+    if settings.min_prompt_chars is not None and len(prompt.text) < settings.min_prompt_chars:
+        return "n_under_min_chars"
     return None
 
 
@@ -261,7 +264,7 @@ def _build(
     key: str,
 ) -> PreparedData:
     counts = {name: counter.copy() for name, counter in source_counts.items()}
-    cutter = PromptCutter(tokenizer, context_tokens, settings.prompt_tokens, settings.split_seed)
+    cutter = PromptCutter(tokenizer, context_tokens, settings.prompt_tokens, settings.split_seed, settings.template)
     splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "heldout": []}
     # The second source goes first: where cutting makes two texts equal, training loses its prompt, held-out keeps it.
     for _, prompt in cutter.cut(heldout_pool, None, counts.get("heldout/", Counter())):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from alignbench.records import Messages, Prompt
+from datasets_prep.settings import PROMPT
 from datasets_prep.splits import stable_hash, whole_text_hash
 from datasets_prep.text_forms import normalised_text
 
@@ -40,6 +41,11 @@ def drawn_length(seed: int, prompt_id: str, lowest: int, highest: int) -> int:
     return lowest + stable_hash(seed, "prompt_tokens", prompt_id) % (highest - lowest + 1)
 
 
+def wrapped(template: str | None, text: str) -> str:
+    """Returns a text in its template."""
+    return text if template is None else template.replace(PROMPT, text)
+
+
 def prompt_length(tokenizer: TextTokenizer, prompt: Prompt) -> int:
     """Returns the tokens of a prompt, less what a chat template adds to a single message."""
     if prompt.messages is None:
@@ -58,6 +64,8 @@ class PromptCutter:
     prompt_tokens: tuple[int, int] | None
     """Range of the drawn lengths; None: prompts are not cut."""
     seed: int
+    template: str | None = None
+    """What each prompt is put into after it was cut; None: prompts are as they are."""
     _seen: set[str] = field(default_factory=set, init=False)
 
     def cut(
@@ -78,7 +86,16 @@ class PromptCutter:
                 continue
             self._seen.add(normalised_text(text))
             n_used += 1
-            yield uncut, replace(uncut, text=text, whole_text_hash=whole_text_hash(uncut))
+            cut = self._wrapped(uncut, text)
+            yield uncut, replace(cut, whole_text_hash=whole_text_hash(uncut))
+
+    def _wrapped(self, prompt: Prompt, text: str) -> Prompt:
+        """The prompt with this text in the template; of a conversation its last message stands there."""
+        if self.template is None or prompt.messages is None:
+            return replace(prompt, text=wrapped(self.template, text))
+        *before, (role, content) = prompt.messages
+        messages = (*before, (role, wrapped(self.template, content)))
+        return replace(prompt, text=text[: len(text) - len(content)] + messages[-1][1], messages=messages)
 
     def _fit(self, prompt: Prompt) -> tuple[str, str | None]:
         """Returns the text to use and None, or the name of the statistic that counts why there is none."""
@@ -94,7 +111,10 @@ class PromptCutter:
                 text, token_ids = self._cut_text(token_ids, length)
                 if not token_ids:
                     return "", "n_uncuttable"
-        if len(token_ids) > self.context_tokens:
+        n_tokens = (
+            len(token_ids) if self.template is None else prompt_length(self.tokenizer, self._wrapped(prompt, text))
+        )
+        if n_tokens > self.context_tokens:
             return "", "n_too_long"
         if normalised_text(text) in self._seen:
             return "", "n_duplicate_after_cut"
@@ -109,7 +129,7 @@ class PromptCutter:
             reason = "n_too_short"
         elif length > highest:
             reason = "n_uncuttable"
-        elif length > self.context_tokens:
+        elif prompt_length(self.tokenizer, self._wrapped(prompt, prompt.text)) > self.context_tokens:
             reason = "n_too_long"
         elif normalised_text(prompt.text) in self._seen:
             reason = "n_duplicate_after_cut"

@@ -19,6 +19,16 @@ def _checked_range(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+PROMPT = "{prompt}"
+"""Where a prompt stands in a template."""
+
+
+def _checked_template(value: str | None) -> str | None:
+    if value is not None and value.count(PROMPT) != 1:
+        raise ValueError(f"a text with {PROMPT} in it once, where the prompt goes")
+    return value
+
+
 TokenRange = Annotated[tuple[int, int], Strict(False), AfterValidator(_checked_range)]  # YAML has lists, no tuples
 
 
@@ -56,8 +66,14 @@ class PromptSettings(Settings):
     """Keep prompts whose stated toxicity is at most this."""
     prompt_tokens: TokenRange | None = None
     """Cut each prompt to a length drawn uniformly from this range, both ends included; null: never cut."""
+    template: Annotated[str | None, AfterValidator(_checked_template), OnlyIfChanged()] = None
+    """What each prompt is put into, with `{prompt}` in its place, wherever it comes from: those of the evaluation, of
+    demonstrations and of stored pairs too; null: prompts are as they are. Splits, duplicates, leaks and the lengths of
+    `prompt_tokens` are those of prompts without it."""
     max_prompt_chars: int | None = Field(default=None, ge=1)
     """Skip prompts with more characters than this, before any cutting."""
+    min_prompt_chars: Annotated[int | None, Field(ge=1), OnlyIfChanged()] = None
+    """Skip prompts with fewer characters than this, before any cutting."""
     max_prompts: int | None = Field(default=None, ge=1)
     """Use at most this many prompts of `prompts`, all splits together, chosen by a hash of their ids."""
     validation_fraction: UnitInterval = 0.1
@@ -98,6 +114,16 @@ def named_source(source: str | PromptSettings) -> PromptSettings:
     return PromptSettings(prompts=source) if isinstance(source, str) else source
 
 
+def _without_template(value: str | PromptSettings | None) -> str | PromptSettings | None:
+    if isinstance(value, PromptSettings) and value.template is not None:
+        raise ValueError("template: it left out here; data.template is for all prompts of a recipe")
+    return value
+
+
+OtherSource = Annotated[Annotated[str, Field(min_length=1)] | PromptSettings | None, AfterValidator(_without_template)]
+"""A source of prompts beside `data`: its name or path, or settings like those of `data`."""
+
+
 class PairSettings(Settings):
     """How completions and their rewards become preference pairs, or where pairs are read from."""
 
@@ -113,7 +139,7 @@ class PairSettings(Settings):
     """Drop pairs whose rewards differ by less than this; ties are always dropped."""
     max_length_ratio: float | None = Field(default=None, ge=1.0)
     """Drop pairs whose longer completion has more than this many times the tokens of the shorter; null: keep them."""
-    source: Annotated[Annotated[str, Field(min_length=1)] | PromptSettings | None, OnlyIfChanged()] = None
+    source: Annotated[OtherSource, OnlyIfChanged()] = None
     """Stored pairs in place of drawn ones, from a source as `evaluation.prompts`, all of it for training; null: drawn.
     How completions are drawn then counts for the evaluation of a reward model alone."""
     chosen_column: Annotated[str | None, OnlyIfChanged()] = None
@@ -144,7 +170,7 @@ class DemonstrationSettings(Settings):
     take: Literal["data", "best", "worst", "all"] = "data"
     """`data`: the completions that the rows hold. Of the policy's own completions of each prompt: `best` and `worst`
     the one of highest, or lowest, reward, `all` every one."""
-    source: Annotated[str, Field(min_length=1)] | PromptSettings | None = None
+    source: OtherSource = None
     """Where `data` comes from, as `evaluation.prompts`, all of it for training; null: the training split of `data`."""
     column: str | None = None
     """Column of the completion, its text or its messages; null: the first of `continuation.text`, `completion`,

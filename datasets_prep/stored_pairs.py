@@ -69,7 +69,10 @@ def read_stored_pairs(
     found: dict[tuple[str, str, str], StoredPair] = {}
     for prompt in prompts:
         for row in of_prompt[prompt.id]:
-            chosen, rejected = (going_on(prompt, row.prompt, side) for side in (row.chosen, row.rejected))
+            chosen, rejected = (
+                going_on(prompt, row.prompt, side, settings.template, in_chat=conversations)
+                for side in (row.chosen, row.rejected)
+            )
             if chosen is None or rejected is None:
                 counts["n_uncuttable"] += 1
                 continue

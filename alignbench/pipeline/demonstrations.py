@@ -63,7 +63,7 @@ def _of_data(
     own, prompts, key = data_settings(recipe.data), data.train, "data.prompts"
     if settings.source is not None:
         key = "demonstrations.source"
-        own = source_of(settings.source)
+        own = source_of(recipe, settings.source)
         prompts = prompts_of_source(recipe, own, policy, data, heldout, key=key)
     is_chat = recipe.chat is not None
     texts, statistics = read_demonstrations(own, settings, prompts, key=key, conversations=is_chat)

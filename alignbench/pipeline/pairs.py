@@ -50,7 +50,7 @@ def _stored(
     data: PreparedData,
     heldout: Sequence[Prompt],
 ) -> Pairs:
-    key, settings, own = "pairs.source", source_of(source), recipe.pairs
+    key, settings, own = "pairs.source", source_of(recipe, source), recipe.pairs
     prompts = prompts_of_source(recipe, settings, policy, data, heldout, key=key)
     rows, statistics = read_stored_pairs(
         settings, own, prompts[: own.n_prompts], key=key, conversations=recipe.chat is not None

@@ -81,7 +81,7 @@ def prompts_source(recipe: Recipe) -> str | None:
     if evaluation.prompts is None:
         # Their held-out split, unless the recipe filters or cuts them.
         return "embedded" if recipe.data == PromptSettings(prompts="embedded") else None
-    return evaluation.prompts if isinstance(evaluation.prompts, str) else None
+    return evaluation.prompts if isinstance(evaluation.prompts, str) and recipe.data.template is None else None
 
 
 def _evaluation_prompts(recipe: Recipe, policy: LanguageModel) -> PreparedData | None:
@@ -112,9 +112,9 @@ def data_settings(settings: PromptSettings) -> PromptSettings:
 def prepare(
     recipe: Recipe, settings: PromptSettings, policy: LanguageModel, training_tokens: int | None = None
 ) -> PreparedData:
-    """Returns prepared prompts, no longer than what the recipe's evaluation leaves of the policy's context."""
+    """Returns prompts in the recipe's template, no longer than its evaluation leaves of the policy's context."""
     return prepare_prompts(
-        data_settings(settings),
+        data_settings(settings).model_copy(update={"template": recipe.data.template}),
         policy.text_tokenizer,
         context_tokens=longest_measured(recipe, policy),
         training_tokens=training_tokens,

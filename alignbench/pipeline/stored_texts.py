@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from alignbench.recipe.recipe import Recipe
 
 
-def source_of(source: str | PromptSettings) -> PromptSettings:
-    """Returns the settings of a source that is taken whole for training."""
-    whole = {"validation_fraction": 0.0, "heldout_fraction": 0.0, "heldout": None}
+def source_of(recipe: Recipe, source: str | PromptSettings) -> PromptSettings:
+    """Returns the settings of a source that is taken whole for training, in the recipe's template."""
+    whole = {"validation_fraction": 0.0, "heldout_fraction": 0.0, "heldout": None, "template": recipe.data.template}
     return data_settings(named_source(source).model_copy(update=whole))
 
 

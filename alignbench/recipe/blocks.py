@@ -27,7 +27,13 @@ from alignbench.recipe.scorers import Name, RewardSettings, ScorerSettings
 from alignbench.records import Settings
 from alignbench.scorers.base import Text, checked
 from datasets_prep.neutral_texts import check_source
-from datasets_prep.settings import DemonstrationSettings, LabelledCompletionSettings, PairSettings, PromptSettings
+from datasets_prep.settings import (
+    DemonstrationSettings,
+    LabelledCompletionSettings,
+    OtherSource,
+    PairSettings,
+    PromptSettings,
+)
 
 
 class LoraSettings(Settings):
@@ -86,7 +92,7 @@ class EvaluationSettings(Settings):
 
     protocol: str
     """Name of the protocol, which fixes decoding, samples per prompt and aggregation."""
-    prompts: Text | PromptSettings | None = None
+    prompts: OtherSource = None
     """A source of prompts by name, or settings like those of `data`; null: the held-out split of `data`."""
     split: Literal["heldout", "validation"] = "heldout"
     """`validation` measures on the validation split of `data` instead, as the trials of a sweep do; `prompts` is unused

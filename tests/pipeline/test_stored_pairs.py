@@ -11,7 +11,7 @@ from alignbench.pipeline.input_checks import check_inputs
 from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.pairs import training_pairs
 from alignbench.pipeline.plan import plan
-from alignbench.pipeline.prompts import prepared_prompts
+from alignbench.pipeline.prompts import heldout_prompts, prepared_prompts, prompts_source
 from alignbench.recipe.loading import load
 from alignbench.records import Prompt
 from datasets_prep.splits import whole_text_hash
@@ -67,6 +67,28 @@ def test_sides_are_as_if_drawn_and_cut_on_request(folder, tiny_policy):
     assert len(built(policy, "pairs.n_prompts=2")[0].items) == 2
     with pytest.raises(DataError, match=r"pairs.source: none of 4 stored pairs is left: 4 had too small a margin"):
         built(policy, "pairs.min_margin=2")
+
+
+def test_one_template_is_around_all_prompts(folder, tiny_policy):
+    """Of training, of the evaluation by another source, and of stored pairs; then it is not the protocol's own set."""
+    policy = tiny_policy()
+    rows = [{"id": f"e{i}", "prompt": f"two old dogs sing {end}"} for i, end in enumerate(("red", "now"))]
+    write("elsewhere.jsonl", rows)
+    sets = ["data.template=now {prompt} very", "evaluation.prompts=elsewhere.jsonl", "evaluation.n_prompts=2"]
+    found, data = built(policy, *sets)
+    (loaded,) = load(["dpo.yaml"], [*SOURCE, *sets])
+    measured = heldout_prompts(loaded.recipe, policy, data).prompts
+    assert {one.text for one in measured} == {f"now {row['prompt']} very" for row in rows}
+    every = [*data.train, *data.validation, *data.heldout, *(one.prompt for one in found.items)]
+    assert all(one.text.startswith("now ") and one.text.endswith(" very") for one in every)
+    assert prompts_source(loaded.recipe) is None
+    (plain,) = load(["dpo.yaml"], [*SOURCE, *sets[1:]])
+    assert prompts_source(plain.recipe) == "elsewhere.jsonl"
+    assert plain.run_hash != loaded.run_hash
+    write("leaky.jsonl", [*ROWS, {**ROWS[0], "prompt": rows[0]["prompt"]}])
+    with pytest.raises(LeakError, match=r"pairs\.source"):
+        policy_pairs = load(["dpo.yaml"], [*SOURCE, *sets, "pairs.source=leaky.jsonl"])[0].recipe
+        training_pairs(policy_pairs, policy, None, data, measured)
 
 
 def test_a_held_out_prompt_is_refused_or_dropped(folder, tiny_policy):
