@@ -29,6 +29,7 @@ SMALL = {
     "dpo": {"batch_size": 4},
     "reward_model": {"batch_size": 4},
     "sft": {"batch_size": 4},
+    "steerlm": {"batch_size": 4, "levels": 2},
     "untrained": {},
 }
 

@@ -86,9 +86,9 @@ def test_one_template_is_around_all_prompts(folder, tiny_policy):
     assert prompts_source(plain.recipe) == "elsewhere.jsonl"
     assert plain.run_hash != loaded.run_hash
     write("leaky.jsonl", [*ROWS, {**ROWS[0], "prompt": rows[0]["prompt"]}])
+    (leaky,) = load(["dpo.yaml"], [*SOURCE, *sets, "pairs.source=leaky.jsonl"])
     with pytest.raises(LeakError, match=r"pairs\.source"):
-        policy_pairs = load(["dpo.yaml"], [*SOURCE, *sets, "pairs.source=leaky.jsonl"])[0].recipe
-        training_pairs(policy_pairs, policy, None, data, measured)
+        training_pairs(leaky.recipe, policy, None, data, measured)
 
 
 def test_a_held_out_prompt_is_refused_or_dropped(folder, tiny_policy):

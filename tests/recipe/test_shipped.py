@@ -16,6 +16,7 @@ SUITES = ["suites/detox_gpt_neo_125m", "suites/quickstart"]
 TUNED = "suites/quickstart_tuned"
 MORE = [
     "sft",
+    "steerlm",
     "suites/all_methods",
 ]
 """Recipes and suites beside those of the study of detoxification, which differ in their method alone."""

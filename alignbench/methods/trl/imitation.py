@@ -5,7 +5,7 @@ Shapes: b texts of s tokens at most; of an encoder-decoder model p tokens of pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
-    from alignbench.records import Demonstration
+    from alignbench.records import Demonstration, Policy
 
 LOG_NAMES = {
     "loss": "policy/loss",
@@ -50,6 +50,7 @@ def imitate(
     *,
     title: str,
     drawn_completions: int,
+    as_policy: Callable[[Any], Policy] | None = None,
 ) -> LanguageModel:
     """Trains the policy of a run to imitate, and returns it.
 
@@ -59,6 +60,7 @@ def imitate(
         run: What surrounds the training.
         title: What the progress bar says.
         drawn_completions: What the demonstrations have taken of the budget.
+        as_policy: Makes what is measured along training of the model that is trained; None: the policy around it.
 
     Raises:
         ModelError: The model's family cannot be packed.
@@ -83,7 +85,7 @@ def imitate(
         title=title,
         names=LOG_NAMES,
         drawn_completions=drawn_completions,
-        as_policy=policy.with_model,
+        as_policy=as_policy or policy.with_model,
         count=tokens_of_texts,
     )
     policy.model = trainer.model.eval()
