@@ -27,6 +27,7 @@ from datasets_prep import hub
 SMALL = {
     "ppo": {"batch_size": 8, "mini_batch_size": 4, "ppo_epochs": 1, "completion_tokens": [6, 8], "checkpoint_every": 1},
     "dpo": {"batch_size": 4},
+    "kto": {"batch_size": 4},
     "reward_model": {"batch_size": 4},
     "sft": {"batch_size": 4},
     "steerlm": {"batch_size": 4, "levels": 2},

@@ -69,12 +69,12 @@ def test_entry_points_are_found_where_the_package_is_installed(python, site):
         "import alignbench, json; from alignbench import plugins; "
         "kinds = [kind for kind in vars(plugins).values() if isinstance(kind, plugins.Plugins)]; "
         "added = {kind.kind: sorted({*kind.names()} - {*kind.built_in}) for kind in kinds}; "
-        "print(json.dumps([alignbench.__file__, added, plugins.METHODS.owner('kto')]))"
+        "print(json.dumps([alignbench.__file__, added, plugins.METHODS.owner('unpaired_apo')]))"
     )
     file, added, owner = json.loads(python("-c", code))
     assert file.startswith(str(site))
     assert added == {
-        "method": ["best_of_n", "kto"],
+        "method": ["best_of_n", "unpaired_apo"],
         "scorer": ["address"],
         "metric": ["finished_rate"],
         "probe": ["harmless"],
@@ -85,12 +85,16 @@ def test_entry_points_are_found_where_the_package_is_installed(python, site):
 
 
 def test_they_run_and_are_compared(python, results):
-    for recipe in ("base", "best_of_n", "kto"):
+    for recipe in ("base", "best_of_n", "unpaired_apo"):
         assert json.loads((results / recipe / "seed0" / "status.json").read_text())["state"] == "complete"
     table = python("-m", "alignbench", "compare", results)
     assert "toxicity_mean@at_you: held-out judge" in table
-    costs = [line for line in table.splitlines() if line.startswith(("base ", "best_of_n ", "kto ")) and "x)" in line]
-    assert [line.split()[0] for line in costs] == ["base", "best_of_n", "kto"]
+    costs = [
+        line
+        for line in table.splitlines()
+        if line.startswith(("base ", "best_of_n ", "unpaired_apo ")) and "x)" in line
+    ]
+    assert [line.split()[0] for line in costs] == ["base", "best_of_n", "unpaired_apo"]
     # Four answers are drawn for one, and no two answers are equally long.
     times = [float(re.search(r"\(([\d.]+)x\)", line).group(1)) for line in costs]
     assert times[0] == 1
@@ -101,7 +105,7 @@ def test_they_run_and_are_compared(python, results):
 def test_what_they_measure_is_in_the_results(python, results):
     rows = json.loads(python("-m", "alignbench", "compare", results, "--format", "json"))
     values = {(row["recipe"], row["metric"], row["scorer"]): row["value"] for row in rows}
-    for recipe in ("base", "best_of_n", "kto"):
+    for recipe in ("base", "best_of_n", "unpaired_apo"):
         assert 0 <= values[recipe, "finished_rate", None] <= 1
         assert 0 < values[recipe, "harmless_words", None] <= 12
         assert 0 <= values[recipe, "toxicity_mean", "at_you"] <= 1
@@ -110,8 +114,8 @@ def test_what_they_measure_is_in_the_results(python, results):
     finished = [text.rstrip().endswith((".", "?", "!")) for text in completions["completion"]]
     assert values["base", "finished_rate", None] == pytest.approx(sum(finished) / len(finished))
     brief = python("-m", "alignbench", "compare", results, "--format", "brief").splitlines()
-    assert [line.partition(":")[0] for line in brief] == ["base", "best_of_n", "kto"]
-    assert f"finished_rate {values['kto', 'finished_rate', None]:.4g}" in brief[2]
+    assert [line.partition(":")[0] for line in brief] == ["base", "best_of_n", "unpaired_apo"]
+    assert f"finished_rate {values['unpaired_apo', 'finished_rate', None]:.4g}" in brief[2]
 
 
 OWN_TESTS = EXAMPLE / "tests" / "test_plugins.py"

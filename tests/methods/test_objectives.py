@@ -11,12 +11,17 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+import trl
+from datasets import Dataset
 from fixtures.recorded_trl import tokenizer
 from fixtures.table_model import table_model
 
 from alignbench.methods.dpo import DPO, FIRST_LOSS
+from alignbench.methods.kto import KTO
+from alignbench.methods.trl.arguments import trl_config
+from alignbench.methods.trl.collator import LabelledTokensCollator, SampledTokensCollator
 
-PROMPT = [0]
+PROMPT, PAIR = [0], ("prompt", "chosen", "rejected")
 HAND = [([1], [2]), ([1, 3], [2, 3, 3])]
 """Pairs, chosen and rejected. Under the tables below the ratios of policy and reference are 2 and 1/2, 4 and 1/4."""
 POLICY = [[0.1, 0.5, 0.2, 0.2], [0.25, 0.125, 0.125, 0.5], [0.25, 0.25, 0.25, 0.25], [0.2, 0.2, 0.2, 0.4]]
@@ -44,50 +49,53 @@ def logprobs(table, completion):
 
 
 @cache
-def dpo_trainer(method):
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-
-    from alignbench.methods.trl.arguments import trl_config
-    from alignbench.methods.trl.collator import SampledTokensCollator
-
-    return DPOTrainer(
+def trainer_of(method):
+    """The trainer that a method trains by, on a table of probabilities."""
+    kind, config, collator = (
+        (trl.KTOTrainer, trl.KTOConfig, LabelledTokensCollator)
+        if isinstance(method, KTO)
+        else (trl.DPOTrainer, trl.DPOConfig, SampledTokensCollator)
+    )
+    row = {"prompt": "", "completion": "", "label": True} if kind is trl.KTOTrainer else dict.fromkeys(PAIR, "")
+    return kind(
         model=table_model(POLICY),
         ref_model=table_model(REFERENCE),
-        args=trl_config(DPOConfig, method, Path("never"), seed=0, on_cpu=True, **method.objective()),
-        train_dataset=Dataset.from_list([{"prompt": "", "chosen": "", "rejected": ""}]),
-        data_collator=SampledTokensCollator(0),
+        args=trl_config(config, method, Path("never"), seed=0, on_cpu=True, **method.objective()),
+        train_dataset=Dataset.from_list([row]),
+        data_collator=collator(0),
         processing_class=tokenizer(["<unk>", "<eos>", "<pad>"]),
     )
 
 
-def by_trl(method, policy, reference, pairs=HAND):
+def by_trl(method, policy, reference, rows=HAND):
     """The loss of a batch by TRL's trainer, and its gradient by the log-probabilities (V, V) of the policy."""
-    trainer = dpo_trainer(method)
+    trainer = trainer_of(method)
     weight = trainer.model.head.weight
     with torch.no_grad():
         weight.copy_(torch.tensor(policy).log().T)
         trainer.ref_model.head.weight.copy_(torch.tensor(reference).log().T)
     weight.grad = None
-    rows = [{"sampled": {"prompt": PROMPT, "chosen": one, "rejected": other}} for one, other in pairs]
+    if isinstance(method, KTO):
+        rows = [{"sampled": {"prompt": PROMPT, "completion": one}, "label": label} for one, label in rows]
+    else:
+        rows = [{"sampled": dict(zip(PAIR, (PROMPT, *pair), strict=True))} for pair in rows]
     loss = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
     loss.backward()
     return loss.item(), weight.grad.T.double()
 
 
-def by_formula(formula, policy, reference, pairs=HAND):
-    """The same in float64: `formula` takes the log-ratios of a pair and the lengths of its completions."""
-    logits, reference = (
-        torch.tensor(policy, dtype=torch.float64).log().requires_grad_(),
-        torch.tensor(reference, dtype=torch.float64),
-    )
-    table, losses = logits.softmax(dim=-1), []
-    for pair in pairs:
-        c, r = (logprobs(table, one).sum() - logprobs(reference, one).sum() for one in pair)
-        losses.append(formula(c, r, *map(len, pair)))
-    loss = torch.stack(losses).mean()
+def by_formula(loss_of, policy, reference):
+    """The same in float64: `loss_of` makes a loss of what gives the log-ratio of a completion."""
+    logits = torch.tensor(policy, dtype=torch.float64).log().requires_grad_()
+    table, reference = logits.softmax(dim=-1), torch.tensor(reference, dtype=torch.float64)
+    loss = loss_of(lambda one: logprobs(table, one).sum() - logprobs(reference, one).sum())
     loss.backward()
     return loss.item(), logits.grad
+
+
+def of_pairs(formula):
+    """A loss as the mean of a formula of the log-ratios of each pair, and of the lengths of its completions."""
+    return lambda ratio: torch.stack([formula(ratio(c), ratio(r), len(c), len(r)) for c, r in HAND]).mean()
 
 
 E, LN2 = 0.1, math.log(2)
@@ -139,11 +147,11 @@ DPO_LOSSES = {
 def test_a_loss_of_dpo(loss):
     method, by_hand, formula = DPO_LOSSES[loss]
     assert by_trl(method, POLICY, REFERENCE)[0] == pytest.approx(by_hand, rel=1e-5)
-    assert by_formula(formula, POLICY, REFERENCE)[0] == pytest.approx(by_hand, rel=1e-12)
+    assert by_formula(of_pairs(formula), POLICY, REFERENCE)[0] == pytest.approx(by_hand, rel=1e-12)
     for seed in range(3):
         tables = drawn_tables(seed)
         value, gradient = by_trl(method, *tables)
-        expected, expected_gradient = by_formula(formula, *tables)
+        expected, expected_gradient = by_formula(of_pairs(formula), *tables)
         assert value == pytest.approx(expected, rel=1e-5)
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
     assert by_trl(method, REFERENCE, REFERENCE)[0] == pytest.approx(FIRST_LOSS[loss](method.beta), rel=1e-6)
@@ -197,3 +205,41 @@ def test_sppo_is_nothing_at_its_two_goals():
 def test_smoothing_is_refused_where_it_does_nothing(loss):
     with pytest.raises(ValueError, match=rf"label_smoothing 0 beside loss {loss}, which does not read it, not 0\.1"):
         DPO(loss=loss, label_smoothing=0.1)
+
+
+LABELLED = [([1], True), ([1, 3], True), ([2], False)]
+"""Under the tables above their ratios are 2, 4 and 1/2; so the mean of their logarithms, which is z, is 2/3 ln 2."""
+
+
+def kto(ratio):
+    """The loss of `LABELLED` at beta 1, an unwanted completion weighing half as much again."""
+    ratios = [ratio(one) for one, _ in LABELLED]
+    z = torch.stack(ratios).mean().detach().clamp(min=0)
+    losses = [
+        1 / (1 + (x - z).exp()) if wanted else 1.5 / (1 + (z - x).exp())
+        for x, (_, wanted) in zip(ratios, LABELLED, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def test_the_loss_of_kto():
+    method = KTO(beta=1.0, unwanted_weight=1.5)
+    by_hand = (1 / (1 + 2 ** (1 / 3)) + 1 / (1 + 2 ** (4 / 3)) + 1.5 / (1 + 2 ** (5 / 3))) / 3
+    assert by_trl(method, POLICY, REFERENCE, LABELLED)[0] == pytest.approx(by_hand, rel=1e-5)
+    assert by_formula(kto, POLICY, REFERENCE)[0] == pytest.approx(by_hand, rel=1e-12)
+    for seed in range(3):
+        value, gradient = by_trl(method, *drawn_tables(seed), LABELLED)
+        expected, expected_gradient = by_formula(kto, *drawn_tables(seed))
+        assert value == pytest.approx(expected, rel=1e-5)
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+    assert by_trl(method, REFERENCE, REFERENCE, LABELLED)[0] == pytest.approx((1 + 1 + 1.5) / 2 / 3, rel=1e-6)
+
+
+def test_swapping_labels_mirrors_the_gradient_of_kto():
+    """At equal weights, and a z that stays 0: no completion is likelier than under the reference."""
+    policy, reference = ratios_of(-0.3, -0.5)
+    (_, one), (_, other) = (
+        by_trl(KTO(beta=1.0), policy, reference, [([1], label), ([2], not label)]) for label in (True, False)
+    )
+    assert one.abs().max() > 0.01
+    torch.testing.assert_close(one, -other)

@@ -3,7 +3,6 @@
 import math
 from importlib.metadata import distribution
 
-import pytest
 from alignbench_conformance import (
     check_imports,
     check_method,
@@ -55,11 +54,9 @@ def test_the_best_of_n_is_the_best():
     assert policy.spent.generated_tokens - before == sum(len(one.token_ids) for one in drawn)
 
 
-def test_kto():
+def test_unpaired_apo():
     for lora in (None, Lora(r=2)):
-        check_training(check_method("kto", batch_size=8, learning_rate=1e-4), lora=lora)
-    with pytest.raises(ValueError, match="2 or more completions in a pass"):
-        check_method("kto", batch_size=1)
+        check_training(check_method("unpaired_apo", batch_size=8, learning_rate=1e-4), lora=lora)
 
 
 def test_address():

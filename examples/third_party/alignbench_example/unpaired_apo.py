@@ -1,12 +1,13 @@
-"""Kahneman-Tversky optimisation: completions that are wanted or unwanted, each by itself.
+"""Anchored preference optimisation on unpaired completions: wanted ones become likelier, unwanted ones less likely.
 
-Paper: Ethayarajh et al. 2024 (arXiv:2402.01306). Trainer: `trl.KTOTrainer`.
+Paper: D'Oosterlinck et al. 2024 (arXiv:2408.06266), APO-zero, of which TRL has this variant without pairs. Trainer:
+`trl.KTOTrainer`.
 
-Objective: minimise 1 - sigmoid(beta * (log pi(y|x)/ref(y|x) - z)) of a wanted completion, 1 - sigmoid(beta * (z - log
-pi(y|x)/ref(y|x))) of an unwanted one; z estimates KL(pi || ref) on prompts with each other's completions.
+Objective: minimise 1 - sigmoid(beta * log pi(y|x)/ref(y|x)) of a wanted completion, sigmoid(beta * log
+pi(y|x)/ref(y|x)) of an unwanted one.
 
 Differences from the paper: a completion is wanted where the recipe's reward is at least `labelled_completions.
-wanted_from`, not where a person says so.
+wanted_from`; the two losses of a pair stand alone.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class KTO(TrainerSettings):
-    """KTO with equal weights; the reference is the policy before training."""
+class UnpairedAPO(TrainerSettings):
+    """APO-zero without pairs; the reference is the policy before training."""
 
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull to the reference."""
@@ -35,13 +36,8 @@ class KTO(TrainerSettings):
     facts: ClassVar[Facts] = Facts(
         architectures=frozenset({"causal"}),
         learns_from=frozenset({"labelled_completions"}),
-        texts_in_a_pass=lambda kto: kto.rows_at_once,
+        texts_in_a_pass=lambda method: method.rows_at_once,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rows_at_once < 2:
-            raise ValueError("2 or more completions in a pass: z needs a prompt with the completion of another one")
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Trains on all labelled completions, as they were sampled."""
@@ -65,10 +61,11 @@ class KTO(TrainerSettings):
         ]
         identity = training_identity(self, policy.model, rows, seed=run.seed, lora=run.lora)
         on_cpu = policy.device.type == "cpu"
+        own = {"loss_type": "apo_zero_unpaired", "beta": self.beta}
         trainer = KTOTrainer(
             model=policy.model,
             ref_model=None if run.lora else policy.frozen_copy().model,
-            args=trl_config(KTOConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, beta=self.beta),
+            args=trl_config(KTOConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **own),
             train_dataset=Dataset.from_list(rows),
             data_collator=collator(policy.pad_id),
             processing_class=policy.tokenizer,
@@ -78,7 +75,7 @@ class KTO(TrainerSettings):
             trainer,
             run,
             identity,
-            title="KTO",
+            title="unpaired APO",
             names=LOG_NAMES,
             drawn_completions=data.drawn_completions,
             as_policy=policy.with_model,
@@ -95,26 +92,23 @@ LOG_NAMES = {
     "learning_rate": "policy/learning_rate",
     "rewards/chosen": "objective/chosen_reward",
     "rewards/rejected": "objective/rejected_reward",
-    "kl": "objective/kl",
 }
 
 
 def collator(pad_id: int) -> Any:
-    """Returns what batches rows by their sampled tokens: each prompt with its completion, and with its neighbour's."""
+    """Returns what batches rows by their sampled tokens."""
     from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
     lay_out = DataCollatorForUnpairedPreference(pad_id)
 
     def collate(rows: Sequence[Mapping[str, Any]]) -> Any:
-        prompts, completions = zip(*(row["sampled"] for row in rows), strict=True)
-        names = ("prompt_ids", "completion_ids", "KL_completion_ids", "label")
-        columns = (prompts, completions, [completions[-1], *completions[:-1]], [row["label"] for row in rows])
-        return lay_out([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
+        names = ("prompt_ids", "completion_ids", "label")
+        return lay_out([dict(zip(names, (*row["sampled"], row["label"]), strict=True)) for row in rows])
 
     return collate
 
 
 def check_first_step(logs: Mapping[str, float]) -> None:
-    """Before the first update policy and reference agree: every loss is 1 - sigmoid(0)."""
+    """Before the first update policy and reference agree: every loss is sigmoid(0)."""
     if abs(logs["loss"] - 0.5) > 1e-5:
-        raise TrainingError(f"the first KTO loss is {logs['loss']:.6f}, expected 0.5: policy and reference differ")
+        raise TrainingError(f"the first loss is {logs['loss']:.6f}, expected 0.5: policy and reference differ")
