@@ -39,7 +39,7 @@ VARIABLE = "ALIGNBENCH_KERNELS"
 """The environment variable that names the kernel of all products; unset or `measured`: of each class the fastest.
 
 A process that has gone on from a checkpoint puts the kernels of that into it, for the processes that it starts."""
-WORTH_IT = 0.97
+WORTH_IT = 0.95
 """Another kernel is taken where it needs at most this share of the time of `linear`."""
 _LEAST_ROUNDS, _ROUNDS = 3, 9
 _CLEARLY = 1.2
@@ -64,13 +64,13 @@ class Product(NamedTuple):
 
     @property
     def example(self) -> Product:
-        """What is timed."""
+        """What is timed in its place."""
         most = max(256, int(_MULTIPLICATIONS / (self.rows * self.n_in)))
         return self._replace(n_out=min(self.n_out, most))
 
     def gflop_per_s(self, seconds: float) -> float:
-        """The rate of multiplying `example`, gradients included, in so many seconds."""
-        rows, n_in, n_out, use = self.example
+        """The rate of multiplying it, gradients included, in so many seconds."""
+        rows, n_in, n_out, use = self
         return {"forward": 2e-9, "frozen": 4e-9, "trained": 6e-9}[use] * rows * n_in * n_out / seconds
 
 
@@ -148,7 +148,7 @@ class KernelChoice:
             return "products: none large enough for a choice of kernels"
         lines = [f"{'product (rows x in x out)':<38}{'kernel':<15}why"]
         for product, kernel in sorted(self._taken.items()):
-            rates = {name: product.gflop_per_s(one) for name, one in self._seconds.get(product, {}).items()}
+            rates = {name: product.example.gflop_per_s(one) for name, one in self._seconds.get(product, {}).items()}
             why = "GFLOP/s: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
             if not rates:
                 why = "as in the checkpoint" if str(product) in self._kept else VARIABLE if self._forced else "no cache"
@@ -267,7 +267,7 @@ def _is_clear(rounds: Rounds) -> bool:
 def _rounds(product: Product, trial: Trial, n_threads: int) -> Rounds:
     torch.set_num_threads(n_threads)  # a thread begins with torch's own number
     clock = time.thread_time if n_threads == 1 else time.perf_counter
-    kernels = trial(product)
+    kernels = trial(product.example)
 
     def seconds(multiply: Callable[[], object], repeats: int) -> float:
         started = clock()

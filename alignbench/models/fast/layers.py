@@ -132,8 +132,8 @@ class _ToDense(torch.autograd.Function):
 
 
 def trial(product: Product) -> dict[str, Callable[[], object]]:
-    """What multiplies the example of a class of products once by each kernel there is."""
-    rows, n_in, n_out, use = product.example
+    """What multiplies such a product once, by each kernel that there is for it."""
+    rows, n_in, n_out, use = product
     layer = FastLinear(n_in, n_out, bias=False, device="meta").to_empty(device="cpu").eval()
     layer.requires_grad_(use == "trained")
     nn.init.ones_(layer.weight)

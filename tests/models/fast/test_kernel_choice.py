@@ -48,7 +48,7 @@ def choice():
     [
         ({"linear": 1.0, "weight_first": 1.2, "onednn": 0.5}, "onednn"),
         ({"linear": 1.0, "weight_first": 0.4, "onednn": 0.5}, "weight_first"),
-        ({"linear": 1.0, "weight_first": 0.98, "onednn": 1.5}, "linear"),  # a tie, but for noise
+        ({"linear": 1.0, "weight_first": 0.96, "onednn": 1.5}, "linear"),  # a tie, but for noise
         ({"linear": 1.0}, "linear"),
         ({}, "linear"),
     ],
@@ -73,7 +73,7 @@ def test_a_large_product_is_timed_by_a_smaller_one():
     assert Product(128, 768, 50257, "trained").example == (128, 768, 256, "trained")
     assert Product(16, 768, 50257, "forward").example == (16, 768, 2034, "forward")
     assert Product(16, 768, 768, "forward").example == (16, 768, 768, "forward")
-    assert Product(16, 768, 768, "trained").gflop_per_s(1e-3) == pytest.approx(6 * 16 * 768**2 / 1e6)
+    assert Product(16, 768, 768, "trained").gflop_per_s(1e-3) == pytest.approx(3 * 2 * 16 * 768**2 / 1e6)
 
 
 def test_what_was_measured_holds_for_every_process(times):
