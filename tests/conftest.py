@@ -9,7 +9,7 @@ os.environ["ALIGNBENCH_KERNELS"] = "linear"  # no number depends on what is fast
 
 import pytest
 
-pytest_plugins = ("fixtures.stored_runs",)
+pytest_plugins = ("fixtures.processes", "fixtures.stored_runs")
 
 WORDS = (
     *("the", "a", "one", "two", "dog", "dogs", "cat", "bird", "man", "woman", "runs", "sings", "sleeps", "old", "red"),
@@ -243,31 +243,6 @@ def _run(names, sets, folder, write_recipes):
         write_recipes(folder)
         outcomes = execute.run(load([f"{name}.yaml" for name in names], sets), folder / "results")
     assert {outcome.state for outcome in outcomes} <= {"done", "kept"}, [outcome.error for outcome in outcomes]
-
-
-@pytest.fixture(scope="session")
-def in_two_processes():
-    """Runs `python ARGUMENTS` twice, as a launcher would: returns exit codes and what went to standard error."""
-    import socket
-    import subprocess
-    import sys
-
-    def run(*arguments, timeout=300):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        places = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-        command = [sys.executable, *map(str, arguments)]
-        processes = [subprocess.Popen(command, env=place, stderr=subprocess.PIPE, text=True) for place in places]
-        try:
-            said = [process.communicate(timeout=timeout)[1] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        return [process.returncode for process in processes], said
-
-    return run
 
 
 @pytest.fixture
