@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import alignbench
+from alignbench.methods.trl import arguments
 from alignbench.pipeline import execute
 from alignbench.recipe.loading import load
 from alignbench.records import Cost
@@ -93,14 +94,15 @@ def test_ppo_that_was_killed_reconciles(recipe_folder, finished, monkeypatch):
 
 @pytest.mark.parametrize("name", ["dpo", "reward_model"])
 def test_a_trl_run_that_was_killed_reconciles(recipe_folder, monkeypatch, name):
-    """Killed while step 60 is booked; checkpoints come every 50 steps."""
-    sets = ["method.batch_size=1", "method.epochs=5"]
+    """Killed while step 18 is booked; checkpoints come every 5 steps here."""
+    monkeypatch.setattr(arguments, "CHECKPOINT_EVERY", 5)
+    sets = ["method.batch_size=1", "method.epochs=2"]
     assert run(name, results="straight", sets=sets)[0].state == "done"
-    killed_once(monkeypatch, 60, "train")
+    killed_once(monkeypatch, 18, "train")
     assert run(name, sets=sets)[0].state == "failed"
     assert run(name, sets=sets)[0].state == "done"
     n = status(name)["cost"]["optimizer_steps"]
-    assert n > 60
+    assert n > 18
     assert [row["step"] for row in rows(name) if row["event"] == "train"] == list(range(1, n + 1))
     assert_reconciles(name)
     assert counts_of(status(name)["cost"]) == counts_of(status(name, "straight")["cost"])

@@ -16,6 +16,8 @@ from alignbench.methods.trl.settings import TrainerSettings
 
 Config = TypeVar("Config")
 
+CHECKPOINT_EVERY = 50
+"""Steps from one checkpoint to the next."""
 _PAIRED_SMOOTHING = {"sigmoid", "simpo", "tpo-l"}
 _CLIPPED = {"grpo", "bnpo", "dr_grpo", "dapo", "luspo"}
 _REFERENCE_MOVES: dict[str, tuple[str, set[Any]]] = {
@@ -148,7 +150,7 @@ def _shared(settings: TrainerSettings, directory: Path, *, seed: int, on_cpu: bo
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
-        "save_steps": 50,
+        "save_steps": CHECKPOINT_EVERY,
         "save_total_limit": None,  # `Vouching` deletes the one before, once the next is vouched for
         "report_to": [],
         "disable_tqdm": True,
