@@ -95,7 +95,10 @@ def make_tokenizer():
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Directories of small random checkpoints: `policy` (GPT-Neo), `classifier` (RoBERTa), `judge` (DistilBERT)."""
+    """Directories of small random checkpoints: `policy` (GPT-Neo), `classifier` (RoBERTa), `judge` (DistilBERT).
+
+    `one_layer` is a policy for whole runs, of which most of the time is passes of the policy, token by token.
+    """
     import torch
     from transformers import (
         DistilBertConfig,
@@ -116,12 +119,8 @@ def checkpoints(tmp_path_factory):
     )
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "max_position_embeddings": 64}
-    policy = GPTNeoForCausalLM(
-        GPTNeoConfig(
-            vocab_size=len(policy_tokenizer), num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]],
-            bos_token_id=1, eos_token_id=1, window_size=8, **shape,
-        )
-    )  # fmt: skip
+    neo = {"vocab_size": len(policy_tokenizer), "num_heads": 2, "bos_token_id": 1, "eos_token_id": 1, "window_size": 8}
+    policy = GPTNeoForCausalLM(GPTNeoConfig(num_layers=2, attention_types=[[["global", "local"], 1]], **neo, **shape))
     classifier = RobertaForSequenceClassification(
         RobertaConfig(
             vocab_size=len(classifier_tokenizer), num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
@@ -134,8 +133,10 @@ def checkpoints(tmp_path_factory):
             pad_token_id=0, id2label={0: "neutral", 1: "toxic"}, label2id={"neutral": 0, "toxic": 1},
         )
     )  # fmt: skip
+    one_layer = GPTNeoForCausalLM(GPTNeoConfig(num_layers=1, attention_types=[[["global"], 1]], **neo, **shape))
     models = {
         "policy": (policy, policy_tokenizer),
+        "one_layer": (one_layer, policy_tokenizer),
         "classifier": (classifier, classifier_tokenizer),
         "judge": (judge, judge_tokenizer),
     }
@@ -172,7 +173,7 @@ def write_recipes(checkpoints, prompt_file):
     import json
 
     shared = {
-        "policy": {"model": str(checkpoints / "policy")},
+        "policy": {"model": str(checkpoints / "one_layer")},
         "reward": {"classifier": str(checkpoints / "classifier"), "label": "nothate"},
         "data": {"prompts": str(prompt_file), "heldout_fraction": 0.4},
         "pairs": {"completions_per_prompt": 2, "completion_tokens": [4, 6]},
@@ -186,7 +187,8 @@ def write_recipes(checkpoints, prompt_file):
         },
         "hardware": {"device": "cpu"},
     }
-    ppo = {"name": "ppo", "batch_size": 8, "mini_batch_size": 4, "completion_tokens": [4, 6], "checkpoint_every": 1}
+    ppo = {"name": "ppo", "batch_size": 8, "mini_batch_size": 4, "ppo_epochs": 2, "completion_tokens": [4, 6]}
+    ppo |= {"checkpoint_every": 1}
     recipes = {
         "base": {"method": {"name": "untrained"}},
         "ppo": {"method": ppo},
@@ -204,17 +206,38 @@ def write_recipes(checkpoints, prompt_file):
     return write
 
 
+READ_KL_TOKENS = (
+    *("evaluation.protocols", "evaluation.probes.divergence"),
+    *("pipeline.preflight", "pipeline.prompt_limits"),
+)
+
+
+@pytest.fixture(scope="session")
+def enter(write_recipes):
+    """Makes a folder the current one, with a recipe per method on the tiny models; nothing is cached outside it.
+
+    KL is measured on completions of up to 8 tokens there, not 30: drawing them took a quarter of a run.
+    """
+
+    def enter(folder, patch):
+        patch.setenv("ALIGNBENCH_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        for module in READ_KL_TOKENS:
+            patch.setattr(f"alignbench.{module}.DIVERGENCE_TOKENS", 8)
+        write_recipes(folder)
+
+    return enter
+
+
 @pytest.fixture
-def recipe_folder(write_recipes, tmp_path, monkeypatch):
-    """A folder, made the current one, with a recipe per method on the tiny models; nothing is cached outside it."""
-    monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    write_recipes(tmp_path)
+def recipe_folder(enter, tmp_path, monkeypatch):
+    """A folder, made the current one as `enter` says."""
+    enter(tmp_path, monkeypatch)
     return tmp_path
 
 
 @pytest.fixture(scope="session")
-def finished(write_recipes, tmp_path_factory):
+def finished(enter, tmp_path_factory):
     """Puts the runs of recipes of `recipe_folder`, and their cache, here; each is run once, whoever asks for it."""
     import shutil
     from collections import defaultdict
@@ -225,7 +248,7 @@ def finished(write_recipes, tmp_path_factory):
     def put(*names, sets=(), results="results"):
         folder = folders[tuple(sets)]
         if missing := [name for name in names if not (folder / "results" / name).exists()]:
-            _run(missing, sets, folder, write_recipes)
+            _run(missing, sets, folder, enter)
         for name in names:
             shutil.copytree(folder / "results" / name, Path(results, name))
         shutil.copytree(folder / "cache", "cache", dirs_exist_ok=True)
@@ -233,14 +256,12 @@ def finished(write_recipes, tmp_path_factory):
     return put
 
 
-def _run(names, sets, folder, write_recipes):
+def _run(names, sets, folder, enter):
     from alignbench.pipeline import execute
     from alignbench.recipe.loading import load
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALIGNBENCH_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        write_recipes(folder)
+        enter(folder, patch)
         outcomes = execute.run(load([f"{name}.yaml" for name in names], sets), folder / "results")
     assert {outcome.state for outcome in outcomes} <= {"done", "kept"}, [outcome.error for outcome in outcomes]
 

@@ -52,7 +52,7 @@ def test_every_method_end_to_end(recipe_folder):
     assert runs.loc["base", "training_completions"] == 0
     assert runs.loc["ppo", "training_completions"] == 32
     assert runs.loc["ppo", "reward_calls"] == 32
-    assert runs.loc["ppo", "optimizer_steps"] == 4 * 2 * 4  # steps, mini-batches, epochs
+    assert runs.loc["ppo", "optimizer_steps"] == 4 * 2 * 2  # steps, mini-batches, epochs
     # The pairs' completions are charged to those who learn from them, and on to those who build on these.
     assert runs.loc["dpo", "own_training_completions"] == 0
     assert runs.loc["dpo", "training_completions"] == 32

@@ -37,7 +37,7 @@ def perplexity(model, rows, prompt_ids):
 def models(recipe_folder, finished, checkpoints):
     """The base and what PPO has made of it."""
     finished("ppo", sets=["evaluation.evaluate_every=32"])
-    return [AutoModelForCausalLM.from_pretrained(path).eval() for path in (checkpoints / "policy",
+    return [AutoModelForCausalLM.from_pretrained(path).eval() for path in (checkpoints / "one_layer",
             "results/ppo/seed0/artifact")]  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_perplexity_and_kl_of_a_finished_run_from_its_token_ids(models, checkpoi
     assert np.sum(k1) / n_tokens == pytest.approx(metrics["kl_per_token"], rel=1e-3, abs=1e-6)
 
     # Texts alone would not do: here a sampled `<unk>` leaves no trace in them.
-    tokenizer = AutoTokenizer.from_pretrained(checkpoints / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints / "one_layer")
     again = texts.assign(token_ids=[np.array(tokenizer(text)["input_ids"]) for text in texts["completion"]])
     differing = [list(a) != list(b[b != EOS]) for a, b in zip(again["token_ids"], texts["token_ids"], strict=True)]
     assert 0 < sum(differing) < len(texts)
@@ -76,7 +76,7 @@ def test_perplexity_and_kl_of_a_finished_run_from_its_token_ids(models, checkpoi
 
 def test_files_hold_what_was_sampled_and_read(models, checkpoints):
     """In final evaluations and along training; ends with the end's id where that was sampled."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoints / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints / "one_layer")
     folders = [file.parent for file in EVALUATIONS.rglob("metrics.json")]
     assert sorted(folder.name for folder in folders) == ["quickstart-v1.other-prompts", "step0", "step4"]
     for folder in folders:
@@ -91,4 +91,4 @@ def test_files_hold_what_was_sampled_and_read(models, checkpoints):
             assert tokenizer.decode(row.token_ids, skip_special_tokens=True).strip() == row.completion.strip()
         ends = texts["finish_reason"] == "eos"
         assert list(texts["token_ids"].map(len) - ends) == list(texts["n_tokens"])
-        assert divergence["token_ids"].map(len).max() <= 30
+        assert divergence["token_ids"].map(len).max() <= 8

@@ -118,13 +118,11 @@ def test_a_trial_judged_on_held_out_prompts_decides_nothing():
 
 
 @pytest.fixture(scope="module")
-def tuned_once(write_recipes, tmp_path_factory):
+def tuned_once(enter, tmp_path_factory):
     """A folder in which the suite that `write_suite` writes by itself was run."""
     folder = tmp_path_factory.mktemp("tuned")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALIGNBENCH_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        write_recipes(folder)
+        enter(folder, patch)
         write_suite()
         assert {one.state for one in run()} == {"done"}
     return folder
