@@ -60,6 +60,8 @@ class Facts:
     """The most tokens that training draws for a prompt; None where it draws none. Settings of pairs are not its own."""
     texts_in_a_pass: Callable[[Any], int] = lambda _method: 1
     """Texts in one forward and backward pass; 1 where passes are made smaller than their texts are."""
+    cuts_logits: bool = False
+    """True where passes have fewer texts than that where their logits would be large (`models.output_layer`)."""
     cautions: Callable[[Any], list[str]] = lambda _method: []
     """What its settings allow and is probably not meant."""
     own_start: Callable[[Any], OwnStart | None] = lambda _method: None

@@ -20,6 +20,7 @@ FACTS = Facts(
     several_processes=True,
     longest_completion=lambda method: method.completion_tokens[1],
     texts_in_a_pass=lambda method: 1 if method.gradient_checkpointing else method.rows_at_once,
+    cuts_logits=True,
     cautions=lambda method: method.cautions(),
 )
 

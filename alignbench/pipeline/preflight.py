@@ -21,6 +21,7 @@ import torch
 from alignbench.errors import AlignbenchError, ModelError, ScorerError, TrainingError
 from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
 from alignbench.models.forward import base_model, completion_forward, token_logprobs
+from alignbench.models.output_layer import rows_that_fit
 from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 from alignbench.pipeline.curve import undisturbed
 from alignbench.pipeline.prompt_limits import longest_completion
@@ -64,7 +65,10 @@ def check_before_start(parts: Parts, yardsticks: Yardsticks) -> None:
         if (start := facts.own_start(parts.recipe.method)) is not None:
             check_reward_model_start(parts, start)
         elif facts.trains and parts.recipe.policy.lora is None:
-            check_step(policy, trained_on[-1], completions[-1], facts.texts_in_a_pass(parts.recipe.method))
+            n_rows = facts.texts_in_a_pass(parts.recipe.method)
+            if facts.cuts_logits:
+                n_rows = min(n_rows, max(1, rows_that_fit(policy.model, n_trained)))
+            check_step(policy, trained_on[-1], completions[-1], n_rows)
         check_saving(policy)
 
 

@@ -177,6 +177,16 @@ def test_check_load_tries_every_recipe(recipe_folder):
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize(("bytes_of_logits", "n_rows"), [(2**28, 8), (0, 1)])
+def test_a_pass_has_as_many_rows_as_in_training(recipe_folder, monkeypatch, bytes_of_logits, n_rows):
+    seen = []
+    monkeypatch.setattr("alignbench.models.output_layer.MOST_BYTES", bytes_of_logits)
+    monkeypatch.setattr("alignbench.pipeline.preflight.check_step", lambda *arguments: seen.append(arguments[3]))
+    result = CliRunner().invoke(main, ["check", "--load", "ppo.yaml", "--set", "method.mini_batch_size=8"])
+    assert result.exit_code == 0, result.output
+    assert seen == [n_rows]
+
+
 @pytest.mark.parametrize("name", ["ppo", "reward_model"])
 def test_a_prompt_that_is_only_measured_on_needs_no_room_for_training(recipe_folder, name):
     words = ["the", "a", "one", "two", "dog", "cat", "bird", "man", "runs", "sings", "sleeps"]
