@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KEPT_ENCODINGS = 2**14
+"""Prompts whose token ids are kept: they come up again, in every epoch and at every evaluation."""
+
 
 class LanguageModel:
     """A causal or encoder-decoder language model with its tokenizer and chat format. Implements `records.Policy`."""
@@ -58,6 +61,7 @@ class LanguageModel:
         """False where the weights are those of an earlier run, which `name` does not hold."""
         self.spent = Cost()
         """Tokens and FLOPs of everything that it has sampled and passed forward."""
+        self._encodings: dict[tuple[str, Messages | None], list[int]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -125,29 +129,47 @@ class LanguageModel:
         the tokenizer puts after a text (an end, a separator) stays where an encoder reads the prompt, and goes where
         the completion follows it. ModelError for a token that the model has no embedding of.
         """
-        ids = self._encoded(*((prompt, None) if isinstance(prompt, str) else (prompt.text, prompt.messages)))
-        check_known(ids, self.model, self.tokenizer, self.name)
-        return ids
+        return self.encode_prompts([prompt])[0]
 
-    def _encoded(self, text: str, messages: Messages | None = None) -> list[int]:
-        if self.chat is None:
-            if messages is not None:
-                raise ModelError("a prompt is a conversation of several messages, which needs a `chat:` block")
-            ids = list(self.tokenizer(text)["input_ids"])
-            if not self._added_after:
-                return ids
-            n_bare = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-            return without_added(ids, self._added_after, n_bare)
+    def encode_prompts(self, prompts: Sequence[Prompt | str]) -> list[list[int]]:
+        """Does the same for several prompts: new ones in one call of the tokenizer, those seen before in none."""
+        asked = [(one, None) if isinstance(one, str) else (one.text, one.messages) for one in prompts]
+        known, new = self._encodings, [one for one in dict.fromkeys(asked) if one not in self._encodings]
+        if len(known) + len(new) > KEPT_ENCODINGS:
+            known.clear()
+            new = list(dict.fromkeys(asked))
+        for one, ids in zip(new, self._encoded(new) if new else (), strict=True):
+            check_known(ids, self.model, self.tokenizer, self.name)
+            known[one] = ids
+        return [list(known[one]) for one in asked]
+
+    def _encoded(self, prompts: Sequence[tuple[str, Messages | None]]) -> list[list[int]]:
+        if self.chat is not None:
+            rendered = [self._rendered(self.chat, *prompt) for prompt in prompts]
+            return self._ids(rendered, add_special_tokens=self.is_encoder_decoder)
+        if any(messages is not None for _, messages in prompts):
+            raise ModelError("a prompt is a conversation of several messages, which needs a `chat:` block")
+        texts = [text for text, _ in prompts]
+        encoded = self._ids(texts)
+        if not self._added_after:
+            return encoded
+        bare = self._ids(texts, add_special_tokens=False)
+        return [without_added(ids, self._added_after, len(own)) for ids, own in zip(encoded, bare, strict=True)]
+
+    def _ids(self, texts: Sequence[str], **options: bool) -> list[list[int]]:
+        return [list(ids) for ids in self.tokenizer(list(texts), **options)["input_ids"]]
+
+    def _rendered(self, chat: Chat, text: str, messages: Messages | None) -> str:
         try:
             rendered = self.tokenizer.apply_chat_template(
-                self.chat.messages(text, messages),
-                chat_template=self.chat.template,
+                chat.messages(text, messages),
+                chat_template=chat.template,
                 add_generation_prompt=True,
                 tokenize=False,
             )
         except Exception as error:
             raise ModelError(f"chat: the template cannot render a prompt for {self.name!r}: {error}") from error
-        return list(self.tokenizer(rendered, add_special_tokens=self.is_encoder_decoder)["input_ids"])
+        return str(rendered)
 
     @property
     def text_tokenizer(self) -> PlainTokenizer:
@@ -172,9 +194,28 @@ class LanguageModel:
 
     def generate(self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Key) -> list[Completion]:
         """Samples `n_samples` completions of every prompt, prompt-major."""
-        repeated = [prompt for prompt in prompts for _ in range(n_samples)]
-        samples = list(range(n_samples)) * len(prompts)
+        repeated, samples = _repeated(prompts, n_samples)
         return self.complete(repeated, samples, [decoding.max_new_tokens] * len(repeated), decoding, key)
+
+    def generate_with_logprobs(
+        self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Key
+    ) -> tuple[list[Completion], list[Tensor] | None]:
+        """Does the same, and gives what `token_logprobs` would give of each: it is seen while sampling.
+
+        None where sampling draws from another distribution than the model's own: at another temperature, or while
+        ends are banned. What top-k and top-p cut off does not matter, as the whole distribution is known. None too in
+        less than float32, where decoding token by token rounds visibly otherwise than a pass over the whole.
+        """
+        repeated, samples = _repeated(prompts, n_samples)
+        limits = [decoding.max_new_tokens] * len(repeated)
+        draws_from_own = decoding.temperature == 1.0 and not decoding.min_new_tokens
+        is_exact = next(self.model.parameters()).dtype == torch.float32
+        capture = Capture() if draws_from_own and is_exact else None
+        completions = self.complete(repeated, samples, limits, decoding, key, capture)
+        if capture is None:
+            return completions, None
+        rows = [row for batch in capture.logprobs for row in batch.cpu()]
+        return completions, [row[: len(one.token_ids)] for row, one in zip(rows, completions, strict=True)]
 
     def complete(
         self,
@@ -191,7 +232,7 @@ class LanguageModel:
         """
         for note in self.notes:
             _say_once(note)
-        encoded = [self.encode_prompt(prompt) for prompt in prompts]
+        encoded = self.encode_prompts(prompts)
         self._check_lengths(prompts, [len(ids) for ids in encoded], limits)
         completions = []
         for start in range(0, len(prompts), self.batch_size):
@@ -221,7 +262,7 @@ class LanguageModel:
 
         A batch is as wide as its longest prompt and its longest completion, whichever rows they are in.
         """
-        self._check_lengths(prompts, [len(self.encode_prompt(prompt)) for prompt in prompts], limits)
+        self._check_lengths(prompts, [len(ids) for ids in self.encode_prompts(prompts)], limits)
 
     def _check_lengths(self, prompts: Sequence[Prompt], lengths: Sequence[int], limits: Sequence[int]) -> None:
         if 0 in lengths:
@@ -237,7 +278,7 @@ class LanguageModel:
 
     def batch(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> SequenceBatch:
         """Lays prompts and their completions into one padded batch on the model's device."""
-        encoded = [self.encode_prompt(prompt) for prompt in prompts]
+        encoded = self.encode_prompts(prompts)
         token_ids = [completion.token_ids for completion in completions]
         return collate(encoded, token_ids, self.pad_id, self.device, for_encoder=self.is_encoder_decoder)
 
@@ -265,8 +306,9 @@ class LanguageModel:
         """
         batch = self.batch(prompts, completions)
         self.spent.forward_flops += weights_of(self.model).flops(tokens_of(batch))
-        rows = zip(completion_forward(self.model, batch)[0], batch.completion_mask, strict=True)
-        return [row[mask].double().log_softmax(dim=-1).cpu() for row, mask in rows]
+        states = completion_forward(self.model, batch)[0][batch.completion_mask]
+        lengths = [len(completion.token_ids) for completion in completions]
+        return list(torch.split(states.double().log_softmax(dim=-1).cpu(), lengths))
 
     @torch.no_grad()
     def text_logprobs(self, texts: Sequence[str], max_tokens: int) -> list[Tensor] | None:
@@ -344,6 +386,11 @@ class LanguageModel:
         (directory / "README.md").unlink(missing_ok=True)  # peft's template names the path of the base model
         self.tokenizer.save_pretrained(directory)
         write_policy_file(directory, LANGUAGE_MODEL, model=self.name, adapter=adapter_alone)
+
+
+def _repeated(prompts: Sequence[Prompt], n_samples: int) -> tuple[list[Prompt], list[int]]:
+    """The prompt of each completion, prompt-major, and its number among those of the prompt."""
+    return [prompt for prompt in prompts for _ in range(n_samples)], list(range(n_samples)) * len(prompts)
 
 
 @cache

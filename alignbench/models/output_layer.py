@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from alignbench.models.forward import SequenceBatch, base_model, collate, completion_forward, token_logprobs
 from alignbench.models.sampling.token_draw import NEVER, EosId, end_tokens
+from alignbench.models.shared_prompts import completion_logits
 
 MOST_BYTES = 2**28
 """The size from which logits are not made whole: two tensors of it are half a gibibyte."""
@@ -302,4 +303,4 @@ def batch_logprobs(model: Any, batch: SequenceBatch) -> Tensor:
             completion_forward(model, batch)
             return States(given[0][:, -t:], layer).logprobs(batch.completion_ids)
     parts = batch.split(max(1, fitting))
-    return torch.cat([token_logprobs(completion_forward(model, part)[0], part.completion_ids) for part in parts])
+    return torch.cat([token_logprobs(completion_logits(model, part), part.completion_ids) for part in parts])
