@@ -53,7 +53,8 @@ def _distinct_prompts(batch: SequenceBatch) -> tuple[list[int], list[int]]:
     """The first row of each prompt, and for every row which of them it has."""
     t = batch.completion_mask.shape[1]
     places: dict[tuple[int, ...], int] = {}
-    firsts, owners = [], []
+    firsts: list[int] = []
+    owners: list[int] = []
     # With their lengths: padding may look like a token.
     for row, prompt in enumerate(torch.cat((batch.lengths[:, :1], batch.input_ids[:, :-t].cpu()), dim=1).tolist()):
         place = places.setdefault(tuple(prompt), len(firsts))

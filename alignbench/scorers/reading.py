@@ -73,9 +73,20 @@ class Reader:
         That is: without the whole prompt there are still too many tokens, or the model has no embedding for one of
         them. A text without tokens is read as the tokenizer's token for a beginning, or for an end, alone.
         """
-        text, place = self._laid_out(prompt, completion)
-        encoded = self._encode(text)
-        ids, segments = encoded["input_ids"] or self._nothing, encoded.get("token_type_ids") or []
+        return self.read_all([(prompt, completion)])[0]
+
+    def read_all(self, pairs: Sequence[tuple[str, str]]) -> list[Reading | None]:
+        """Does the same for several prompts and completions, in one call of the tokenizer."""
+        if not pairs:
+            return []
+        laid_out = [self._laid_out(*pair) for pair in pairs]
+        encoded = self._encode([text for text, _ in laid_out])
+        segments = encoded.get("token_type_ids") or [[]] * len(pairs)
+        return [self._reading(*one) for one in zip(laid_out, encoded["input_ids"], segments, strict=True)]
+
+    def _reading(self, laid_out: tuple[str, tuple[int, int]], ids: list[int], segments: list[int]) -> Reading | None:
+        text, place = laid_out
+        ids = ids or self._nothing
         n_over = len(ids) - self.limit
         if n_over > 0:
             dropped = self._prompt_tokens(text, place)[:n_over]
@@ -107,7 +118,7 @@ class Reader:
         start = text.rfind(prompt, 0, max(0, end))
         return text, (start, start + len(prompt)) if start >= 0 else (0, 0)
 
-    def _encode(self, text: str, **options: Any) -> Any:
+    def _encode(self, text: str | list[str], **options: Any) -> Any:
         # A template writes the special tokens itself.
         return self._tokenizer(text, add_special_tokens=self.window != "chat", verbose=False, **options)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, Self
 
 import torch
@@ -26,6 +28,20 @@ from alignbench.scorers.reading import Reader, Reading
 logger = logging.getLogger(__name__)
 
 Transform = Literal["logit", "logprob", "probability", "margin"]
+
+
+_remembered: ContextVar[dict[int, dict[Reading, torch.Tensor]] | None] = ContextVar("remembered", default=None)
+
+
+@contextmanager
+def remembered_logits() -> Iterator[None]:
+    """Within the block a classifier reads no text twice, whichever of its labels are asked for; weights must stay."""
+    outer = _remembered.get()
+    token = _remembered.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        _remembered.reset(token)
 
 
 class ClassifierScorer:
@@ -135,15 +151,16 @@ class ClassifierScorer:
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         """Scores every completion, None where it cannot be read whole; equal texts are read once.
 
-        Nothing is remembered from call to call: a score moves in its last digits with the batch it was computed in,
-        and a resumed run must see the same batches as an uninterrupted one.
+        Nothing is remembered from call to call, but within `remembered_logits`: a score moves in its last digits with
+        the batch it was computed in, and a resumed run must see the same batches as an uninterrupted one.
         """
         readings = self._readings(prompts, completions)
         # Longest first: little padding, and a batch that does not fit in memory fails at once.
         distinct = sorted({one for one in readings if one is not None}, key=lambda one: (-len(one.text), one))
+        logits = self._logits(distinct)
         scores: dict[Reading | None, float | None] = {None: None}
         for batch in batches(self.model, distinct, self.batch_size):
-            scores.update(zip(batch, self._score_batch(batch), strict=True))
+            scores.update(zip(batch, self._values(torch.stack([logits[one] for one in batch])), strict=True))
         for reading, value in scores.items():
             if reading is not None and value is not None and not math.isfinite(value):
                 raise ScorerError(
@@ -161,16 +178,22 @@ class ClassifierScorer:
     def _readings(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Reading | None]:
         seen = [""] * len(prompts) if self.text == "completion" else prompts
         pairs = list(zip(seen, completions, strict=True))
-        read = {pair: self.reader.read(*pair) for pair in dict.fromkeys(pairs)}
+        distinct = list(dict.fromkeys(pairs))
+        read = dict(zip(distinct, self.reader.read_all(distinct), strict=True))
         return [read[pair] for pair in pairs]
 
     @torch.no_grad()
-    def _score_batch(self, readings: Sequence[Reading]) -> list[float]:
-        n_tokens = sum(len(reading.ids) for reading in readings)
-        # Where there is a decoder it reads the text too.
-        tokens = Tokens(n_tokens, n_tokens if is_encoder_decoder(self.model) else 0, 0)
-        self.spent.forward_flops += weights_of(self.model).flops(tokens)
-        return self._values(batch_logits(self.model, readings))
+    def _logits(self, readings: Sequence[Reading]) -> Mapping[Reading, torch.Tensor]:
+        """Logits (n_labels,) of each text, read in batches unless they are remembered."""
+        remembered = _remembered.get()
+        known = {} if remembered is None else remembered.setdefault(id(self.model), {})
+        for batch in batches(self.model, [one for one in readings if one not in known], self.batch_size):
+            n_tokens = sum(len(reading.ids) for reading in batch)
+            # Where there is a decoder it reads the text too.
+            tokens = Tokens(n_tokens, n_tokens if is_encoder_decoder(self.model) else 0, 0)
+            self.spent.forward_flops += weights_of(self.model).flops(tokens)
+            known.update(zip(batch, batch_logits(self.model, batch), strict=True))
+        return known
 
     def _values(self, logits: torch.Tensor) -> list[float]:
         """Scores from logits (b, n_labels)."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.scorers.text_classifier import ClassifierScorer, label_index, label_score
+from alignbench.models.loading import shared_classifiers
+from alignbench.scorers.text_classifier import ClassifierScorer, label_index, label_score, remembered_logits
 
 CPU = torch.device("cpu")
 
@@ -182,3 +183,36 @@ def test_fingerprint_knows_the_scale_and_sources_only_the_weights(head):
     plain, one, other = (scorer(transform="logit", scale=scale) for scale in (None, (0.0, 1.0), (0.0, 2.0)))
     assert len({plain.fingerprint, one.fingerprint, other.fingerprint}) == 3
     assert plain.sources == one.sources == other.sources
+
+
+def test_texts_are_encoded_in_one_call_and_read_once_within_a_block(checkpoints, monkeypatch):
+    """By every scorer of one classifier, whichever of its labels it reads; after the block nothing is remembered."""
+    texts = ["the dog runs", "you are stupid", "the dog runs", "", "a very good bird"]
+    expected = {label: load(checkpoints, label=label).score(texts, texts) for label in ("hate", "nothate")}
+    with shared_classifiers():
+        hate, nothate = load(checkpoints, batch_size=2), load(checkpoints, label="nothate", batch_size=2)
+    assert hate.model is nothate.model
+    read, calls = [], []
+    forward, encode = type(hate.model).forward, type(hate.tokenizer).__call__
+
+    def spied(self, input_ids, **options):
+        read.append(len(input_ids))
+        return forward(self, input_ids, **options)
+
+    def encoding(self, text, **options):
+        calls.append(text)
+        return encode(self, text, **options)
+
+    spied.__wrapped__ = forward
+    monkeypatch.setattr(type(hate.model), "forward", spied)
+    monkeypatch.setattr(type(hate.tokenizer), "__call__", encoding)
+    with remembered_logits():
+        assert hate.score(texts[:2], texts[:2]) == pytest.approx(expected["hate"][:2], abs=1e-6)
+        with remembered_logits():
+            assert hate.score(texts, texts) == pytest.approx(expected["hate"], abs=1e-6)
+        assert nothate.score(texts, texts) == pytest.approx(expected["nothate"], abs=1e-6)
+        assert read == [2, 2]
+        assert [len(texts) for texts in calls] == [2, 4, 4]
+        assert nothate.spent.forward_flops == 0 < hate.spent.forward_flops
+    hate.score(texts, texts)
+    assert read == [2, 2, 2, 2]
