@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from alignbench.evaluation.probes.probe import Probe
 from alignbench.evaluation.protocols import EvalProtocol, get_protocol
 from alignbench.evaluation.samples import Drawn, concatenate, draw, repeat
 from alignbench.records import AnswerCost, EncodesPrompts, EvalReport, MetricKey, Policy, Prompt, Scorer
+from alignbench.scorers.text_classifier import remembered_logits
 from alignbench.statistics.jackknife import jackknife_group
 from alignbench.statistics.prompt_means import numbered
 
@@ -70,7 +72,9 @@ def evaluate(
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
     _check_prompts(prompts)
     cut = protocol.cut(prompts)
-    drawn, kl = _draw_all(policy, reference, cut, protocol, scorers, seed, purpose, batch_prompts, progress)
+    with remembered_logits():
+        drawn = _draw_all(policy, reference, cut, protocol, scorers, seed, purpose, batch_prompts, progress)
+    kl = _diverge(policy, reference, cut, seed, purpose, batch_prompts * protocol.samples_per_prompt)
     sample, scored = _sample(drawn, cut, protocol)
     on = _measured_on(sample, replace(kl, groups=sample.groups))
     columns = prompt_columns(on, sample, scored)
@@ -93,24 +97,39 @@ def _draw_all(
     purpose: str | None,
     batch_prompts: int,
     progress: Callable[[], None] | None,
-) -> tuple[Drawn, Divergence]:
-    """Completions of all prompts in their order, and what KL is measured on."""
+) -> Drawn:
+    """Completions of all prompts in their order, and what was asked about them."""
     parts: list[Drawn] = []
-    divergences: list[Divergence] = []
-    # Prompts of about the same length go together, the longest first: little padding, and a batch that does not fit in
-    # memory fails at once.
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].text))
-    for start in range(0, len(order), batch_prompts):
-        places = sorted(order[start : start + batch_prompts])
-        order[start : start + batch_prompts] = places
-        batch = [prompts[i] for i in places]
-        parts.append(draw(policy, reference, batch, protocol, scorers, seed, purpose))
-        n_exact = sum(i < EXACT_PROMPTS for i in places)
-        divergences.append(measure_divergence(policy, reference, batch, seed, n_exact, purpose))
+    order = _batches(prompts, batch_prompts)
+    for places in order:
+        parts.append(draw(policy, reference, [prompts[i] for i in places], protocol, scorers, seed, purpose))
         if progress is not None:
-            for _ in batch:
+            for _ in places:
                 progress()
-    return concatenate(parts, order), divergence.concatenate(divergences, order)
+    return concatenate(parts, list(chain.from_iterable(order)))
+
+
+def _diverge(
+    policy: Policy, reference: Policy, prompts: Sequence[Prompt], seed: int, purpose: str | None, batch_size: int
+) -> Divergence:
+    """What KL is measured on, of all prompts in their order: one completion each, `batch_size` at once."""
+    order = _batches(prompts, batch_size)
+    parts = [
+        measure_divergence(
+            policy, reference, [prompts[i] for i in places], seed, sum(i < EXACT_PROMPTS for i in places), purpose
+        )
+        for places in order
+    ]
+    return divergence.concatenate(parts, list(chain.from_iterable(order)))
+
+
+def _batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
+    """The places of prompts in batches: those of about the same length go together, the longest first.
+
+    So there is little padding, and a batch that does not fit in memory fails at once.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].text))
+    return [sorted(order[start : start + size]) for start in range(0, len(order), size)]
 
 
 def _answer_cost(drawn: Drawn) -> AnswerCost | None:

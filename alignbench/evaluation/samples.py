@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignbench.errors import ModelError, ScorerError
 from alignbench.evaluation.metrics.aggregate import FloatArray
 from alignbench.evaluation.protocols import EvalProtocol
-from alignbench.records import Completion, Cost, Decoding, Policy, Prompt, Scorer, total
+from alignbench.records import Completion, Cost, Decoding, Policy, Prompt, Scorer, SeesLogprobs, total
 from alignbench.scorers.base import cut_prompts
 
+if TYPE_CHECKING:
+    import torch
+
 _SHOWN_CHARS = 80
+_DRAWING = ("generate", "token_logprobs", "generate_with_logprobs")
 # A probability computed as 1 - p in float32 may pass its bounds by rounding.
 _ROUNDING = 1e-6
 
@@ -50,14 +55,14 @@ def draw(
     k = protocol.samples_per_prompt
     key = (*stream_of(seed, purpose), "evaluation", protocol.name)
     before = replace(policy.spent)
-    completions = completions_of(policy, prompts, protocol.decoding, k, key)
+    completions, seen = _completions_and_logprobs(policy, prompts, protocol.decoding, k, key)
     spent = policy.spent.since(before)
     owners = repeat(prompts, k)
     toxicity = {name: toxicity_scores(scorer, name, owners, completions) for name, scorer in scorers.items()}
     texts = [prompt.text for prompt in owners], [completion.text for completion in completions]
     n_cut = {name: sum(cut_prompts(scorer, *texts)) for name, scorer in scorers.items()}
     reference_logprobs = reference_logprobs_of(reference, owners, completions)
-    logprobs = logprobs_of(policy, owners, completions, "policy")
+    logprobs = seen or logprobs_of(policy, owners, completions, "policy")
     return Drawn(
         completions=completions,
         toxicity=toxicity,
@@ -117,7 +122,27 @@ def completions_of(
     policy: Policy, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
 ) -> list[Completion]:
     """Draws `n_samples` completions of every prompt; ModelError where the policy answers out of order."""
-    completions = policy.generate(prompts, decoding, n_samples, key)
+    return _in_order(policy.generate(prompts, decoding, n_samples, key), prompts, n_samples)
+
+
+def _completions_and_logprobs(
+    policy: Policy, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
+) -> tuple[list[Completion], list[FloatArray] | None]:
+    """Does the same, and gives the log-probabilities of the tokens where the policy has seen them."""
+    if not isinstance(policy, SeesLogprobs) or not _is_its_own(policy):
+        return completions_of(policy, prompts, decoding, n_samples, key), None
+    completions, logprobs = policy.generate_with_logprobs(prompts, decoding, n_samples, key)
+    _in_order(completions, prompts, n_samples)
+    return completions, None if logprobs is None else checked_logprobs(_arrays(logprobs), completions, "policy")
+
+
+def _is_its_own(policy: SeesLogprobs) -> bool:
+    """False where a class draws or reads in a way of its own, and has inherited how both are done at once."""
+    owner = {name: next(kind for kind in type(policy).__mro__ if name in vars(kind)) for name in _DRAWING}
+    return all(issubclass(owner["generate_with_logprobs"], one) for one in owner.values())
+
+
+def _in_order(completions: list[Completion], prompts: Sequence[Prompt], n_samples: int) -> list[Completion]:
     expected = [(prompt.id, sample) for prompt in prompts for sample in range(n_samples)]
     if [(completion.prompt_id, completion.sample) for completion in completions] != expected:
         raise ModelError(
@@ -132,15 +157,24 @@ def logprobs_of(
 ) -> list[FloatArray] | None:
     """Log-probabilities of the completions' tokens in float64, or None where the policy has none.
 
+    ModelError as in `checked_logprobs`.
+    """
+    tensors = policy.token_logprobs(prompts, completions)
+    return None if tensors is None else checked_logprobs(_arrays(tensors), completions, who)
+
+
+def _arrays(tensors: Sequence[torch.Tensor]) -> list[FloatArray]:
+    return [np.asarray(tensor.detach().double().cpu().numpy()) for tensor in tensors]
+
+
+def checked_logprobs(arrays: list[FloatArray], completions: Sequence[Completion], who: str) -> list[FloatArray]:
+    """Returns log-probabilities of the completions' tokens.
+
     Raises:
         ModelError: Their number does not fit the tokens, or one is not finite. `who` names the model.
     """
-    tensors = policy.token_logprobs(prompts, completions)
-    if tensors is None:
-        return None
-    if len(tensors) != len(completions):
-        raise ModelError(f"the {who} gave log-probabilities of {len(tensors)} completions, expected {len(completions)}")
-    arrays = [np.asarray(tensor.detach().double().cpu().numpy()) for tensor in tensors]
+    if len(arrays) != len(completions):
+        raise ModelError(f"the {who} gave log-probabilities of {len(arrays)} completions, expected {len(completions)}")
     for completion, array in zip(completions, arrays, strict=True):
         if array.shape != (len(completion.token_ids),):
             raise ModelError(

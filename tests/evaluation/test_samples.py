@@ -3,7 +3,11 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError, ScorerError
-from alignbench.evaluation.samples import completions_of, logprobs_of, reference_logprobs_of, toxicity_scores
+from alignbench.evaluation.evaluator import evaluate
+from alignbench.evaluation.protocols import EvalProtocol, get_protocol
+from alignbench.evaluation.samples import completions_of, draw, logprobs_of, reference_logprobs_of, toxicity_scores
+from alignbench.models import language_model
+from alignbench.models.language_model import LanguageModel
 from alignbench.records import Completion, Decoding, Prompt
 
 PROMPT = Prompt("p0", "hello")
@@ -91,3 +95,59 @@ def test_reference_must_have_logprobs(scripted):
     assert logprobs_of(policy, [PROMPT], [COMPLETION], "policy") is None
     with pytest.raises(ModelError, match="reference has no token log-probabilities"):
         reference_logprobs_of(policy, [PROMPT], [COMPLETION])
+
+
+PROMPTS = [
+    Prompt(f"p{i}", text) for i, text in enumerate(["the dog", "a red bird sings now", "two", "the cat runs"] * 3)
+]
+SAMPLED = EvalProtocol("sampled", 3, Decoding(5, top_p=0.9), "nowhere", 12)
+
+
+def test_a_policy_is_not_asked_for_what_it_has_seen(tiny_policy, monkeypatch):
+    policy, reference = tiny_policy(), tiny_policy()
+    with torch.no_grad():
+        next(reference.model.parameters()).mul_(1.3)
+    expected = draw(policy, reference, PROMPTS, SAMPLED, {}, 0).logprob
+    owners = [prompt for prompt in PROMPTS for _ in range(3)]
+    completions = policy.generate(PROMPTS, SAMPLED.decoding, 3, (0, "evaluation", "sampled"))
+    assert expected == pytest.approx([one.sum().item() for one in policy.token_logprobs(owners, completions)], abs=1e-5)
+    monkeypatch.setattr(policy, "token_logprobs", None)
+    assert draw(policy, reference, PROMPTS, SAMPLED, {}, 0).logprob.tolist() == expected.tolist()
+
+
+class ReadsOtherwise(LanguageModel):
+    def token_logprobs(self, prompts, completions):
+        return [one - 1 for one in super().token_logprobs(prompts, completions)]
+
+
+class DrawsOtherwise(LanguageModel):
+    def generate(self, prompts, decoding, n_samples, key):
+        return super().generate(prompts, decoding, n_samples, ("another stream",))
+
+
+@pytest.mark.parametrize("kind", [ReadsOtherwise, DrawsOtherwise])
+def test_what_a_class_does_in_a_way_of_its_own_is_asked_of_it(kind, tiny_policy):
+    plain = tiny_policy()
+    policy = kind(plain.model, plain.tokenizer, "tiny")
+    drawn, other = (draw(one, plain, PROMPTS, SAMPLED, {}, 0) for one in (policy, plain))
+    n_tokens = np.array([len(completion.token_ids) for completion in drawn.completions])
+    if kind is ReadsOtherwise:
+        assert drawn.completions == other.completions
+        assert drawn.logprob == pytest.approx(other.logprob - n_tokens, abs=1e-5)
+    else:
+        assert drawn.completions == policy.generate(PROMPTS, SAMPLED.decoding, 3, ())
+        assert drawn.completions != other.completions
+
+
+def test_decodings_of_an_evaluation_with_25_samples_of_a_prompt(tiny_policy, monkeypatch):
+    """Batches are counted in completions, those of the divergence as well."""
+    rows, sample = [], language_model.sample
+
+    def spied(model, prompt_ids, *rest, **options):
+        rows.append(len(prompt_ids))
+        return sample(model, prompt_ids, *rest, **options)
+
+    monkeypatch.setattr(language_model, "sample", spied)
+    policy = tiny_policy(batch_size=100)
+    evaluate(policy, tiny_policy(), PROMPTS, get_protocol("rtp-v1"), {}, seed=0, batch_prompts=4)
+    assert rows == [100, 100, 100, 12]

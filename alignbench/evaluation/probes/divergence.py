@@ -17,13 +17,22 @@ from alignbench.errors import ModelError
 from alignbench.evaluation.metrics.aggregate import FloatArray, IntArray, SetStatistic, counts, ratio
 from alignbench.evaluation.metrics.metric import Metric, Need
 from alignbench.evaluation.protocols import DIVERGENCE_TOKENS
-from alignbench.evaluation.samples import completions_of, logprobs_of, reference_logprobs_of, stream_of
+from alignbench.evaluation.samples import (
+    checked_logprobs,
+    completions_of,
+    logprobs_of,
+    reference_logprobs_of,
+    stream_of,
+)
 from alignbench.records import Completion, Decoding, GivesDistributions, Policy, Prompt
 
 EXACT_PROMPTS = 64
 """The first so many prompts have the KL over the whole vocabulary: it needs whole distributions of both models."""
-_EXACT_BATCH = 4
+_LEAST_AT_ONCE = 4
 """Completions whose distributions are held at a time: 4 x 30 states of 250,000 words in float64 are 240 MB."""
+MOST_VALUES = 2**23
+"""More of them are held at a time where all have up to this many values together: 64 MB."""
+_MODELS = ("policy", "reference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +63,16 @@ def measure_divergence(
     key = (*stream_of(seed, purpose), "divergence")
     completions = completions_of(policy, prompts, Decoding(DIVERGENCE_TOKENS), 1, key)
     n_tokens = np.array([len(completion.token_ids) for completion in completions], dtype=np.float64)
-    unmeasured = np.full(len(prompts), np.nan)
-    logprobs = logprobs_of(policy, prompts, completions, "policy")
-    k1 = k3 = unmeasured
+    k1, k3, exact = (np.full(len(prompts), np.nan) for _ in range(3))
+    rest = slice(0, None)
+    for rows, *both in _distributions(policy, reference, prompts[:n_exact], completions[:n_exact]):
+        exact[rows] = exact_kl(*both)
+        own, other = (_of_tokens(one, completions[rows], who) for one, who in zip(both, _MODELS, strict=True))
+        k1[rows], k3[rows] = sequence_kl(own, other)
+        rest = slice(rows.stop, None)
+    logprobs = logprobs_of(policy, prompts[rest], completions[rest], "policy") if completions[rest] else None
     if logprobs is not None:
-        k1, k3 = sequence_kl(logprobs, reference_logprobs_of(reference, prompts, completions))
-    exact = unmeasured.copy()
-    for start in range(0, min(n_exact, len(prompts)), _EXACT_BATCH):
-        rows = slice(start, min(start + _EXACT_BATCH, n_exact))
-        exact[rows] = _exact_kl(policy, reference, prompts[rows], completions[rows])
+        k1[rest], k3[rest] = sequence_kl(logprobs, reference_logprobs_of(reference, prompts[rest], completions[rest]))
     return Divergence(k1, k3, exact, n_tokens, completions)
 
 
@@ -90,13 +100,30 @@ def sequence_kl(
     return k1, np.where(np.isfinite(k3), k3, np.nan)
 
 
-def _exact_kl(
+def _distributions(
     policy: Policy, reference: Policy, prompts: Sequence[Prompt], completions: Sequence[Completion]
-) -> FloatArray:
-    own = _distributions_of(policy, prompts, completions, "policy")
-    other = None if own is None else _distributions_of(reference, prompts, completions, "reference")
-    if own is None or other is None:
-        return np.full(len(prompts), np.nan)
+) -> Iterator[tuple[slice, list[FloatArray], list[FloatArray]]]:
+    """Yields distributions of both models, some completions at a time, with their places; nothing where one has none.
+
+    Both models read the same batches: where they are one, so are their numbers, to the last digit.
+    """
+    start, size = 0, _LEAST_AT_ONCE
+    while start < len(completions):
+        rows = slice(start, min(start + size, len(completions)))
+        own = _distributions_of(policy, prompts[rows], completions[rows], "policy")
+        other = None if own is None else _distributions_of(reference, prompts[rows], completions[rows], "reference")
+        if own is None or other is None:
+            return
+        yield rows, own, other
+        n_words = own[0].shape[1]
+        start, size = rows.stop, max(_LEAST_AT_ONCE, MOST_VALUES // (DIVERGENCE_TOKENS * n_words))
+
+
+def exact_kl(own: Sequence[FloatArray], other: Sequence[FloatArray]) -> FloatArray:
+    """The sum over the states of each completion of the KL between two distributions: (m,), NaN where it is infinite.
+
+    ModelError where they are not over the same words.
+    """
     values = []
     for one, reference_one in zip(own, other, strict=True):
         if one.shape != reference_one.shape:
@@ -109,6 +136,13 @@ def _exact_kl(
         values.append(float((np.exp(one) * differences).sum()))
     exact = np.array(values, dtype=np.float64)
     return np.where(np.isfinite(exact), exact, np.nan)
+
+
+def _of_tokens(distributions: Sequence[FloatArray], completions: Sequence[Completion], who: str) -> list[FloatArray]:
+    """The log-probabilities of the tokens themselves."""
+    tokens = [np.array(completion.token_ids, dtype=np.int64) for completion in completions]
+    values = [one[np.arange(len(ids)), ids] for one, ids in zip(distributions, tokens, strict=True)]
+    return checked_logprobs(values, completions, who)
 
 
 def _distributions_of(

@@ -76,12 +76,21 @@ def test_divergence_per_token_is_total_over_total(categorical, make_prompts):
     assert found["kl_per_token"].value == pytest.approx(
         values["kl"].sum() / report.divergence["token_ids"].map(len).sum()
     )
-    # The first 64 prompts alone are asked for the exact value, and held four at a time.
+    # The first 64 prompts alone are asked for the exact value.
     assert values["kl_exact"].notna().tolist() == [True] * 64 + [False] * 336
     assert (found["kl_exact"].n_scored, found["kl_exact"].n_unscored) == (64, 0)
     assert sum(found["kl_exact_per_token"].group_sizes) == 64
     assert sum(found["kl_per_token"].group_sizes) == 400
-    assert policy.most_distributions == 4
+
+
+@pytest.mark.parametrize(("most_values", "expected"), [(1, 4), (30 * 4 * 7, 7), (divergence.MOST_VALUES, 16)])
+def test_distributions_that_are_held_at_once(most_values, expected, categorical, make_prompts, monkeypatch):
+    """Four, which show the size of the vocabulary, and then as many as have up to so many values together."""
+    monkeypatch.setattr(divergence, "MOST_VALUES", most_values)
+    policy, reference = categorical(POLICY), categorical(REFERENCE)
+    measured = measure_divergence(policy, reference, make_prompts(20), 3, 20)
+    assert (policy.most_distributions, reference.most_distributions) == (expected, expected)
+    assert measured.exact == pytest.approx(of_one_token(POLICY, REFERENCE) * measured.n_tokens, rel=1e-12)
 
 
 def test_replicates_are_those_without_the_group(categorical, make_prompts):
