@@ -21,7 +21,7 @@ from alignbench.models.fast.layers import with_fast_layers
 from alignbench.models.flops import sampling_flops, tokens_of, weights_of
 from alignbench.models.forward import SequenceBatch, collate, completion_forward, is_encoder_decoder
 from alignbench.models.generation_settings import made_saveable, notes_on
-from alignbench.models.output_layer import batch_logprobs
+from alignbench.models.output_layer import batch_logprobs, rows_that_fit
 from alignbench.models.policy_file import LANGUAGE_MODEL, write_policy_file
 from alignbench.models.sampling.capture import Capture
 from alignbench.models.sampling.growing_cache import keeps_a_cache
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LEAST_ROWS = 16
+"""Passes that measure have at least so many sequences, and with them no more than there is room for their logits."""
 KEPT_ENCODINGS = 2**14
 """Prompts whose token ids are kept: they come up again, in every epoch and at every evaluation."""
 
@@ -291,8 +293,11 @@ class LanguageModel:
     def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
         """Log-probabilities in nats, one float32 CPU tensor (len(token_ids),) per completion."""
         logprobs: list[Tensor] = []
-        for start in range(0, len(completions), self.batch_size):
-            rows = slice(start, start + self.batch_size)
+        longest = max((len(one.token_ids) for one in completions), default=1)
+        fitting = rows_that_fit(self.model, longest)
+        size = min(self.batch_size, fitting) if fitting >= LEAST_ROWS else self.batch_size
+        for start in range(0, len(completions), size):
+            rows = slice(start, start + size)
             batch = self.batch(prompts[rows], completions[rows])
             values = self._logprobs(batch).cpu()
             logprobs += [row[mask] for row, mask in zip(values, batch.completion_mask.cpu(), strict=True)]

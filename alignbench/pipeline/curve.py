@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench import plugins
 from alignbench.errors import ScorerError
 from alignbench.evaluation.protocols import comparability, get_protocol
-from alignbench.pipeline.build import at_hand
+from alignbench.pipeline.measuring import drawn_at_once, measure
 from alignbench.pipeline.scorers import judges_that_see_prompts
 from alignbench.records import Cost, EvalReport, MetricKey, Policy, Prompt, Scorer
 from alignbench.results.reader import StoredRun
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from alignbench.evaluation.metrics.aggregate import FloatArray
+    from alignbench.models.language_model import LanguageModel
     from alignbench.pipeline.build import Parts, Yardsticks
     from alignbench.recipe.recipe import Recipe
 
@@ -125,24 +126,11 @@ class AlongTraining:
                 self._evaluate(step, completions, policy)
 
     def _evaluate(self, step: int, completions: int, policy: Policy) -> EvalReport:
-        from alignbench.evaluation.evaluator import evaluate
+        from alignbench.scorers.text_classifier import remembered_logits
 
-        recipe, reward = self._parts.recipe, self._parts.signal
-        scorers, reference = self._yardsticks.judges, self._yardsticks.reference
-        assert reference is not None
-        protocol, here = get_protocol(recipe.evaluation.protocol), at_hand(reference, self._parts.device)
-        with undisturbed(policy), here:
-            with spending(policy, reference, *scorers.values()) as spent:
-                report = evaluate(
-                    policy,
-                    reference,
-                    self._prompts,
-                    protocol,
-                    scorers,
-                    seed=recipe.seed,
-                    purpose="along training",
-                    batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
-                )
+        scorers, reward = self._yardsticks.judges, self._parts.signal
+        with undisturbed(policy), remembered_logits():
+            report, spent = measure(self._parts, self._yardsticks, policy, self._prompts, purpose="along training")
             if reward is not None:
                 with spending(reward) as rewarding:  # apart: a policy may have asked it too, which it counts
                     report = with_reward(report, reward)
@@ -208,7 +196,12 @@ def rewards_of(reward: Scorer, prompts: Sequence[str], completions: Sequence[str
 
 
 def draw_sample(
-    policy: Policy, prompts: Sequence[Prompt], recipe: Recipe, scorers: Mapping[str, Scorer], reward: Scorer, cost: Cost
+    policy: LanguageModel,
+    prompts: Sequence[Prompt],
+    recipe: Recipe,
+    scorers: Mapping[str, Scorer],
+    reward: Scorer,
+    cost: Cost,
 ) -> pd.DataFrame:
     """One completion of each prompt, as in the protocol, with reward and harm: what `direction` looks at.
 
@@ -218,7 +211,7 @@ def draw_sample(
 
     from alignbench.evaluation.samples import completions_of, toxicity_scores
 
-    protocol, size = get_protocol(recipe.evaluation.protocol), recipe.evaluation.batch_size
+    protocol, size = get_protocol(recipe.evaluation.protocol), drawn_at_once(recipe, policy, prompts)
     prompts, parts = protocol.cut(prompts), []
     with undisturbed(policy), spending(policy, reward, *scorers.values()) as spent:
         for start in range(0, len(prompts), size):

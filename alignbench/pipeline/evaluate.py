@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import UsageError
 from alignbench.models.loading import shared_classifiers
-from alignbench.pipeline.build import Parts, Yardsticks, at_hand, make_parts, make_yardsticks, saved_policy
+from alignbench.pipeline.build import Parts, Yardsticks, make_parts, make_yardsticks, saved_policy
 from alignbench.pipeline.curve import cost_of_evaluation
 from alignbench.pipeline.inputs import inputs_of
+from alignbench.pipeline.measuring import measure
 from alignbench.pipeline.pairs import heldout_pairs, training_pairs
 from alignbench.records import Cost, EvalReport, Policy, Prompt, Scorer, fingerprint
 from alignbench.runtime.clock import measured
@@ -85,28 +86,18 @@ def evaluate_policy(
 
     Returns the report, and what must be equal in every run beside it.
     """
-    from alignbench.evaluation.evaluator import evaluate
-    from alignbench.evaluation.protocols import get_protocol
-
-    recipe, protocol = parts.recipe, get_protocol(parts.recipe.evaluation.protocol)
-    prompts, scorers = yardsticks.heldout.prompts, yardsticks.judges
-    reference = yardsticks.reference
-    assert reference is not None
-    progress = progress_bar(f"evaluating under {protocol.name}", len(prompts))
-    with spending(policy, reference, *scorers.values()) as spent, progress as advance, at_hand(reference, parts.device):
-        report = evaluate(
+    recipe, prompts = parts.recipe, yardsticks.heldout.prompts
+    with progress_bar(f"evaluating under {recipe.evaluation.protocol}", len(prompts)) as advance:
+        report, spent = measure(
+            parts,
+            yardsticks,
             policy,
-            reference,
             prompts,
-            protocol,
-            scorers,
-            seed=recipe.seed,
-            batch_prompts=max(1, recipe.evaluation.batch_size // protocol.samples_per_prompt),
             probes=yardsticks.probes,
             groups=_variants(prompts),
             progress=advance,
         )
-    cost.charge(cost_of_evaluation(spent, report, len(scorers)))
+    cost.charge(cost_of_evaluation(spent, report, len(yardsticks.judges)))
     return _of_split(report, dict(yardsticks.conditions), recipe)
 
 

@@ -99,8 +99,8 @@ class EvaluationSettings(Settings):
     then, and `n_prompts` the most that are taken."""
     n_prompts: int | None = Field(default=None, ge=1)
     """Use this many prompts; null: as many as the protocol says, or all where there are fewer."""
-    batch_size: Annotated[int, NotIdentity("completions drawn at once")] = Field(default=32, ge=1)
-    """Completions drawn at once; it does not change the numbers."""
+    batch_size: Annotated[int | None, NotIdentity("completions drawn at once")] = Field(default=None, ge=1)
+    """Completions drawn at once; null: as many as there is room for, 32 to 512; it does not change the numbers."""
     evaluate_every: Annotated[int | None, NotIdentity("where the curve has points; training does not notice")] = Field(
         default=None, ge=0
     )
