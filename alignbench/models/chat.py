@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alignbench.errors import ModelError
 from alignbench.records import EncodesPrompts, Messages, Prompt
 
 
@@ -23,6 +24,19 @@ class Chat:
         if self.system is not None and turns[0][0] != "system":
             turns = (("system", self.system), *turns)
         return [{"role": role, "content": content} for role, content in turns]
+
+    def rendered(self, tokenizer: Any, name: str, prompt: str, conversation: Messages | None = None) -> str:
+        """The text that the template makes of them for the model `name`; ModelError where it cannot."""
+        try:
+            text = tokenizer.apply_chat_template(
+                self.messages(prompt, conversation),
+                chat_template=self.template,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        except Exception as error:  # a template raises whatever it likes
+            raise ModelError(f"chat: the template cannot render a prompt for {name!r}: {error}") from error
+        return str(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ class LanguageModel:
 
     def _encoded(self, prompts: Sequence[tuple[str, Messages | None]]) -> list[list[int]]:
         if self.chat is not None:
-            rendered = [self._rendered(self.chat, *prompt) for prompt in prompts]
+            rendered = [self.chat.rendered(self.tokenizer, self.name, *prompt) for prompt in prompts]
             return self._ids(rendered, add_special_tokens=self.is_encoder_decoder)
         if any(messages is not None for _, messages in prompts):
             raise ModelError("a prompt is a conversation of several messages, which needs a `chat:` block")
@@ -160,18 +160,6 @@ class LanguageModel:
 
     def _ids(self, texts: Sequence[str], **options: bool) -> list[list[int]]:
         return [list(ids) for ids in self.tokenizer(list(texts), **options)["input_ids"]]
-
-    def _rendered(self, chat: Chat, text: str, messages: Messages | None) -> str:
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                chat.messages(text, messages),
-                chat_template=chat.template,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        except Exception as error:
-            raise ModelError(f"chat: the template cannot render a prompt for {self.name!r}: {error}") from error
-        return str(rendered)
 
     @property
     def text_tokenizer(self) -> PlainTokenizer:
