@@ -125,6 +125,15 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedCompletions:
+    """Two or more completions of one prompt, best first; ranks are 0 for the best, and equal of what is as good."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Demonstration:
     """A completion of a prompt that is to be imitated."""
 

@@ -15,6 +15,7 @@ from alignbench.records import (
     Policy,
     PreferencePair,
     Prompt,
+    RankedCompletions,
     Scorer,
     TextWindow,
 )
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from alignbench.models.adapters import Lora
     from alignbench.models.language_model import LanguageModel
 
-DataKind = Literal["prompts", "preference_pairs", "demonstrations", "labelled_completions"]
+DataKind = Literal["prompts", "preference_pairs", "demonstrations", "labelled_completions", "ranked_completions"]
 Architecture = Literal["causal", "seq2seq", "classifier"]
 Gives = Literal["language_model", "policy", "reward_model"]
 
@@ -93,6 +94,8 @@ class TrainData:
     """Filled for methods that learn from `demonstrations`."""
     labelled_completions: Sequence[LabelledCompletion] = ()
     """Filled for methods that learn from `labelled_completions`."""
+    ranked_completions: Sequence[RankedCompletions] = ()
+    """Filled for methods that learn from `ranked_completions`."""
     drawn_completions: int = 0
     """Completions drawn from the policy to make all these: the part of the budget that they have used."""
 

@@ -10,6 +10,7 @@ from alignbench.methods.base import TrainData
 from alignbench.pipeline.demonstrations import demonstrations
 from alignbench.pipeline.labelled_completions import labelled_completions
 from alignbench.pipeline.pairs import Pairs, training_pairs
+from alignbench.pipeline.ranked_completions import ranked_completions
 from alignbench.pipeline.training_draws import name_of
 from alignbench.records import Cost, Prompt, Scorer
 from datasets_prep.cache import Drawn
@@ -51,16 +52,19 @@ def build_training_data(
         heldout: The prompts of the evaluation.
     """
     kinds = recipe.method.facts.learns_from
-    pairs = labelled = shown = None
+    pairs = labelled = ranked = shown = None
     if "preference_pairs" in kinds:
         pairs = training_pairs(recipe, policy, labeller, data, heldout)
     if "labelled_completions" in kinds:
         assert labeller is not None
         labelled = labelled_completions(recipe, policy, labeller, data.train)
+    if "ranked_completions" in kinds:
+        assert labeller is not None
+        ranked = ranked_completions(recipe, policy, labeller, data.train)
     if "demonstrations" in kinds:
         shown = demonstrations(recipe, policy, labeller, data, heldout)
     drawn: dict[str, Drawn] = {
-        name_of(built.drawn): built.drawn for built in (pairs, labelled, shown) if built and built.drawn
+        name_of(built.drawn): built.drawn for built in (pairs, labelled, ranked, shown) if built and built.drawn
     }
     return BuiltTrainData(
         TrainData(
@@ -68,6 +72,7 @@ def build_training_data(
             data.validation,
             pairs=pairs.items if pairs else (),
             labelled_completions=labelled.items if labelled else (),
+            ranked_completions=ranked.items if ranked else (),
             demonstrations=shown.items if shown else (),
             drawn_completions=sum(one.cost.training_completions for one in drawn.values()),
         ),

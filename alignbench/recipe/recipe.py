@@ -173,5 +173,6 @@ def _draws(facts: Facts, take: object, *, stored_pairs: bool) -> bool:
 
     `take` is `demonstrations.take`, or whatever else needs a reward.
     """
-    drawn = {"labelled_completions", *([] if stored_pairs and facts.gives_policy else ["preference_pairs"])}
+    from_pairs = [] if stored_pairs and facts.gives_policy else ["preference_pairs"]
+    drawn = {"labelled_completions", "ranked_completions", *from_pairs}
     return not drawn.isdisjoint(facts.learns_from) or ("demonstrations" in facts.learns_from and take != "data")

@@ -22,6 +22,7 @@ from alignbench.records import (
     Policy,
     PreferencePair,
     Prompt,
+    RankedCompletions,
     total,
 )
 
@@ -163,6 +164,7 @@ def _data(policy: LanguageModel, facts: Facts, budget: int) -> TrainData:
     middle = sorted(score for *_, score in scored)[len(scored) // 2]
     made: dict[str, Any] = {
         "preference_pairs": [_pair(scored[i : i + N_DRAWN]) for i in range(0, len(scored), N_DRAWN)],
+        "ranked_completions": [_ranking(scored[i : i + N_DRAWN]) for i in range(0, len(scored), N_DRAWN)],
         "demonstrations": [Demonstration(prompt, one) for prompt, one, score in scored if score >= middle],
         "labelled_completions": [LabelledCompletion(*row[:2], row[2] >= middle, row[2]) for row in scored],
     }
@@ -173,6 +175,11 @@ def _data(policy: LanguageModel, facts: Facts, budget: int) -> TrainData:
 def _pair(scored: Sequence[tuple[Prompt, Any, float]]) -> PreferencePair:
     worst, *_, best = sorted(scored, key=lambda one: one[2])
     return PreferencePair(best[0], best[1], worst[1], best[2], worst[2])
+
+
+def _ranking(scored: Sequence[tuple[Prompt, Any, float]]) -> RankedCompletions:
+    ordered = sorted(scored, key=lambda one: -one[2])
+    return RankedCompletions(scored[0][0], tuple(one[1] for one in ordered), tuple(range(len(ordered))))
 
 
 def _check_steps(name: str, facts: Facts, said: Sequence[tuple[Any, ...]], budget: int) -> None:

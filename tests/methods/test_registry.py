@@ -10,6 +10,7 @@ from pydantic import Field
 from alignbench.errors import UsageError
 from alignbench.methods import registry
 from alignbench.methods.base import Facts, Method
+from alignbench.plugins import METHODS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ def double(monkeypatch):
     monkeypatch.setitem(importlib.import_module("sys").modules, "elsewhere", module)
 
 
-@pytest.mark.parametrize("name", ["untrained", "ppo", "dpo", "reward_model"])
+@pytest.mark.parametrize("name", METHODS.built_in)
 def test_built_in_methods_are_found_and_keep_the_interface(name):
     assert name in registry.known_methods()
     method = registry.method_class(name)
@@ -58,7 +59,7 @@ def test_built_in_methods_are_found_and_keep_the_interface(name):
     assert isinstance(method(), Method)
 
 
-@pytest.mark.parametrize("name", ["untrained", "ppo", "dpo", "reward_model"])
+@pytest.mark.parametrize("name", METHODS.built_in)
 def test_every_built_in_hyperparameter_is_documented(name):
     description = registry.describe(name)
     assert description.doc
@@ -68,13 +69,13 @@ def test_every_built_in_hyperparameter_is_documented(name):
 
 
 def test_unknown_method_names_the_nearest():
-    with pytest.raises(UsageError, match=r"unknown method 'pppo', did you mean 'ppo'\? \(known: dpo, ppo"):
+    with pytest.raises(UsageError, match=r"unknown method 'pppo', did you mean 'ppo'\? \(known: cpo, dpo, .*, ppo"):
         registry.method_class("pppo")
 
 
 def test_third_party_method_is_listed_without_import_and_loaded_on_demand(installed, double):
     installed(("my_method", "elsewhere:Double"), ("broken", "no_such_module_anywhere:X"))
-    assert registry.known_methods() == ["broken", "dpo", "my_method", "ppo", "reward_model", "untrained"]
+    assert registry.known_methods() == sorted([*METHODS.built_in, "broken", "my_method"])
     assert registry.method_class("my_method") is Double
 
 
@@ -120,7 +121,8 @@ def test_third_party_method_is_told_all_that_is_wrong(installed, double):
         "its dataclass is not frozen",
         "it has train(self, data: 'object') -> 'object', expected train(self, data, run)",
         "facts.architectures: got 'casual', expected of causal, seq2seq, classifier",
-        "facts.learns_from: got 'pairs', expected of prompts, preference_pairs, demonstrations, labelled_completions",
+        "facts.learns_from: got 'pairs', expected of prompts, preference_pairs, demonstrations, labelled_completions, "
+        "ranked_completions",
         "facts.load_policy: got nothing beside gives 'policy'",
     ):
         assert problem in str(caught.value)

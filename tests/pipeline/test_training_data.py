@@ -29,7 +29,7 @@ class Everything:
 
     facts: ClassVar[Facts] = Facts(
         architectures=frozenset({"causal"}),
-        learns_from=frozenset({"preference_pairs", "labelled_completions", "demonstrations"}),
+        learns_from=frozenset({"preference_pairs", "labelled_completions", "ranked_completions", "demonstrations"}),
     )
 
     def train(self, data, run):
@@ -81,6 +81,11 @@ def test_one_drawing_for_all_kinds_charged_once(folder):
     unwanted = [one.reward for one in data.labelled_completions if not one.is_wanted]
     assert min(wanted) > max(unwanted)
     best = {one.prompt.id: one.completion for one in data.demonstrations}
+    for one in data.ranked_completions:
+        found = [rewards[one.prompt.id, completion.sample] for completion in one.completions]
+        assert found == sorted(found, reverse=True)
+    assert sum(len(one.completions) for one in data.ranked_completions) <= len(data.labelled_completions)
+    assert {one.prompt.id: one.completions[0] for one in data.ranked_completions}.items() <= best.items()
     for pair in data.pairs:
         assert best[pair.prompt.id] == pair.chosen
         assert rewards[pair.prompt.id, pair.chosen.sample] == pair.chosen_reward

@@ -15,9 +15,13 @@ RECIPES = ["base", "dpo_classifier_pairs", "ppo_detox", "ppo_learned_reward", "p
 SUITES = ["suites/detox_gpt_neo_125m", "suites/quickstart"]
 TUNED = "suites/quickstart_tuned"
 MORE = [
+    "cpo",
     "kto",
+    "orpo",
+    "rrhf",
     "sft",
     "steerlm",
+    "simpo",
     "suites/all_methods",
 ]
 """Recipes and suites beside those of the study of detoxification, which differ in their method alone."""
