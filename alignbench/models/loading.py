@@ -304,8 +304,12 @@ def _load_config(name: str, revision: str | None, where: str, trust_remote_code:
 
 
 def has_finite_weights(model: nn.Module) -> bool:
-    """True where every trainable weight is a finite number."""
-    return all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad)
+    """True where every trainable weight is a finite number.
+
+    A finite sum says so in one pass; one that is not can also be the sum of large numbers.
+    """
+    weights = (p.detach() for p in model.parameters() if p.requires_grad)
+    return all(bool(p.sum().isfinite()) or bool(p.isfinite().all()) for p in weights)
 
 
 def _load_weights(

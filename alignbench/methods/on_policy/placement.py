@@ -58,7 +58,12 @@ class OneProcess:
 
     def clip(self, longest: float) -> float:
         """Scales the gradient down to this length; returns the length it had."""
-        return nn.utils.clip_grad_norm_(self.networks.parameters.values(), longest).item()
+        parameters = self.networks.parameters.values()
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        length = norm.item()
+        if not length + 1e-6 <= longest:  # else they would be multiplied by 1
+            nn.utils.clip_grads_with_norm_(parameters, longest, norm)
+        return length
 
     def snapshot(self) -> Callable[[], AbstractContextManager[None]]:
         """Keeps the policy's trained weights of this moment; within the returned context the model has them."""

@@ -130,6 +130,8 @@ def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: b
 
     It is sent the token (b,), and where rows leave the places of those that stay.
     """
+    from alignbench.models.sampling.roomy_cache import give_room
+
     positions, past = position_ids(mask), None
     while True:
         output = forward(
@@ -143,6 +145,7 @@ def _causal_steps(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: b
         if staying is not None:
             past.batch_select_indices(staying)
             mask, positions = mask[staying], positions[staying]
+        give_room(past)
         tokens = token.unsqueeze(-1)
         mask = torch.cat((mask, torch.ones_like(tokens)), dim=1)
 
