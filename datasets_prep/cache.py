@@ -1,4 +1,4 @@
-"""Prepared prompts and drawn completions on disk.
+"""Prepared prompts, drawn completions and whatever else is made once, on disk.
 
 An entry is a directory `<kind>-<key>` with `rows.jsonl` and `entry.json`; the key is a fingerprint of whatever decides
 the content, the code that makes it among it (`alignbench.code_hash`). An entry is written beside its place and renamed,
@@ -57,12 +57,12 @@ def cached_prompts(directory: Path, key: str, build: Callable[[], PreparedData])
         splits = {name: tuple(Prompt(**row["prompt"]) for row in rows if row["split"] == name) for name in _SPLITS}
         return PreparedData(**splits, fingerprint=key, statistics=facts["statistics"])
 
-    stored = _read_entry(entry, parse)
+    stored = read_entry(entry, parse)
     if stored is not None:
         return stored
     data = build()
     rows = [{"split": name, "prompt": dataclasses.asdict(p)} for name in _SPLITS for p in getattr(data, name)]
-    _write_entry(entry, rows, {"statistics": dict(data.statistics)})
+    write_entry(entry, rows, {"statistics": dict(data.statistics)})
     return data
 
 
@@ -83,13 +83,13 @@ def cached_draws(directory: Path | None, key: object, build: Callable[[], Drawn]
         completions = tuple(_completion(row["completion"]) for row in rows)
         return Drawn(completions, tuple(row["reward"] for row in rows), facts["n_cut"], Cost(**facts["cost"]))
 
-    stored = _read_entry(entry, parse)
+    stored = read_entry(entry, parse)
     if stored is not None:
         return stored
     built = build()
     facts = {"n_cut": built.n_cut, "cost": dataclasses.asdict(built.cost)}
     scored = zip(built.completions, built.rewards, strict=True)
-    _write_entry(entry, [{"completion": dataclasses.asdict(one), "reward": reward} for one, reward in scored], facts)
+    write_entry(entry, [{"completion": dataclasses.asdict(one), "reward": reward} for one, reward in scored], facts)
     return built
 
 
@@ -97,7 +97,7 @@ def _completion(row: Mapping[str, Any]) -> Completion:
     return Completion(**{**row, "token_ids": tuple(row["token_ids"])})
 
 
-def _read_entry(entry: Path, parse: Callable[[Rows, Facts], T]) -> T | None:
+def read_entry(entry: Path, parse: Callable[[Rows, Facts], T]) -> T | None:
     """Returns what an entry holds; None where there is no entry, or none that can be believed."""
     if not entry.exists():
         return None
@@ -112,7 +112,7 @@ def _read_entry(entry: Path, parse: Callable[[Rows, Facts], T]) -> T | None:
         return None
 
 
-def _write_entry(entry: Path, rows: Rows, facts: Facts) -> None:
+def write_entry(entry: Path, rows: Rows, facts: Facts) -> None:
     """Stores an entry; where that fails, says so and goes on: the content is there, only not for the next time."""
     try:
         _replace_entry(entry, rows, facts)

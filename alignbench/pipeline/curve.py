@@ -77,6 +77,8 @@ class AlongTraining:
         self._done: dict[int, int] = {}
         """The same of this process."""
         self._reached = (0, 0)
+        self.is_first_kept = False
+        """True where the evaluation before training is that of another run."""
 
     @property
     def is_cut_off(self) -> bool:
@@ -100,7 +102,7 @@ class AlongTraining:
         if not self._prompts:
             return None
         with measured(self._evaluation_cost, self._parts.device):
-            return self._evaluate(0, 0, policy)
+            return self._evaluate(0, 0, policy, is_first=True)
 
     def at(self, step: int, completions: int, policy: Policy) -> None:
         """Evaluates the policy where a point was passed since the step before."""
@@ -125,28 +127,31 @@ class AlongTraining:
             with measured(self._evaluation_cost, self._parts.device):
                 self._evaluate(step, completions, policy)
 
-    def _evaluate(self, step: int, completions: int, policy: Policy) -> EvalReport:
+    def _evaluate(self, step: int, completions: int, policy: Policy, *, is_first: bool = False) -> EvalReport:
         from alignbench.scorers.text_classifier import remembered_logits
 
-        scorers, reward = self._yardsticks.judges, self._parts.signal
+        judges, reward = self._yardsticks.judges, self._parts.signal
         with undisturbed(policy), remembered_logits():
-            report, spent = measure(self._parts, self._yardsticks, policy, self._prompts, purpose="along training")
+            report, spent = measure(
+                self._parts, self._yardsticks, policy, self._prompts, purpose="along training", is_first=is_first
+            )
+            cost = Cost() if spent is None else cost_of_evaluation(spent, report, len(judges))
+            self.is_first_kept |= spent is None
             if reward is not None:
                 with spending(reward) as rewarding:  # apart: a policy may have asked it too, which it counts
                     report = with_reward(report, reward)
-                spent.charge(rewarding)
-        sources = {name: sources_of(scorer) for name, scorer in scorers.items()}
+                cost.charge(replace(rewarding, reward_calls=len(report.completions)))
+        sources = {name: sources_of(judge) for name, judge in judges.items()}
         self._directory.write_evaluation(report, self._conditions, sources, step=step, completions=completions)
-        n_scorers = len(scorers) + (reward is not None)
-        self._evaluation_cost.charge(cost_of_evaluation(spent, report, n_scorers))
+        self._evaluation_cost.charge(cost)
         self._directory.record_evaluation_cost(self._evaluation_cost)
         self._done[step] = completions
         return report
 
 
-def cost_of_evaluation(spent: Cost, report: EvalReport, n_scorers: int) -> Cost:
-    """What an evaluation took: `spent` by its models and scorers, and how often these were asked."""
-    n_scored = len(report.completions) * n_scorers
+def cost_of_evaluation(spent: Cost, report: EvalReport, n_judges: int) -> Cost:
+    """What an evaluation took: `spent` by its models and judges, and how often these were asked."""
+    n_scored = len(report.completions) * n_judges
     return replace(spent, prompts_seen=len(report.prompt_values), reward_calls=n_scored)
 
 

@@ -97,6 +97,7 @@ def evaluate_policy(
             groups=_variants(prompts),
             progress=advance,
         )
+    assert spent is not None  # it was measured here
     cost.charge(cost_of_evaluation(spent, report, len(yardsticks.judges)))
     return _of_split(report, dict(yardsticks.conditions), recipe)
 

@@ -30,7 +30,7 @@ from alignbench.pipeline.preflight import check_before_start
 from alignbench.pipeline.prompts import known_texts
 from alignbench.pipeline.train import Measuring, train
 from alignbench.pipeline.training_data import build_training_data
-from alignbench.records import Policy
+from alignbench.records import Cost, Policy
 from alignbench.results import layout
 from alignbench.results.schema import TuningFile
 from alignbench.results.writer import RunDirectory
@@ -171,6 +171,8 @@ def _evaluate_and_store(job: Job, parts: Parts, measuring: Measuring, trained: T
     job.machine.device_seconds *= distributed.world_size()
     job.ledger.book(None, "machine", job.machine)
     job.ledger.book(None, "evaluation", job.evaluation, "evaluation_cost")
+    if along.is_first_kept:
+        job.ledger.book(None, "kept evaluation", Cost(), "evaluation_cost")
     trained_on = hashes_of_sources(parts.reward, parts.labeller, list(job.upstream.values()))
     diagnosis, why_none = diagnose_run(directory.path, trained_on, kind=directory.status.kind)
     if along.is_cut_off:

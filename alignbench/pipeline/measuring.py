@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
 from alignbench.pipeline.build import at_hand
 from alignbench.records import Cost, EvalReport, Policy, Prompt
+from alignbench.runtime.device import evaluations_directory
 from alignbench.runtime.ledger import spending
 
 if TYPE_CHECKING:
@@ -18,31 +19,52 @@ if TYPE_CHECKING:
 
 
 def measure(
-    parts: Parts, yardsticks: Yardsticks, policy: Policy, prompts: Sequence[Prompt], **asked: Any
-) -> tuple[EvalReport, Cost]:
+    parts: Parts,
+    yardsticks: Yardsticks,
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    *,
+    purpose: str | None = None,
+    is_first: bool = False,
+    **asked: Any,
+) -> tuple[EvalReport, Cost | None]:
     """Returns what the evaluator measures, and what the policy, the reference and the judges have spent on it.
 
-    `asked` is passed on to `evaluate`, beside protocol, judges, seed and batches, which are the recipe's.
+    None in place of that where another run has measured it.
+
+    Args:
+        parts: The recipe, and the device.
+        yardsticks: The reference and the judges.
+        policy: What is measured.
+        prompts: What it answers.
+        purpose: As `evaluate` takes it.
+        is_first: The policy is as training finds it: what another run has measured of it is taken from there.
+        asked: Passed on to `evaluate`.
     """
     from alignbench.evaluation.evaluator import evaluate
+    from alignbench.pipeline.kept_evaluations import kept, key_of
 
     recipe, reference, judges = parts.recipe, yardsticks.reference, yardsticks.judges
     assert reference is not None
     protocol = get_protocol(recipe.evaluation.protocol)
-    with at_hand(reference, parts.device), spending(policy, reference, *judges.values()) as spent:
-        n = drawn_at_once(recipe, reference, prompts)
-        with rows_at_once(n, policy, reference):
-            report = evaluate(
-                policy,
-                reference,
-                prompts,
-                protocol,
-                judges,
-                seed=recipe.seed,
-                batch_prompts=max(1, n // protocol.samples_per_prompt),
-                **asked,
-            )
-    return report, spent
+    n = drawn_at_once(recipe, reference, prompts)
+    how: dict[str, Any] = {
+        "seed": recipe.seed,
+        "purpose": purpose,
+        "batch_prompts": max(1, n // protocol.samples_per_prompt),
+    }
+
+    def measured() -> tuple[EvalReport, Cost]:
+        with (
+            at_hand(reference, parts.device),
+            rows_at_once(n, policy, reference),
+            spending(policy, reference, *judges.values()) as spent,
+        ):
+            report = evaluate(policy, reference, prompts, protocol, judges, **how, **asked)
+        return report, spent
+
+    key = key_of(policy, reference, protocol.cut(prompts), protocol, judges, **how, rows=n) if is_first else None
+    return kept(evaluations_directory(), key, measured)
 
 
 def drawn_at_once(recipe: Recipe, model: LanguageModel, prompts: Sequence[Prompt]) -> int:

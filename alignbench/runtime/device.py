@@ -23,6 +23,11 @@ def cache_directory() -> Path:
     return Path(os.environ.get("ALIGNBENCH_CACHE") or Path.home() / ".cache" / "alignbench")
 
 
+def evaluations_directory() -> Path | None:
+    """Where evaluations before training are kept; None where `ALIGNBENCH_KEEP_EVALUATIONS` is `0`."""
+    return None if os.environ.get("ALIGNBENCH_KEEP_EVALUATIONS") == "0" else cache_directory() / "evaluations"
+
+
 def set_threads(threads: int | None) -> None:
     """Sets the number of CPU threads of torch; None is the number that the process started with."""
     import torch

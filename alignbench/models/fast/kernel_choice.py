@@ -133,6 +133,13 @@ class KernelChoice:
         """What a checkpoint keeps: JSON."""
         return {"all": self._forced, "products": self._kept | {str(key): name for key, name in self._taken.items()}}
 
+    def rule(self) -> dict[str, Any]:
+        """What decides which kernels are taken: what is forced or was adopted, and the machine. JSON-like."""
+        if not self._has_begun:
+            self.begin()
+        machine = _machine(torch.get_num_threads())
+        return {"all": self._forced, "products": dict(self._kept), "machine": fingerprint(machine)}
+
     def adopt(self, state: Mapping[str, Any] | None) -> None:
         """Takes from now on the kernels of a checkpoint, whatever is faster or forced here; None: it has none."""
         if state is None:

@@ -1,0 +1,189 @@
+"""The evaluation before training is measured once for all runs of a policy and seed, and only for those."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from alignbench.evaluation import evaluator
+from alignbench.evaluation.evaluator import evaluate
+from alignbench.evaluation.protocols import get_protocol
+from alignbench.models.chat import Chat
+from alignbench.pipeline import execute
+from alignbench.pipeline.kept_evaluations import kept, key_of
+from alignbench.recipe.loading import load
+from alignbench.records import Cost, Prompt, fingerprint
+from alignbench.scorers.text_classifier import ClassifierScorer
+
+PROMPTS = tuple(Prompt(f"p{i}", text) for i, text in enumerate(("the dog", "a red bird", "two", "the cat runs")))
+PROTOCOL = get_protocol("quickstart-v1")
+
+
+def judge(checkpoints, **options):
+    settings = {"name": "judge", "label": "toxic", "transform": "probability"} | options
+    return ClassifierScorer.load(
+        str(checkpoints / "judge"), where="judge", revision=None, device=torch.device("cpu"), **settings
+    )
+
+
+@pytest.fixture
+def key(tiny_policy, checkpoints):
+    """The key of an evaluation, with anything of it changed."""
+
+    def make(policy=None, reference=None, prompts=PROMPTS, protocol=PROTOCOL, judges=None, **how):
+        judges = {"judge": judge(checkpoints)} if judges is None else judges
+        how = {"seed": 0, "purpose": None} | how
+        return key_of(policy or tiny_policy(), reference or tiny_policy(), prompts, protocol, judges, **how)
+
+    return make
+
+
+def moved(policy):
+    with torch.no_grad():
+        next(policy.model.parameters()).view(-1)[0] += 1e-3
+    return policy
+
+
+def test_the_same_again_has_the_same_key(key):
+    assert fingerprint(key()) == fingerprint(key())
+
+
+CHANGES = {
+    "weights": lambda make, _: {"policy": moved(make())},
+    "the reference's weights": lambda make, _: {"reference": moved(make())},
+    "precision": lambda make, _: {"policy": make(dtype="bfloat16")},
+    "a template": lambda make, _: {"policy": make(chat=Chat(None, "{{ messages[0].content }}"))},
+    "a setting of the model": lambda make, _: {"policy": settings(make(), "layer_norm_epsilon", 1e-3)},
+    "a word of the tokenizer": lambda make, _: {"policy": with_word(make())},
+    "the seed": lambda *_: {"seed": 1},
+    "the purpose": lambda *_: {"purpose": "along training"},
+    "a prompt": lambda *_: {"prompts": (*PROMPTS[:3], Prompt("p3", "the cat sings"))},
+    "a prompt's id": lambda *_: {"prompts": (*PROMPTS[:3], Prompt("p4", "the cat runs"))},
+    "the group of a prompt": lambda *_: {"prompts": (*PROMPTS[:3], replace(PROMPTS[3], group="cats"))},
+    "fewer prompts": lambda *_: {"prompts": PROMPTS[:3]},
+    "the protocol": lambda *_: {"protocol": replace(PROTOCOL, toxicity_threshold=0.6)},
+    "a judge's label": lambda _, files: {"judges": {"judge": judge(files, label="neutral")}},
+    "a judge's name": lambda _, files: {"judges": {"other": judge(files)}},
+    "no judge": lambda *_: {"judges": {}},
+}
+
+
+def settings(policy, name, value):
+    setattr(policy.model.config, name, value)
+    return policy
+
+
+def with_word(policy):
+    policy.tokenizer.add_tokens(["zebra"])
+    return policy
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_another_evaluation_has_another_key(what, key, tiny_policy, checkpoints):
+    assert fingerprint(key(**CHANGES[what](tiny_policy, checkpoints))) != fingerprint(key())
+
+
+def test_kernels_threads_and_code_are_part_of_the_key(key, monkeypatch):
+    plain, n_threads = key(), torch.get_num_threads()
+    monkeypatch.setattr("alignbench.pipeline.kept_evaluations.choice.rule", lambda: {"all": "onednn"})
+    assert fingerprint(key()) != fingerprint(plain)
+    monkeypatch.undo()
+    try:
+        torch.set_num_threads(n_threads + 1)
+        assert fingerprint(key()) != fingerprint(plain)
+    finally:
+        torch.set_num_threads(n_threads)
+    monkeypatch.setattr("alignbench.pipeline.kept_evaluations.code_hash", lambda *_, **__: "other code")
+    assert fingerprint(key()) != fingerprint(plain)
+
+
+def test_what_cannot_be_told_has_no_key(key, tiny_policy, checkpoints):
+    drawing = judge(checkpoints)
+    drawing.may_draw = True
+    assert key(judges={"judge": drawing}) is None
+    wrapped = tiny_policy()
+    wrapped.__class__ = type("Other", (type(wrapped),), {})
+    assert key(policy=wrapped) is None
+
+
+@pytest.fixture
+def measured(tiny_policy, checkpoints):
+    """Measures, and counts how often."""
+    calls = []
+
+    def measure():
+        calls.append(None)
+        judges = {"judge": judge(checkpoints)}
+        return evaluate(tiny_policy(), moved(tiny_policy()), PROMPTS, PROTOCOL, judges, groups={"p0": "x"}), Cost(1.0)
+
+    measure.calls = calls
+    return measure
+
+
+def same(one, other):
+    for name in ("prompt_values", "completions", "divergence"):
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_exact=True)
+    assert one.metrics == other.metrics
+    assert (one.protocol, one.answer_cost) == (other.protocol, other.answer_cost)
+    assert one.prompt_groups == other.prompt_groups
+
+
+def test_what_is_kept_is_what_was_measured(measured, tmp_path):
+    first, cost = kept(tmp_path, {"a": 1}, measured)
+    again, nothing = kept(tmp_path, {"a": 1}, measured)
+    assert (cost, nothing) == (Cost(1.0), None)
+    same(again, first)
+    assert {str(a.dtype) for a in again.completions["token_ids"]} == {"int32"}
+    kept(tmp_path, {"a": 2}, measured)
+    assert len(measured.calls) == 2
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "entry.json"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+def test_a_damaged_one_is_measured_again(damage, file, measured, tmp_path, caplog):
+    first, _ = kept(tmp_path, {"a": 1}, measured)
+    [path] = tmp_path.glob(f"evaluation-*/{file}")
+    text = path.read_text()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text(text.replace("0", "1", 1) if damage == "changed" else text[: len(text) // 2])
+    again, cost = kept(tmp_path, {"a": 1}, measured)
+    assert cost == Cost(1.0)
+    assert "damaged" in caplog.text
+    same(again, first)
+    assert kept(tmp_path, {"a": 1}, measured)[1] is None
+
+
+def test_nothing_is_kept_without_a_folder_or_a_key(measured, tmp_path):
+    for directory, key in ((None, {"a": 1}), (tmp_path, None)):
+        assert kept(directory, key, measured)[1] == Cost(1.0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_two_recipes_of_a_policy_are_measured_once_before_training(switch, recipe_folder, monkeypatch):
+    monkeypatch.setenv("ALIGNBENCH_KEEP_EVALUATIONS", switch)
+    asked, plain = [], evaluator.evaluate
+
+    def spied(*args, **options):
+        asked.append(options.get("purpose"))
+        return plain(*args, **options)
+
+    monkeypatch.setattr(evaluator, "evaluate", spied)
+    outcomes = execute.run(load(["base.yaml", "ppo.yaml"], ["evaluation.evaluate_every=100000"]), Path("results"))
+    assert [outcome.state for outcome in outcomes] == ["done"] * 2, [outcome.error for outcome in outcomes]
+    # Of each the one before training and, where there was any, the one after it.
+    assert asked.count("along training") == (2 if switch == "1" else 3)
+    events = [
+        [json.loads(line)["event"] for line in Path(f"results/{name}/seed0/events.jsonl").read_text().splitlines()]
+        for name in ("base", "ppo")
+    ]
+    assert ["kept evaluation" in names for names in events] == [False, switch == "1"]
+    # What the second one has drawn before training it is charged for only where it has drawn it.
+    points = [json.loads(Path(f"results/{name}/seed0/status.json").read_text()) for name in ("base", "ppo")]
+    base, ppo = (point["evaluation_cost"]["prompts_seen"] for point in points)
+    assert ppo == base + (0 if switch == "1" else base - 12)
