@@ -308,19 +308,23 @@ class LanguageModel:
         """Log-probabilities in nats of the first tokens of plain texts, without a chat template: float32 CPU tensors.
 
         A text follows the beginning-of-sequence token, else the end-of-sequence token; where the tokenizer has neither,
-        its first token is not predicted. Texts go one by one, so none is padded. None where an encoder reads prompts.
+        its first token is not predicted. Short texts share a pass, up to `max_tokens` together with their padding.
+        None where an encoder reads prompts.
         """
         if self.is_encoder_decoder:
             return None
         start = [i for i in (self.tokenizer.bos_token_id, self.eos_id) if i is not None][:1]
-        logprobs = []
-        for text in texts:
-            ids = (start + self.text_tokenizer.encode(text)[:max_tokens])[: self.context_tokens]
-            if len(ids) < 2:
-                logprobs.append(torch.empty(0))
-                continue
-            batch = collate([ids[:1]], [ids[1:]], self.pad_id, self.device)
-            logprobs.append(self._logprobs(batch)[0].cpu())
+        bare = self._ids(texts, add_special_tokens=False) if texts else []
+        encoded = [(start + ids[:max_tokens])[: self.context_tokens] for ids in bare]
+        logprobs = [torch.empty(0) for _ in texts]
+        order = sorted((i for i, ids in enumerate(encoded) if len(ids) > 1), key=lambda i: -len(encoded[i]))
+        while order:
+            n = min(self.batch_size, max(1, max_tokens // len(encoded[order[0]])))
+            places, order = order[:n], order[n:]
+            rows = [encoded[i] for i in places]
+            batch = collate([ids[:1] for ids in rows], [ids[1:] for ids in rows], self.pad_id, self.device)
+            for i, values in zip(places, self._logprobs(batch).cpu(), strict=True):
+                logprobs[i] = values[: len(encoded[i]) - 1]
         return logprobs
 
     def add_adapter(self, lora: Lora, *, seed: int = 0) -> None:

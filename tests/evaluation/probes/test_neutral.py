@@ -9,6 +9,7 @@ from alignbench.evaluation.evaluator import evaluate
 from alignbench.evaluation.metrics.measure import set_metric
 from alignbench.evaluation.probes.neutral import NEUTRAL_TOKENS, Neutral
 from alignbench.evaluation.protocols import PROTOCOLS, comparability
+from alignbench.models import language_model
 from alignbench.models.language_model import LanguageModel
 from alignbench.records import Prompt
 from alignbench.statistics.jackknife import jackknife_group
@@ -137,3 +138,17 @@ def test_texts_are_part_of_what_must_agree():
     assert fields(TEXTS)["neutral_texts"] == fields(list(TEXTS))["neutral_texts"]
     assert fields(TEXTS)["neutral_texts"] != fields(TEXTS[1:])["neutral_texts"]
     assert fields([])["kl_max_new_tokens"] == 30
+
+
+@pytest.mark.parametrize("name", ["gpt_neo", "llama"])
+def test_short_texts_share_passes_and_none_changes_another(name, family, monkeypatch):
+    policy = LanguageModel(*family(name), name)
+    texts = ["the dog sings", "two", "a red bird sings now and the dog runs", "", "the cat runs"]
+    expected = [policy.text_logprobs([text], 12)[0] for text in texts]
+    batches, collate = [], language_model.collate
+    monkeypatch.setattr(
+        language_model, "collate", lambda *rows, **how: batches.append(len(rows[0])) or collate(*rows, **how)
+    )
+    found = policy.text_logprobs(texts, 12)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert batches == [1, 3]  # 10 tokens, with the one that begins them, alone; 4, 4 and 2 make 12 with their padding
