@@ -16,6 +16,7 @@ from alignbench.pipeline import execute
 from alignbench.pipeline.kept_evaluations import kept, key_of
 from alignbench.recipe.loading import load
 from alignbench.records import Cost, Prompt, fingerprint
+from alignbench.runtime.device import evaluations_directory
 from alignbench.scorers.text_classifier import ClassifierScorer
 
 PROMPTS = tuple(Prompt(f"p{i}", text) for i, text in enumerate(("the dog", "a red bird", "two", "the cat runs")))
@@ -164,9 +165,7 @@ def test_nothing_is_kept_without_a_folder_or_a_key(measured, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("switch", ["1", "0"])
-def test_two_recipes_of_a_policy_are_measured_once_before_training(switch, recipe_folder, monkeypatch):
-    monkeypatch.setenv("ALIGNBENCH_KEEP_EVALUATIONS", switch)
+def test_two_recipes_of_a_policy_are_measured_once_before_training(recipe_folder, monkeypatch):
     asked, plain = [], evaluator.evaluate
 
     def spied(*args, **options):
@@ -176,14 +175,18 @@ def test_two_recipes_of_a_policy_are_measured_once_before_training(switch, recip
     monkeypatch.setattr(evaluator, "evaluate", spied)
     outcomes = execute.run(load(["base.yaml", "ppo.yaml"], ["evaluation.evaluate_every=100000"]), Path("results"))
     assert [outcome.state for outcome in outcomes] == ["done"] * 2, [outcome.error for outcome in outcomes]
-    # Of each the one before training and, where there was any, the one after it.
-    assert asked.count("along training") == (2 if switch == "1" else 3)
-    events = [
-        [json.loads(line)["event"] for line in Path(f"results/{name}/seed0/events.jsonl").read_text().splitlines()]
-        for name in ("base", "ppo")
-    ]
-    assert ["kept evaluation" in names for names in events] == [False, switch == "1"]
-    # What the second one has drawn before training it is charged for only where it has drawn it.
-    points = [json.loads(Path(f"results/{name}/seed0/status.json").read_text()) for name in ("base", "ppo")]
-    base, ppo = (point["evaluation_cost"]["prompts_seen"] for point in points)
-    assert ppo == base + (0 if switch == "1" else base - 12)
+    assert asked == ["along training", None, "along training", None]  # before and after `base`; only after `ppo`
+    folders = [Path(f"results/{name}/seed0") for name in ("base", "ppo")]
+    first, again = (next(folder.glob("evaluations/*/step0")) for folder in folders)
+    for name in ("completions.parquet", "prompt_values.parquet", "divergence.parquet"):
+        one, other = (pd.read_parquet(folder / name) for folder in (first, again))
+        assert one.equals(other[one.columns])  # beside them is what the reward says, which `base` has none of
+    events = [[json.loads(line)["event"] for line in (folder / "events.jsonl").open()] for folder in folders]
+    assert ["kept evaluation" in names for names in events] == [False, True]
+
+
+def test_keeping_can_be_switched_off(monkeypatch, tmp_path):
+    monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path))
+    assert evaluations_directory() == tmp_path / "evaluations"
+    monkeypatch.setenv("ALIGNBENCH_KEEP_EVALUATIONS", "0")
+    assert evaluations_directory() is None
