@@ -24,7 +24,13 @@ from alignbench.scorers.function import FunctionSettings
 from alignbench.scorers.lexicon import LexiconJudge
 from datasets_prep import hub
 
+ON_POLICY = {"batch_size": 8, "mini_batch_size": 4, "completion_tokens": [6, 8], "checkpoint_every": 1}
 SMALL = {
+    "grpo": {"completions_per_prompt": 4, **ON_POLICY},
+    "online_dpo": ON_POLICY,
+    "raft": {"completions_per_prompt": 2, **ON_POLICY},
+    "reinforce_pp": ON_POLICY,
+    "rloo": ON_POLICY,
     "ppo": {"batch_size": 8, "mini_batch_size": 4, "ppo_epochs": 1, "completion_tokens": [6, 8], "checkpoint_every": 1},
     "dpo": {"batch_size": 4},
     "kto": {"batch_size": 4},

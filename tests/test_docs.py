@@ -41,15 +41,18 @@ def test_the_code_of_extending_is_that_of_the_example():
 
 def test_every_logged_key_is_documented(tiny_policy):
     from alignbench.methods import dpo, reward_model
+    from alignbench.methods.grpo import GRPO
     from alignbench.methods.on_policy.config import PPOConfig
-    from alignbench.methods.on_policy.trainer import PPOTrainer
+    from alignbench.methods.on_policy.trainer import OnPolicyTrainer, PPOTrainer
     from alignbench.records import Prompt
 
     config = PPOConfig(
         batch_size=2, mini_batch_size=2, completion_tokens=(2, 3), kl_placement="loss", kl_estimator="exact"
     )
     trainer = PPOTrainer(tiny_policy(), lambda _, texts: [0.0] * len(texts), [Prompt("p", "the dog")], config)
-    keys = {*trainer.train_step(), *dpo.LOG_NAMES.values(), *reward_model.LOG_NAMES.values()}
+    grouped = GRPO(batch_size=2, mini_batch_size=2, completions_per_prompt=2, completion_tokens=(2, 3))
+    others = OnPolicyTrainer(tiny_policy(), trainer.reward, trainer.prompts, grouped, grouped)
+    keys = {*trainer.train_step(), *others.train_step(), *dpo.LOG_NAMES.values(), *reward_model.LOG_NAMES.values()}
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
 
@@ -67,6 +70,17 @@ def test_every_ppo_option_stands_in_its_page_with_a_test_that_exists():
     assert len(named) > 60
     tests = {file: (ROOT / file).read_text(encoding="utf-8") for file, _ in named}
     assert [(file, test) for file, test in named if f"def {test}(" not in tests[file]] == []
+
+
+def test_the_page_on_on_policy_methods_names_tests_that_exist():
+    page = (ROOT / "docs" / "on_policy.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    groups = ("tests/methods/on_policy/test_trl_groups.py", "tests/methods/on_policy/test_group_methods.py")
+    tests = {file: (ROOT / file).read_text(encoding="utf-8") for file in {*groups, *(file for file, _ in named)}}
+    assert [(file, test) for file, test in named if f"def {test}(" not in tests[file]] == []
+    alone = re.findall(r"\| `(test_\w+)`", page)
+    assert [test for test in alone if not any(f"def {test}(" in tests[file] for file in groups)] == []
+    assert len(named) + len(alone) > 6
 
 
 def test_house_rules():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from alignbench.errors import TrainingError
 from alignbench.methods.base import Facts, RunContext, TrainData
-from alignbench.methods.on_policy.config import OnPolicyConfig
+from alignbench.methods.on_policy.config import GroupConfig, OnPolicyConfig
+from alignbench.methods.on_policy.objective import Objective
 
 if TYPE_CHECKING:
     from alignbench.methods.on_policy.trainer import OnPolicyTrainer
@@ -60,3 +62,19 @@ def spend(trainer: OnPolicyTrainer, n_steps: int, run: RunContext, title: str) -
 
         trainer.train(n_steps, log=log, log_completions=run.log_completions, checkpoints=run.checkpoints)
     return run.policy
+
+
+@dataclass(frozen=True)
+class OnPolicyMethod(GroupConfig, Objective):
+    """A method that has no values, and is its own objective."""
+
+    facts: ClassVar[Facts] = FACTS
+
+    def train(self, data: TrainData, run: RunContext) -> LanguageModel:
+        """Spends the budget in steps of `batch_size` completions."""
+        from alignbench.methods.on_policy.trainer import OnPolicyTrainer
+
+        n_steps = prepare(self, data, run)
+        assert run.reward is not None
+        trainer = OnPolicyTrainer(run.policy, run.reward.score, data.prompts, self, self, seed=run.seed)
+        return spend(trainer, n_steps, run, type(self).__name__)

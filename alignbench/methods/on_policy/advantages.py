@@ -52,3 +52,8 @@ def generalised_advantages(
         columns.append(advantage)
     advantages = torch.stack(columns[::-1], dim=1)
     return advantages, advantages + values
+
+
+def rewards_to_go(rewards: Tensor) -> Tensor:
+    """G_t = sum of R_s for s >= t, from token rewards (b, t) that are 0 after the completion: (b, t)."""
+    return rewards.flip(1).cumsum(dim=1).flip(1)

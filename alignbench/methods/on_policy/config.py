@@ -274,6 +274,28 @@ class PPOConfig(OnPolicyConfig):
         return super().captures and self.value_model == "head"
 
 
+@dataclass(frozen=True)
+class GroupConfig(OnPolicyConfig):
+    """What methods without values have: completions of one prompt to compare, and a fixed KL penalty."""
+
+    completions_per_prompt: Count = 1
+    """Completions of each prompt: a group."""
+    epochs: Count = 1
+    """Passes over the sampled batch in one training step."""
+    kl_target: Positive | None = None
+    """Target of the adaptive controller in nats per completion; None keeps `kl_coef` fixed."""
+
+    @property
+    def group_size(self) -> int:
+        """Completions of one prompt in a batch; they stand beside each other."""
+        return self.completions_per_prompt
+
+    @property
+    def epochs_of_a_step(self) -> int:
+        """Passes over the sampled batch in one step."""
+        return self.epochs
+
+
 @cache
 def _options(kind: type[Any]) -> type[BaseModel]:
     hints = get_type_hints(kind, include_extras=True)

@@ -43,6 +43,19 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip
     return torch.maximum(plain, clipped), clipped > plain
 
 
+def sequence_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, advantages: Tensor, clip_range: float
+) -> tuple[Tensor, Tensor]:
+    """The same with one ratio for a completion, exp of the sum of its tokens' differences, spread over its tokens.
+
+    The losses of a completion's n tokens, each a n-th of its loss, add up to it. Advantages are equal at all tokens.
+    """
+    n = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    difference = ((logprobs - old_logprobs) * mask).sum(dim=1, keepdim=True)
+    loss, clipped = policy_loss(difference, difference.new_zeros(()), advantages, clip_range)
+    return loss / n, clipped
+
+
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, value_clip_range: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -63,3 +76,14 @@ def entropy(logits: Tensor) -> Tensor:
     """Entropy in nats of the next-token distributions of logits (b, t, V): (b, t)."""
     logprobs = logits.float().log_softmax(dim=-1)
     return -(logprobs.exp() * logprobs).sum(dim=-1)
+
+
+def pair_loss(differences: Tensor, beta: float, form: Literal["sigmoid", "ipo"]) -> Tensor:
+    """The loss of pairs from h_w - h_l, h the log-ratio of a completion to the reference: (n,).
+
+    sigmoid: -log sigmoid(beta * difference) (Rafailov et al. 2023, equation 7); ipo: (difference - 1 / (2 beta))^2
+    (Azar et al. 2023, equation 17, of sums over tokens).
+    """
+    if form == "ipo":
+        return (differences - 1 / (2 * beta)) ** 2
+    return -torch.nn.functional.logsigmoid(beta * differences)

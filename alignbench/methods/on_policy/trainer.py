@@ -25,6 +25,7 @@ from alignbench.methods.on_policy.checks import check_equal, check_prompts, chec
 from alignbench.methods.on_policy.config import OnPolicyConfig, PPOConfig
 from alignbench.methods.on_policy.costs import PassCosts
 from alignbench.methods.on_policy.fast import concurrent_scoring
+from alignbench.methods.on_policy.groups import n_dead_groups
 from alignbench.methods.on_policy.kl import KLController
 from alignbench.methods.on_policy.metrics import Metrics, completion_sample, mean_by_name, rollout_metrics, timed
 from alignbench.methods.on_policy.networks import Networks
@@ -220,6 +221,8 @@ class OnPolicyTrainer:
             )
         # 6. Adapt the weight of the KL penalty.
         metrics = rollout_metrics(rollout, targets.returns, scores, completions, self.controller.coef) | update
+        if (k := self.config.group_size) > 1:
+            metrics["policy/dead_groups"] = float(n_dead_groups(rollout, k))
         self.controller.update(metrics["objective/kl"], len(completions))
         if not self.networks.placement.has_finite_weights():
             raise TrainingError(

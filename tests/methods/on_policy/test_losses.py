@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from alignbench.methods.on_policy.losses import entropy, policy_loss, value_loss
+from alignbench.methods.on_policy.losses import (
+    entropy,
+    pair_loss,
+    policy_loss,
+    sequence_policy_loss,
+    token_weights,
+    value_loss,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +77,44 @@ def test_entropy_by_hand():
     # Probabilities 1/2, 1/4, 1/4: 0.5 ln 2 + 2 * 0.25 ln 4 = 1.5 ln 2.
     assert entropy(torch.tensor([[[0.5, 0.25, 0.25]]]).log()).item() == pytest.approx(1.5 * math.log(2))
     assert entropy(torch.zeros(1, 1, 8)).item() == pytest.approx(math.log(8))
+
+
+MASK = torch.tensor([[True, True, True], [True, False, False]])
+LOSSES = torch.tensor([[1.0, 2.0, 6.0], [5.0, 7.0, 7.0]])
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [("tokens", 14 / 4), ("sequences", (3 + 5) / 2), ("token_sums", (9 + 5) / 2), ("constant", (9 + 5) / 2 / 10)],
+)
+def test_aggregation_by_hand(aggregation, expected):
+    weights, divisor = token_weights(MASK, aggregation, longest=10)
+    assert ((LOSSES * weights).sum() / divisor).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("aggregation", ["tokens", "sequences", "token_sums", "constant"])
+def test_what_is_not_trained_on_does_not_count(aggregation):
+    mask = torch.cat([MASK, torch.zeros(1, 3, dtype=torch.bool)])
+    weights, divisor = token_weights(mask, aggregation, longest=10)
+    of_two, same = token_weights(MASK, aggregation, longest=10)
+    assert divisor == same
+    assert torch.equal(weights[:2] * 1.0, of_two * 1.0)
+    assert not weights[2].any()
+
+
+def test_sequence_policy_loss_by_hand():
+    """Ratios 2 * 1/4 = 1/2 of two tokens, and 3 of one: -2 * 0.5, not clipped where it is below; -1 * min(3, 1.2)."""
+    ratios = torch.tensor([[2.0, 0.25, 9.0], [3.0, 9.0, 9.0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    advantages = torch.tensor([[2.0], [1.0]]) * mask
+    loss, clipped = sequence_policy_loss(ratios.log(), torch.zeros(2, 3), mask, advantages[:, :1], 0.2)
+    torch.testing.assert_close((loss * mask).sum(dim=1), torch.tensor([-2 * 0.5, -1.2]))
+    assert clipped.tolist() == [[False], [True]]
+
+
+def test_pair_loss_by_hand():
+    """A margin of 2 at beta 0.5: log(1 + 1 / e); a difference from 1 / (2 * 0.5) of 1. No margin: ln 2."""
+    margins = torch.tensor([2.0, 0.0])
+    expected = torch.tensor([math.log(1 + math.exp(-1)), math.log(2)])
+    torch.testing.assert_close(pair_loss(margins, 0.5, "sigmoid"), expected)
+    torch.testing.assert_close(pair_loss(margins, 0.5, "ipo"), torch.tensor([1.0, 1.0]))

@@ -1,0 +1,109 @@
+"""Every method without values: each update's gradient against a float64 oracle, one completion at a time."""
+
+import copy
+
+import pytest
+from fixtures.group_oracle import SEED, GroupOracle
+from fixtures.update_oracle import distance
+
+from alignbench.methods.grpo import GRPO
+from alignbench.methods.on_policy import rollout
+from alignbench.methods.on_policy.trainer import OnPolicyTrainer
+from alignbench.methods.online_dpo import OnlineDPO
+from alignbench.methods.raft import RAFT
+from alignbench.methods.reinforce_pp import ReinforcePlusPlus
+from alignbench.methods.rloo import RLOO
+
+COMMON = {
+    **{"batch_size": 12, "mini_batch_size": 6, "micro_batch_size": 2, "epochs": 2, "learning_rate": 3e-3},
+    **{"completion_tokens": (2, 7), "temperature": 0.8, "kl_coef": 0.3, "max_grad_norm": None},
+}
+GROUPS = {"completions_per_prompt": 3, "clip_range": 0.04}
+LOSS = {"kl_placement": "loss"}
+SEQUENCE = {"clip_range": 0.2, "learning_rate": 3e-4}
+"""So small a step that ratios of whole completions are not all clipped."""
+CASES = {
+    "rloo": (RLOO, {**GROUPS, **SEQUENCE}),
+    "rloo, ratio of tokens, normalised": (RLOO, {**GROUPS, "ratio": "token", "normalize_advantages": True}),
+    "rloo, k2 in the loss": (RLOO, {**GROUPS, **LOSS, **SEQUENCE, "kl_estimator": "k2"}),
+    "grpo": (GRPO, GROUPS),
+    "grpo, as published": (GRPO, {**GROUPS, **LOSS, "kl_estimator": "k3"}),
+    "grpo, over tokens": (GRPO, {**GROUPS, "aggregation": "tokens"}),
+    "dr. grpo": (GRPO, {**GROUPS, "scale_rewards": "none", "aggregation": "constant", "kl_coef": 0.0}),
+    "reinforce++": (ReinforcePlusPlus, {"clip_range": 0.04}),
+    "reinforce++, baseline": (ReinforcePlusPlus, {**GROUPS, "baseline": "group"}),
+    "reinforce++, baseline, k2 in the loss": (
+        ReinforcePlusPlus, {**GROUPS, **LOSS, "baseline": "group", "kl_estimator": "k2"},
+    ),
+    "raft": (RAFT, {"completions_per_prompt": 3, "mini_batch_size": 2}),
+    "raft, exact KL in the loss": (
+        RAFT, {**LOSS, "completions_per_prompt": 3, "mini_batch_size": 2, "kl_estimator": "exact"},
+    ),
+    "online dpo": (OnlineDPO, {"completions_per_prompt": 2}),
+    "online dpo, ipo": (OnlineDPO, {"completions_per_prompt": 3, "loss": "ipo", "mini_batch_size": 4, "beta": 0.5}),
+}  # fmt: skip
+LOSSES = {
+    RLOO: lambda oracle, places: oracle.surrogate(places, oracle.rloo()),
+    GRPO: lambda oracle, places: oracle.surrogate(places, oracle.grpo()),
+    ReinforcePlusPlus: lambda oracle, places: oracle.surrogate(places, oracle.reinforce_pp()),
+    RAFT: lambda oracle, places: oracle.raft(places),
+    OnlineDPO: lambda oracle, places: oracle.online_dpo(places),
+}
+
+
+def score(prompts, completions):
+    return [len(text.split()) / 3 - text.count("good") for text in completions]
+
+
+def score_with_a_hole(prompts, completions):
+    return [None if i == 2 else value for i, value in enumerate(score(prompts, completions))]
+
+
+def compare(policy, prompts, kind, options, reward=score):
+    """Two steps; the oracle of the second one has a policy that is not the reference."""
+    reference = copy.deepcopy(policy.model).double()
+    method = kind(**(COMMON | options))
+    trainer = OnPolicyTrainer(policy, reward, prompts, method, method, seed=SEED)
+    trainer.train_step()
+    oracle = GroupOracle(trainer, reference, reward)
+    mini_batches, found = oracle.mini_batches(method.rows_of_an_update), []
+    plain_step = trainer.optimizer.step
+
+    def check():
+        places = next(mini_batches)
+        expected = oracle.gradients(trainer.parameters, lambda: LOSSES[kind](oracle, places))
+        found.append(distance({name: p.grad for name, p in trainer.parameters.items()}, expected))
+        plain_step()
+
+    trainer.optimizer.step = check
+    metrics = trainer.train_step()
+    assert len(found) == metrics["policy/n_updates"] == len([*oracle.mini_batches(method.rows_of_an_update)])
+    assert max(found) < 2e-5
+    return trainer, metrics
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES.values(), ids=CASES.keys())
+def test_every_gradient(sure_policy, prompts, kind, options):
+    trainer, metrics = compare(sure_policy(), prompts[:4], kind, options)
+    assert abs(metrics["objective/kl"]) > 1e-3
+    assert "clip_range" not in options or metrics["policy/clip_fraction"] > 0
+    assert not any(key.startswith("value/") for key in metrics)
+    assert trainer.value_head is None
+    assert not any(name.startswith("value") for name in trainer.parameters)
+
+
+@pytest.mark.parametrize("kind", [RLOO, GRPO, ReinforcePlusPlus])
+def test_an_unscored_completion_is_as_if_it_had_not_been_drawn(sure_policy, prompts, monkeypatch, kind):
+    monkeypatch.setattr(rollout, "MAX_UNSCORED", 0.5)
+    options = GROUPS | {RLOO: SEQUENCE, GRPO: {}, ReinforcePlusPlus: {"baseline": "group"}}[kind]
+    compare(sure_policy(), prompts[:4], kind, options, reward=score_with_a_hole)
+
+
+def test_shared_layers(sure_policy, prompts):
+    compare(sure_policy(), prompts[:4], RLOO, {**GROUPS, **SEQUENCE, "shared_layers": 1})
+
+
+def test_adapters(sure_policy, prompts):
+    options = {**GROUPS, **SEQUENCE, "learning_rate": 2e-3}
+    trainer, _ = compare(sure_policy("llama", "fresh"), prompts[:4], RLOO, options)
+    assert all("lora_" in name for name in trainer.parameters)
