@@ -96,6 +96,7 @@ def test_sources_that_are_built_in(tmp_path, monkeypatch):
     [
         ("alpaca", {"instruction": "Add.", "input": "", "output": "2"}, "### Instruction:\nAdd.\n\n### Response:\n"),
         ("openassistant_guanaco", {"text": "### Human: Hi### Assistant: Yes."}, "### Human: Hi### Assistant:"),
+        ("dialogsum", {"id": "d1", "dialogue": "A: Hi", "summary": "They meet.", "topic": "x"}, "A: Hi"),
         ("paradetox", {"en_toxic_comment": "you fool", "en_neutral_comment": "you there"}, "you"),
         ("hh_rlhf", {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
          "\n\nHuman: Hi\n\nAssistant:"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from alignbench.comparison import improvements
 from alignbench.comparison.comparison import ComparedRecipe, Comparison, detectable, settlement
 from alignbench.comparison.cost_columns import COSTS, PER_ANSWER, shown, shown_per_answer
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
@@ -75,6 +76,9 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
     for key in judges_first:
         yield from _design(comparison, key)
         yield from _every_pair(comparison, key)
+    if (comparison.protocol or "").rstrip("*") == improvements.PROTOCOL:
+        found = list(improvements.rows_of(rows))
+        yield Section(improvements.TITLE, improvements.HEADER, found, [improvements.LEGEND])
     yield from _equal_length(rows)
     yield from _hacking(rows)
     if rows:

@@ -75,6 +75,13 @@ PROTOCOLS: Mapping[str, EvalProtocol] = {
             as_dexperts=True,
         ),
         EvalProtocol(
+            name="lab3-v1",
+            samples_per_prompt=1,
+            decoding=Decoding(max_new_tokens=100),
+            prompts_source="dialogsum",
+            n_prompts=400,
+        ),
+        EvalProtocol(
             name="quickstart-v1",
             samples_per_prompt=4,
             decoding=Decoding(max_new_tokens=16),

@@ -39,6 +39,12 @@ def test_quickstart_is_four_untruncated_completions_of_16_tokens():
     assert protocol.decoding == Decoding(max_new_tokens=16)
 
 
+def test_lab3_is_one_untruncated_completion_of_100_tokens():
+    protocol = PROTOCOLS["lab3-v1"]
+    assert (protocol.samples_per_prompt, protocol.n_prompts) == (1, 400)
+    assert protocol.decoding == Decoding(max_new_tokens=100)
+
+
 def test_protocols_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         PROTOCOLS["rtp-v1"].samples_per_prompt = 5
@@ -46,7 +52,7 @@ def test_protocols_cannot_be_changed():
 
 def test_unknown_protocol_names_the_nearest():
     with pytest.raises(
-        UsageError, match=r"'rtp_v1'.*trl-detox-v1, rtp-v1, dexperts-v1, quickstart-v1, did you mean 'rtp-v1'"
+        UsageError, match=r"'rtp_v1'.*trl-detox-v1, rtp-v1, dexperts-v1, lab3-v1, quickstart-v1, did you mean 'rtp-v1'"
     ):
         get_protocol("rtp_v1")
     assert get_protocol("rtp-v1") is PROTOCOLS["rtp-v1"]
