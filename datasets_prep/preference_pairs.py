@@ -1,8 +1,9 @@
-"""Completions and their rewards to preference pairs: the best completion of a prompt against its worst.
+"""Completions and their rewards to preference pairs: the best completion of a prompt against its worst, or all pairs.
 
 Pure: no model, no file. The rules, in order, for what `scored_completions` leaves:
 
-1. Best against worst by reward; among equals the first drawn. Rewards closer than float32 noise are a tie: no pair.
+1. Best against worst by reward, among equals the first drawn; or every two, the better against the worse. Rewards
+   closer than float32 noise are a tie: no pair.
 2. `min_margin`, then `max_length_ratio`; then a pair that repeats an earlier one is dropped.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 
 from alignbench.errors import DataError
 from alignbench.records import Completion, PreferencePair, Prompt
@@ -34,7 +36,7 @@ def build_pairs(
     rewards: Sequence[float | None],
     settings: PairSettings,
 ) -> tuple[list[PreferencePair], dict[str, int | float]]:
-    """Builds at most one pair per prompt, in the order of the prompts.
+    """Builds at most one pair per prompt, or with `take: all` every one, in the order of the prompts.
 
     Args:
         prompts: Distinct prompts.
@@ -44,8 +46,8 @@ def build_pairs(
 
     Returns:
         The pairs, and statistics: `n_prompts`, `n_completions`, `n_unscored`, `n_blank`, `n_repeated_completions`,
-        `n_pairs`, `n_dropped_*` (prompts without a pair, by reason), `mean_margin`, `mean_chosen_tokens`,
-        `mean_rejected_tokens`, `share_chosen_shorter`.
+        `n_pairs`, `n_dropped_*` (prompts without a pair, or pairs with `take: all`, by reason), `mean_margin`,
+        `mean_chosen_tokens`, `mean_rejected_tokens`, `share_chosen_shorter`.
 
     Raises:
         ScorerError: A reward is NaN or infinite.
@@ -56,13 +58,16 @@ def build_pairs(
     pairs: list[PreferencePair] = []
     seen: set[tuple[str, str, str]] = set()
     for prompt in prompts:
-        pair = _best_against_worst(prompt, candidates[prompt.id])
-        reason = _reason_to_drop(pair, settings, seen)
-        if pair is None or reason is not None:
-            counts[reason or "n_dropped_too_few"] += 1
+        if len(candidates[prompt.id]) < 2:
+            counts["n_dropped_too_few"] += 1
             continue
-        seen.add((pair.prompt.text, pair.chosen.text, pair.rejected.text))
-        pairs.append(pair)
+        for pair in _pairs_of(prompt, candidates[prompt.id], settings):
+            reason = _reason_to_drop(pair, settings, seen)
+            if reason is not None:
+                counts[reason] += 1
+                continue
+            seen.add((pair.prompt.text, pair.chosen.text, pair.rejected.text))
+            pairs.append(pair)
     if not pairs:
         raise DataError(_no_pairs(counts))
     counts["n_pairs"] = len(pairs)
@@ -90,17 +95,16 @@ def kept_pairs(
     return kept, {name: counts[name] for name in ("n_pairs", *_DROPPED)} | _means(kept)
 
 
-def _best_against_worst(prompt: Prompt, scored: Sequence[Scored]) -> PreferencePair | None:
-    if len(scored) < 2:
-        return None
-    chosen, chosen_reward = max(scored, key=lambda item: item[1])  # max and min give the first of equals
-    rejected, rejected_reward = min(scored, key=lambda item: item[1])
-    return PreferencePair(prompt, chosen, rejected, chosen_reward, rejected_reward)
+def _pairs_of(prompt: Prompt, scored: Sequence[Scored], settings: PairSettings) -> list[PreferencePair]:
+    """The pairs of two completions or more, better against worse, before any is dropped."""
+    if settings.take == "all":
+        found = list(combinations(sorted(scored, key=lambda item: -item[1]), 2))  # stable: equals as they were drawn
+    else:
+        found = [(max(scored, key=lambda item: item[1]), min(scored, key=lambda item: item[1]))]  # the first of equals
+    return [PreferencePair(prompt, one, other, reward, less) for (one, reward), (other, less) in found]
 
 
-def _reason_to_drop(pair: PreferencePair | None, settings: PairSettings, seen: set[tuple[str, str, str]]) -> str | None:
-    if pair is None:
-        return "n_dropped_too_few"
+def _reason_to_drop(pair: PreferencePair, settings: PairSettings, seen: set[tuple[str, str, str]]) -> str | None:
     margin = pair.chosen_reward - pair.rejected_reward
     if margin <= TIE_TOLERANCE:
         return "n_dropped_tie"

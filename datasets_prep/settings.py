@@ -32,6 +32,9 @@ def _checked_template(value: str | None) -> str | None:
 TokenRange = Annotated[tuple[int, int], Strict(False), AfterValidator(_checked_range)]  # YAML has lists, no tuples
 
 
+Temperatures = Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Strict(False), Field(min_length=1)]
+
+
 class ColumnMapping(Settings):
     """Where a row keeps what is needed; a dotted path such as `prompt.text` reaches into nested rows."""
 
@@ -135,6 +138,10 @@ class PairSettings(Settings):
     """Token limit of a completion: every one draws its own from this range, both ends included."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Sampling temperature."""
+    temperatures: Annotated[Temperatures | None, OnlyIfChanged()] = None
+    """Several in place of it, such as `[0.7, 0.8, 0.9, 1.0]`, each for as many of a prompt's completions; null: one."""
+    take: Annotated[Literal["best_against_worst", "all"], OnlyIfChanged()] = "best_against_worst"
+    """Of the completions of a prompt: the best against the worst, or every two, the better against the worse."""
     min_margin: float = Field(default=0.0, ge=0.0)
     """Drop pairs whose rewards differ by less than this; ties are always dropped."""
     max_length_ratio: float | None = Field(default=None, ge=1.0)
@@ -150,7 +157,22 @@ class PairSettings(Settings):
     """Cut the texts of stored pairs after so many tokens; null: never. What is not cut ends with the token for that."""
 
     @model_validator(mode="after")
+    def _draws_as_many_at_each_temperature(self) -> Self:
+        if self.temperatures is None:
+            return self
+        if self.temperature != 1.0:
+            raise ValueError("temperature: left out beside temperatures")
+        if self.completions_per_prompt % len(self.temperatures):
+            raise ValueError(
+                f"completions_per_prompt: a multiple of {len(self.temperatures)}, the number of temperatures, not "
+                f"{self.completions_per_prompt}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _speaks_of_stored_pairs(self) -> Self:
+        if self.source is not None and self.take != "best_against_worst":
+            raise ValueError("take: left out beside source: stored pairs are taken as they are")
         for name in ("chosen_column", "rejected_column", "max_tokens") if self.source is None else ():
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}: null where source is null: it is of stored pairs")

@@ -46,12 +46,13 @@ def kept_draws(
         chat: The `chat:` block of the recipe.
         directory: Where draws are kept; None keeps nothing.
     """
+    temperature = settings.temperature if settings.temperatures is None else settings.temperatures
     key = {
         "prompts": [[*prompt.identity, policy.encode_prompt(prompt)] for prompt in prompts],
         "policy": weights_fingerprint(policy.model),
         "ends": policy.eos_ids,
         "labeller": labeller.fingerprint,
-        "settings": [settings.completions_per_prompt, settings.completion_tokens, settings.temperature],
+        "settings": [settings.completions_per_prompt, settings.completion_tokens, temperature],
         "chat": chat,
         "draws": draw_key,
         "hardware": hardware_class(policy.device),
@@ -70,7 +71,6 @@ def draw(policy: LanguageModel, labeller: Scorer, prompts: Sequence[Prompt], set
     """Samples `completions_per_prompt` completions of every prompt, and scores them."""
     k = settings.completions_per_prompt
     shortest, longest = settings.completion_tokens
-    decoding = Decoding(max_new_tokens=longest, temperature=settings.temperature)
     limits = generator(*key, "limits").integers(shortest, longest + 1, size=len(prompts) * k).tolist()
     per_call = max(1, policy.batch_size // k)
     completions: list[Completion] = []
@@ -85,10 +85,29 @@ def draw(policy: LanguageModel, labeller: Scorer, prompts: Sequence[Prompt], set
             repeated = [prompt for prompt in prompts[start : start + per_call] for _ in range(k)]
             samples = list(range(k)) * (len(repeated) // k)
             rows = slice(start * k, start * k + len(repeated))
-            completions += policy.complete(repeated, samples, limits[rows], decoding, key)
+            completions += _complete(policy, repeated, samples, limits[rows], settings, key)
             advance()
         asked = [texts[c.prompt_id] for c in completions], [c.text for c in completions]
         rewards = labeller.score(*asked)
     n = len(completions)
     cost.charge(replace(spent, prompts_seen=len(prompts), training_completions=n, reward_calls=n))
     return Drawn(tuple(completions), tuple(rewards), sum(cut_prompts(labeller, *asked)), cost)
+
+
+def _complete(
+    policy: LanguageModel,
+    prompts: Sequence[Prompt],
+    samples: Sequence[int],
+    limits: Sequence[int],
+    settings: PairSettings,
+    key: Key,
+) -> list[Completion]:
+    """One completion per row; the samples of a prompt take the temperatures in turn, where there are several."""
+    temperatures = settings.temperatures or (settings.temperature,)
+    drawn: dict[int, Completion] = {}
+    for i, temperature in enumerate(temperatures):
+        rows = [row for row, sample in enumerate(samples) if sample % len(temperatures) == i]
+        decoding = Decoding(max_new_tokens=settings.completion_tokens[1], temperature=temperature)
+        asked = [prompts[row] for row in rows], [samples[row] for row in rows], [limits[row] for row in rows]
+        drawn.update(zip(rows, policy.complete(*asked, decoding, key), strict=True))
+    return [drawn[row] for row in range(len(samples))]

@@ -15,7 +15,7 @@ from alignbench.records import PreferencePair, Prompt, Scorer
 from datasets_prep.preference_pairs import build_pairs, kept_pairs
 from datasets_prep.prepared import HeldOut, PreparedData
 from datasets_prep.prompt_lengths import prompt_length
-from datasets_prep.settings import PromptSettings
+from datasets_prep.settings import PairSettings, PromptSettings
 from datasets_prep.stored_pairs import read_stored_pairs
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def training_pairs(
     if recipe.pairs.source is not None:
         return _stored(recipe, recipe.pairs.source, policy, data, heldout).said_as("stored pairs")
     assert labeller is not None
-    return _pairs(recipe, policy, labeller, paid_prompts(recipe, data.train), "training")
+    return _pairs(recipe, policy, labeller, paid_prompts(recipe, data.train), recipe.pairs, "training")
 
 
 def _stored(
@@ -72,7 +72,7 @@ def _stored(
 
 
 def heldout_pairs(recipe: Recipe, policy: LanguageModel, labeller: Scorer, heldout: HeldOut) -> tuple[Pairs, HeldOut]:
-    """Returns pairs of all held-out prompts, whatever the budget, and the prompts that they were drawn for.
+    """Returns one pair of all held-out prompts, whatever the budget, and the prompts that they were drawn for.
 
     A prompt that leaves no room for completions of pairs is left out, and counted.
     """
@@ -83,10 +83,18 @@ def heldout_pairs(recipe: Recipe, policy: LanguageModel, labeller: Scorer, heldo
     if n_lost:
         reason = {f"longer than {longest} tokens, what completions of pairs leave of the context": n_lost}
         rows = replace(rows, left_out={**rows.left_out, **reason})
-    return _pairs(recipe, policy, labeller, prompts, "held-out"), HeldOut(prompts, rows)
+    settings = recipe.pairs.model_copy(update={"take": "best_against_worst"})  # a pair is a prompt in the evaluation
+    return _pairs(recipe, policy, labeller, prompts, settings, "held-out"), HeldOut(prompts, rows)
 
 
-def _pairs(recipe: Recipe, policy: LanguageModel, labeller: Scorer, prompts: Sequence[Prompt], purpose: str) -> Pairs:
+def _pairs(
+    recipe: Recipe,
+    policy: LanguageModel,
+    labeller: Scorer,
+    prompts: Sequence[Prompt],
+    settings: PairSettings,
+    purpose: str,
+) -> Pairs:
     drawn = draws_of(recipe, policy, labeller, prompts, purpose)
-    pairs, statistics = build_pairs(prompts, drawn.completions, drawn.rewards, recipe.pairs)
+    pairs, statistics = build_pairs(prompts, drawn.completions, drawn.rewards, settings)
     return Built(tuple(pairs), statistics | {"n_cut": drawn.n_cut}, drawn).said_as(f"{purpose} pairs")

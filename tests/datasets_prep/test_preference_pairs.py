@@ -50,6 +50,24 @@ def test_best_against_worst() -> None:
     }
 
 
+def test_every_two_the_better_against_the_worse() -> None:
+    completions = drawn(P, "fine", "rude word", "nice", "also nice") + drawn(Q, "one")
+    settings = PairSettings(take="all", min_margin=1.0)
+    pairs, statistics = build_pairs([P, Q], completions, [0.5, -1.0, 2.0, 2.0, 1.0], settings)
+    assert texts(pairs) == [
+        *(("nice", "fine"), ("nice", "rude word"), ("also nice", "fine"), ("also nice", "rude word")),
+        ("fine", "rude word"),
+    ]
+    assert [(pair.chosen_reward, pair.rejected_reward) for pair in pairs[::4]] == [(2.0, 0.5), (0.5, -1.0)]
+    expected = {"n_pairs": 5, "n_dropped_tie": 1, "n_dropped_too_few": 1, "n_dropped_margin": 0}
+    assert {name: statistics[name] for name in expected} == expected
+    narrow, statistics = build_pairs(
+        [P], completions[:4], [0.5, -1.0, 2.0, 2.0], settings.model_copy(update={"min_margin": 2.0})
+    )
+    assert texts(narrow) == [("nice", "rude word"), ("also nice", "rude word")]
+    assert statistics["n_dropped_margin"] == 3
+
+
 def test_tokens_are_counted_without_the_end_of_sequence() -> None:
     ended = [Completion("p", 0, "a b", (1, 2, 0), "eos"), Completion("p", 1, "c d", (3, 4), "length")]
     _, statistics = build_pairs([P], ended, [1.0, 0.0], PairSettings())

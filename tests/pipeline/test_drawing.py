@@ -57,6 +57,35 @@ def test_cut_prompts_and_gaps_are_counted(tiny_policy):
     assert all(completion.sample > 0 for pair in pairs for completion in (pair.chosen, pair.rejected))
 
 
+def test_several_temperatures_share_the_completions_of_a_prompt(tiny_policy):
+    """Each draw is the one that its temperature alone has for that prompt and sample."""
+    several = PairSettings(completions_per_prompt=4, completion_tokens=(3, 6), temperatures=(0.3, 1.5))
+    found = draw(tiny_policy(batch_size=4), Longer(), PROMPTS, several, (0, "pairs")).completions
+    assert [(one.prompt_id, one.sample) for one in found] == [(prompt.id, i) for prompt in PROMPTS for i in range(4)]
+    for i, temperature in enumerate((0.3, 1.5)):
+        alone = several.model_copy(update={"temperatures": None, "temperature": temperature})
+        assert found[i::2] == draw(tiny_policy(), Longer(), PROMPTS, alone, (0, "pairs")).completions[i::2]
+    assert found != draw(tiny_policy(), Longer(), PROMPTS, alone, (0, "pairs")).completions
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"temperatures": [0.7, 1.0], "completions_per_prompt": 5},
+            "a multiple of 2, the number of temperatures, not 5",
+        ),
+        ({"temperatures": [0.7, 1.0], "temperature": 0.9}, "temperature: left out beside temperatures"),
+        ({"temperatures": []}, "at least 1 item"),
+        ({"temperatures": [0.7, 0.0]}, "greater than 0"),
+        ({"take": "all", "source": "stored.jsonl"}, "take: left out beside source"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        PairSettings(**settings)
+
+
 def test_draws_do_not_depend_on_batches(tiny_policy):
     whole = draw(tiny_policy(), Longer(), PROMPTS, SETTINGS, (0, "pairs"))
     parts = draw(tiny_policy(batch_size=3), Longer(), PROMPTS, SETTINGS, (0, "pairs"))
@@ -88,6 +117,8 @@ def test_draws_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monke
     assert is_drawn(labeller=other)
     assert is_drawn(prompts=PROMPTS[:3])
     assert is_drawn(settings=SETTINGS.model_copy(update={"temperature": 0.9}))
+    assert is_drawn(settings=SETTINGS.model_copy(update={"temperatures": (1.0, 0.9, 0.8)}))
+    assert not is_drawn(settings=SETTINGS.model_copy(update={"take": "all"}))
     assert is_drawn(draw_key=(1, "pairs"))
     monkeypatch.setattr("alignbench.pipeline.drawing.hardware_class", lambda _: "cuda-other")
     assert is_drawn()
