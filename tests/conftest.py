@@ -206,24 +206,29 @@ def write_recipes(checkpoints, prompt_file):
     return write
 
 
-READ_KL_TOKENS = (
-    *("evaluation.protocols", "evaluation.probes.divergence"),
-    *("pipeline.preflight", "pipeline.prompt_limits"),
-)
+@pytest.fixture(scope="session")
+def measure_kl_on():
+    """Has KL measured on completions of up to so many tokens, for the length of a patch; protocols say 30."""
+    readers = ("evaluation.protocols", "evaluation.probes.divergence", "pipeline.preflight", "pipeline.prompt_limits")
+
+    def measure(n_tokens, patch):
+        for module in readers:
+            patch.setattr(f"alignbench.{module}.DIVERGENCE_TOKENS", n_tokens)
+
+    return measure
 
 
 @pytest.fixture(scope="session")
-def enter(write_recipes):
+def enter(write_recipes, measure_kl_on):
     """Makes a folder the current one, with a recipe per method on the tiny models; nothing is cached outside it.
 
-    KL is measured on completions of up to 8 tokens there, not 30: drawing them took a quarter of a run.
+    KL is measured on short completions there: drawing those of 30 tokens took a quarter of a run.
     """
 
     def enter(folder, patch):
         patch.setenv("ALIGNBENCH_CACHE", str(folder / "cache"))
         patch.chdir(folder)
-        for module in READ_KL_TOKENS:
-            patch.setattr(f"alignbench.{module}.DIVERGENCE_TOKENS", 8)
+        measure_kl_on(8, patch)
         write_recipes(folder)
 
     return enter

@@ -38,16 +38,16 @@ def run(name, sets=()):
 def test_with_points_along_training(recipe_folder, loads, name):
     run(name, sets=["evaluation.evaluate_every=8", "reward.transform=logprob"])
     assert len(list(Path(f"results/{name}/seed0/evaluations").glob("*/step*"))) == 5
-    assert loads == {"writes policy": 2, "reads classifier": 1, "reads judge": 1}
+    assert loads == {"writes one_layer": 2, "reads classifier": 1, "reads judge": 1}
 
 
 def test_a_reward_model_and_a_run_that_builds_on_it(recipe_folder, loads):
     """The start of the reward model is the policy's checkpoint, with a head; no policy is measured."""
     run("reward_model")
-    assert loads == {"writes policy": 1, "reads policy": 1, "reads classifier": 1, "reads judge": 1}
+    assert loads == {"writes one_layer": 1, "reads one_layer": 1, "reads classifier": 1, "reads judge": 1}
     loads.clear()
     run("ppo_learned_reward")
-    assert loads == {"writes policy": 2, "reads artifact": 1, "reads classifier": 1, "reads judge": 1}
+    assert loads == {"writes one_layer": 2, "reads artifact": 1, "reads classifier": 1, "reads judge": 1}
 
 
 def test_a_policy_that_builds_on_another(recipe_folder, loads):
@@ -58,7 +58,7 @@ def test_a_policy_that_builds_on_another(recipe_folder, loads):
     for file in recipe_folder.glob("*.yaml"):
         file.unlink()
     assert [one.state for one in execute.run(recipes, Path("results"))] == ["kept", "done"]
-    assert loads == {"writes artifact": 1, "writes policy": 1, "reads classifier": 1, "reads judge": 1}
+    assert loads == {"writes artifact": 1, "writes one_layer": 1, "reads classifier": 1, "reads judge": 1}
 
 
 def test_classifiers_are_shared_within_the_block_alone(checkpoints):

@@ -43,12 +43,10 @@ def test_neutral_texts_are_read_by_the_policy_and_never_trained_on(recipe_folder
 
 
 def test_evaluation_leaves_room_for_the_completions_that_kl_is_measured_on(
-    write_recipes, tmp_path, monkeypatch, prompt_file
+    recipe_folder, measure_kl_on, monkeypatch, prompt_file
 ):
     """The policy takes 64 tokens: a prompt of 36 leaves room for the protocol's 16, not for 30."""
-    monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    write_recipes(tmp_path)
+    measure_kl_on(30, monkeypatch)
     rows = [json.loads(line) for line in prompt_file.read_text().splitlines()]
     rows += [{"id": f"long{i}", "prompt": " ".join(["the dog"] * 17 + ["runs"] * i), "toxicity": 0} for i in range(8)]
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

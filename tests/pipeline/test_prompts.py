@@ -19,8 +19,9 @@ LENGTHS = range(4, 41)
 
 
 @pytest.fixture
-def long_prompts(recipe_folder):
+def long_prompts(recipe_folder, measure_kl_on, monkeypatch):
     """Recipes on prompts of 4 to 40 words, a dozen of each length."""
+    measure_kl_on(30, monkeypatch)
     subjects = ("the dog", "a cat", "two birds", "one man", "the woman", "a rude bird")
     rows = [
         {"id": f"{n}-{i}", "prompt": " ".join([start, *subject.split(), *["sings"] * n][:n]), "toxicity": 0.5}

@@ -8,9 +8,16 @@ import torch
 
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.models.loading import load_language_model
 from alignbench.records import Prompt
 
 PROMPT = Prompt("p", "the dog")
+
+
+@pytest.fixture
+def tiny_policy(checkpoints):
+    """Makes the policy of one layer: what learning is to reach does not depend on their number."""
+    return lambda: load_language_model(str(checkpoints / "one_layer"))
 
 
 def probability_of_good(policy):
