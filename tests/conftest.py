@@ -209,11 +209,12 @@ def write_recipes(checkpoints, prompt_file):
 @pytest.fixture(scope="session")
 def measure_kl_on():
     """Has KL measured on completions of up to so many tokens, for the length of a patch; protocols say 30."""
-    readers = ("evaluation.protocols", "evaluation.probes.divergence", "pipeline.preflight", "pipeline.prompt_limits")
+    from alignbench.evaluation import protocols
+    from alignbench.evaluation.probes import divergence
 
     def measure(n_tokens, patch):
-        for module in readers:
-            patch.setattr(f"alignbench.{module}.DIVERGENCE_TOKENS", n_tokens)
+        for reader in (protocols, divergence):
+            patch.setattr(reader, "DIVERGENCE_TOKENS", n_tokens)
 
     return measure
 

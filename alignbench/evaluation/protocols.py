@@ -36,6 +36,11 @@ class EvalProtocol:
     as_dexperts: bool = False
     """True where distinct-n and perplexity are measured as in the code of DExperts too, under names of their own."""
 
+    @property
+    def longest_completion(self) -> int:
+        """The most tokens of a completion that is measured, be it a sample of the protocol or one for KL."""
+        return max(self.decoding.max_new_tokens, DIVERGENCE_TOKENS)
+
     def cut(self, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
         """Returns the prompts with their texts cut to the protocol's window; a conversation stays whole."""
         whole = slice(None)

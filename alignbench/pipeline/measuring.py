@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
+from alignbench.evaluation.protocols import get_protocol
 from alignbench.pipeline.build import at_hand
 from alignbench.records import Cost, EvalReport, Policy, Prompt
 from alignbench.runtime.device import evaluations_directory
@@ -75,7 +75,7 @@ def drawn_at_once(recipe: Recipe, model: LanguageModel, prompts: Sequence[Prompt
         return recipe.evaluation.batch_size
     protocol = get_protocol(recipe.evaluation.protocol)
     longest = max(map(len, model.encode_prompts(protocol.cut(prompts))))
-    return completions_at_once(model, longest + max(protocol.decoding.max_new_tokens, DIVERGENCE_TOKENS))
+    return completions_at_once(model, longest + protocol.longest_completion)
 
 
 @contextmanager

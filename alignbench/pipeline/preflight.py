@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from alignbench.errors import AlignbenchError, ModelError, ScorerError, TrainingError
-from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
+from alignbench.evaluation.protocols import get_protocol
 from alignbench.models.forward import base_model, completion_forward, token_logprobs
 from alignbench.models.output_layer import rows_that_fit
 from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
@@ -191,7 +191,7 @@ def _nearly_equal(one: float, other: float) -> bool:
 def _longest_completions(parts: Parts) -> tuple[int, int]:
     """The most tokens that training and evaluation draw for a prompt."""
     recipe = parts.recipe
-    measured = max(get_protocol(recipe.evaluation.protocol).decoding.max_new_tokens, DIVERGENCE_TOKENS)
+    measured = get_protocol(recipe.evaluation.protocol).longest_completion
     return longest_completion(recipe) or measured, measured
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignbench.evaluation.protocols import DIVERGENCE_TOKENS, get_protocol
+from alignbench.evaluation.protocols import get_protocol
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def longest_measured(recipe: Recipe, policy: LanguageModel) -> int:
     """The longest prompt that is measured on: a matter of policy and protocol, the same for every method."""
     protocol = get_protocol(recipe.evaluation.protocol)
-    return _longest_prompt(policy, max(protocol.decoding.max_new_tokens, DIVERGENCE_TOKENS))
+    return _longest_prompt(policy, protocol.longest_completion)
 
 
 def longest_trained_on(recipe: Recipe, policy: LanguageModel) -> int:
