@@ -17,7 +17,7 @@ from alignbench.results.reader import StoredEvaluation, StoredRun
 from alignbench.results.schema import StoredMetric
 from alignbench.results.traits import Traits
 from alignbench.statistics.crossed import over_seeds
-from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpus, compare_pairs
+from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpora, compare_pairs
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS, jackknife_group, jackknife_interval
 from alignbench.statistics.length_matching import LengthMatched
@@ -50,7 +50,7 @@ class RecipeRuns:
 
     def metrics(self, key: MetricKey) -> list[StoredMetric]:
         """Returns one stored value per seed, fewer where a seed lacks the metric."""
-        return [m for _, evaluation in self.runs for m in evaluation.record.metrics if m.key == key]
+        return [evaluation.metrics[key] for _, evaluation in self.runs if key in evaluation.metrics]
 
     def traits(self, key: MetricKey) -> Traits:
         """Returns what tables and tests of a metric go by."""
@@ -108,8 +108,7 @@ class PairedRecipes:
 
 def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
     """Returns every metric that any run has, in the order of the files."""
-    metrics = (m for one in recipes for _, evaluation in one.runs for m in evaluation.record.metrics)
-    return list(dict.fromkeys(m.key for m in metrics))
+    return list(dict.fromkeys(key for one in recipes for _, evaluation in one.runs for key in evaluation.metrics))
 
 
 def harm_by_scorer(one: RecipeRuns, headline: str) -> dict[str, Matrix]:
@@ -169,7 +168,7 @@ _Place = tuple[str, str, MetricKey]
 def _tests(pool: Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[_Place, Tested]:
     """Returns the tests of recipes against others, by (recipe, other, metric), adjusted metric by metric."""
     over_prompts: dict[_Place, Pair] = {}
-    found: dict[_Place, Tested] = {}
+    of_corpus: dict[_Place, CorpusPair] = {}
     for one, other in pairs:
         for key in metric_keys([one]):
             place = one.recipe, other.recipe, key
@@ -177,11 +176,14 @@ def _tests(pool: Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[_
             if mine is not None and theirs is not None:
                 over_prompts[place] = Pair(mine, theirs, one.varies, other.varies)
             elif mine is None and (corpus := pool.corpus_pair(one, other, key)) is not None:
-                found[place] = compare_corpus(corpus)
-    found |= dict(zip(over_prompts, compare_pairs(list(over_prompts.values()), pool.groups), strict=True))
-    for key in dict.fromkeys(key for _, _, key in found):
-        family = [place for place in found if place[2] == key]
-        found |= dict(zip(family, adjust([found[place] for place in family]), strict=True))
+                of_corpus[place] = corpus
+    found = dict(zip(of_corpus, compare_corpora(list(of_corpus.values())), strict=True))
+    found |= zip(over_prompts, compare_pairs(list(over_prompts.values()), pool.groups), strict=True)
+    families: dict[MetricKey, list[_Place]] = {}
+    for place in found:
+        families.setdefault(place[2], []).append(place)
+    for family in families.values():
+        found |= zip(family, adjust([found[place] for place in family]), strict=True)
     return found
 
 
@@ -214,9 +216,12 @@ class Pool:
 
     def __init__(self, recipes: Iterable[RecipeRuns]) -> None:
         evaluations = [evaluation for one in recipes for _, evaluation in one.runs]
-        ids = dict.fromkeys(prompt for one in evaluations for prompt in one.prompt_values[0])
+        lists = dict.fromkeys(one.prompt_values[0] for one in evaluations)
+        ids = dict.fromkeys(prompt for one in lists for prompt in one)
         self._place = {prompt: i for i, prompt in enumerate(ids)}
+        self._places = {one: [self._place[prompt] for prompt in one] for one in lists}
         self._matrices: dict[tuple[str, MetricKey], Matrix | None] = {}
+        self._corpora: dict[tuple[str, MetricKey], list[tuple[float, tuple[float | None, ...]]]] = {}
         named: dict[str, str] = {}
         for one in evaluations:
             named |= one.record.prompt_groups
@@ -239,7 +244,7 @@ class Pool:
         values = np.full((len(one.runs), len(self._place)), np.nan)
         for row, (_, evaluation) in zip(values, one.runs, strict=True):
             ids, columns = evaluation.prompt_values
-            row[[self._place[prompt] for prompt in ids]] = columns[name]
+            row[self._places[ids]] = columns[name]
         return values
 
     def whole(self, one: RecipeRuns, key: MetricKey) -> Estimate:
@@ -264,18 +269,22 @@ class Pool:
         if _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key):
             return None
         stored = [*one.metrics(key), *reference.metrics(key)]
-        mine, theirs = (
-            [
-                (_scaled(m.value, side.traits(key).scale), m.replicates)
-                for m in side.metrics(key)
-                if m.value is not None and m.replicates is not None
-            ]
-            for side in (one, reference)
-        )
+        mine, theirs = self._corpus(one, key), self._corpus(reference, key)
         lengths = {len(replicates) for _, replicates in (*mine, *theirs)}
         if len(mine) < len(one.runs) or len(theirs) < len(reference.runs) or len(lengths) != 1:
             return None
         return CorpusPair(mine, theirs, self._sizes(stored), one.varies, reference.varies)
+
+    def _corpus(self, one: RecipeRuns, key: MetricKey) -> list[tuple[float, tuple[float | None, ...]]]:
+        """Returns the values and replicates of the seeds that have them, the same list each time."""
+        if (one.recipe, key) not in self._corpora:
+            scale = one.traits(key).scale
+            self._corpora[one.recipe, key] = [
+                (_scaled(m.value, scale), m.replicates)
+                for m in one.metrics(key)
+                if m.value is not None and m.replicates is not None
+            ]
+        return self._corpora[one.recipe, key]
 
     def _sizes(self, stored: Sequence[StoredMetric]) -> list[int] | None:
         """Returns what shares the groups have: as stored, else those of the prompts; None means equal groups."""
@@ -289,9 +298,9 @@ class Pool:
 def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
     """Returns why a recipe has no value of a metric, None where it has one."""
     for run, evaluation in one.runs:
-        stored = [m for m in evaluation.record.metrics if m.key == key]
-        if not stored or stored[0].value is None:
-            return f"seed {run.status.seed}: {(stored[0].reason if stored else None) or 'not measured'}"
+        stored = evaluation.metrics.get(key)
+        if stored is None or stored.value is None:
+            return f"seed {run.status.seed}: {(stored.reason if stored else None) or 'not measured'}"
     return None
 
 
@@ -302,7 +311,7 @@ def _other_texts(one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> str 
         texts = {json.dumps(each.record.comparability.get(condition), sort_keys=True) for each in evaluations}
         said = condition.replace("_", " ")
         return f"the two sides were not measured on the same {said}" if len(texts) > 1 else None
-    prompts = {frozenset(each.prompt_values[0]) for each in evaluations}
+    prompts = {frozenset(ids) for ids in {each.prompt_values[0] for each in evaluations}}
     return "the two sides were not measured on the same prompts" if len(prompts) > 1 else None
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.errors import ResultsError
-from alignbench.records import Cost, file_sha256, total
+from alignbench.records import Cost, MetricKey, file_sha256, total
 from alignbench.results.layout import (
     ARTIFACT,
     ENVIRONMENT_FILE,
@@ -36,6 +36,7 @@ from alignbench.results.schema import (
     NewerSchemaError,
     PromptsFile,
     RunStatus,
+    StoredMetric,
     StoredRecipe,
     UnreadableError,
     read_record,
@@ -58,6 +59,12 @@ def readable(path: Path) -> Iterator[None]:
         raise UnreadableError(f"{path.name} cannot be read: {said}") from error
 
 
+@lru_cache(maxsize=64)
+def _once(ids: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the first of equal tuples: the runs of a table have the same prompts."""
+    return ids
+
+
 def _floats(column: Any) -> NDArray[np.float64]:
     """Returns a column of a pyarrow table, NaN where it is null. Not by to_numpy, which loads pandas."""
     whole = column.combine_chunks()
@@ -73,7 +80,12 @@ class StoredEvaluation:
     record: EvaluationFile
 
     @cached_property
-    def prompt_values(self) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
+    def metrics(self) -> Mapping[MetricKey, StoredMetric]:
+        """The metrics, in the order of the file."""
+        return {metric.key: metric for metric in self.record.metrics}
+
+    @cached_property
+    def prompt_values(self) -> tuple[tuple[str, ...], dict[str, NDArray[np.float64]]]:
         """Prompt ids, and per column, named by its `MetricKey`, a value per prompt, NaN where unmeasured.
 
         UnreadableError where they are missing, damaged, or not what the metrics are the means of.
@@ -84,11 +96,11 @@ class StoredEvaluation:
         if not path.exists():
             if self.record.n_prompts:
                 raise UnreadableError(f"no {path.name}")
-            return [], {}
+            return (), {}
         with readable(path):
             # Not read_table: it loads pandas, which takes longer than all the rest of a comparison.
             table = pq.ParquetFile(path).read()
-            ids = [str(value) for value in table.column(PROMPT_ID).to_pylist()]
+            ids = _once(tuple(map(str, table.column(PROMPT_ID).to_pylist())))
             columns = {name: _floats(table.column(name)) for name in table.column_names if name != PROMPT_ID}
         if any(column.ndim > 1 for column in columns.values()):
             raise UnreadableError(f"{path.name}: lists where numbers belong")

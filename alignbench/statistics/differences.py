@@ -14,12 +14,11 @@ from alignbench.statistics.crossed import (
     Arm,
     Components,
     Matrix,
-    averaged_difference,
+    Side,
     components,
-    estimate,
-    method_difference,
+    estimates,
     no_surer,
-    over_seeds,
+    parts_of_method,
 )
 from alignbench.statistics.estimate import ALPHA, Estimate
 from alignbench.statistics.jackknife import jackknife_interval, jackknife_variance
@@ -28,6 +27,8 @@ from alignbench.statistics.power import Settlement, minimum_detectable_effect, s
 from alignbench.statistics.prompt_means import Groups, collapse, mean_interval, n_moved, no_surer_than_signs
 
 Estimand = Literal["these runs", "the method"]
+Seeds = Sequence[tuple[float, Sequence[float | None]]]
+"""Of a metric of the whole corpus, per seed: the value, and the values less one prompt group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class CorpusPair:
-    """A metric of the whole corpus, with its replicates: per seed the value, and the values less one prompt group."""
+    """A metric of the whole corpus, with its replicates."""
 
-    values: Sequence[tuple[float, Sequence[float | None]]]
-    baseline: Sequence[tuple[float, Sequence[float | None]]]
+    values: Seeds
+    baseline: Seeds
     group_sizes: Sequence[int] | None = None
     varies: bool = True
     baseline_varies: bool = True
@@ -98,24 +99,55 @@ def compare_pairs(pairs: Sequence[Pair], groups: Groups | None = None) -> list[T
     `groups` (prompts,) numbers the groups of prompts that are variants of one text; None: each prompt is its own. The
     method is the estimand where each side that varies has two seeds or more.
     """
-    return [_tested(pair, groups) for pair in pairs]
+    known: dict[tuple[int, bool], Side] = {}
+
+    def side(values: Matrix, varies: bool) -> Side:
+        place = id(values), varies  # of a matrix that `pairs` hold on to
+        if place not in known:
+            known[place] = Side.of(values, varies, groups)
+        return known[place]
+
+    begun = [
+        _begun(side(pair.values, pair.varies), side(pair.baseline, pair.baseline_varies), pair, groups)
+        for pair in pairs
+    ]
+    unfinished = [one for one in begun if isinstance(one, _OfMethod)]
+    found = iter(estimates([one.value for one in unfinished], [one.parts for one in unfinished]))
+    return [one.tested(next(found)) if isinstance(one, _OfMethod) else one for one in begun]
 
 
-def _tested(pair: Pair, groups: Groups | None) -> Tested:
+@dataclass(frozen=True, slots=True)
+class _OfMethod:
+    """A test of two methods before its estimate, which is made together with those of others."""
+
+    value: float
+    over_prompts: Estimate
+    n_moved: int
+    unit: str
+    parts: Components
+
+    def tested(self, estimated: Estimate) -> Tested:
+        runs = no_surer_than_signs(self.over_prompts, self.n_moved, self.unit)
+        method = no_surer_than_signs(no_surer(estimated, self.over_prompts), self.n_moved, self.unit)
+        return Tested(runs, method, replace(self.parts, runs=_as_far_as(runs, self.parts.of_these_runs)))
+
+
+def _begun(mine: Side, theirs: Side, pair: Pair, groups: Groups | None) -> Tested | _OfMethod:
     is_method = has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline))
-    difference = averaged_difference(pair.values, pair.baseline)
+    difference = mine.minus(theirs)
     measured = np.isfinite(difference)
-    if not measured.any() and all(np.isfinite(over_seeds(side)).any() for side in (pair.values, pair.baseline)):
+    if not measured.any() and all(np.isfinite(side.averages).any() for side in (mine, theirs)):
         nothing = Estimate(None, reason="of the prompts that were measured on either side, none in common")
         return Tested(nothing, nothing if is_method else None)
     moved, unit = n_moved(difference, groups), "prompt" if groups is None else "group of prompts"
-    runs = no_surer_than_signs(mean_interval(difference, groups), moved, unit)
+    over_prompts = mean_interval(difference, groups)
+    runs = no_surer_than_signs(over_prompts, moved, unit)
     if is_method:
-        sides = pair.values, pair.baseline, pair.varies, pair.baseline_varies
-        method, parts = method_difference(*sides, groups)
-        if parts is not None:
-            parts = replace(parts, runs=_as_far_as(runs, parts.of_these_runs))
-        return Tested(runs, no_surer_than_signs(method, moved, unit), parts)
+        parts = parts_of_method((mine, theirs), difference, over_prompts, groups)
+        if isinstance(parts, Estimate):
+            return Tested(runs, no_surer_than_signs(parts, moved, unit))
+        assert over_prompts.value is not None
+        return _OfMethod(over_prompts.value, over_prompts, moved, unit, parts)
     if runs.ci_low is None or measured.sum() < 2:
         return Tested(runs, None)
     by_group = collapse(difference[measured], None if groups is None else groups[measured])
@@ -133,14 +165,27 @@ def _as_far_as(runs: Estimate, parts: Components) -> float:
     return max(parts.prompts, (half / float(stdtrit(parts.n_prompts - 1, 1 - ALPHA / 2))) ** 2)
 
 
-def compare_corpus(pair: CorpusPair) -> Tested:
-    """Returns the difference of a metric of the whole corpus, by the jackknife over prompt groups.
+def compare_corpora(pairs: Sequence[CorpusPair]) -> list[Tested]:
+    """Returns the differences of metrics of the whole corpus, by the jackknife over prompt groups.
 
     For the method the jackknife's variances take the place of those over prompts in `crossed`: of the averaged
     difference, and of each seed's distance from the average of its recipe as the residual.
     """
-    value, replicates = _averaged(pair.values)
-    base_value, base_replicates = _averaged(pair.baseline)
+    sides = _CorpusSides()
+    begun = [_corpus_begun(pair, sides) for pair in pairs]
+    unfinished = [one for one in begun if isinstance(one, _OfMethod)]
+    found = iter(estimates([one.value for one in unfinished], [one.parts for one in unfinished]))
+    return [
+        Tested(one.over_prompts, no_surer(next(found), one.over_prompts), one.parts)
+        if isinstance(one, _OfMethod)
+        else one
+        for one in begun
+    ]
+
+
+def _corpus_begun(pair: CorpusPair, sides: _CorpusSides) -> Tested | _OfMethod:
+    value, replicates = sides.averaged(pair.values)
+    base_value, base_replicates = sides.averaged(pair.baseline)
     change = value - base_value
     changes = _minus(replicates, base_replicates)
     runs = jackknife_interval(change, changes, pair.group_sizes)
@@ -151,11 +196,10 @@ def compare_corpus(pair: CorpusPair) -> Tested:
     if not is_method:
         return Tested(runs, None, Components(variance, n_groups) if variance > 0 else None)
     arms = [
-        _corpus_arm(pair.values, pair.varies, pair.group_sizes),
-        _corpus_arm(pair.baseline, pair.baseline_varies, pair.group_sizes),
+        sides.arm(pair.values, pair.varies, pair.group_sizes),
+        sides.arm(pair.baseline, pair.baseline_varies, pair.group_sizes),
     ]
-    parts = components(variance, n_groups, arms)
-    return Tested(runs, no_surer(estimate(change, parts), runs), parts)
+    return _OfMethod(change, runs, 0, "", components(variance, n_groups, arms))
 
 
 def adjust(family: Sequence[Tested]) -> list[Tested]:
@@ -182,22 +226,36 @@ def has_method(varies: bool, n_seeds: int, baseline_varies: bool, n_baseline_see
     return bool(sides) and min(sides) >= MIN_SEEDS
 
 
-def _corpus_arm(
-    seeds: Sequence[tuple[float, Sequence[float | None]]], varies: bool, sizes: Sequence[int] | None
-) -> Arm:
-    if len(seeds) < MIN_SEEDS:
-        return Arm(len(seeds), 0.0, 0.0, varies)
-    value, replicates = _averaged(seeds)
-    own = [jackknife_variance(one - value, _minus(left, replicates), sizes)[0] for one, left in seeds]
-    residual = sum(one for one in own if one is not None) / (len(seeds) - 1)
-    return Arm(len(seeds), float(np.var([one for one, _ in seeds], ddof=1)), residual, varies)
+class _CorpusSides:
+    """What recipes bring to the pairs that they are part of, each found once; of lists that the pairs hold on to."""
 
+    def __init__(self) -> None:
+        self._averages: dict[int, tuple[float, list[float | None]]] = {}
+        self._arms: dict[object, Arm] = {}
 
-def _averaged(seeds: Sequence[tuple[float, Sequence[float | None]]]) -> tuple[float, list[float | None]]:
-    """Returns the means over seeds of values and of replicates; a group counts where every seed has it."""
-    groups = [[v for v in group if v is not None] for group in zip(*(left for _, left in seeds), strict=True)]
-    means = [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
-    return float(np.mean([value for value, _ in seeds])), means
+    def averaged(self, seeds: Seeds) -> tuple[float, list[float | None]]:
+        """Returns the means over seeds of values and of replicates; a group counts where every seed has it."""
+        if id(seeds) not in self._averages:
+            groups = [[v for v in group if v is not None] for group in zip(*(left for _, left in seeds), strict=True)]
+            means = [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
+            self._averages[id(seeds)] = float(np.mean([value for value, _ in seeds])), means
+        return self._averages[id(seeds)]
+
+    def arm(self, seeds: Seeds, varies: bool, sizes: Sequence[int] | None) -> Arm:
+        """Returns the spread of the seeds; of sizes only their shares matter."""
+        parts = math.gcd(*sizes) or 1 if sizes is not None else 1
+        place = id(seeds), varies, None if sizes is None else tuple(size // parts for size in sizes)
+        if place not in self._arms:
+            self._arms[place] = self._arm(seeds, varies, sizes)
+        return self._arms[place]
+
+    def _arm(self, seeds: Seeds, varies: bool, sizes: Sequence[int] | None) -> Arm:
+        if len(seeds) < MIN_SEEDS:
+            return Arm(len(seeds), 0.0, 0.0, varies)
+        value, replicates = self.averaged(seeds)
+        own = [jackknife_variance(one - value, _minus(left, replicates), sizes)[0] for one, left in seeds]
+        residual = sum(one for one in own if one is not None) / (len(seeds) - 1)
+        return Arm(len(seeds), float(np.var([one for one, _ in seeds], ddof=1)), residual, varies)
 
 
 def _minus(mine: Sequence[float | None], theirs: Sequence[float | None]) -> list[float | None]:

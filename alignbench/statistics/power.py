@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignbench.statistics.crossed import Components, Spread, components
+from alignbench.statistics.crossed import Components, Spread, components, quadrature
 from alignbench.statistics.estimate import ALPHA
 
 POWER = 0.8
@@ -54,14 +54,14 @@ def settle(parts: Components, difference: float, n_tests: int = 1) -> Settlement
     if target == 0.0:
         return Settlement(None, None)
 
-    def with_prompts(n: int) -> bool:
-        return _detectable_by_both(more_prompts(parts, n), alpha) <= target
+    def with_prompts(n: int) -> float:
+        return _detectable_by_both(more_prompts(parts, n), alpha)
 
-    def with_seeds(n: int) -> bool:
-        return _detectable_by_both(more_seeds(parts, n), alpha) <= target
+    def with_seeds(n: int) -> float:
+        return _detectable_by_both(more_seeds(parts, n), alpha)
 
-    seeds = _smallest(with_seeds, 2, MAX_SEEDS) if parts.seeds > 0 else None
-    return Settlement(_smallest(with_prompts, 2, MAX_PROMPTS), seeds)
+    seeds = smallest_count(with_seeds, target, MAX_SEEDS) if parts.seeds > 0 else None
+    return Settlement(smallest_count(with_prompts, target, MAX_PROMPTS), seeds)
 
 
 def more_prompts(parts: Components, n_prompts: float) -> Components:
@@ -94,15 +94,15 @@ def _detectable(parts: Components, alpha: float) -> float:
     error = math.sqrt(parts.variance)
     if error == 0.0:
         return 0.0
-    nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
-    shares = gammaincinv(parts.seeds_df / 2, (nodes + 1) / 2) * 2 / parts.seeds_df
+    nodes, weights = quadrature(_POINTS)
+    shares = gammaincinv(parts.seeds_df / 2, nodes) * 2 / parts.seeds_df
     halves = Spread.of(parts, np.asarray(parts.seeds * shares, dtype=np.float64)).half_widths(alpha)
     if len(halves) < _POINTS or not parts.seeds:
         return float(halves[0]) + float(ndtri(POWER)) * error
     low, high = 0.0, float(halves.max()) + 3 * error
     while high - low > 1e-6 * high:
         middle = (low + high) / 2
-        power = float(ndtr((middle - halves) / error) @ weights) / 2
+        power = float(ndtr((middle - halves) / error) @ weights)
         low, high = (middle, high) if power < POWER else (low, middle)
     return high
 
@@ -112,11 +112,25 @@ def _c4(df: float) -> float:
     return math.sqrt(2 / df) * math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2))
 
 
-def _smallest(is_enough: Callable[[int], bool], low: int, high: int) -> int | None:
-    """Returns the smallest count that is enough, None where the largest is not."""
-    if not is_enough(high):
+def smallest_count(detectable: Callable[[int], float], target: float, most: int) -> int | None:
+    """Returns the smallest count from 2 whose detectable difference is at most the target; None where `most` is not.
+
+    Detectable differences fall with the count. Near the answer their squares are nearly linear in 1 / count, so the
+    next count to try is where a line through both ends meets the target; every third one halves the ratio of the ends.
+    """
+    low, high, at_low, at_high, n_tried = 2, most, math.inf, detectable(most), 0
+    if at_high > target:
         return None
     while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
-    return low
+        middle = math.isqrt(low * high)
+        if n_tried % 3 and high <= 4 * low and math.inf > at_low > at_high:
+            share = (target**2 - at_high**2) / (at_low**2 - at_high**2)
+            middle = math.ceil(1 / (1 / high + share * (1 / (low - 1) - 1 / high)))
+        middle = min(max(middle, low), high - 1)
+        found = detectable(middle)
+        if found <= target:
+            high, at_high = middle, found
+        else:
+            low, at_low = middle + 1, found
+        n_tried += 1
+    return high

@@ -9,7 +9,7 @@ import pytest
 from fixtures.paired import paired_difference, paired_jackknife
 
 from alignbench.statistics.crossed import method_difference
-from alignbench.statistics.differences import CorpusPair, Pair, adjust, compare_corpus, compare_pairs, has_method
+from alignbench.statistics.differences import CorpusPair, Pair, adjust, compare_corpora, compare_pairs, has_method
 from alignbench.statistics.estimate import Estimate, verdict
 
 
@@ -77,9 +77,9 @@ def test_detectable_over_prompts_alone_is_the_textbook_formula(rng):
 
 def test_corpus_pair_with_one_seed_is_the_jackknife(rng):
     (mine,), (theirs,) = corpora([0.5], 0.01, rng), corpora([0.45], 0.01, rng)
-    one = compare_corpus(CorpusPair([mine], [theirs]))
+    one = compare_corpora([CorpusPair([mine], [theirs])])[0]
     assert one.difference == paired_jackknife(*mine, *theirs)
-    few = compare_corpus(CorpusPair([(0.5, [None] * 11 + [0.5] * 9)], [theirs]))
+    few = compare_corpora([CorpusPair([(0.5, [None] * 11 + [0.5] * 9)], [theirs])])[0]
     assert few.difference.p_value is None
     assert "9 groups" in few.difference.reason
 
@@ -91,7 +91,7 @@ def test_corpus_pair_of_a_mean_is_the_same_as_over_prompts(rng):
     def leave_one_out(values):
         return [(float(row.mean()), [float((row.sum() - x) / 19) for x in row]) for row in values]
 
-    corpus = compare_corpus(CorpusPair(leave_one_out(mine), leave_one_out(theirs))).difference
+    corpus = compare_corpora([CorpusPair(leave_one_out(mine), leave_one_out(theirs))])[0].difference
     (over_prompts,) = compare_pairs([Pair(mine, theirs)])
     for name in ("value", "ci_low", "ci_high", "p_value"):
         assert getattr(corpus, name) == pytest.approx(getattr(over_prompts.difference, name), rel=1e-9)
@@ -151,3 +151,15 @@ def test_detectable_reaches_as_far_as_a_skewed_interval(rng):
     assert half > 1.99 * plain
     assert one.detectable() == pytest.approx(mirrored.detectable())
     assert one.detectable() > 1.2 * 2.8 * plain
+
+
+def test_many_pairs_give_the_numbers_that_each_gives_alone(rng):
+    recipes = [rng.normal(shift, 0.2, (seeds, 40)) for shift, seeds in ((0, 3), (0.1, 3), (0.2, 2), (0.3, 1))]
+    recipes += [np.where(rng.random((3, 40)) < 0.1, np.nan, recipes[0]), np.full((3, 40), 0.5)]
+    for varies, groups in ((True, None), (False, None), (True, np.arange(40) // 3)):
+        pairs = [Pair(one, other, True, varies) for one in recipes for other in recipes]
+        assert compare_pairs(pairs, groups) == [compare_pairs([pair], groups)[0] for pair in pairs]
+    seeds = [[(float(one.mean()), one.tolist()) for one in recipe[:, :20] + 1] for recipe in recipes[:4]]
+    sizes = [None, [20] * 20, list(range(1, 21)), [40] * 20]
+    corpora = [CorpusPair(one, other, some) for one in seeds for other in seeds for some in sizes]
+    assert compare_corpora(corpora) == [compare_corpora([pair])[0] for pair in corpora]

@@ -8,7 +8,7 @@ from scipy import stats
 
 from alignbench.statistics.crossed import Arm, Components, components, method_difference
 from alignbench.statistics.estimate import verdict
-from alignbench.statistics.power import minimum_detectable_effect, more_prompts, more_seeds, settle
+from alignbench.statistics.power import minimum_detectable_effect, more_prompts, more_seeds, settle, smallest_count
 
 
 def test_over_prompts_alone_it_is_the_textbook_formula():
@@ -61,6 +61,23 @@ def test_more_prompts_cannot_settle_what_seeds_differ_in():
     assert minimum_detectable_effect(more_seeds(parts, needed.seeds)) == pytest.approx(0.03, rel=0.05)
     # And the other way round: prompts alone, whatever the seeds, are too noisy for a difference this small.
     assert settle(components(0.03**2, 400, [Arm(3, 1.5 * 0.01**2, 0.0)] * 2), 0.03).seeds is None
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+def test_the_smallest_count_in_few_tries(floor, power):
+    tried = []
+
+    def detectable(count):
+        tried.append(count)
+        return math.sqrt(floor + 30 / count**power)
+
+    for target in (0.4, 0.709, 0.75, 1.0, 2.0, 3.0, 6.0, 100.0):
+        enough = (count for count in range(2, 10_001) if math.sqrt(floor + 30 / count**power) <= target)
+        tried.clear()
+        assert smallest_count(detectable, target, 10_000) == next(enough, None)
+        assert len(tried) <= 14
+    assert smallest_count(lambda count: math.inf if count < 7 else 0.0, 0.0, 1_000_000) == 7
 
 
 def test_residual_falls_with_prompts_and_with_seeds():
