@@ -17,7 +17,7 @@ from alignbench.comparison.comparability import (
     word_lists,
 )
 from alignbench.comparison.comparison import ComparedRecipe, Comparison
-from alignbench.comparison.equal_length import with_length_matched
+from alignbench.comparison.equal_length import EqualLength
 from alignbench.comparison.evaluation_prompts import rows_notes
 from alignbench.comparison.flags import (
     HEADLINE,
@@ -31,10 +31,18 @@ from alignbench.comparison.flags import (
 )
 from alignbench.comparison.hacking_over_seeds import along_training_flag, hacking_along_training
 from alignbench.comparison.notes import SEEDS_NOTE, covers_seeds, notes_on
-from alignbench.comparison.pooling import UNTRAINED, RecipeRuns, harm_by_scorer, measure, measure_pairs
+from alignbench.comparison.pooling import (
+    UNTRAINED,
+    Measurement,
+    RecipeRuns,
+    harm_by_scorer,
+    measure,
+    measure_pairs,
+)
 from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.records import MetricKey
 from alignbench.results.reader import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
+from alignbench.results.threads import in_threads
 
 _Measured = list[tuple[StoredRun, StoredEvaluation]]
 
@@ -154,18 +162,14 @@ def _choose_baseline(recipes: Sequence[RecipeRuns], wanted: str | None, skipped:
 def _compared(
     recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None, mismatched: bool = False
 ) -> tuple[ComparedRecipe, ...]:
-    measurements = measure(recipes, baseline)
+    measurements = _measurements(recipes, baseline)
     costs = {one.recipe: one.mean_cost() for one in recipes}
     trained = [one.recipe for one in recipes if one.method != UNTRAINED] if baseline else []
     budgets = budget_flags({recipe: costs[recipe]["training_completions"] for recipe in trained})
     rows = []
     for one in recipes:
-        metrics = {key: found for (recipe, key), found in measurements.items() if recipe == one.recipe}
-        lists = _word_lists(one, metrics)
-        flags = measured_flags(metrics, lists)
-        if baseline is not None and any(flag.name == "length_shift" for flag in flags):
-            metrics = with_length_matched(metrics, one, baseline)
-            flags = measured_flags(metrics, lists)
+        metrics = measurements[one.recipe]
+        flags = measured_flags(metrics, _word_lists(one, metrics))
         hacking = hacking_along_training([run.status for run, _ in one.runs])
         built_on = {(u.recipe, u.seed, u.role) for run, _ in one.runs for u in run.status.upstream}
         upstream = sorted(f"{name}/seed{seed} ({role})" for name, seed, role in built_on if role != "tuning")
@@ -197,6 +201,21 @@ def _compared(
             )
         )
     return tuple(rows)
+
+
+def _measurements(
+    recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None
+) -> dict[str, dict[MetricKey, Measurement]]:
+    """Returns what was measured of each recipe, at equal length too where its completions have changed length."""
+    found: dict[str, dict[MetricKey, Measurement]] = {one.recipe: {} for one in recipes}
+    for (recipe, key), measurement in measure(recipes, baseline).items():
+        found[recipe][key] = measurement
+    if baseline is None:
+        return found
+    equal_length = EqualLength(baseline)
+    changed = [one for one in recipes if any(flag.name == "length_shift" for flag in measured_flags(found[one.recipe]))]
+    matched = in_threads(lambda one: equal_length.added_to(found[one.recipe], one), changed)
+    return found | {one.recipe: metrics for one, metrics in zip(changed, matched, strict=True)}
 
 
 def _word_lists(recipe: RecipeRuns, metrics: Iterable[MetricKey]) -> frozenset[str]:

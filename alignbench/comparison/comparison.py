@@ -12,6 +12,7 @@ from alignbench.comparison.pooling import Measurement, PairedRecipes
 from alignbench.errors import NothingComparedError
 from alignbench.records import MetricKey
 from alignbench.results.reader import SkippedRun
+from alignbench.results.threads import in_threads
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched
 from alignbench.statistics.power import Settlement
@@ -56,10 +57,11 @@ class Comparison:
 
     def records(self) -> list[dict[str, object]]:
         """Returns a record per recipe and metric, with the fields that docs/results.md lists; then one per pair."""
-        rows = [record for row in self.recipes for record in _records(row, self.baseline)]
+        rows = [one for some in in_threads(lambda row: _records(row, self.baseline), self.recipes) for one in some]
         by_name = {row.recipe: row for row in self.recipes}
-        for pair in self.pairs:
-            rows.append(_record(by_name[pair.recipe], pair.key, pair.measurement, pair.other, "all pairs"))
+        rows += in_threads(
+            lambda pair: _record(by_name[pair.recipe], pair.key, pair.measurement, pair.other, "all pairs"), self.pairs
+        )
         protocol = {
             "protocol": self.protocol,
             "n_prompts": self.n_prompts,

@@ -13,6 +13,7 @@ from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag,
 from alignbench.comparison.numbers import number, p_value, with_interval
 from alignbench.comparison.pooling import UNTRAINED, Measurement
 from alignbench.records import MetricKey
+from alignbench.results.threads import in_threads
 from alignbench.statistics.estimate import ALPHA, Estimate
 
 WIDTH = 120
@@ -138,15 +139,17 @@ def _mark(*rows: ComparedRecipe) -> str:
 
 def _design(comparison: Comparison, key: MetricKey) -> Iterator[Section]:
     """Yields what the verdicts are about, the same for these runs alone, and what the design could have seen."""
-    rows, n_tests = [], 1
-    for row in comparison.recipes:
-        one = row.metrics.get(key)
-        if one is None or one.tested is None:
-            continue
-        runs, found = one.tested.these_runs, number(detectable(one))
-        cells = [with_interval(runs, "+"), p_value(runs.p_value), found, _settled(one)]
-        rows.append([row.recipe, one.tested.estimand, *cells])
-        n_tests = max(n_tests, one.tested.n_tests)
+    tested = [
+        (row.recipe, one, one.tested)
+        for row in comparison.recipes
+        if (one := row.metrics.get(key)) is not None and one.tested is not None
+    ]
+    power = in_threads(lambda each: [number(detectable(each[1])), _settled(each[1])], tested)
+    rows = [
+        [recipe, test.estimand, with_interval(test.these_runs, "+"), p_value(test.these_runs.p_value), *cells]
+        for (recipe, _, test), cells in zip(tested, power, strict=True)
+    ]
+    n_tests = max((test.n_tests for _, _, test in tested), default=1)
     if rows:
         header = ["recipe", "verdict about", "difference in these runs", "p", "detectable difference", "to settle it"]
         alone = f"if it were the only one among the {n_tests} comparisons, at the level {ALPHA} / {n_tests}"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,84 +12,106 @@ from numpy.typing import NDArray
 from alignbench.comparison.pooling import Measurement, RecipeRuns
 from alignbench.records import MetricKey
 from alignbench.results.layout import COMPLETIONS_FILE, PROMPT_ID
-from alignbench.results.reader import StoredEvaluation, readable
+from alignbench.results.reader import StoredEvaluation, floats, readable
 from alignbench.results.schema import UnreadableError
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched, ScoredTexts, length_matched
 
+_SCORES = "toxicity@"
+"""How the columns of scores in completions.parquet begin."""
 MATCHED_METRICS = ("toxicity_mean", "toxicity_rate")
 """Means over completions; a maximum over the k of a prompt has no single length."""
 
 
-def with_length_matched(
-    metrics: Mapping[MetricKey, Measurement], recipe: RecipeRuns, baseline: RecipeRuns
-) -> dict[MetricKey, Measurement]:
-    """Returns the measurements, the toxicity metrics among them with their difference at equal length."""
-    sides = [[evaluation for _, evaluation in side.runs] for side in (recipe, baseline)]
-    has_threshold = all("toxicity_threshold" in one.record.comparability for side in sides for one in side)
-    wanted = [
-        key
-        for key, one in metrics.items()
-        if key.metric in MATCHED_METRICS
-        and one.difference is not None
-        and (has_threshold or key.metric != "toxicity_rate")
-    ]
-    try:
-        found = _matched(sides, wanted)
-    except UnreadableError as error:
-        found = [LengthMatched(Estimate(None, reason=str(error)), None)] * len(wanted)
-    return dict(metrics) | {
-        key: replace(metrics[key], length_matched=one) for key, one in zip(wanted, found, strict=True)
-    }
+class EqualLength:
+    """Compares recipes with a baseline, of which the completions are read once."""
+
+    def __init__(self, baseline: RecipeRuns) -> None:
+        self._baseline = [evaluation for _, evaluation in baseline.runs]
+
+    def added_to(self, metrics: Mapping[MetricKey, Measurement], recipe: RecipeRuns) -> dict[MetricKey, Measurement]:
+        """Returns a recipe's measurements, the toxicity metrics among them with their difference at equal length."""
+        own = [evaluation for _, evaluation in recipe.runs]
+        has_threshold = all("toxicity_threshold" in one.record.comparability for one in (*own, *self._baseline))
+        wanted = [
+            key
+            for key, one in metrics.items()
+            if key.metric in MATCHED_METRICS
+            and one.difference is not None
+            and (has_threshold or key.metric != "toxicity_rate")
+        ]
+        try:
+            found = self._matched(own, wanted)
+        except UnreadableError as error:
+            found = [LengthMatched(Estimate(None, reason=str(error)), None)] * len(wanted)
+        return dict(metrics) | {
+            key: replace(metrics[key], length_matched=one) for key, one in zip(wanted, found, strict=True)
+        }
+
+    def _matched(self, own: Sequence[StoredEvaluation], keys: Sequence[MetricKey]) -> list[LengthMatched]:
+        groups = {
+            prompt: group for one in (*own, *self._baseline) for prompt, group in one.record.prompt_groups.items()
+        }
+        places: dict[object, int] = {}
+        texts = _scored_texts(own, [_read(one) for one in own], keys, groups, places)
+        return length_matched(texts, _scored_texts(self._baseline, self._completions, keys, groups, places))
+
+    @cached_property
+    def _completions(self) -> list[_Completions]:
+        return [_read(one) for one in self._baseline]
 
 
-def _matched(sides: Sequence[Sequence[StoredEvaluation]], keys: Sequence[MetricKey]) -> list[LengthMatched]:
-    named = {prompt: group for side in sides for one in side for prompt, group in one.record.prompt_groups.items()}
-    places: dict[object, int] = {}
-    texts, baseline = (_scored_texts(side, keys, named, places) for side in sides)
-    return length_matched(texts, baseline)
+@dataclass(frozen=True)
+class _Completions:
+    """What an evaluation has of its completions, without their texts."""
+
+    prompts: list[str]
+    lengths: NDArray[np.int64]
+    scores: Mapping[str, NDArray[np.float64]]
+    """By column of completions.parquet."""
+
+
+def _read(evaluation: StoredEvaluation) -> _Completions:
+    import pyarrow.parquet as pq
+
+    path = evaluation.path / COMPLETIONS_FILE
+    if not path.exists():
+        raise UnreadableError(f"no {COMPLETIONS_FILE}")
+    with readable(path):
+        file = pq.ParquetFile(path)
+        names = [name for name in file.schema_arrow.names if name.startswith(_SCORES)]
+        table = file.read(columns=[PROMPT_ID, "n_tokens", *names])
+        lengths = np.array([int(one) for one in table.column("n_tokens").to_pylist()], dtype=np.int64)
+        prompts = list(map(str, table.column(PROMPT_ID).to_pylist()))
+        return _Completions(prompts, lengths, {name: floats(table.column(name)) for name in names})
 
 
 def _scored_texts(
     evaluations: Sequence[StoredEvaluation],
+    completions: Sequence[_Completions],
     keys: Sequence[MetricKey],
     groups: Mapping[str, str],
     places: dict[object, int],
 ) -> ScoredTexts:
     """Pools the completions of all seeds; `places` numbers the prompts, those of one group alike, and grows."""
     prompts: list[int] = []
-    lengths: list[int] = []
-    scores = np.empty((0, len(keys)))
-    for evaluation in evaluations:
-        path = evaluation.path / COMPLETIONS_FILE
-        if not path.exists():
-            raise UnreadableError(f"no {COMPLETIONS_FILE}")
-        with readable(path):
-            columns = _columns(path, set(map(_score, keys)))
-            names = [groups.get(one, (one,)) for one in map(str, columns[PROMPT_ID])]  # no id is the name of a group
-            prompts += [places.setdefault(name, len(places)) for name in names]
-            lengths += [int(one) for one in columns["n_tokens"]]
-            table = np.empty((len(columns[PROMPT_ID]), len(keys)))
-            for column, key in zip(table.T, keys, strict=True):
-                values = np.array(columns[_score(key)], dtype=np.float64)
-                column[:] = _is_toxic(values, evaluation) if key.metric == "toxicity_rate" else values
-        scores = np.concatenate([scores, table])
-    return ScoredTexts(np.array(prompts, dtype=np.int64), np.array(lengths, dtype=np.int64), scores)
+    tables = [np.empty((0, len(keys)))]
+    for evaluation, one in zip(evaluations, completions, strict=True):
+        names = [groups.get(prompt, (prompt,)) for prompt in one.prompts]  # no id is the name of a group
+        prompts += [places.setdefault(name, len(places)) for name in names]
+        table = np.empty((len(names), len(keys)))
+        for column, key in zip(table.T, keys, strict=True):
+            with readable(evaluation.path / COMPLETIONS_FILE):
+                values = one.scores[_score(key)]
+            column[:] = _is_toxic(values, evaluation) if key.metric == "toxicity_rate" else values
+        tables.append(table)
+    lengths = np.concatenate([np.empty(0, dtype=np.int64), *(one.lengths for one in completions)])
+    return ScoredTexts(np.array(prompts, dtype=np.int64), lengths, np.concatenate(tables))
 
 
 def _score(key: MetricKey) -> str:
     """Returns the column of completions.parquet that a metric is taken over."""
     return str(MetricKey("toxicity", key.scorer))
-
-
-def _columns(path: Path, scores: set[str]) -> dict[str, list[Any]]:
-    """Returns the columns of completions.parquet that are asked for, never its texts."""
-    import pyarrow.parquet as pq
-
-    found: dict[str, list[Any]] = (
-        pq.ParquetFile(path).read(columns=[PROMPT_ID, "n_tokens", *sorted(scores)]).to_pydict()
-    )
-    return found
 
 
 def _is_toxic(scores: NDArray[np.float64], evaluation: StoredEvaluation) -> NDArray[np.float64]:

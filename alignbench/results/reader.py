@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -39,8 +40,11 @@ from alignbench.results.schema import (
     StoredMetric,
     StoredRecipe,
     UnreadableError,
+    parse_record,
     read_record,
+    read_text,
 )
+from alignbench.results.threads import in_threads
 
 _TOLERANCE = 1e-6
 """Relative, between a metric and the mean of its column: far above rounding, far below any interval."""
@@ -59,13 +63,19 @@ def readable(path: Path) -> Iterator[None]:
         raise UnreadableError(f"{path.name} cannot be read: {said}") from error
 
 
+@lru_cache(maxsize=8)
+def _prompts_in(text: str) -> PromptsFile:
+    """Returns what the text of prompts.json says: most runs of a table share their data, and have one object."""
+    return parse_record(text, Path(PROMPTS_FILE), PromptsFile)
+
+
 @lru_cache(maxsize=64)
 def _once(ids: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the first of equal tuples: the runs of a table have the same prompts."""
     return ids
 
 
-def _floats(column: Any) -> NDArray[np.float64]:
+def floats(column: Any) -> NDArray[np.float64]:
     """Returns a column of a pyarrow table, NaN where it is null. Not by to_numpy, which loads pandas."""
     whole = column.combine_chunks()
     is_plain = str(whole.type) == "double" and not whole.null_count
@@ -101,7 +111,7 @@ class StoredEvaluation:
             # Not read_table: it loads pandas, which takes longer than all the rest of a comparison.
             table = pq.ParquetFile(path).read()
             ids = _once(tuple(map(str, table.column(PROMPT_ID).to_pylist())))
-            columns = {name: _floats(table.column(name)) for name in table.column_names if name != PROMPT_ID}
+            columns = {name: floats(table.column(name)) for name in table.column_names if name != PROMPT_ID}
         if any(column.ndim > 1 for column in columns.values()):
             raise UnreadableError(f"{path.name}: lists where numbers belong")
         if len(set(ids)) != len(ids):
@@ -192,7 +202,10 @@ class StoredRun:
     def prompts(self) -> PromptsFile | None:
         """prompts.json; None in runs from before it was written."""
         path = self.path / PROMPTS_FILE
-        return read_record(path, PromptsFile) if path.exists() else None
+        try:
+            return _prompts_in(read_text(path)) if path.exists() else None
+        except NewerSchemaError as error:
+            raise NewerSchemaError(f"{self.path}{os.sep}{error}") from None
 
     def verify(self) -> None:
         """Reads every file that tables are made from; UnreadableError or NewerSchemaError where one is not sound."""
@@ -290,13 +303,13 @@ def scan_runs(paths: Paths) -> tuple[list[StoredRun], list[SkippedRun]]:
     Args:
         paths: a results root, a recipe's directory, a run's directory, or several of them.
     """
-    found: dict[Path, StoredRun | SkippedRun] = {}
+    places: dict[Path, Path] = {}
     for root in _as_list(paths):
         for path in _run_directories(root):
-            if path.resolve() not in found:
-                found[path.resolve()] = _read_or_skip(path)
-    runs = [run for run in found.values() if isinstance(run, StoredRun)]
-    skipped = [run for run in found.values() if isinstance(run, SkippedRun)]
+            places.setdefault(path.resolve(), path)
+    found = in_threads(_read_or_skip, list(places.values()), few=16)
+    runs = [run for run in found if isinstance(run, StoredRun)]
+    skipped = [run for run in found if isinstance(run, SkippedRun)]
     return sorted(runs, key=lambda run: (run.status.recipe, run.status.seed)), skipped
 
 

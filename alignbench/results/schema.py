@@ -336,13 +336,25 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
         NewerSchemaError: A newer release wrote it.
         UnreadableError: It is missing, damaged or incomplete.
     """
+    return parse_record(read_text(path), path, kind)
+
+
+def read_text(path: Path) -> str:
+    """Reads a file of a run; UnreadableError where it is missing or no text."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text, parse_constant=_refuse_number, parse_float=_finite_number)
-        version = content["schema_version"]
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UnreadableError(f"no {path.name}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{path.name} cannot be read: {error.__class__.__name__}: {error}") from None
+
+
+def parse_record(text: str, path: Path, kind: type[_Record]) -> _Record:
+    """Does what `read_record` does, for the text of the file at a path."""
+    try:
+        content = json.loads(text, parse_constant=_refuse_number, parse_float=_finite_number)
+        version = content["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnreadableError(f"{path.name} cannot be read: {error.__class__.__name__}: {error}") from None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UnreadableError(f"{path.name}: schema_version is {version!r}, which no release has written")
