@@ -54,13 +54,14 @@ def main() -> None:
         kl.append(metrics["objective/kl"])
 
     trainer.train(n_iterations, log=log)
-    rates = ppo_work.matmul_rates()
+    rates, limit = ppo_work.matmul_rates(), ppo_work.product_seconds(work)
     iterations.report(
         "alignbench",
         sum(p.numel() for p in trainer.parameters.values()),
         kl[-1],
         matmul_gflop=round(ppo_work.matmul_gflop(work), 1),
         matmul_gflop_per_s=rates,
+        product_s=round(limit, 3),
     )
 
 

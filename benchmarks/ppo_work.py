@@ -16,7 +16,7 @@ import random
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,42 @@ def matmul_gflop(work: argparse.Namespace) -> float:
     once = 2 * work.batch * (trunk * length + head * work.new_tokens)
     reward = 2 * work.batch * 12 * work.rlayers * work.rhidden**2 * (work.new_tokens + 2)
     return (once * (2 + work.ppo_epochs * (2 if work.lora_rank else 3)) + reward) / 1e9
+
+
+def products(work: argparse.Namespace) -> Iterator[tuple[float, int, int, int, str]]:
+    """The products that `matmul_gflop` counts: how many, rows, in, out, and the gradients that are taken."""
+    prompt, new = (work.prompt_min + work.prompt_max) / 2, work.new_tokens
+    use, n_updates = "frozen" if work.lora_rank else "trained", work.ppo_epochs * work.batch // work.mini_batch
+
+    def passes(n: float, n_layers: int, rows: float, h: int, use: str) -> Iterator[tuple[float, int, int, int, str]]:
+        for each, n_in, n_out in ((4, h, h), (1, h, 4 * h), (1, 4 * h, h)):
+            yield each * n * n_layers, round(rows), n_in, n_out, use
+
+    yield from passes(1, work.layers, work.batch * prompt, work.hidden, "forward")
+    yield from passes(new - 1, work.layers, work.batch, work.hidden, "forward")
+    yield new, work.batch, work.hidden, work.vocab, "forward"
+    yield from passes(1, work.layers, work.batch * (prompt + new - 1), work.hidden, "forward")
+    yield 1, work.batch * new, work.hidden, work.vocab, "forward"
+    yield from passes(1, work.rlayers, work.batch * (new + 2), work.rhidden, "forward")
+    yield from passes(n_updates, work.layers, work.mini_batch * (prompt + new - 1), work.hidden, use)
+    yield n_updates, work.mini_batch * new, work.hidden, work.vocab, use
+
+
+def product_seconds(work: argparse.Namespace) -> float:
+    """What the products of an iteration take at the rates of their own shapes, each with its fastest kernel."""
+    from alignbench.models.fast import layers
+
+    total = 0.0
+    for n, *shape in products(work):
+        kernels = layers.trial(layers.Product(*shape))
+        seconds: dict[str, list[float]] = {name: [] for name in kernels}
+        for _ in range(6):
+            for name, multiply in kernels.items():
+                started = time.process_time()
+                multiply()
+                seconds[name].append(time.process_time() - started)
+        total += n * min(statistics.median(found[1:]) for found in seconds.values())
+    return total
 
 
 def matmul_rates() -> dict[str, float]:

@@ -14,6 +14,8 @@ _ROOM = 32
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers leaves it untyped
     """Writes a token beside the others, where its base class copies all of them into new memory at every step."""
 
+    keys: Tensor
+    values: Tensor
     room: tuple[Tensor, Tensor] | None = None
     """Keys and values (b, heads, columns, d), of which the first columns are `keys` and `values`."""
 
