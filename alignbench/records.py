@@ -219,21 +219,6 @@ class GivesDistributions(Protocol):
 
 
 @runtime_checkable
-class SeesLogprobs(Protocol):
-    """A policy that sees, while it samples, the log-probabilities that it would else be asked for afterwards."""
-
-    def generate_with_logprobs(
-        self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
-    ) -> tuple[list[Completion], list[torch.Tensor] | None]:
-        """Gives what `generate` gives, and what `token_logprobs` gives of it, up to rounding.
-
-        None in place of the latter where they cannot be seen under this decoding. A class that inherits this method and
-        has a `generate` or a `token_logprobs` of its own is asked by these.
-        """
-        ...
-
-
-@runtime_checkable
 class EncodesPrompts(Protocol):
     """A policy that can say which tokens it reads of a prompt: the reference's are kept with an evaluation."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from alignbench.errors import ModelError, ScorerError
 from alignbench.evaluation.metrics.aggregate import FloatArray
 from alignbench.evaluation.protocols import EvalProtocol
-from alignbench.records import Completion, Cost, Decoding, Policy, Prompt, Scorer, SeesLogprobs, total
+from alignbench.records import Completion, Cost, Decoding, Policy, Prompt, Scorer, total
 from alignbench.scorers.base import cut_prompts
 
 if TYPE_CHECKING:
@@ -22,6 +22,23 @@ _SHOWN_CHARS = 80
 _DRAWING = ("generate", "token_logprobs", "generate_with_logprobs")
 # A probability computed as 1 - p in float32 may pass its bounds by rounding.
 _ROUNDING = 1e-6
+
+
+@runtime_checkable
+class SeesLogprobs(Protocol):
+    """A policy that sees, while it samples, the log-probabilities that it would else be asked for afterwards.
+
+    A class that has a `generate` or a `token_logprobs` of its own, and inherits this, is asked by these.
+    """
+
+    def generate_with_logprobs(
+        self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
+    ) -> tuple[list[Completion], list[torch.Tensor] | None]:
+        """Gives what `generate` gives, and what `token_logprobs` gives of it, up to rounding.
+
+        None in place of the latter where they cannot be seen under this decoding.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
