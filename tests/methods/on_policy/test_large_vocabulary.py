@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from alignbench.methods.on_policy.config import PPOConfig
+from alignbench.methods.on_policy.networks import Networks
 from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.methods.online_dpo import OnlineDPO
 from alignbench.models import output_layer
 
 CONFIG = {"batch_size": 8, "mini_batch_size": 4, "ppo_epochs": 2, "learning_rate": 1e-3, "adam_epsilon": 1e-3}
@@ -91,3 +93,12 @@ def test_small_vocabularies_are_left_alone(sure_policy, reward, prompts):
     policy = sure_policy("llama", "fresh")
     policy.model.get_base_model().lm_head = torch.nn.Linear(32, 50257, bias=False, device="meta")
     assert output_layer.rows_that_fit(policy.model, 30) == 44
+
+
+@pytest.mark.parametrize(("fitting", "expected"), [(8, 8), (5, 4), (3, 2), (0, 2)])
+def test_pairs_stay_together(sure_policy, monkeypatch, fitting, expected):
+    policy = sure_policy()
+    fill(monkeypatch, policy, fitting)
+    config = OnlineDPO(batch_size=8, mini_batch_size=8, completion_tokens=(3, LENGTH))
+    assert config.rows_together == 2
+    assert Networks(policy, config, 0).rows_at_once == expected
