@@ -80,6 +80,11 @@ class LanguageModel:
         """All tokens that end a completion: the tokenizer's, those of the model's configs, the chat template's."""
         return self._ends.token_ids
 
+    @property
+    def end_of_answer(self) -> int | None:
+        """The token that a completion is to be taught to end with; None where the model has none."""
+        return self._ends.of_answer
+
     @cached_property
     def _ends(self) -> Ends:
         return ends_of(self.model, self.tokenizer, self.chat)

@@ -30,6 +30,8 @@ class Ends:
     """In ascending order, except that the tokenizer's own comes first."""
     left_out: tuple[str, ...]
     """A sentence on each of the others."""
+    of_answer: int | None
+    """What an answer is to be taught to end with: the chat template's, else the first one; None: there is none."""
 
 
 def n_embeddings(model: Any) -> int:
@@ -64,8 +66,8 @@ def ends_of(model: Any, tokenizer: Any, chat: Chat | None) -> Ends:
         named.update({i: source for i in end_tokens(eos_id) if i >= 0 and i not in named})
 
     name(tokenizer.eos_token_id, "the tokenizer")
-    if chat is not None:
-        name(_end_of_turn(tokenizer, chat), "the chat template")
+    turn = None if chat is None else _end_of_turn(tokenizer, chat)
+    name(turn, "the chat template")
     own = getattr(getattr(inner, "generation_config", None), "eos_token_id", None)
     for eos_id, source in zip((own, getattr(config, "eos_token_id", None)), _CONFIGS, strict=True):
         name(eos_id, source)
@@ -82,7 +84,8 @@ def ends_of(model: Any, tokenizer: Any, chat: Chat | None) -> Ends:
         left_out.append(f"{' and '.join(sources)} would end completions with what the model has no embedding of: {ids}")
     kept = [i for i in named if i not in (*unknown, *mere)]
     first = [i for i in kept if named[i] == "the tokenizer"]
-    return Ends((*first, *sorted(set(kept).difference(first))), tuple(left_out))
+    ends = (*first, *sorted(set(kept).difference(first)))
+    return Ends(ends, tuple(left_out), turn if turn in ends else next(iter(ends), None))
 
 
 def _is_mere_default(token_id: int, config: Any, own: Any, tokenizer: Any) -> bool:

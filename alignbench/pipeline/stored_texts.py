@@ -57,9 +57,9 @@ def as_drawn(prompt: Prompt, text: str, sample: int, policy: LanguageModel, most
     if most is not None and len(token_ids) > most:
         cut = token_ids[:most]
         return Completion(prompt.id, sample, policy.text_tokenizer.decode(cut), tuple(cut), "length")
-    if policy.eos_id is None:
+    if policy.end_of_answer is None:
         return Completion(prompt.id, sample, text, tuple(token_ids), "length")
-    return Completion(prompt.id, sample, text, (*token_ids, policy.eos_id), "eos")
+    return Completion(prompt.id, sample, text, (*token_ids, policy.end_of_answer), "eos")
 
 
 def fits(prompt: Prompt, completion: Completion, policy: LanguageModel) -> bool:

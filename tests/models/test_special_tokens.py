@@ -94,6 +94,8 @@ def test_all_ends_are_known(build, case):
         policy.tokenizer.eos_token = "<end>"
         policy = LanguageModel(policy.model, policy.tokenizer, "tiny")
     assert policy.eos_ids == expected
+    taught = expected[-1] if case == "the chat template alone" else next(iter(expected), None)
+    assert policy.end_of_answer == taught
 
 
 def test_what_is_left_out_is_said(build):
