@@ -11,6 +11,7 @@ import pytest
 from alignbench import plugins
 from alignbench.errors import DataError, InputsError, LeakError, RecipeError, UsageError
 from alignbench.methods.base import Facts
+from alignbench.models.chat import Chat
 from alignbench.pipeline import execute
 from alignbench.pipeline.demonstrations import demonstrations
 from alignbench.pipeline.input_checks import check_inputs
@@ -230,3 +231,17 @@ def test_the_file_and_its_columns_are_known_before_a_run(folder):
 
     (loaded,) = load(["imitates.yaml"], ["demonstrations={source: {prompts: other.jsonl}}"])
     assert list(inputs_of(loaded.recipe, {})["demonstrations.source"]) == ["other.jsonl"]
+
+
+def test_dialogues_with_role_markers_teach_a_chat_model_its_own_end(folder, tiny_policy):
+    """Markers are no part of what it reads, and the answer ends with what its template puts there."""
+    end = "{% if m.role == 'assistant' %}<eos>{% endif %}"
+    turns = "{% for m in messages %}{{ m.role }} {{ m.content }}" + end + "{% endfor %}"
+    chat = {"template": turns + "{% if add_generation_prompt %}assistant {% endif %}"}
+    rows = [{"text": f"### Human: {end} dogs ### Assistant: the dog runs"} for end in ("two", "old")]
+    Path("dialogues.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    policy = tiny_policy(chat=Chat(None, chat["template"]))
+    found, _ = built(policy, "demonstrations.source=dialogues.jsonl", f"chat={json.dumps(chat)}")
+    assert sorted(one.prompt.text for one in found.items) == ["old dogs", "two dogs"]
+    assert {one.completion.text for one in found.items} == {"the dog runs"}
+    assert {one.completion.token_ids[-1] for one in found.items} == {policy.end_of_answer}
