@@ -2,7 +2,11 @@
 
 Papers: Bradley and Terry 1952; for language models Ouyang et al. 2022 (arXiv:2203.02155). Trainer: `trl.RewardTrainer`.
 
-Objective: minimise -log sigmoid(r(x, y_w) - r(x, y_l)).
+Objective: minimise -log sigmoid(r(x, y_w) - r(x, y_l) - margin * (R_w - R_l)) + centering * (r(x, y_w) + r(x, y_l))^2;
+R is what the pairs were ordered by. By default neither `margin` nor `centering` is there. The margin is that of Touvron
+et al. 2023 (arXiv:2307.09288), by the classifier's rewards in place of people's words on how much better an answer is.
+The second term is of Eisenstein et al. 2023 (arXiv:2312.09244), and fixes the level of r, which pairs leave open. An
+ensemble (Coste et al. 2023, arXiv:2310.02743) has `members`, each trained on a bootstrap of the pairs.
 
 Differences from the papers: the pairs are labelled by a classifier, not by people, so the model imitates it; one pair
 per prompt; it is trained on exactly the token ids that it later scores; no pair has a blank completion, whose reward
@@ -11,22 +15,29 @@ is a constant (docs/metrics.md).
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from alignbench.errors import ModelError, TrainingError
-from alignbench.methods.base import Facts, OwnStart, RunContext, TrainData
+from alignbench.identity import OnlyIfChanged
+from alignbench.methods.base import Facts, OwnStart, RunContext, TrainData, TrainedScorer
 from alignbench.methods.trl.settings import TrainerSettings
-from alignbench.records import PreferencePair, TextWindow
+from alignbench.records import Cost, Policy, PreferencePair, TextWindow
 from alignbench.runtime.ledger import spending
+from alignbench.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from alignbench.scorers.reading import Reader
     from alignbench.scorers.reward_model import RewardModelScorer
 
 logger = logging.getLogger(__name__)
+Row = Mapping[str, Any]
+"""A pair as token ids, with its margin where it has one."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,14 @@ class RewardModel(TrainerSettings):
     text: TextWindow | None = None
     """What it reads, here and wherever it is used; None is what `reward.text` says of the classifier behind the pairs.
     `chat` needs a chat template of the checkpoint's own tokenizer."""
+    margin: Annotated[float, Field(ge=0), OnlyIfChanged()] = 0.0
+    """How much of the difference of the rewards behind a pair its scores must differ by; 0: by any amount."""
+    centering: Annotated[float | None, Field(gt=0), OnlyIfChanged()] = None
+    """Weight of the squared sum of both scores of a pair, which draws their mean to 0; such as 0.01. null: none."""
+    members: Annotated[int, Field(ge=1), OnlyIfChanged()] = 1
+    """Models that are trained one after another, each on as many pairs drawn with replacement; 1: one, on all pairs."""
+    combine: Annotated[Literal["lowest", "mean"], OnlyIfChanged()] = "lowest"
+    """Which of the members' scores is the reward: the lowest, so that no single one can be fooled, or the mean."""
     trust_remote_code: bool = False
     """Run Python code that `model` brings with it; the policy's stands under `policy.trust_remote_code`."""
 
@@ -49,39 +68,93 @@ class RewardModel(TrainerSettings):
         own_start=lambda method: OwnStart(method.model, method.text, method.trust_remote_code),
     )
 
-    def train(self, data: TrainData, run: RunContext) -> RewardModelScorer:
-        """Trains all weights on all pairs."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.members == 1 and self.combine != "lowest":
+            raise ValueError(f"combine left out beside members 1, which has one score, not {self.combine}")
+
+    def train(self, data: TrainData, run: RunContext) -> TrainedScorer:
+        """Trains all weights on all pairs, or those of every member on its own."""
+        from alignbench.scorers.reading import joint_of
+        from alignbench.scorers.reward_ensemble import RewardEnsemble
+        from alignbench.scorers.reward_model import reward_scorer
+
+        model, tokenizer = run.load_reward_model(self.model)
+        text, joint = self.text or run.reward_text, joint_of(run.policy)
+        reader = training_reader(model, tokenizer, text, joint)
+        pairs, tokens = _readable(data.pairs, reader)
+        rows: list[Row] = [{**row, **self.margin_of(pair)} for row, pair in zip(tokens, pairs, strict=True)]
+        models = [model, *(copy.deepcopy(model) for _ in range(self.members - 1))]
+        n_steps = 0
+        for i, one in enumerate(models):
+            if self.members == 1:
+                self._fit(one, tokenizer, rows, run, data)
+            else:
+                own = member_of(run, i, self.members, n_steps, data.drawn_completions)
+                n_steps += self._fit(one, tokenizer, bootstrap(rows, run.seed, i), own, data)
+        # Only now: a scorer's faster layers would move the numbers of training in their last digits.
+        scorers = [reward_scorer(one.eval(), tokenizer, name="reward_model", text=text, joint=joint) for one in models]
+        for scorer in scorers:
+            _set_blank_reward(scorer, pairs, run)
+        return scorers[0] if self.members == 1 else RewardEnsemble(scorers, self.combine, name="reward_model")
+
+    def _fit(self, model: Any, tokenizer: Any, rows: Sequence[Row], run: RunContext, data: TrainData) -> int:
+        """Trains one model on some rows; returns its steps."""
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
         from alignbench.methods.trl.arguments import trl_config
         from alignbench.methods.trl.checkpoints import training_identity
         from alignbench.methods.trl.training import train
-        from alignbench.scorers.reading import joint_of
-        from alignbench.scorers.reward_model import reward_scorer
 
-        model, tokenizer = run.load_reward_model(self.model)
-        on_cpu, own = model.device.type == "cpu", {"center_rewards_coefficient": None}
-        text, joint = self.text or run.reward_text, joint_of(run.policy)
-        reader = training_reader(model, tokenizer, text, joint)
-        pairs, rows = _readable(data.pairs, reader)
+        on_cpu = model.device.type == "cpu"
         identity = training_identity(self, model, rows, seed=run.seed)
         trainer = RewardTrainer(
             model=model,
-            args=trl_config(RewardConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **own),
-            train_dataset=Dataset.from_list(rows),
+            args=trl_config(RewardConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **self.objective()),
+            train_dataset=Dataset.from_list(list(rows)),
             processing_class=tokenizer,
         )
         drawn = data.drawn_completions
         train(trainer, run, identity, title="reward model", names=LOG_NAMES, drawn_completions=drawn)
-        # Only now: a scorer's faster layers would move the numbers of training in their last digits.
-        scorer = reward_scorer(model.eval(), tokenizer, name="reward_model", text=text, joint=joint)
-        with spending(scorer) as spent:
-            completions = [one.text for pair in pairs for one in (pair.chosen, pair.rejected)]
-            scores = scorer.score([pair.prompt.text for pair in pairs for _ in range(2)], completions)
-        run.ledger.book(None, "score", replace(spent, reward_calls=len(scores)))
-        scorer.blank_reward = min(score for score in scores if score is not None)
-        return scorer
+        return int(trainer.state.global_step)
+
+    def objective(self) -> dict[str, Any]:
+        """The settings of TRL's trainer that make the loss; a margin is part of the rows."""
+        return {"center_rewards_coefficient": self.centering}
+
+    def margin_of(self, pair: PreferencePair) -> dict[str, float]:
+        """What a row says of the margin of its pair; nothing without one."""
+        return {"margin": self.margin * (pair.chosen_reward - pair.rejected_reward)} if self.margin else {}
+
+
+def bootstrap(rows: Sequence[Row], seed: int, member: int) -> list[Row]:
+    """Returns as many rows as there are, drawn with replacement for one member of an ensemble."""
+    return [rows[i] for i in generator(seed, "bootstrap", member).integers(len(rows), size=len(rows)).tolist()]
+
+
+def member_of(run: RunContext, member: int, n_members: int, steps_before: int, drawn_completions: int) -> RunContext:
+    """Returns the surroundings in which one member is trained: its checkpoints, and its steps after those before it.
+
+    The completions behind the pairs are used up over all members.
+    """
+
+    def step_done(
+        step: int, completions: int, metrics: Mapping[str, float], cost: Mapping[str, Cost], policy: Policy | None
+    ) -> None:
+        used = (member * drawn_completions + completions) // n_members
+        run.step_done(steps_before + step, used, {**metrics, "reward_model/member": float(member)}, cost, policy)
+
+    return replace(run, checkpoints=run.checkpoints / f"member{member}", step_done=step_done)
+
+
+def _set_blank_reward(scorer: RewardModelScorer, pairs: Sequence[PreferencePair], run: RunContext) -> None:
+    """What no pair has is worth the lowest score of what some pair has."""
+    with spending(scorer) as spent:
+        completions = [one.text for pair in pairs for one in (pair.chosen, pair.rejected)]
+        scores = scorer.score([pair.prompt.text for pair in pairs for _ in range(2)], completions)
+    run.ledger.book(None, "score", replace(spent, reward_calls=len(scores)))
+    scorer.blank_reward = min(score for score in scores if score is not None)
 
 
 def training_reader(model: Any, tokenizer: Any, text: TextWindow, joint: str) -> Reader:

@@ -11,6 +11,7 @@ import torch
 
 from alignbench.errors import ModelError
 from alignbench.records import TextWindow, fingerprint
+from alignbench.scorers.reward_ensemble import RewardEnsemble, members_in
 from alignbench.scorers.text_classifier import ClassifierScorer
 
 REWARD_LABEL = "reward"
@@ -76,16 +77,27 @@ def reward_scorer(model: Any, tokenizer: Any, *, name: str, text: TextWindow, jo
 
 def load_reward_scorer(
     directory: Path, *, text: TextWindow, device: torch.device, name: str = "reward_model", **options: Any
-) -> RewardModelScorer:
+) -> RewardModelScorer | RewardEnsemble:
     """Loads a reward model that alignbench has saved, for its raw output; `options` as of any classifier."""
-    if not (directory / "config.json").is_file():
+    options |= {"where": "reward.run", "revision": None, "device": device, "name": name, "text": text, **_HEAD}
+    ensemble = _load_ensemble(directory, **options)
+    if ensemble is None and not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: holds no reward model; train it with the recipe named in reward.run")
-    return RewardModelScorer.load(
-        str(directory), where="reward.run", revision=None, device=device, name=name, text=text, **options, **_HEAD
-    )
+    return ensemble or RewardModelScorer.load(str(directory), **options)
 
 
-def load_classifier_scorer(model: str, **options: Any) -> ClassifierScorer:
-    """Loads a classifier (hub id or path) as a scorer; one that was trained here as the reward model that it is."""
+def _load_ensemble(directory: Path, *, name: str, where: str, **options: Any) -> RewardEnsemble | None:
+    found = members_in(directory, where)
+    if found is None:
+        return None
+    members = [RewardModelScorer.load(str(place), name=name, where=where, **options) for place in found[0]]
+    return RewardEnsemble(members, found[1], name=name)
+
+
+def load_classifier_scorer(model: str, **options: Any) -> ClassifierScorer | RewardEnsemble:
+    """Loads a classifier (hub id or path) as a scorer; what was trained here as the reward model, or models, it is."""
+    ensemble = _load_ensemble(Path(model), **options)
+    if ensemble is not None:
+        return ensemble
     kind = RewardModelScorer if (Path(model) / RECORD_FILE).is_file() else ClassifierScorer
     return kind.load(model, **options)

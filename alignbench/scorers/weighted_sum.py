@@ -56,14 +56,15 @@ class WeightedSum:
         self.term_means = {
             term.name: sum(values) / len(values) for term, values in zip(self.terms, scored, strict=True) if values
         }
-        return [self._sum(row) for row in zip(*columns, strict=True)]
+        return [self.combined(row) for row in zip(*columns, strict=True)]
 
     def cut_prompts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
         """Which completions any term reads after a prompt that has lost its beginning."""
         columns = [cut_prompts(term.scorer, prompts, completions) for term in self.terms]
         return [any(row) for row in zip(*columns, strict=True)]
 
-    def _sum(self, scores: Sequence[float | None]) -> float | None:
+    def combined(self, scores: Sequence[float | None]) -> float | None:
+        """The score of one completion from those of the terms."""
         whole = 0.0
         for term, score in zip(self.terms, scores, strict=True):
             if score is None:

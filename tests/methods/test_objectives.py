@@ -14,12 +14,14 @@ import torch
 import trl
 from datasets import Dataset
 from fixtures.recorded_trl import tokenizer
-from fixtures.table_model import table_model
+from fixtures.table_model import table_model, table_scores
 
 from alignbench.methods.dpo import DPO, FIRST_LOSS
 from alignbench.methods.kto import KTO
+from alignbench.methods.reward_model import RewardModel
 from alignbench.methods.trl.arguments import trl_config
 from alignbench.methods.trl.collator import LabelledTokensCollator, SampledTokensCollator
+from alignbench.records import Completion, PreferencePair, Prompt
 
 PROMPT, PAIR = [0], ("prompt", "chosen", "rejected")
 HAND = [([1], [2]), ([1, 3], [2, 3, 3])]
@@ -243,3 +245,61 @@ def test_swapping_labels_mirrors_the_gradient_of_kto():
     )
     assert one.abs().max() > 0.01
     torch.testing.assert_close(one, -other)
+
+
+SCORES = [0.0, 1.0, -0.5, 2.0]
+"""Of texts by their last token. `JUDGED` sets 1.0 against -0.5 and 2.0 against 1.0, by differences of 0.5 and 2."""
+JUDGED = [([1], [2], 0.5), ([3], [3, 1], 2.0)]
+
+
+def reward_model_loss(method, scores):
+    """The loss of `JUDGED` by TRL's trainer, and its gradient by the scores of the tokens."""
+    rows = []
+    for chosen, rejected, difference in JUDGED:
+        one, other = (Completion("p", i, "", tuple(ids), "length") for i, ids in enumerate((chosen, rejected)))
+        margin = method.margin_of(PreferencePair(Prompt("p", ""), one, other, difference, 0.0))
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected, **margin})
+    trainer = trl.RewardTrainer(
+        model=table_scores(scores),
+        args=trl_config(trl.RewardConfig, method, Path("never"), seed=0, on_cpu=True, **method.objective()),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer(["<unk>", "<eos>", "<pad>"]),
+    )
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return loss.item(), trainer.model.scores.grad.double()
+
+
+REWARD_LOSSES = {
+    "plain": (RewardModel(), (math.log1p(math.exp(-1.5)) + math.log1p(math.exp(-1.0))) / 2),
+    "margin": (RewardModel(margin=2.0), (math.log1p(math.exp(-0.5)) + math.log1p(math.exp(3.0))) / 2),
+    "centering": (
+        RewardModel(centering=0.1),
+        (math.log1p(math.exp(-1.5)) + math.log1p(math.exp(-1.0)) + 0.1 * (0.5**2 + 3.0**2)) / 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REWARD_LOSSES)
+def test_a_loss_of_the_reward_model(name):
+    method, by_hand = REWARD_LOSSES[name]
+    loss, gradient = reward_model_loss(method, SCORES)
+    scores = torch.tensor(SCORES, dtype=torch.float64, requires_grad=True)
+    losses = []
+    for (*_, one), (*_, other), difference in JUDGED:
+        d = scores[one] - scores[other] - method.margin * difference
+        losses.append(torch.log1p(torch.exp(-d)) + (method.centering or 0) * (scores[one] + scores[other]) ** 2)
+    expected = torch.stack(losses).mean()
+    expected.backward()
+    assert loss == pytest.approx(by_hand, rel=1e-6)
+    assert expected.item() == pytest.approx(by_hand, rel=1e-12)
+    torch.testing.assert_close(gradient, scores.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_centering_makes_the_level_of_the_scores_matter():
+    """A reward model of pairs alone is free to move all its scores by a constant."""
+    shifted = [score + 1.0 for score in SCORES]
+    plain, centred = RewardModel(), RewardModel(centering=0.1)
+    assert reward_model_loss(plain, shifted)[0] == pytest.approx(reward_model_loss(plain, SCORES)[0], rel=1e-6)
+    assert reward_model_loss(centred, shifted)[0] > reward_model_loss(centred, SCORES)[0] + 0.1
