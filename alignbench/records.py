@@ -49,20 +49,6 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_text(prompt: str, completion: str, window: TextWindow, joint: str = "") -> str:
-    """The text that a scorer reads of a prompt and its completion.
-
-    Args:
-        prompt: As the user wrote it.
-        completion: As it was decoded after its prompt: where it goes on with a text, its first space belongs to it.
-        window: One that reads a plain text.
-        joint: What comes between them where the completion begins a text of its own and neither brings white space.
-    """
-    if window == "completion":
-        return completion
-    return prompt + ("" if prompt[-1:].isspace() or completion[:1].isspace() else joint) + completion
-
-
 Messages = tuple[tuple[str, str], ...]
 """Roles (`system`, `user`, `assistant`) and contents of the messages of a conversation."""
 
@@ -232,10 +218,7 @@ class ReadsTexts(Protocol):
     """A policy that can say how likely it finds a text that answers no prompt: perplexity on neutral texts needs it."""
 
     def text_logprobs(self, texts: Sequence[str], max_tokens: int) -> list[torch.Tensor] | None:
-        """Log-probabilities in nats of each text's first tokens, at most `max_tokens`; the rest is left out.
-
-        None where there is no such thing after all (an encoder-decoder model).
-        """
+        """Log-probabilities in nats of the first `max_tokens` tokens of each text; None of an encoder-decoder model."""
         ...
 
 

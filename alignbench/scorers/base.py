@@ -129,6 +129,20 @@ def hash_of(key: str, sha256: Callable[[str], str] = file_sha256) -> AfterValida
     return AfterValidator(fill)
 
 
+def read_text(prompt: str, completion: str, window: TextWindow, joint: str = "") -> str:
+    """The text that a scorer reads of a prompt and its completion.
+
+    Args:
+        prompt: As the user wrote it.
+        completion: As it was decoded after its prompt: where it goes on with a text, its first space belongs to it.
+        window: One that reads a plain text.
+        joint: What comes between them where the completion begins a text of its own and neither brings white space.
+    """
+    if window == "completion":
+        return completion
+    return prompt + ("" if prompt[-1:].isspace() or completion[:1].isspace() else joint) + completion
+
+
 # What a scorer may say of itself beside what `records.Scorer` asks for: each by the attribute or method read here.
 
 

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from alignbench.errors import ScorerError
 from alignbench.identity import NotIdentity
-from alignbench.records import TextWindow, file_sha256, fingerprint, read_text
-from alignbench.scorers.base import BesideRecipe, Place, ScorerKind, SourceSettings, Text, checked, hash_of
+from alignbench.records import TextWindow, file_sha256, fingerprint
+from alignbench.scorers.base import BesideRecipe, Place, ScorerKind, SourceSettings, Text, checked, hash_of, read_text
 
 LexiconScore = Literal["any", "share"]
 

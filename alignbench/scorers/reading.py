@@ -14,7 +14,8 @@ from torch import nn
 
 from alignbench.errors import ModelError
 from alignbench.models.forward import base_model, parameters_of
-from alignbench.records import TextWindow, read_text
+from alignbench.records import TextWindow
+from alignbench.scorers.base import read_text
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
@@ -47,7 +48,7 @@ class Reader:
             model: A sequence classification model.
             tokenizer: Its own tokenizer.
             window: The completion, prompt and completion as one text, or both as turns of the tokenizer's template.
-            joint: What comes between prompt and completion in one text, as in `records.read_text`.
+            joint: What comes between prompt and completion in one text, as in `base.read_text`.
             where: The block of the recipe named in errors.
 
         Raises:

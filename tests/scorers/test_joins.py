@@ -5,7 +5,8 @@ import torch
 
 from alignbench.models.chat import Chat
 from alignbench.models.language_model import LanguageModel
-from alignbench.records import Decoding, Prompt, read_text
+from alignbench.records import Decoding, Prompt
+from alignbench.scorers.base import read_text
 from alignbench.scorers.reading import joint_of
 
 TEXTS = ["the old man runs and sings .", "a dog's bone is the dog's", "unbelievable birds walking", "schöne Grüße"]

@@ -3,7 +3,7 @@
 import pytest
 
 from alignbench.errors import ModelError
-from alignbench.records import read_text
+from alignbench.scorers.base import read_text
 from alignbench.scorers.reading import Reader, longest_input
 from alignbench.scorers.text_classifier import ClassifierScorer
 
