@@ -28,6 +28,7 @@ ON_POLICY = {"batch_size": 8, "mini_batch_size": 4, "completion_tokens": [6, 8],
 SMALL = {
     "grpo": {"completions_per_prompt": 4, **ON_POLICY},
     "online_dpo": ON_POLICY,
+    "quark": {**ON_POLICY, "epochs": 1},
     "raft": {"completions_per_prompt": 2, **ON_POLICY},
     "reinforce_pp": ON_POLICY,
     "rloo": ON_POLICY,

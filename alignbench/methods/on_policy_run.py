@@ -10,6 +10,7 @@ from alignbench.errors import TrainingError
 from alignbench.methods.base import Facts, RunContext, TrainData
 from alignbench.methods.on_policy.config import GroupConfig, OnPolicyConfig
 from alignbench.methods.on_policy.objective import Objective
+from alignbench.records import Policy
 
 if TYPE_CHECKING:
     from alignbench.methods.on_policy.trainer import OnPolicyTrainer
@@ -48,8 +49,13 @@ def prepare(method: OnPolicyConfig, data: TrainData, run: RunContext) -> int:
     return n_steps
 
 
-def spend(trainer: OnPolicyTrainer, n_steps: int, run: RunContext, title: str) -> LanguageModel:
-    """Trains for `n_steps`, going on from a checkpoint where there is one, and tells the run of every step."""
+def spend(
+    trainer: OnPolicyTrainer, n_steps: int, run: RunContext, title: str, gives: Policy | None = None
+) -> LanguageModel:
+    """Trains for `n_steps`, going on from a checkpoint where there is one, and tells the run of every step.
+
+    What it is told of is the policy of the run, unless the method `gives` another one.
+    """
     from alignbench.runtime.progress import progress_bar
 
     trainer.resume(run.checkpoints, n_steps)
@@ -57,7 +63,7 @@ def spend(trainer: OnPolicyTrainer, n_steps: int, run: RunContext, title: str) -
     with progress_bar(title, n_steps) as advance:
 
         def log(step: int, metrics: Mapping[str, float]) -> None:
-            run.step_done(step, step * trainer.config.batch_size, metrics, trainer.step_cost, run.policy)
+            run.step_done(step, step * trainer.config.batch_size, metrics, trainer.step_cost, gives or run.policy)
             advance()
 
         trainer.train(n_steps, log=log, log_completions=run.log_completions, checkpoints=run.checkpoints)

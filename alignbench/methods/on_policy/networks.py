@@ -57,6 +57,8 @@ class Networks:
             for module in filter(None, (self.model, self.value_model)):
                 base_model(module).activation_checkpointing_enable()
         is_fresh = has_fresh_adapter(self.model)
+        self.seen_by_reference: Callable[[SequenceBatch], SequenceBatch] = lambda batch: batch
+        """What the reference reads in place of what the policy does."""
         self.start = self._sample_of_weights(is_fresh)
         """Tells one starting policy from another."""
         self.placement = placement_of(self, config)
@@ -140,7 +142,7 @@ class Networks:
     def reference_logits(self, batch: SequenceBatch, shared: Tensor | None) -> Tensor | States:
         """Logits of the reference, (b, t, V), or the states that they are made of."""
         with self.as_reference(), self.autocast(), self._replayed(shared):
-            return self._pass(batch)[0]
+            return self._pass(self.seen_by_reference(batch))[0]
 
     @torch.no_grad()
     def reference_and_shared(self, batch: SequenceBatch) -> tuple[Tensor | States, Tensor | None]:

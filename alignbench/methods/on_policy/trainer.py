@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,6 +123,8 @@ class OnPolicyTrainer:
         self.passes = PassCosts(self.networks)
         self.cost = Cost(trainable_parameters=self.passes.n_parameters)
         """What training has cost so far, without seconds and memory."""
+        self.kept: dict[str, Any] = {}
+        """What a method keeps from step to step, as JSON can hold it."""
         self.step_cost: dict[str, Cost] = {}
         """What the last step has cost, by what was done."""
         self._resumed: tuple[Path, int] | None = None
@@ -153,22 +156,12 @@ class OnPolicyTrainer:
             while self.step < n_steps:
                 metrics, samples = self.take_step(n_steps)
                 with self.networks.placement.serving():  # `log` may evaluate the policy
-                    if distributed.rank() == 0:
-                        self._log(metrics, samples, log, log_completions)
+                    if distributed.rank() == 0 and log is not None:
+                        log(self.step, metrics)
+                    if distributed.rank() == 0 and log_completions is not None and self._is_noted(self.step):
+                        log_completions(self.step, samples)
                 if checkpoints is not None and (self.step % self.config.checkpoint_every == 0 or self.step == n_steps):
                     self._save(checkpoints, n_steps)
-
-    def _log(
-        self,
-        metrics: Metrics,
-        samples: list[dict[str, object]],
-        log: Log | None,
-        log_completions: CompletionLog | None,
-    ) -> None:
-        if log is not None:
-            log(self.step, metrics)
-        if log_completions is not None and self._is_noted(self.step):
-            log_completions(self.step, samples)
 
     def train_step(self) -> Metrics:
         """One step on one batch of fresh completions; returns its metrics, defined in docs/metrics.md.
@@ -209,7 +202,7 @@ class OnPolicyTrainer:
         if self.step == 0:
             check_reference(rollout)
         # 4. What is trained on, and towards what: token rewards, advantages, returns.
-        chosen = self.objective.chosen(rollout, self.kl_coef_of_rewards)
+        chosen = self.choose(prompts, completions, rollout)
         targets = self.targets(chosen)
         # 5. Several epochs of updates.
         factor = learning_rate_factor(self.step, n_steps, config.schedule, config.warmup_steps)
@@ -229,7 +222,7 @@ class OnPolicyTrainer:
                 f"weights are not finite after training step {self.step + 1}: lower method.learning_rate"
             )
         self.step += 1
-        done = {"forward": self.passes.rollout(batch), "train": training}
+        done = {"forward": self.forward_cost(batch, chosen), "train": training}
         metrics |= self._charge(len(completions), sampling, scoring, done, seconds)
         return metrics, completion_sample(prompts, completions, scores, rollout)
 
@@ -325,6 +318,14 @@ class OnPolicyTrainer:
         """The weight of the KL in the rewards; 0 where the penalty is in the loss."""
         return self.controller.coef if self.config.kl_placement == "reward" else 0.0
 
+    def choose(self, prompts: Sequence[Prompt], completions: Sequence[Completion], rollout: Rollout) -> Rollout:
+        """What is trained on in a step."""
+        return self.objective.chosen(rollout, self.kl_coef_of_rewards)
+
+    def forward_cost(self, batch: SequenceBatch, chosen: Rollout) -> Cost:
+        """What the passes before the update have cost."""
+        return self.passes.rollout(batch)
+
     def targets(self, rollout: Rollout) -> Targets:
         """What the update works towards."""
         return self.objective.targets(rollout, self.kl_coef_of_rewards)
@@ -336,6 +337,7 @@ class OnPolicyTrainer:
             "moments": asdict(self.moments),
             "captures": self.captures,
             "cost": self.cost.counts(),
+            "kept": self.kept,
         }
         checkpoint.save(directory, self.parameters, self.optimizer, state, self._identity(n_steps))
 
@@ -357,7 +359,7 @@ class OnPolicyTrainer:
             return
         self.step, self.controller.coef = state["step"], state["kl_coef"]
         self.moments, self.captures = RunningMoments(**state["moments"]), self.captures and state["captures"]
-        self.cost = replace(self.cost, **state["cost"])
+        self.cost, self.kept = replace(self.cost, **state["cost"]), state.get("kept", {})
 
     def _identity(self, n_steps: int) -> dict[str, object]:
         """What must be equal for a run to go on from a checkpoint: what decides the numbers by more than rounding."""
