@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignbench.results.schema import Record, plain
+from alignbench.results.json_values import plain
+from alignbench.results.schema import Record
 
 if TYPE_CHECKING:
     import pandas as pd

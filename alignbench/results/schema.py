@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 
 from alignbench.errors import ResultsError
 from alignbench.records import Cost, Direction, HackingWord, MetricKey, MetricValue
+from alignbench.results.json_values import plain
 from alignbench.results.traits import Traits
 from datasets_prep.text_forms import TEXT_FORM
 
@@ -383,22 +384,3 @@ def _finite_number(digits: str) -> float:
 
 def _refuse_number(name: str) -> float:
     raise ValueError(f"{name} is no finite number")
-
-
-def plain(value: object) -> Any:
-    """Returns a value as JSON can hold it: numbers that are not finite become None, arrays of one number plain."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, BaseModel):
-        return plain(value.model_dump())
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bool | int):
-        return value
-    raise TypeError(f"{type(value).__name__} has no place in a results file")

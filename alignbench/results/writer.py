@@ -25,6 +25,7 @@ from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, EvalReport, HackingDiagnosis, fingerprint, total
 from alignbench.results import layout, reader, traits
 from alignbench.results.files import rows_before, write_atomically, write_frame, write_record
+from alignbench.results.json_values import plain
 from alignbench.results.lock import RunLock
 from alignbench.results.publishing import publish, repair
 from alignbench.results.recognition import (
@@ -45,7 +46,6 @@ from alignbench.results.schema import (
     StoredMetric,
     TuningFile,
     Upstream,
-    plain,
     read_record,
 )
 from datasets_prep.prepared import PromptRows
