@@ -36,7 +36,7 @@ def perplexity(model, rows, prompt_ids):
 @pytest.fixture
 def models(recipe_folder, finished, checkpoints):
     """The base and what PPO has made of it."""
-    finished("ppo", sets=["evaluation.evaluate_every=32"])
+    finished("ppo", sets=["evaluation.evaluate_every=32", "method.learning_rate=0.001"])
     return [AutoModelForCausalLM.from_pretrained(path).eval() for path in (checkpoints / "one_layer",
             "results/ppo/seed0/artifact")]  # fmt: skip
 
