@@ -331,12 +331,7 @@ def _filled(value: Any, added: Mapping[str, Any]) -> Any:
 
 
 def read_record(path: Path, kind: type[_Record]) -> _Record:
-    """Reads a JSON file of a run.
-
-    Raises:
-        NewerSchemaError: A newer release wrote it.
-        UnreadableError: It is missing, damaged or incomplete.
-    """
+    """Reads a JSON file of a run; NewerSchemaError of a newer release, UnreadableError if missing or damaged."""
     return parse_record(read_text(path), path, kind)
 
 
