@@ -38,6 +38,8 @@ from alignbench.methods.trl.settings import TrainerSettings
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
 
+SEVERAL = 2
+"""Epochs from which on the reference is asked once, before training, and not in every step."""
 SMOOTHED = ("robust", "cdpo")
 FIRST_LOSS: Mapping[str, Callable[[float], float]] = {
     "sigmoid": lambda beta: math.log(2),
@@ -104,6 +106,7 @@ class DPO(TrainerSettings):
         from alignbench.methods.trl.arguments import trl_config
         from alignbench.methods.trl.checkpoints import training_identity
         from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
+        from alignbench.methods.trl.reference import cost_of_one_pass, no_progress_bar
         from alignbench.methods.trl.training import train
         from alignbench.models.adapters import lora_config
 
@@ -111,16 +114,22 @@ class DPO(TrainerSettings):
         rows = preference_rows(data.pairs, policy)
         identity = training_identity(self, policy.model, rows, seed=run.seed, lora=run.lora)
         on_cpu = policy.device.type == "cpu"
-        trainer = DPOTrainer(
-            model=policy.model,
-            # Left to itself TRL reloads a reference from the hub name; with an adapter it switches the adapter off.
-            ref_model=None if run.lora else policy.frozen_copy().model,
-            args=trl_config(DPOConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **self.objective()),
-            train_dataset=Dataset.from_list(rows),
-            data_collator=SampledTokensCollator(policy.pad_id),
-            processing_class=policy.tokenizer,
-            peft_config=lora_config(run.lora, policy.model) if run.lora else None,
-        )
+        # What the reference says of a pair is the same in every epoch. Asked before training it is the policy itself.
+        is_asked_once = self.epochs >= SEVERAL
+        asked: dict[str, Any] = {"precompute_ref_log_probs": True} if is_asked_once else {}
+        with no_progress_bar():
+            trainer = DPOTrainer(
+                model=policy.model,
+                # Left to itself TRL reloads a reference from the hub name; with an adapter it switches the adapter off.
+                ref_model=None if run.lora or is_asked_once else policy.frozen_copy().model,
+                args=trl_config(
+                    DPOConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **self.objective(), **asked
+                ),
+                train_dataset=Dataset.from_list(rows),
+                data_collator=SampledTokensCollator(policy.pad_id),
+                processing_class=policy.tokenizer,
+                peft_config=lora_config(run.lora, policy.model) if run.lora else None,
+            )
         train(
             trainer,
             run,
@@ -130,8 +139,10 @@ class DPO(TrainerSettings):
             drawn_completions=data.drawn_completions,
             as_policy=policy.with_model,
             check_first_step=self.check_first_step,
-            n_forward=2,  # policy and reference
+            n_forward=1 if is_asked_once else 2,  # policy and reference
         )
+        if is_asked_once:
+            run.ledger.book(None, "forward", cost_of_one_pass(trainer.model, rows))
         policy.model = trainer.model.eval()
         return policy
 

@@ -2,11 +2,15 @@
 
 import dataclasses
 import math
+import os
 
 import pytest
 import torch
+from transformers import GPTNeoModel
+from trl import DPOTrainer
 
 from alignbench.errors import TrainingError
+from alignbench.methods import dpo
 from alignbench.methods.base import TrainData
 from alignbench.methods.dpo import DPO
 from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
@@ -57,9 +61,10 @@ def test_a_first_step_with_another_reference_is_refused(wrong):
         METHOD.check_first_step(right | wrong)
 
 
-def test_a_wrong_reference_stops_training_at_its_first_step(monkeypatch, run_context, pairs):
-    """And the same command again does not get past it."""
-    copy_of = LanguageModel.frozen_copy
+@pytest.mark.parametrize("epochs", [1, 6])
+def test_a_wrong_reference_stops_training_at_its_first_step(epochs, monkeypatch, run_context, pairs):
+    """And the same command again does not get past it; nor where the reference was asked before."""
+    copy_of, ask = LanguageModel.frozen_copy, DPOTrainer.compute_ref_log_probs
 
     def slightly_off(self):
         other = copy_of(self)
@@ -68,10 +73,11 @@ def test_a_wrong_reference_stops_training_at_its_first_step(monkeypatch, run_con
         return other
 
     monkeypatch.setattr(LanguageModel, "frozen_copy", slightly_off)
+    monkeypatch.setattr(DPOTrainer, "compute_ref_log_probs", lambda *asked: [one * 1.01 for one in ask(*asked)])
     run, log = run_context()
     for _ in range(2):
         with pytest.raises(TrainingError, match="policy and reference differ"):
-            METHOD.train(TrainData([], [], pairs), run)
+            dataclasses.replace(METHOD, epochs=epochs).train(TrainData([], [], pairs), run)
     assert log == {}
 
 
@@ -138,3 +144,32 @@ def test_micro_batches_give_the_same_policy(tiny_policy, run_context, pairs):
     parts = dataclasses.replace(METHOD, micro_batch_size=2).train(TrainData([], [], pairs), other)
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_in_several_epochs_the_reference_is_asked_once(tiny_policy, run_context, pairs, lora, monkeypatch):
+    """The numbers are those of a reference that is asked in every step; the passes and what they cost are fewer."""
+    method = dataclasses.replace(METHOD, epochs=2, learning_rate=1e-3)
+    run, log = run_context(lora=lora)
+    passes, forward = [], GPTNeoModel.forward
+
+    def spied(self, *args, **options):
+        passes.append(torch.is_grad_enabled())
+        return forward(self, *args, **options)
+
+    spied.__wrapped__ = forward
+    monkeypatch.setattr(GPTNeoModel, "forward", spied)
+    policy = method.train(TrainData([], [], pairs), run)
+    n_steps = 2 * math.ceil(len(pairs) / method.batch_size)
+    assert (passes.count(True), passes.count(False)) == (n_steps, n_steps // 2)
+    monkeypatch.setattr(dpo, "SEVERAL", 3)
+    other, other_log = run_context(tiny_policy(), lora=lora, checkpoints=run.checkpoints.parent / "other")
+    expected = method.train(TrainData([], [], pairs), other)
+    for step, row in other_log.items():
+        assert log[step] == pytest.approx(row, rel=1e-5, abs=1e-6)
+    for a, b in zip(policy.model.parameters(), expected.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    once, always = run.cost, other.cost
+    assert once.backward_flops == always.backward_flops
+    assert once.forward_flops == pytest.approx(always.forward_flops * 3 / 4)  # 2 of the policy and 1, not 2, beside
+    assert "TQDM_DISABLE" not in os.environ

@@ -40,10 +40,15 @@ class SampledTokensCollator:
     pad_id: int
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Returns `input_ids`, `attention_mask` and `completion_mask`, each (2b, s)."""
+        """Returns `input_ids`, `attention_mask` and `completion_mask`, each (2b, s).
+
+        With them, (b,) each, what the trainer has asked the reference before: `ref_chosen_logps`, `ref_rejected_logps`.
+        """
         prompts = [row["sampled"]["prompt"] for row in rows] * 2
         completions = [row["sampled"][kind] for kind in ("chosen", "rejected") for row in rows]
-        return _padded(prompts, completions, self.pad_id)
+        known = [name for name in ("ref_chosen_logps", "ref_rejected_logps") if name in rows[0]]
+        asked = {name: torch.tensor([row[name] for row in rows]) for name in known}
+        return _padded(prompts, completions, self.pad_id) | asked
 
 
 def labelled_rows(labelled: Sequence[LabelledCompletion], policy: LanguageModel) -> list[dict[str, Any]]:
