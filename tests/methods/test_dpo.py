@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -173,3 +174,21 @@ def test_in_several_epochs_the_reference_is_asked_once(tiny_policy, run_context,
     assert once.backward_flops == always.backward_flops
     assert once.forward_flops == pytest.approx(always.forward_flops * 3 / 4)  # 2 of the policy and 1, not 2, beside
     assert "TQDM_DISABLE" not in os.environ
+
+
+def test_freed_memory_stays_while_trl_trains(run_context, pairs, monkeypatch):
+    """It makes logits in large pieces, each of which would be mapped anew."""
+    kept = []
+
+    @contextmanager
+    def keeping():
+        kept.append(True)
+        yield
+        kept.clear()
+
+    monkeypatch.setattr("alignbench.methods.trl.training.keeping_freed_memory", keeping)
+    seen = []
+    run, _ = run_context(log=lambda step, metrics: seen.append(bool(kept)))
+    DPO(batch_size=12).train(TrainData([], [], pairs), run)
+    assert seen == [True]
+    assert not kept

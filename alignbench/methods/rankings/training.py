@@ -31,6 +31,7 @@ from alignbench.methods.trl.checkpoints import training_identity
 from alignbench.models.flops import tokens_of, weights_of
 from alignbench.models.forward import base_model, completion_forward, token_logprobs
 from alignbench.models.loading import has_finite_weights
+from alignbench.models.output_layer import States, output_layer, rows_that_fit
 from alignbench.records import Cost
 from alignbench.runtime.allocator import keeping_freed_memory
 from alignbench.runtime.progress import progress_bar
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from alignbench.methods.base import RunContext
     from alignbench.methods.rankings.settings import RankingSettings
+    from alignbench.models.forward import SequenceBatch
     from alignbench.models.language_model import LanguageModel
     from alignbench.records import RankedCompletions
 
@@ -81,6 +83,8 @@ class RankingTrainer:
         self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=settings.learning_rate, weight_decay=0.0, fused=True
         )
+        layer = output_layer(self.model)
+        self.output_layer = layer if layer is not None and layer.is_frozen else None
         self._weights, self._trained = weights_of(self.model), weights_of(self.model, trained=True)
         self.step = self._resumed()
 
@@ -142,10 +146,19 @@ class RankingTrainer:
     def _ranking(self, batch: RankedBatch) -> Ranking:
         """Log-probabilities of the completions of a pass, with gradients."""
         sequences = batch.sequences
-        logits, _ = completion_forward(self.model, sequences)
-        logprobs = token_logprobs(logits, sequences.completion_ids) * sequences.completion_mask
+        logprobs = self._logprobs(sequences) * sequences.completion_mask
         lengths = sequences.completion_mask.sum(dim=1)
         return Ranking(batch.laid_out(logprobs.sum(dim=1)), batch.laid_out(lengths), batch.ranks)
+
+    def _logprobs(self, sequences: SequenceBatch) -> Tensor:
+        """Of the completion tokens, (b, t): without logits where these would be large and their layer is frozen."""
+        t = sequences.completion_mask.shape[1]
+        layer = self.output_layer if len(sequences) > rows_that_fit(self.model, t) else None
+        if layer is None:
+            return token_logprobs(completion_forward(self.model, sequences)[0], sequences.completion_ids)
+        with layer.passed_by() as given:
+            completion_forward(self.model, sequences)
+        return States(given[0][:, -t:], layer).logprobs(sequences.completion_ids)
 
     def _cost(self, batch: RankedBatch) -> Cost:
         tokens = tokens_of(batch.sequences)

@@ -15,6 +15,7 @@ from alignbench.methods.trl.checkpoints import Identity, Vouching, last_checkpoi
 from alignbench.methods.trl.step_costs import BatchTokens, StepCosts, tokens_of_batch
 from alignbench.models.loading import has_finite_weights
 from alignbench.records import Policy
+from alignbench.runtime.allocator import keeping_freed_memory
 from alignbench.runtime.progress import progress_bar
 
 
@@ -110,4 +111,5 @@ def train(
     trainer.remove_callback(PrinterCallback)
     for callback in (costs, Steps(title, names, done, check_first_step), Vouching(identity)):
         trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=last_checkpoint(run.checkpoints, identity))
+    with keeping_freed_memory():  # TRL makes logits in large pieces, which else are mapped anew each
+        trainer.train(resume_from_checkpoint=last_checkpoint(run.checkpoints, identity))

@@ -15,6 +15,7 @@ from alignbench.methods.rankings.training import RankingTrainer
 from alignbench.methods.simpo import SimPO
 from alignbench.models.adapters import Lora
 from alignbench.models.flops import Tokens, weights_of
+from alignbench.models.forward import token_logprobs
 from alignbench.models.language_model import LanguageModel
 from alignbench.records import Decoding, PreferencePair, RankedCompletions
 
@@ -190,3 +191,22 @@ def test_an_encoder_decoder_model_learns_too(family, run_context, pairs):
     trainer.train(title="ORPO", drawn_completions=24)
     assert log[1]["objective/best_logprob"] == pytest.approx(sum(means) / 5, rel=1e-5)
     assert log[6]["policy/loss"] < log[1]["policy/loss"]
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_where_logits_would_be_large_the_numbers_are_the_same(tiny_policy, run_context, pairs, monkeypatch, lora):
+    """A frozen output layer is then passed by, and never gives logits; one that is trained gives them whole."""
+    run, log = run_context(lora=lora)
+    METHOD.train(TrainData([], [], pairs), run)
+    monkeypatch.setattr("alignbench.models.output_layer.MOST_BYTES", 0)
+    called = []
+    again, other = run_context(tiny_policy(), lora=lora, checkpoints=run.checkpoints.parent / "other")
+    trainer = RankingTrainer(METHOD, METHOD.loss, pairs_as_rankings(pairs), again)
+    monkeypatch.setattr(
+        "alignbench.methods.rankings.training.token_logprobs",
+        lambda *arguments: called.append(1) or token_logprobs(*arguments),
+    )
+    trainer.train(title="ORPO", drawn_completions=24)
+    assert bool(called) is (lora is None)
+    for step, row in log.items():
+        assert other[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
