@@ -1,4 +1,4 @@
-"""Faster forms of three layers, which compute the same function up to float rounding.
+"""Faster forms of four layers, which compute the same function up to float rounding.
 
 Which kernel multiplies large float32 matrices on a CPU fastest is found out on the machine (`kernel_choice`).
 benchmarks/README.md has measurements.
@@ -13,11 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from alignbench.models.fast.kernel_choice import KERNELS, KernelChoice, Product
 
 SMALLEST = 4e6
 """Multiplications below which no kernel gains more than it costs to prepare for it."""
+
+
+SMALLEST_EMBEDDING = 4e6
+"""Numbers in an embedding from which `FastEmbedding` does otherwise than torch."""
 
 
 def with_fast_layers(model: Any) -> Any:
@@ -32,6 +37,7 @@ def with_fast_layers(model: Any) -> Any:
                 from alignbench.models.fast.gpt_neo_attention import GPTNeoAttention
 
                 child.__class__ = GPTNeoAttention
+    _share(model)
     return model
 
 
@@ -105,6 +111,42 @@ class FastLinear(nn.Linear):
             return whole.to_mkldnn()
 
         return pack, unpack
+
+
+class FastEmbedding(nn.Embedding):
+    """A large embedding that shares its weight with the output layer.
+
+    Its gradient is that of the words that were read, which is added to the output layer's. As a matrix of the
+    embedding's size it would be filled with zeros, and added word for word.
+    """
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Maps (...) to (..., h)."""
+        large = self.weight.device.type == "cpu" and self.weight.numel() >= SMALLEST_EMBEDDING
+        # A copy without an output layer has another weight.
+        if not large or self.weight not in _SHARED or self.max_norm is not None or self.scale_grad_by_freq:
+            return super().forward(ids)
+        return functional.embedding(ids, self.weight, self.padding_idx, sparse=True)
+
+
+_SHARED = WeakTensorKeyDictionary()
+"""Weights that an embedding shares with the output layer."""
+
+
+def _share(model: Any) -> None:
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    for module in model.modules():
+        if head is not None and type(module) is nn.Embedding and module.weight is getattr(head, "weight", None):
+            module.__class__ = FastEmbedding
+            if module.weight not in _SHARED:
+                module.weight.register_post_accumulate_grad_hook(_as_matrix)
+                _SHARED[module.weight] = True
+
+
+def _as_matrix(weight: Tensor) -> None:
+    """Where a loss does not depend on the output layer, the gradient of the embedding comes alone."""
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad = weight.grad.to_dense()
 
 
 class _ToOneDNN(torch.autograd.Function):

@@ -44,10 +44,12 @@ def test_fast_is_plain(sure_policy, reward, prompts, monkeypatch, take_kernel, f
     for execution in ("fast", "plain"):
         if execution == "plain":  # nor anything else that is shorter in both
             monkeypatch.setattr(layers, "SMALLEST", float("inf"))
+            monkeypatch.setattr(layers, "SMALLEST_EMBEDDING", float("inf"))
             monkeypatch.setattr(Rollout, "trimmed", lambda rollout: rollout)
             monkeypatch.setattr(growing_cache, "has_plain_cache", lambda _model: False)
         else:
             take_kernel("onednn" if torch.backends.mkldnn.is_available() else "weight_first")
+            monkeypatch.setattr(layers, "SMALLEST_EMBEDDING", 0)
         trainer = build(sure_policy(name, "fresh" if lora else None), reward, prompts, execution=execution, **changes)
         start = {name: p.detach().clone() for name, p in trainer.parameters.items()}
         logged[execution] = []

@@ -8,7 +8,7 @@ from torch import nn
 
 from alignbench.models.fast import layers
 from alignbench.models.fast.kernel_choice import KERNELS
-from alignbench.models.fast.layers import FastLinear, with_fast_layers
+from alignbench.models.fast.layers import FastEmbedding, FastLinear, with_fast_layers
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
 
@@ -148,3 +148,55 @@ def test_an_input_that_is_changed_in_place_is_noticed(always):
     x.mul_(2)
     with pytest.raises(RuntimeError, match="changed in place"):
         loss.backward()
+
+
+class Words(nn.Module):
+    def __init__(self, tied, **options):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(7, 4, **options), nn.Linear(4, 7, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def forward(self, ids):
+        return self.head(self.embedding(ids).tanh())
+
+
+IDS = torch.tensor([[0, 3, 3], [6, 2, 0]])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embedding(monkeypatch, tied):
+    """The same gradients, matrices all, of words that are read once, twice and never, over two backward passes."""
+    monkeypatch.setattr(layers, "SMALLEST_EMBEDDING", 0)
+    torch.manual_seed(0)
+    plain, weights = Words(tied, padding_idx=2), torch.linspace(-1, 1, 42).view(2, 3, 7)
+    fast = with_fast_layers(copy.deepcopy(plain))
+    assert (type(fast.embedding) is FastEmbedding) == tied
+    models = [plain, fast, copy.deepcopy(fast)]
+    for model in models:
+        for _ in range(2):
+            (model(IDS) * weights).sum().backward()
+    for other in models[1:]:
+        for ours, theirs in zip(other.parameters(), plain.parameters(), strict=True):
+            assert not ours.grad.is_sparse
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6)
+
+
+def test_an_embedding_whose_output_layer_is_not_read_or_gone(monkeypatch):
+    monkeypatch.setattr(layers, "SMALLEST_EMBEDDING", 0)
+    fast = with_fast_layers(Words(tied=True))
+    headless = copy.deepcopy(fast)
+    headless.head = nn.Identity()
+    for model in (fast, headless):
+        model.embedding(IDS).sum().backward()
+        assert not model.embedding.weight.grad.is_sparse
+        assert model.embedding.weight.grad[:, 0].tolist() == [2, 0, 1, 2, 0, 0, 1]
+
+
+def test_an_embedding_that_changes_as_it_is_read_stays_plain(monkeypatch):
+    monkeypatch.setattr(layers, "SMALLEST_EMBEDDING", 0)
+    fast = with_fast_layers(Words(tied=True, max_norm=0.5))
+    assert fast.embedding(torch.tensor([1])).norm() <= 0.5 + 1e-6
