@@ -10,7 +10,13 @@ from alignbench.models.adapters import Lora
 from alignbench.models.chat import Chat
 from alignbench.models.dropout import zero_dropout
 from alignbench.models.language_model import LanguageModel
-from alignbench.models.loading import load_classifier, load_language_model, load_policy, weights_fingerprint
+from alignbench.models.loading import (
+    has_finite_weights,
+    load_classifier,
+    load_language_model,
+    load_policy,
+    weights_fingerprint,
+)
 from alignbench.records import Decoding, Prompt
 
 PROMPT = Prompt("p", "the dog")
@@ -239,3 +245,21 @@ def test_a_policy_is_a_checkpoint_as_well_or_what_one_has_saved(checkpoints, tmp
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="cannot be read as a saved policy"):
         load_policy(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, -2.0], True),
+        ([3e38, 3e38], True),  # their sum is not
+        ([float("inf"), float("-inf")], False),
+        ([1.0, float("nan")], False),
+        ([float("-inf"), 1.0], False),
+    ],
+)
+def test_finite_weights(values, expected):
+    model = torch.nn.Linear(2, 1, bias=False)
+    model.weight = torch.nn.Parameter(torch.tensor([values]))
+    assert has_finite_weights(model) == expected
+    model.requires_grad_(False)
+    assert has_finite_weights(model)  # none is trained

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,21 @@ _spec.loader.exec_module(work)
 
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-6}
 """Of metrics and weights after 3 steps of 4 updates in float32: sums in another order, and Adam after them."""
+
+
+@pytest.mark.parametrize("longest", [0.5, 5.0, 100.0])
+def test_clipping_is_torchs(longest):
+    """Of a gradient of length 5 (3 and 4), to the bit: longer, as long, shorter than the most."""
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    outcomes = []
+    for clip in (
+        placement.OneProcess(SimpleNamespace(parameters=dict(enumerate(parameters)))).clip,
+        lambda most: torch.nn.utils.clip_grad_norm_(parameters, most).item(),
+    ):
+        parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([-4.0])
+        outcomes.append([clip(longest), parameters[0].grad.item(), parameters[1].grad.item()])
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][0] == 5
 
 
 @pytest.fixture(scope="module")
