@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -11,6 +12,7 @@ from alignbench.errors import TrainingError
 from alignbench.methods.on_policy import rollout
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.models import output_layer
 from alignbench.models.adapters import Lora
 from alignbench.models.loading import load_language_model
 from alignbench.records import Decoding, Prompt
@@ -38,6 +40,7 @@ CONFIG = PPOConfig(
 CASES = {
     "full weights": {},
     "lora": {"adapter": True, "micro_batch_size": 1},
+    "logits too large to be made whole": {"adapter": True, "largest_logits": 0, "temperature": 0.7},
     "separate value model": {"value_model": "separate", "value_learning_rate": 1e-3},
     "mini-batches of their own": {
         "whiten_over": "mini_batch", "whiten_rewards": True, "early_stop_kl": 2e-3, "reward_scaling": "mean_std",
@@ -72,10 +75,11 @@ def policy_of(checkpoint, *, adapter=False):
     return policy
 
 
-def build(checkpoint, *, adapter=False, unscored=(), **changes):
+def build(checkpoint, *, adapter=False, unscored=(), largest_logits=output_layer.MOST_BYTES, **changes):
     reward = score_with_holes(unscored) if unscored else score
     config = dataclasses.replace(CONFIG, **changes)
-    return PPOTrainer(policy_of(checkpoint, adapter=adapter), reward, PROMPTS, config, seed=3)
+    with patch.object(output_layer, "MOST_BYTES", largest_logits):
+        return PPOTrainer(policy_of(checkpoint, adapter=adapter), reward, PROMPTS, config, seed=3)
 
 
 def trained(checkpoint, n_steps=N_STEPS, *, checkpoints=None, **changes):
