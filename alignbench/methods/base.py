@@ -49,6 +49,8 @@ class Facts:
     """The kinds of model it can train."""
     learns_from: frozenset[DataKind] = frozenset()
     """The training data that is prepared before it is called."""
+    also_learns_from: Callable[[Any], frozenset[DataKind]] = lambda _method: frozenset()
+    """Training data that its settings ask for besides."""
     calls_reward: bool = False
     """True where it calls the reward while training, or its policy when it answers."""
     gives: Gives = "language_model"
@@ -185,6 +187,11 @@ class Method(Protocol):
     def train(self, data: TrainData, run: RunContext) -> Trained:
         """Trains and returns what was trained."""
         ...
+
+
+def learned_kinds(method: Method) -> frozenset[DataKind]:
+    """Returns the training data that a method with its settings learns from."""
+    return method.facts.learns_from | method.facts.also_learns_from(method)
 
 
 def require_policy(trained: object, method: str) -> Policy:

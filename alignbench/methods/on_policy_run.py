@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FACTS = Facts(
     architectures=frozenset({"causal", "seq2seq"}),
     learns_from=frozenset({"prompts"}),
+    also_learns_from=lambda method: frozenset({"demonstrations"} if method.ptx_coef else ()),
     calls_reward=True,
     several_processes=True,
     longest_completion=lambda method: method.completion_tokens[1],
@@ -82,5 +83,7 @@ class OnPolicyMethod(GroupConfig, Objective):
 
         n_steps = prepare(self, data, run)
         assert run.reward is not None
-        trainer = OnPolicyTrainer(run.policy, run.reward.score, data.prompts, self, self, seed=run.seed)
+        trainer = OnPolicyTrainer(
+            run.policy, run.reward.score, data.prompts, self, self, seed=run.seed, demonstrations=data.demonstrations
+        )
         return spend(trainer, n_steps, run, type(self).__name__)

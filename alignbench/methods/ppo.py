@@ -34,7 +34,9 @@ class PPO(PPOConfig):
 
         n_steps = prepare(self, data, run)
         assert run.reward is not None
-        trainer = PPOTrainer(run.policy, run.reward.score, data.prompts, self, seed=run.seed)
+        trainer = PPOTrainer(
+            run.policy, run.reward.score, data.prompts, self, seed=run.seed, demonstrations=data.demonstrations
+        )
         return spend(trainer, n_steps, run, "PPO")
 
 

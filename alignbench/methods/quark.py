@@ -143,7 +143,9 @@ class Quark(GroupConfig, Objective):
         n_steps = prepare(self, data, run)
         assert run.reward is not None
         policy = ControlledModel(run.policy, new_controls(run.policy, self.quantiles, run.seed))
-        trainer = PoolTrainer(policy, run.reward.score, data.prompts, self, self, seed=run.seed)
+        trainer = PoolTrainer(
+            policy, run.reward.score, data.prompts, self, self, seed=run.seed, demonstrations=data.demonstrations
+        )
         answers = AsksForTheBest(policy)
         spend(trainer, n_steps, run, "Quark", answers)
         return answers

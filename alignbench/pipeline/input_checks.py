@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench import plugins
 from alignbench.errors import DataError, InputsError, did_you_mean
+from alignbench.methods.base import learned_kinds
 from alignbench.scorers.labels import label_hint
 from datasets_prep.settings import DemonstrationSettings, PromptSettings, named_source
 
@@ -99,9 +100,9 @@ class InputChecks:
         yield from self._prompts(recipe.data, "", is_chat)
         if evaluation.prompts is not None and evaluation.split == "heldout":
             yield from self._prompts(evaluation_settings(evaluation.prompts), "evaluation.prompts: ", is_chat)
-        if "demonstrations" in recipe.method.facts.learns_from:
+        if "demonstrations" in learned_kinds(recipe.method):
             yield from self._demonstrations(recipe)
-        if "preference_pairs" in recipe.method.facts.learns_from and recipe.pairs.source is not None:
+        if "preference_pairs" in learned_kinds(recipe.method) and recipe.pairs.source is not None:
             yield from self._stored_pairs(recipe, recipe.pairs.source)
         neutral = evaluation.neutral
         known = None if neutral is None else sources.find(neutral, "texts")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alignbench.methods.base import TrainData
+from alignbench.methods.base import TrainData, learned_kinds
 from alignbench.pipeline.demonstrations import demonstrations
 from alignbench.pipeline.labelled_completions import labelled_completions
 from alignbench.pipeline.pairs import Pairs, training_pairs
@@ -51,7 +51,7 @@ def build_training_data(
         data: The prompts of the recipe.
         heldout: The prompts of the evaluation.
     """
-    kinds = recipe.method.facts.learns_from
+    kinds = learned_kinds(recipe.method)
     pairs = labelled = ranked = shown = None
     if "preference_pairs" in kinds:
         pairs = training_pairs(recipe, policy, labeller, data, heldout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError, create_model
 
 from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
 from alignbench.identity import only_if_given
-from alignbench.methods.base import Facts
+from alignbench.methods.base import Facts, learned_kinds
 from alignbench.methods.registry import known_methods, method_class
 from alignbench.recipe.blocks import RecipeSettings
 from alignbench.recipe.identity import run_hash
@@ -42,13 +43,14 @@ class Recipe(RecipeSettings):
     def draws_for_training(self) -> bool:
         """True where completions are drawn and scored before training, for the method to learn from."""
         take = self.demonstrations.take if self.demonstrations else "data"
-        return _draws(self.method.facts, take, stored_pairs=self.pairs.source is not None)
+        facts = replace(self.method.facts, learns_from=learned_kinds(self.method))
+        return _draws(facts, take, stored_pairs=self.pairs.source is not None)
 
     @property
     def scores_for_training(self) -> bool:
         """True where completions are scored before training, drawn or of the data."""
         by_reward = self.demonstrations is not None and self.demonstrations.go_by_reward
-        return self.draws_for_training or (by_reward and "demonstrations" in self.method.facts.learns_from)
+        return self.draws_for_training or (by_reward and "demonstrations" in learned_kinds(self.method))
 
     def upstream_names(self) -> dict[str, str]:
         """Returns the names of the recipes that must have run before this one, by role.

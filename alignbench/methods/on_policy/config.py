@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from alignbench.identity import NotIdentity
+from alignbench.identity import NotIdentity, OnlyIfChanged
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -93,6 +93,8 @@ class OnPolicyConfig:
     """Epsilon of AdamW."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay of AdamW."""
+    ptx_coef: Annotated[NonNegative, OnlyIfChanged()] = 0.0
+    """Weight of the imitation of demonstrations beside the objective, against forgetting; 0 without any."""
     max_grad_norm: Positive | None = 1.0
     """Longest gradient before it is scaled down; None leaves it as it is."""
     mixed_precision: bool = False

@@ -11,7 +11,7 @@ import torch
 from alignbench.methods.on_policy.rollout import RewardFunction, Rollout, measure
 from alignbench.methods.on_policy.trainer import OnPolicyTrainer
 from alignbench.models.forward import collate
-from alignbench.records import Completion, Cost, Prompt, total
+from alignbench.records import Completion, Cost, Demonstration, Prompt, total
 from alignbench.runtime.randomness import generator
 
 if TYPE_CHECKING:
@@ -58,11 +58,12 @@ class PoolTrainer(OnPolicyTrainer):
         objective: Objective,
         *,
         seed: int = 0,
+        demonstrations: Sequence[Demonstration] = (),
     ) -> None:
         """As of `OnPolicyTrainer`; there is a quantile for each control token of the policy."""
         self.n_quantiles = len(policy.embedding.controls)
         policy.control = self.n_quantiles - 1  # room is left for it
-        super().__init__(policy, reward, prompts, config, objective, seed=seed)
+        super().__init__(policy, reward, prompts, config, objective, seed=seed, demonstrations=demonstrations)
         self.controlled = policy
         self.networks.seen_by_reference = policy.without_controls
         self.by_id = {prompt.id: prompt for prompt in prompts}

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
+
+    from alignbench.methods.on_policy.config import OnPolicyConfig
+    from alignbench.records import Completion
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -72,6 +77,21 @@ def completion_penalties(n_tokens: Tensor, is_cut: Tensor, missing_eos_penalty: 
         length_penalty: Cost of one token.
     """
     return missing_eos_penalty * is_cut + length_penalty * n_tokens
+
+
+def shaped_rewards(
+    scores: Sequence[float | None], completions: Sequence[Completion], config: OnPolicyConfig, moments: RunningMoments
+) -> tuple[Tensor, Tensor]:
+    """Which completions are scored, (b,), and their rewards scaled, cut and penalised, (b,), 0 where unscored."""
+    scored = torch.tensor([score is not None for score in scores])
+    rewards = torch.tensor([score or 0.0 for score in scores])
+    if config.reward_scaling != "none":
+        moments.update(rewards[scored])
+    rewards = scaled_rewards(rewards, moments, config.reward_scaling, config.reward_clip)
+    n_tokens = torch.tensor([len(c.token_ids) for c in completions])
+    is_cut = torch.tensor([c.finish_reason == "length" for c in completions])
+    penalties = completion_penalties(n_tokens, is_cut, config.missing_eos_penalty, config.length_penalty)
+    return scored, (rewards - penalties) * scored
 
 
 def token_rewards(rewards: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:

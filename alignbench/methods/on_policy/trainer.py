@@ -27,6 +27,7 @@ from alignbench.methods.on_policy.config import OnPolicyConfig, PPOConfig
 from alignbench.methods.on_policy.costs import PassCosts
 from alignbench.methods.on_policy.fast import concurrent_scoring
 from alignbench.methods.on_policy.groups import n_dead_groups
+from alignbench.methods.on_policy.imitation import Imitation
 from alignbench.methods.on_policy.kl import KLController
 from alignbench.methods.on_policy.metrics import Metrics, completion_sample, mean_by_name, rollout_metrics, timed
 from alignbench.methods.on_policy.networks import Networks
@@ -34,9 +35,8 @@ from alignbench.methods.on_policy.objective import Objective
 from alignbench.methods.on_policy.ppo import PPOObjective
 from alignbench.methods.on_policy.rewards import (
     RunningMoments,
-    completion_penalties,
     masked_mean,
-    scaled_rewards,
+    shaped_rewards,
 )
 from alignbench.methods.on_policy.rollout import (
     RewardFunction,
@@ -51,7 +51,7 @@ from alignbench.methods.on_policy.update import Updater
 from alignbench.models.forward import SequenceBatch, to_device
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.sampling.capture import Capture
-from alignbench.records import Completion, Cost, Decoding, Prompt, fingerprint, total
+from alignbench.records import Completion, Cost, Decoding, Demonstration, Prompt, fingerprint, total
 from alignbench.runtime import distributed
 from alignbench.runtime.allocator import keeping_freed_memory
 from alignbench.runtime.clock import peak_memory_gib
@@ -83,6 +83,7 @@ class OnPolicyTrainer:
         objective: Objective,
         *,
         seed: int = 0,
+        demonstrations: Sequence[Demonstration] = (),
     ) -> None:
         """Prepares training; nothing is sampled yet.
 
@@ -93,6 +94,7 @@ class OnPolicyTrainer:
             config: Hyperparameters.
             objective: What the method trains towards.
             seed: With the prompts' ids it fixes every draw.
+            demonstrations: What is imitated besides, with `ptx_coef`.
         """
         distributed.join()
         check_prompts(policy, prompts, config.completion_tokens[1])
@@ -115,6 +117,8 @@ class OnPolicyTrainer:
             stop_strings=config.stop_strings,
         )
         self.updater = Updater(self.networks, objective, self.optimizer, self.decoding, policy.eos_ids, seed)
+        if config.ptx_coef:
+            self.updater.imitation = Imitation(policy, demonstrations, config.mini_batch_size, seed)
         self.captures = config.captures and all(p.dtype == torch.float32 for p in self.model.parameters())
         alone = distributed.world_size() == 1
         self.overlaps = alone and concurrent_scoring.may_overlap(reward, self.model, policy.device)
@@ -302,16 +306,8 @@ class OnPolicyTrainer:
 
     def step_rewards(self, scores: Sequence[float | None], completions: Sequence[Completion]) -> tuple[Tensor, Tensor]:
         """Which completions are scored, (b,), and the rewards to train on, (b,), 0 where unscored."""
-        config, device = self.config, self.policy.device
-        scored = to_device(torch.tensor([score is not None for score in scores]), device)
-        rewards = to_device(torch.tensor([score or 0.0 for score in scores]), device)
-        if config.reward_scaling != "none":
-            self.moments.update(rewards[scored])
-        rewards = scaled_rewards(rewards, self.moments, config.reward_scaling, config.reward_clip)
-        n_tokens = to_device(torch.tensor([len(c.token_ids) for c in completions]), device)
-        is_cut = to_device(torch.tensor([c.finish_reason == "length" for c in completions]), device)
-        penalties = completion_penalties(n_tokens, is_cut, config.missing_eos_penalty, config.length_penalty)
-        return scored, (rewards - penalties) * scored
+        scored, rewards = shaped_rewards(scores, completions, self.config, self.moments)
+        return to_device(scored, self.policy.device), to_device(rewards, self.policy.device)
 
     @property
     def kl_coef_of_rewards(self) -> float:
@@ -365,8 +361,10 @@ class OnPolicyTrainer:
         """What must be equal for a run to go on from a checkpoint: what decides the numbers by more than rounding."""
         options = identity_values(type(self.config), asdict(self.config))
         # A schedule that ends depends on where.
-        end = {"n_steps": n_steps} if self.config.schedule != "constant" else {}
+        end: dict[str, object] = {"n_steps": n_steps} if self.config.schedule != "constant" else {}
         prompts = fingerprint([prompt.identity for prompt in self.prompts])
+        if self.updater.imitation is not None:
+            end["demonstrations"] = self.updater.imitation.identity
         return {"seed": self.seed, "start_weights": self.networks.start, "prompts": prompts, **end, **options}
 
 
@@ -384,6 +382,7 @@ class PPOTrainer(OnPolicyTrainer):
         config: PPOConfig,
         *,
         seed: int = 0,
+        demonstrations: Sequence[Demonstration] = (),
     ) -> None:
         """Prepares training; nothing is sampled yet.
 
@@ -393,5 +392,7 @@ class PPOTrainer(OnPolicyTrainer):
             prompts: What completions are drawn for.
             config: Hyperparameters.
             seed: With the prompts' ids it fixes every draw.
+            demonstrations: What is imitated besides, with `ptx_coef`.
         """
-        super().__init__(policy, reward, prompts, config, PPOObjective(config), seed=seed)
+        objective = PPOObjective(config)
+        super().__init__(policy, reward, prompts, config, objective, seed=seed, demonstrations=demonstrations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 
     from alignbench.methods.on_policy.advantages import Targets
     from alignbench.methods.on_policy.costs import PassCosts
+    from alignbench.methods.on_policy.imitation import Imitation
     from alignbench.methods.on_policy.metrics import Metrics
     from alignbench.methods.on_policy.networks import Networks
     from alignbench.methods.on_policy.objective import Objective
+    from alignbench.models.forward import SequenceBatch
 
 
 class Updater:
@@ -45,6 +48,8 @@ class Updater:
         """Prepares; `decoding` and `eos_id` say what rollouts are sampled by, `seed` orders the mini-batches."""
         self.networks, self.config, self.optimizer = networks, networks.config, optimizer
         self.objective = objective
+        self.imitation: Imitation | None = None
+        """What is imitated besides."""
         self.decoding, self.eos_id, self.seed = decoding, eos_id, seed
 
     def run(
@@ -75,13 +80,16 @@ class Updater:
         """
         updates: list[Metrics] = []
         cost = Cost()
-        for rows in self._mini_batches(len(rollout.batch), step):
+        for number, rows in enumerate(self._mini_batches(len(rollout.batch), step)):
             part = rollout.rows(rows)
             if not part.mask.any():  # nothing in it is trained on, such as unscored completions
                 continue
             part_targets = targets_of(part) if self.config.targets_of_a_mini_batch else targets.rows(rows)
-            metrics = self._accumulate(part, part_targets, step, kl_coef)
+            imitated = None if self.imitation is None else self.imitation.batch(step, number)
+            metrics = self._accumulate(part, part_targets, imitated, step, kl_coef)
             cost.charge(costs.update(part.batch, part.mask))
+            if imitated is not None:
+                cost.charge(costs.update(imitated, imitated.completion_mask))
             if not updates and step == 0:
                 self._check_ratio(metrics)
             if updates and metrics["policy/approximate_kl"] > (self.config.early_stop_kl or math.inf):
@@ -104,7 +112,9 @@ class Updater:
             order = generator(self.seed, "mini-batches", step, epoch).permutation(n_rows // n)
             yield from torch.split(_rows_of(torch.from_numpy(order), n), self.config.mini_batch_size)
 
-    def _accumulate(self, rollout: Rollout, targets: Targets, step: int, kl_coef: float) -> Metrics:
+    def _accumulate(
+        self, rollout: Rollout, targets: Targets, imitated: SequenceBatch | None, step: int, kl_coef: float
+    ) -> Metrics:
         """The gradient of one mini-batch, clipped: the same however it is cut into passes.
 
         Every process passes its share of the rows; gradients are averaged over processes, hence the factor.
@@ -123,7 +133,7 @@ class Updater:
         for number, rows in enumerate(passes, start=1):
             part = rollout.rows(rows).trimmed()
             t = part.mask.shape[1]
-            with placement.accumulating(is_last=number == len(passes)):
+            with placement.accumulating(is_last=number == len(passes) and imitated is None):
                 loss, losses, sums, largest_ratio = self.losses(part, targets.rows(rows, t), weights[rows, :t], kl_coef)
                 (loss * n_processes / divisor).backward()  # type: ignore[no-untyped-call]
             for key, value in (losses | {"loss": loss.detach()}).items():
@@ -131,6 +141,8 @@ class Updater:
             for key, value in sums.items():
                 totals[key] += value.double() / n_tokens
             totals["policy/ratio_max"] = torch.maximum(totals["policy/ratio_max"], largest_ratio.double())
+        if imitated is not None:
+            totals["policy/ptx_loss"] = self._imitate(imitated)
         own = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
         metrics = _together(distributed.gather(own))
         if not math.isfinite(loss_of_all := metrics.pop("loss")):
@@ -139,6 +151,23 @@ class Updater:
         if not math.isfinite(norm):
             raise TrainingError(f"the gradient norm is {norm} at training step {step + 1}: lower method.learning_rate")
         return metrics | {"policy/gradient_norm": norm}
+
+    def _imitate(self, batch: SequenceBatch) -> Tensor:
+        """Adds the gradient of imitation; returns this process's part of the loss, before its weight."""
+        n_tokens, config = batch.completion_mask.sum().clamp(min=1), self.config
+        as_it_is = replace(self.decoding, temperature=1.0, min_new_tokens=0)
+        parts = batch.rows(distributed.share()).split(config.rows_at_once)
+        loss_of_all = torch.zeros((), dtype=torch.float64, device=n_tokens.device)
+        for number, whole in enumerate(parts, start=1):
+            part = whole.trimmed()
+            with self.networks.placement.accumulating(is_last=number == len(parts)):
+                raw, values = self.networks.placement.policy_and_values(part, None)
+                logprobs = whole_logprobs(raw, part, as_it_is, self.eos_id, fused=config.fuses)
+                loss = -(logprobs * part.completion_mask).sum() / n_tokens
+                unused = 0.0 if values is None else 0.0 * values.sum()  # or processes wait for its gradient
+                (config.ptx_coef * loss * distributed.world_size() + unused).backward()  # type: ignore[no-untyped-call]
+            loss_of_all += loss.detach().double()
+        return loss_of_all
 
     def losses(
         self, rollout: Rollout, targets: Targets, weights: Tensor, kl_coef: float
