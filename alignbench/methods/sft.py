@@ -1,7 +1,7 @@
 """Supervised fine-tuning: the policy imitates demonstrations.
 
-Paper: the first step of Ouyang et al. 2022 (arXiv:2203.02155). Trainer: `trl.SFTTrainer`; of an encoder-decoder model,
-on which it fails, by a loss of ours.
+Paper: the first step of Ouyang et al. 2022 (arXiv:2203.02155). Trainer: `trl.SFTTrainer`, with a loss of ours: its
+own raises on encoder-decoder models, and scores prompts too where it computes on a CPU.
 
 Objective: minimise -log pi(y_t | x, y_<t), averaged over all tokens of the completions y of a batch. Prompts are read
 and not learned.

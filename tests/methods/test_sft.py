@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
 
 from alignbench.errors import ModelError
 from alignbench.methods.base import TrainData
 from alignbench.methods.sft import SFT
+from alignbench.methods.trl.arguments import trl_config
 from alignbench.methods.trl.imitation import PackedTexts, PaddedTexts, check_packing, imitation_rows
+from alignbench.models import output_layer
 from alignbench.models.adapters import Lora
 from alignbench.models.language_model import LanguageModel
 from alignbench.records import Completion, Demonstration, Prompt
@@ -71,6 +75,7 @@ APART, PACKED = {"micro_batch_size": 1}, {"packing": True}
     [
         *((name, settings) for name in ("gpt2", "gpt_neo", "llama") for settings in ({}, APART, PACKED)),
         *(("t5", settings) for settings in ({}, APART)),
+        ("bart", {}),  # adds to its logits, so that they are taken as they are
     ],
 )
 def test_loss_and_gradient_against_the_formula(family, run_context, name, settings):
@@ -95,6 +100,39 @@ def test_loss_and_gradient_against_the_formula(family, run_context, name, settin
     n_tokens = sum(len(one.completion.token_ids) for one in shown)
     assert run.cost.trained_tokens == n_tokens
     assert run.cost.optimizer_steps == 1
+
+
+def test_the_loss_is_that_of_trl(family, run_context, tmp_path):
+    """A change of TRL that changes its objective is seen here."""
+    policy, other = policy_of(family, "llama"), policy_of(family, "llama")
+    shown = demonstrations_of(policy)
+    run, log = run_context(policy)
+    METHOD.train(TrainData([], [], demonstrations=shown), run)
+    trainer = SFTTrainer(
+        model=other.model,
+        args=trl_config(SFTConfig, METHOD, tmp_path / "trl", seed=0, on_cpu=True, save_strategy="no"),
+        train_dataset=Dataset.from_list(imitation_rows(shown, other)),
+        data_collator=PaddedTexts(other.pad_id),
+        processing_class=other.tokenizer,
+    )
+    trainer.train()
+    (theirs,) = (row for row in trainer.state.log_history if "loss" in row)
+    assert log[1]["policy/loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    assert log[1]["policy/gradient_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+
+
+def test_logits_that_would_fill_the_memory_are_not_made(family, run_context, tmp_path, monkeypatch):
+    """Under a frozen output layer log-probabilities come from its input, a block of words at a time."""
+    logs = []
+    for most in (output_layer.MOST_BYTES, 0):
+        monkeypatch.setattr(output_layer, "MOST_BYTES", most)
+        policy = policy_of(family, "llama")
+        run, log = run_context(policy, lora=Lora(r=4), checkpoints=tmp_path / str(most))
+        shown = demonstrations_of(policy)
+        replace(METHOD, batch_size=5, epochs=3).train(TrainData([], [], demonstrations=shown), run)
+        logs.append(log)
+    for step in (1, 2, 3):
+        assert logs[1][step] == pytest.approx(logs[0][step], rel=1e-4)
 
 
 def test_what_a_pass_holds_changes_no_cost(family, run_context, tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,8 @@ from alignbench.methods.trl.settings import ImitationSettings
 from alignbench.methods.trl.step_costs import BatchTokens
 from alignbench.methods.trl.training import train
 from alignbench.models.adapters import lora_config
-from alignbench.models.forward import accepts, base_model, decoder_start, token_logprobs
+from alignbench.models.forward import accepts, base_model, decoder_start, is_encoder_decoder, token_logprobs
+from alignbench.models.output_layer import OutputLayer, States, output_layer, rows_that_fit
 from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def imitate(
     collator = collator_of(policy, rows, packing=settings.packing)
     identity = training_identity(settings, policy.model, rows, seed=run.seed, lora=run.lora)
     on_cpu = policy.device.type == "cpu"
-    trainer = (EncoderDecoderTrainer if policy.is_encoder_decoder else WholeBatchTrainer)(
+    trainer = ImitationTrainer(
         model=policy.model,
         args=trl_config(SFTConfig, settings, run.checkpoints, seed=run.seed, on_cpu=on_cpu),
         train_dataset=Dataset.from_list(rows),
@@ -150,37 +152,50 @@ def collator_of(
     return PackedTexts()
 
 
-class WholeBatchTrainer(SFTTrainer):  # type: ignore[misc]
-    """Takes the mean over all tokens of a batch, in however many passes, for every family.
+class ImitationTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer with a loss of ours: the mean over all tokens of a batch, in however many passes, for every family.
 
-    Left to itself it does so where the model's forward pass has keyword arguments without a name, and else takes the
-    mean of the means of the passes.
+    TRL's own raises on an encoder-decoder model, and takes the mean of the means of passes where a model's forward pass
+    has no keyword arguments without a name. On a CPU it scores every position, prompts and padding too, which with
+    262,144 words took three times the time of a whole step.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
+        vars(base_model(self.model)).pop("forward", None)  # that scores every position
 
-
-class EncoderDecoderTrainer(WholeBatchTrainer):
-    """The same for encoder-decoder models, whose decoder reads the completion after its start."""
+    @cached_property
+    def _layer(self) -> OutputLayer | None:
+        return output_layer(self.model)
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """Returns the sum of -log p over the tokens of `inputs`, divided by the tokens of the whole batch: a scalar."""
-        labels = inputs["labels"]
-        tokens = labels.clamp(min=0)
-        start = tokens.new_full((len(tokens), 1), decoder_start(base_model(model)))
-        logits = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            decoder_input_ids=torch.cat((start, tokens[:, :-1]), dim=1),
-            use_cache=False,
-        ).logits
-        is_trained = labels != IGNORED
-        n_tokens = is_trained.sum() if num_items_in_batch is None else num_items_in_batch
-        return -(token_logprobs(logits, tokens) * is_trained).sum() / n_tokens
+        read, labels = {name: one for name, one in inputs.items() if name != "labels"}, inputs["labels"]
+        if is_encoder_decoder(model):
+            tokens = labels.clamp(min=0)
+            start = tokens.new_full((len(tokens), 1), decoder_start(base_model(model)))
+            read["decoder_input_ids"] = torch.cat((start, tokens[:, :-1]), dim=1)
+        else:
+            labels = labels[:, 1:]
+        n_tokens = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        return -self._logprobs(model, read, labels).sum() / n_tokens
+
+    def _logprobs(self, model: Any, read: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Log-probabilities in nats of the n labels that are none of `IGNORED`, each by the position before: (1, n)."""
+        is_trained, t = labels != IGNORED, labels.shape[1]
+        tokens = labels[is_trained][None]
+        if self._layer is None:
+            logits = model(**read, use_cache=False).logits
+            return token_logprobs(logits[:, :t][is_trained][None], tokens)
+        with self._layer.passed_by() as given:
+            model(**read, use_cache=False)
+        states = States(given[0][:, :t][is_trained][None], self._layer)
+        if self._layer.is_frozen and rows_that_fit(model, tokens.numel()) == 0:
+            return states.logprobs(tokens)
+        return token_logprobs(states.logits(), tokens)
 
 
 def tokens_of_texts(inputs: Mapping[str, Tensor]) -> BatchTokens:
