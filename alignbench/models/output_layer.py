@@ -30,9 +30,9 @@ from alignbench.models.shared_prompts import completion_logits
 
 MOST_BYTES = 2**28
 """The size from which logits are not made whole: two tensors of it are half a gibibyte."""
-_BLOCK_BYTES = 2**25
+BLOCK_BYTES = 2**25
 """Logits that are at hand at once; twice and half of it took 1.08 and 1.03 of the time."""
-_LEAST_WORDS = 256
+LEAST_WORDS = 256
 _PROBE = (-60.0, -30.0, -3.0, -0.5, 0.0, 0.5, 3.0, 60.0)
 
 
@@ -164,7 +164,7 @@ class States:
         states = self.values.detach().reshape(b * t, size)
         weight, bias = self.layer.linear.weight, self.layer.linear.bias
         at_start = (torch.arange(t, device=states.device) < n_banned).expand(b, t).reshape(-1, 1)
-        width = max(_LEAST_WORDS, _BLOCK_BYTES // (4 * max(1, b * t)))
+        width = max(LEAST_WORDS, BLOCK_BYTES // (4 * max(1, b * t)))
         room = states.new_empty(b * t * min(width, len(weight)))
         for first in range(0, len(weight), width):
             words = weight[first : first + width].detach()

@@ -24,8 +24,8 @@ from alignbench.models.output_layer import (
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of a few words, and no logits at all are small enough to be made whole."""
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 0)
-    monkeypatch.setattr(module, "_LEAST_WORDS", 7)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(module, "LEAST_WORDS", 7)
     monkeypatch.setattr(module, "MOST_BYTES", 0)
 
 
@@ -146,7 +146,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_tensor_of_the_size_of_the_logits_is_made(monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 2**14)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 2**14)
     layer, tokens = OutputLayer(linear(4096, 4, dtype=torch.float32)), torch.randint(4096, (4, 8))
     states = torch.randn(4, 8, 4, requires_grad=True)
     with Largest() as largest:

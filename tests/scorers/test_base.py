@@ -275,7 +275,7 @@ def test_the_one_of_the_documentation_works(recipe_folder, monkeypatch):
 def test_no_other_file_names_a_kind():
     """But the classifier, which is the notion of harm of every reward."""
     spoken = re.compile(
-        r"\b(lexicon|python_function|PythonFunction|lexicon_\w+|function_sha256)\b|[.\"']function[\"']?\b(?!s)"
+        r"\b(lexicon|python_function|PythonFunction|lexicon_\w+|function_sha256)\b|(?<!autograd)[.\"']function[\"']?\b(?!s)"
     )
     found = [
         f"{file.relative_to(ROOT)}: {line.strip()}"

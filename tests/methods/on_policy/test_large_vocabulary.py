@@ -28,8 +28,8 @@ def fill(monkeypatch, policy, rows):
     """So many completions have logits of the largest size."""
     row = 4 * LENGTH * policy.model.get_output_embeddings().weight.shape[0]
     monkeypatch.setattr(output_layer, "MOST_BYTES", math.floor(row * (rows + 0.5)))
-    monkeypatch.setattr(output_layer, "_BLOCK_BYTES", 0)
-    monkeypatch.setattr(output_layer, "_LEAST_WORDS", 7)
+    monkeypatch.setattr(output_layer, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(output_layer, "LEAST_WORDS", 7)
 
 
 @pytest.mark.parametrize(
