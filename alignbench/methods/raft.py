@@ -31,6 +31,8 @@ class RAFT(OnPolicyMethod):
 
     completions_per_prompt: Count = 8
     """Completions of each prompt, k, of which one is trained on."""
+    mini_batch_size: Count = 8
+    """Completions behind one optimizer step, of the `batch_size / completions_per_prompt` that are trained on."""
     kl_coef: NonNegative = 0.0
     """Weight of the KL penalty in the choice of the best, or in the loss."""
 
