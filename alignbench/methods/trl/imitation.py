@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,7 +88,7 @@ def imitate(
         names=LOG_NAMES,
         drawn_completions=drawn_completions,
         as_policy=as_policy or policy.with_model,
-        count=tokens_of_texts,
+        count=partial(tokens_of_texts, apart=policy.is_encoder_decoder),
     )
     policy.model = trainer.model.eval()
     return policy
@@ -198,12 +198,12 @@ class ImitationTrainer(SFTTrainer):  # type: ignore[misc]
         return token_logprobs(states.logits(), tokens)
 
 
-def tokens_of_texts(inputs: Mapping[str, Tensor]) -> BatchTokens:
-    """Counts the tokens of a batch; packed ones have no padding, and no mask that says so."""
+def tokens_of_texts(inputs: Mapping[str, Tensor], *, apart: bool) -> BatchTokens:
+    """Counts the tokens of a batch, with `apart` prompts and completions that are no one text; packed have no mask."""
     labels, mask = inputs["labels"], inputs.get("attention_mask")
     n_trained = int((labels != IGNORED).sum())
     n_read = inputs["input_ids"].numel() if mask is None else int(mask.sum())
-    return BatchTokens(n_read if labels.shape == inputs["input_ids"].shape else n_read + n_trained, n_trained)
+    return BatchTokens(n_read + n_trained if apart else n_read, n_trained)
 
 
 @torch.no_grad()
