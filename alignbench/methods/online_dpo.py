@@ -46,10 +46,7 @@ class OnlineDPO(OnPolicyMethod):
         for name, value in (("mini_batch_size", self.mini_batch_size), ("micro_batch_size", self.rows_at_once)):
             if value % 2:
                 raise ValueError(f"{name}: got {value}, expected an even number: both completions of a pair")
-        if self.top_k or self.top_p < 1:
-            raise ValueError(
-                "top_k and top_p: expected 0 and 1.0, because the loss compares whole distributions with the reference"
-            )
+        self.require_whole_distributions("the loss compares whole distributions with the reference")
 
     @property
     def loss_aggregation(self) -> Aggregation:

@@ -124,6 +124,12 @@ class Quark(GroupConfig, Objective):
         ):
             if got != expected:
                 raise ValueError(f"{name}: got {got}, expected {expected}: the policy reads a token that ref does not")
+        self.require_whole_distributions("what is imitated was drawn by earlier policies, from other tokens than now")
+        if self.reward_scaling != "none":
+            raise ValueError(
+                f"reward_scaling: got {self.reward_scaling}, expected none: the pool orders rewards of all steps, "
+                "which running moments would scale differently from step to step"
+            )
 
     def targets(self, rollout: Rollout, kl_coef: float) -> Targets:
         """All tokens weigh the same."""

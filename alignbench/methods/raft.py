@@ -36,6 +36,10 @@ class RAFT(OnPolicyMethod):
     kl_coef: NonNegative = 0.0
     """Weight of the KL penalty in the choice of the best, or in the loss."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_whole_distributions("what is imitated has to become likelier among all tokens")
+
     @property
     def rows_of_an_update(self) -> int:
         """One of each group."""

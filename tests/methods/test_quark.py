@@ -155,6 +155,8 @@ def test_under_an_adapter_the_tokens_are_trained_besides(tiny_policy, checkpoint
         ({"kl_placement": "reward"}, "kl_placement: got reward, expected loss"),
         ({"shared_layers": 1}, "shared_layers: got 1, expected 0"),
         ({"quantiles": 1}, "quantiles: got 1"),
+        ({"top_k": 40}, "top_k and top_p: expected 0 and 1"),
+        ({"reward_scaling": "std"}, "reward_scaling: got std, expected none"),
     ],
 )
 def test_what_is_refused(changes, message):

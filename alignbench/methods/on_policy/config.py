@@ -212,6 +212,11 @@ class OnPolicyConfig:
                 "or kl_placement reward"
             )
 
+    def require_whole_distributions(self, why: str) -> None:
+        """ValueError where top-k or top-p cut what the loss is of; `why` ends its message."""
+        if self.top_k or self.top_p < 1:
+            raise ValueError(f"top_k and top_p: expected 0 and 1.0, because {why}")
+
     def _check_each(self) -> None:
         """ValueError with every option that is not of its type or out of its range."""
         try:

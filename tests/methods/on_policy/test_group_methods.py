@@ -107,3 +107,10 @@ def test_adapters(sure_policy, prompts):
     options = {**GROUPS, **SEQUENCE, "learning_rate": 2e-3}
     trainer, _ = compare(sure_policy("llama", "fresh"), prompts[:4], RLOO, options)
     assert all("lora_" in name for name in trainer.parameters)
+
+
+@pytest.mark.parametrize("kind", [OnlineDPO, RAFT])
+@pytest.mark.parametrize("changes", [{"top_k": 40}, {"top_p": 0.9}])
+def test_what_is_compared_or_imitated_is_no_part_of_a_distribution(kind, changes):
+    with pytest.raises(ValueError, match=r"top_k and top_p: expected 0 and 1\.0, because"):
+        kind(**changes)
