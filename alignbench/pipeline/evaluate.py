@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import UsageError
+from alignbench.identity import identity_values
 from alignbench.models.loading import shared_classifiers
 from alignbench.pipeline.build import Parts, Yardsticks, make_parts, make_yardsticks, saved_policy
 from alignbench.pipeline.curve import cost_of_evaluation
@@ -22,6 +23,7 @@ from alignbench.runtime.ledger import spending
 from alignbench.runtime.progress import progress_bar
 from alignbench.runtime.randomness import seed_everything
 from alignbench.scorers.base import sources_of
+from datasets_prep.settings import PairSettings
 
 if TYPE_CHECKING:
     import torch
@@ -141,11 +143,16 @@ def evaluate_trained_reward_model(
         "protocol": report.protocol,
         "heldout_prompts": fingerprint([prompt.identity for prompt in prompts]),
         "labeller": parts.labeller.fingerprint,
-        # How many prompts the training pairs come from is no matter of the held-out ones.
-        "pairs": parts.recipe.pairs.model_dump(mode="json") | {"n_prompts": None},
+        "pairs": pair_conditions(parts.recipe.pairs),
         "start_policy": weights_fingerprint(parts.policy.model),
     }
     return _of_split(report, same, parts.recipe)
+
+
+def pair_conditions(settings: PairSettings) -> dict[str, Any]:
+    """What must be equal where reward models are compared on held-out pairs; of later settings only those that act."""
+    # How many prompts the training pairs come from is no matter of the held-out ones.
+    return identity_values(PairSettings, settings.model_dump(mode="json")) | {"n_prompts": None}
 
 
 def saved_reward_model(recipe: Recipe, artifact: Path, device: torch.device) -> Scorer:

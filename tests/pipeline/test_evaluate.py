@@ -11,8 +11,10 @@ from alignbench.comparison.compare import compare
 from alignbench.errors import LeakError, RecipeError, UsageError
 from alignbench.models.loading import load_policy
 from alignbench.pipeline import execute
+from alignbench.pipeline.evaluate import pair_conditions
 from alignbench.pipeline.plan import plan
 from alignbench.recipe.loading import load
+from datasets_prep.settings import PairSettings
 
 
 def values(recipe):
@@ -146,3 +148,12 @@ def test_prompts_that_are_conversations(recipe_folder):
     completions = alignbench.load_completions("results/dpo")
     assert set(completions["prompt"].str.count("\n")) == {2}
     assert not completions["prompt"].str.contains("kind|answer").any()
+
+
+def test_reward_models_of_earlier_releases_belong_in_one_table_with_those_of_today():
+    """Settings that came later are no condition while they do nothing new."""
+    recorded = Path(__file__).parents[1] / "golden/results/v1_november/reward_model/seed0"
+    record = json.loads((recorded / "evaluations/reward-model/metrics.json").read_text())
+    today = json.loads(json.dumps(pair_conditions(PairSettings(completion_tokens=(16, 16), n_prompts=7))))
+    assert today == record["comparability"]["pairs"]
+    assert pair_conditions(PairSettings(temperatures=(0.7, 1.0)))["temperatures"] == [0.7, 1.0]
