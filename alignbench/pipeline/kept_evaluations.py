@@ -22,7 +22,7 @@ from alignbench.models.fast.layers import choice
 from alignbench.models.loading import weights_fingerprint
 from alignbench.records import AnswerCost, Cost, EvalReport, MetricValue, Policy, Prompt, Scorer, fingerprint
 from alignbench.runtime.device import hardware_class
-from alignbench.scorers.base import may_draw, parts_of
+from alignbench.scorers.base import may_draw, modules_of, parts_of
 from datasets_prep.cache import read_entry, write_entry
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def key_of(
             for prompt, ids in zip(prompts, policy.encode_prompts(prompts), strict=True)
         ],
         "protocol": dataclasses.asdict(protocol),
-        "judges": {name: judge.fingerprint for name, judge in judges.items()},
+        "judges": {name: [judge.fingerprint, *map(_reading, parts_of(judge))] for name, judge in judges.items()},
         "policy": _identity(policy),
         "reference": _identity(reference),
         "hardware": hardware_class(policy.device),
@@ -91,19 +91,35 @@ def key_of(
 
 def _identity(policy: LanguageModel) -> list[Any]:
     """All of a language model that decides what it draws and says: weights, settings, code, tokenizer, ends."""
-    model, tokenizer = policy.model, policy.tokenizer
-    settings = model.config.to_dict() | {"attention": getattr(model.config, "_attn_implementation", None)}
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
     return [
-        weights_fingerprint(model),
-        json.dumps(settings, sort_keys=True, default=str),
-        [type(model).__module__, type(model).__qualname__],
-        [type(tokenizer).__qualname__, words, repr(tokenizer)],
+        weights_fingerprint(policy.model),
+        _settings(policy.model),
+        _words(policy.tokenizer),
         list(policy.eos_ids),
         policy.pad_id,
         None if policy.chat is None else dataclasses.asdict(policy.chat),
     ]
+
+
+def _reading(judge: Any) -> list[Any]:
+    """What a judge's fingerprint does not say, which has its weights and what is made of them: how a text is read."""
+    tokenizer = getattr(judge, "tokenizer", None)
+    return [*map(_settings, modules_of(judge)), None if tokenizer is None else _words(tokenizer)]
+
+
+def _settings(model: Any) -> list[Any]:
+    config = getattr(model, "config", None)
+    kind = [type(model).__module__, type(model).__qualname__]
+    if not hasattr(config, "to_dict"):
+        return kind
+    settings = config.to_dict() | {"attention": getattr(config, "_attn_implementation", None)}
+    return [*kind, json.dumps(settings, sort_keys=True, default=str)]
+
+
+def _words(tokenizer: Any) -> list[Any]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+    return [type(tokenizer).__qualname__, words, repr(tokenizer), getattr(tokenizer, "chat_template", None)]
 
 
 def _code(judges: Mapping[str, Scorer]) -> str:
@@ -137,12 +153,14 @@ def _plain(column: pd.Series) -> list[Any]:
 
 def _facts(report: EvalReport) -> dict[str, Any]:
     cost = report.answer_cost
-    return {
+    facts = {
         "protocol": report.protocol,
         "metrics": [dataclasses.asdict(metric) for metric in report.metrics],
         "prompt_groups": dict(report.prompt_groups),
         "answer_cost": None if cost is None else dataclasses.asdict(cost),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=lambda one: one.tolist()))  # a metric may give numpy's
+    return plain
 
 
 def _parse(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> EvalReport:

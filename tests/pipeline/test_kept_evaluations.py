@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +19,7 @@ from alignbench.recipe.loading import load
 from alignbench.records import Cost, Prompt, fingerprint
 from alignbench.runtime.device import evaluations_directory
 from alignbench.scorers.text_classifier import ClassifierScorer
+from alignbench.scorers.weighted_sum import Term, WeightedSum
 
 PROMPTS = tuple(Prompt(f"p{i}", text) for i, text in enumerate(("the dog", "a red bird", "two", "the cat runs")))
 PROTOCOL = get_protocol("quickstart-v1")
@@ -67,6 +69,10 @@ CHANGES = {
     "fewer prompts": lambda *_: {"prompts": PROMPTS[:3]},
     "the protocol": lambda *_: {"protocol": replace(PROTOCOL, toxicity_threshold=0.6)},
     "a judge's label": lambda _, files: {"judges": {"judge": judge(files, label="neutral")}},
+    "a judge's setting": lambda _, files: {"judges": {"judge": settings(judge(files), "layer_norm_eps", 1e-3)}},
+    "the order of a judge's labels": lambda _, files: {"judges": {"judge": relabelled(judge(files))}},
+    "a word of a judge's tokenizer": lambda _, files: {"judges": {"judge": with_word(judge(files))}},
+    "how much a judge reads": lambda _, files: {"judges": {"judge": shortened(judge(files))}},
     "a judge's name": lambda _, files: {"judges": {"other": judge(files)}},
     "no judge": lambda *_: {"judges": {}},
 }
@@ -75,6 +81,17 @@ CHANGES = {
 def settings(policy, name, value):
     setattr(policy.model.config, name, value)
     return policy
+
+
+def relabelled(judge):
+    names = judge.model.config.id2label
+    judge.model.config.id2label = dict(zip(names, reversed(names.values()), strict=True))
+    return judge
+
+
+def shortened(judge):
+    judge.tokenizer.model_max_length = 7
+    return judge
 
 
 def with_word(policy):
@@ -130,6 +147,23 @@ def same(one, other):
     assert one.metrics == other.metrics
     assert (one.protocol, one.answer_cost) == (other.protocol, other.answer_cost)
     assert one.prompt_groups == other.prompt_groups
+
+
+def test_the_judges_inside_a_sum_count(key, checkpoints):
+    inside, changed = judge(checkpoints), with_word(judge(checkpoints))
+    sums = [{"judge": WeightedSum([Term("a", one, 1.0)], name="sum")} for one in (inside, changed)]
+    assert fingerprint(key(judges=sums[0])) != fingerprint(key(judges=sums[1]))
+
+
+def test_numbers_of_numpy_can_be_kept(measured, tmp_path):
+    """A metric of a package may count and measure with numpy; a results file takes what it gives as well."""
+    report, _ = measured()
+    numbers = {"value": np.float32(0.5), "n_scored": np.int64(3), "replicates": np.array([0.25, np.nan])}
+    report = replace(report, metrics=(replace(report.metrics[0], **numbers),))
+    kept(tmp_path, {"a": 1}, lambda: (report, Cost()))
+    [again] = kept(tmp_path, {"a": 1}, measured)[0].metrics
+    assert (again.value, again.n_scored, again.replicates[0]) == (0.5, 3, 0.25)
+    assert len(measured.calls) == 1
 
 
 def test_what_is_kept_is_what_was_measured(measured, tmp_path):
