@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from alignbench.models.fast.layers import FastLinear
 from alignbench.models.forward import SequenceBatch, base_model, collate, completion_forward, token_logprobs
 from alignbench.models.sampling.token_draw import NEVER, EosId, end_tokens
 from alignbench.models.shared_prompts import completion_logits
@@ -33,6 +34,8 @@ MOST_BYTES = 2**28
 BLOCK_BYTES = 2**25
 """Logits that are at hand at once; twice and half of it took 1.08 and 1.03 of the time."""
 LEAST_WORDS = 256
+_PLAIN = (nn.Linear.forward, FastLinear.forward)
+"""A subclass of nn.Linear may do otherwise: scale its weight to unit length, or round it."""
 _PROBE = (-60.0, -30.0, -3.0, -0.5, 0.0, 0.5, 3.0, 60.0)
 
 
@@ -97,8 +100,8 @@ def output_layer(model: Any) -> OutputLayer | None:
     no scale and no soft cap is, which a pass over a few tokens shows.
     """
     linear = base_model(model).get_output_embeddings()
-    is_plain = isinstance(linear, nn.Linear) and type(linear.weight) is nn.Parameter and "forward" not in vars(linear)
-    if not is_plain or not linear.weight.is_floating_point():
+    is_plain = isinstance(linear, nn.Linear) and type(linear).forward in _PLAIN and "forward" not in vars(linear)
+    if not is_plain or type(linear.weight) is not nn.Parameter or not linear.weight.is_floating_point():
         return None
     device, sent = linear.weight.device, torch.tensor(_PROBE).view(1, -1, 1)
     batch = collate([[0]], [[0] * len(_PROBE)], 0, device)

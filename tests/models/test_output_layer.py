@@ -227,6 +227,22 @@ def test_layers_that_must_run_as_they_are(tiny_policy):
     assert "forward" not in vars(layer.linear)
 
 
+def test_a_layer_of_another_kind_runs_as_it_is(small_blocks, tiny_policy):
+    """Some models scale the rows of their output layer to unit length, others round them."""
+
+    class UnitRows(torch.nn.Linear):
+        def forward(self, x):
+            return torch.nn.functional.linear(x, torch.nn.functional.normalize(self.weight))
+
+    policy = tiny_policy()
+    policy.model.lm_head.__class__ = UnitRows
+    assert output_layer(policy.model) is None
+    batch = collate(*BATCH, policy.pad_id, policy.device)
+    with torch.no_grad():
+        expected = token_logprobs(completion_forward(policy.model, batch)[0], batch.completion_ids)
+    torch.testing.assert_close(batch_logprobs(policy.model, batch), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_rows_that_fit(tiny_policy, monkeypatch):
     """30 words of 4 bytes, 5 positions: 600 bytes a row."""
     model = tiny_policy().model

@@ -126,6 +126,8 @@ class KernelChoice:
         if kernel is None:
             self._seconds[product] = seconds = _seconds_on_this_machine(product, self._trial)
             kernel = fastest(seconds)
+        if kernel == "onednn" and not _has_onednn():  # the checkpoint comes from another machine
+            kernel = "linear"
         self._taken[product] = kernel
         return kernel
 
@@ -168,14 +170,18 @@ def _wanted(value: str) -> Mapping[str, Any]:
     if value in ("", "measured"):
         return MEASURED
     if value in KERNELS:
-        if value == "onednn" and not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        if value == "onednn" and not _has_onednn():
             raise UsageError(f"{VARIABLE}: got 'onednn', but this torch is built without oneDNN; use 'linear'")
         return {"all": value, "products": {}}
-    with suppress(ValueError, KeyError, TypeError):  # of the process that has started this one
+    with suppress(ValueError, KeyError, TypeError, AttributeError):  # of the process that has started this one
         state = json.loads(value)
         if {*state["products"].values(), state["all"] or "linear"} <= set(KERNELS):
             return dict(state)
     raise UsageError(f"{VARIABLE}: got {value!r}, expected one of {', '.join((*KERNELS, 'measured'))}")
+
+
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def fastest(seconds: Mapping[str, float]) -> str:
@@ -201,15 +207,17 @@ def _seconds_on_this_machine(product: Product, trial: Trial) -> Mapping[str, flo
                 scratch.write_text(json.dumps({"machine": machine, "seconds": known}, indent=1), encoding="utf-8")
                 os.replace(scratch, path)
             return known[str(product)]
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # a file system without locks raises the latter
         _warn_once(str(error))
         return {}
 
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
+    """What was measured; nothing where any of it is damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+        return {str(product): {name: float(one) for name, one in by.items()} for product, by in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

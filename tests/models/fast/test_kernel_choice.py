@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from filelock import FileLock
 
 from alignbench.errors import UsageError
 from alignbench.models.fast import kernel_choice, layers
@@ -97,7 +98,16 @@ def test_of_two_processes_one_measures(monkeypatch):
         assert list(both.map(lambda _: choice().kernel_for(*PRODUCT), range(2))) == ["onednn"] * 2
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"seconds": 1}', '{"seconds": {"16 x 768'])
+OF_PRODUCT = '{"seconds": {"16 x 768 x 3072 forward": %s}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{}", '{"seconds": 1}', '{"seconds": {"16 x 768'),
+        *(OF_PRODUCT % x for x in ("null", "[1]", '{"linear": "x"}')),
+    ],
+)
 def test_a_torn_file_is_measured_anew(times, tmp_path, content):
     choice().kernel_for(*PRODUCT)
     (path,) = (tmp_path / "cache" / "kernels").glob("*.json")
@@ -123,6 +133,17 @@ def test_what_cannot_be_kept_is_not_measured(times, tmp_path, monkeypatch, caplo
     assert "set ALIGNBENCH_CACHE to a folder that can be written, or ALIGNBENCH_KERNELS" in caplog.text
 
 
+def test_a_file_system_without_locks_keeps_nothing(times, monkeypatch, caplog):
+    def refuse(*_):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    kernel_choice._warn_once.cache_clear()
+    monkeypatch.setattr(FileLock, "_acquire", refuse)
+    assert choice().kernel_for(*PRODUCT) == "linear"
+    assert times[1] == []
+    assert "does not appear to support flock" in caplog.text
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_forced(times, monkeypatch, kernel):
     monkeypatch.setenv(VARIABLE, kernel)
@@ -132,7 +153,9 @@ def test_forced(times, monkeypatch, kernel):
     assert forced.report().splitlines()[1].split() == ["16", "x", "768", "x", "3072", "forward", kernel, VARIABLE]
 
 
-@pytest.mark.parametrize("value", ["mkl", "{", '{"all": 1}', '{"all": "mkl", "products": {}}'])
+@pytest.mark.parametrize(
+    "value", ["mkl", "{", '{"all": 1}', '{"all": null, "products": []}', '{"all": "mkl", "products": {}}']
+)
 def test_a_wrong_name(monkeypatch, value):
     monkeypatch.setenv(VARIABLE, value)
     expected = f"{VARIABLE}: got {value!r}, expected one of linear, weight_first, onednn, measured"
@@ -145,6 +168,14 @@ def test_onednn_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with pytest.raises(UsageError, match="built without oneDNN; use 'linear'"):
         choice().begin()
+
+
+def test_a_checkpoint_of_a_machine_with_onednn_goes_on_without(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setenv(VARIABLE, "")  # what `adopt` puts there goes with the test
+    resumed = choice()
+    resumed.adopt({"all": "onednn", "products": {"16 x 768 x 3072 forward": "onednn"}})
+    assert resumed.kernel_for(*PRODUCT) == resumed.kernel_for(16, 768, 768, "forward") == "linear"
 
 
 def test_a_checkpoints_kernels_are_kept(times, monkeypatch):
