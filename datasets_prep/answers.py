@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.records import Prompt
+from alignbench.records import Messages, Prompt
 from datasets_prep.columns import cell, find_column, missing, read_prompts, without_surrogates
 from datasets_prep.conversations import is_conversation
 from datasets_prep.nested_text import unpacked
 from datasets_prep.prepare import columns_of, source_rows
 from datasets_prep.rows import Row, faults_error, place, shown
 from datasets_prep.settings import ColumnMapping, PromptSettings
+from datasets_prep.splits import whole_text_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,21 @@ def read_answered(
         rows, _ = unpacked(rows, one, origin)
     prompts = read_prompts(rows, columns, origin=origin, needs_toxicity=False, conversations=conversations)
     return Answered(rows, prompts, origin, conversations and source is not None and source.has_messages)
+
+
+def ids_of_rows(prompts: Sequence[Prompt]) -> Callable[[Prompt], str | None]:
+    """Returns what tells the prompt of a row, uncut, from prepared ones: its id among these; None where it is of none.
+
+    Rows with one text have one prompt, whatever their own ids are: preparation keeps each text once.
+    """
+    own = {prompt.id: prompt.id for prompt in prompts}
+    of_text = {_said(prompt): prompt.id for prompt in prompts}
+    return lambda row: own.get(row.id) or of_text.get(_said(row))
+
+
+def _said(prompt: Prompt) -> tuple[str, Messages]:
+    """The whole text of a prompt, and what stands before its last message."""
+    return whole_text_hash(prompt), (prompt.messages or ())[:-1]
 
 
 def going_on(prompt: Prompt, uncut: Prompt, text: str, template: str | None, *, in_chat: bool) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from alignbench.errors import DataError
 from alignbench.records import Completion, Demonstration, Prompt
-from datasets_prep.answers import going_on, read_answered
+from datasets_prep.answers import going_on, ids_of_rows, read_answered
 from datasets_prep.columns import cell, find_column, missing
 from datasets_prep.rows import Row, faults_error, place, shown
 from datasets_prep.scored_completions import COUNTS, mean, scored_completions
@@ -92,16 +92,16 @@ def read_demonstrations(
     """
     rows = read_completions(settings, own, key=key, conversations=conversations)
     counts: Counter[str] = Counter(n_rows=len(rows))
-    known, of_prompt = {prompt.id for prompt in prompts}, defaultdict[str, list[tuple[Prompt, str]]](list)
+    id_of, of_prompt = ids_of_rows(prompts), defaultdict[str, list[tuple[Prompt, str]]](list)
     for uncut, text, toxicity in rows:
         if not text.strip():
             counts["n_empty"] += 1
         elif not _is_inside(toxicity, own):
             counts["n_outside_toxicity"] += 1
-        elif uncut.id not in known:
+        elif (prompt_id := id_of(uncut)) is None:
             counts["n_of_other_prompts"] += 1
         else:
-            of_prompt[uncut.id].append((uncut, text))
+            of_prompt[prompt_id].append((uncut, text))
     found: dict[tuple[str, str], tuple[Prompt, str]] = {}
     for prompt in prompts:
         for uncut, text in of_prompt[prompt.id]:

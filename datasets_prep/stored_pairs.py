@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from alignbench.errors import DataError
 from alignbench.records import Prompt
-from datasets_prep.answers import Answered, going_on, read_answered
+from datasets_prep.answers import Answered, going_on, ids_of_rows, read_answered
 from datasets_prep.columns import cell, find_column
 from datasets_prep.rows import faults_error, place, shown
 from datasets_prep.settings import ColumnMapping, PairSettings, PromptSettings
@@ -56,16 +56,16 @@ def read_stored_pairs(
     """
     rows = read_sides(settings, own, key=key, conversations=conversations)
     counts: Counter[str] = Counter(n_rows=len(rows))
-    known, of_prompt = {prompt.id for prompt in prompts}, defaultdict[str, list[StoredPair]](list)
+    id_of, of_prompt = ids_of_rows(prompts), defaultdict[str, list[StoredPair]](list)
     for row in rows:
         if not (row.chosen.strip() and row.rejected.strip()):
             counts["n_empty"] += 1
         elif row.chosen.strip() == row.rejected.strip():
             counts["n_equal"] += 1
-        elif row.prompt.id not in known:
+        elif (prompt_id := id_of(row.prompt)) is None:
             counts["n_of_other_prompts"] += 1
         else:
-            of_prompt[row.prompt.id].append(row)
+            of_prompt[prompt_id].append(row)
     found: dict[tuple[str, str, str], StoredPair] = {}
     for prompt in prompts:
         for row in of_prompt[prompt.id]:

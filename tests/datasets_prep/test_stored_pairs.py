@@ -143,3 +143,24 @@ def test_json_that_is_no_list_of_rows(tmp_path, content, message):
     (tmp_path / "rows.json").write_text(content)
     with pytest.raises(DataError, match=message):
         read_pool(PromptSettings(prompts=str(tmp_path / "rows.json")), "prompts")
+
+
+def test_rows_of_one_prompt_have_it_whatever_their_ids(write_jsonl):
+    """Most data sets of pairs give every row an id of its own; preparation keeps one of them for each prompt."""
+    rows = [{"id": i, "prompt": "The dog", "chosen": f" runs {i}.", "rejected": " bites."} for i in range(3)]
+    found, counts = pairs_of(write_jsonl("ids.jsonl", rows))
+    assert {one[1] for one in found} == {" runs 0.", " runs 1.", " runs 2."}
+    assert counts["n_of_other_prompts"] == 0
+    rows = [{"id": i, "prompt": "The dog", "completion": f" runs {i}."} for i in range(3)]
+    assert {text for _, text in shown_of(write_jsonl("shown.jsonl", rows))} == {" runs 0.", " runs 1.", " runs 2."}
+
+
+def test_what_one_text_is_told_under_two_system_messages_stays_apart(write_jsonl):
+    rows = [
+        {"messages": [{"role": role, "content": text} for role, text in turns]}
+        for turns in (
+            (("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello.")),
+            (("system", "Be rude."), ("user", "Hi"), ("assistant", "Go.")),
+        )
+    ]
+    assert len(shown_of(write_jsonl("systems.jsonl", rows), conversations=True)) == 1
