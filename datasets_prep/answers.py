@@ -8,12 +8,13 @@ from typing import Any
 
 from alignbench.records import Messages, Prompt
 from datasets_prep.columns import cell, find_column, missing, read_prompts, without_surrogates
-from datasets_prep.conversations import is_conversation
+from datasets_prep.conversations import content_of, is_conversation, read_conversation
 from datasets_prep.nested_text import unpacked
 from datasets_prep.prepare import columns_of, source_rows
 from datasets_prep.rows import Row, faults_error, place, shown
 from datasets_prep.settings import ColumnMapping, PromptSettings
 from datasets_prep.splits import whole_text_hash
+from datasets_prep.text_forms import normalised_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,12 @@ class Answered:
             raise missing(self.rows, what, wanted, usual, self.origin, option)
         texts, faults = [], []
         for index, row in enumerate(self.rows):
-            text = _answer(cell(row, column))
+            value = cell(row, column)
+            text, expected = _answer(value), "text, or messages that end with the assistant's"
+            if text is not None and _asks_otherwise(value, self.prompts[index]):
+                text, expected = None, "an answer to the row's prompt (or name this column with data.columns.prompt)"
             if text is None:
-                got = shown(cell(row, column))
-                expected = "text, or messages that end with the assistant's"
-                faults.append(f"{place(self.rows, index)}: column {column!r} holds {got}, expected {expected}")
+                faults.append(f"{place(self.rows, index)}: column {column!r} holds {shown(value)}, expected {expected}")
             texts.append((text or "").strip() if self.in_messages else text or "")
         if faults:
             raise faults_error(self.origin, faults, f"Name another column with {option}.")
@@ -111,5 +113,16 @@ def _answer(value: Any) -> str | None:
         return ""
     if is_conversation(value):
         last: Mapping[str, Any] = value[-1]
-        value = last.get("content") if last.get("role") == "assistant" else None
+        value = content_of(last) if last.get("role") == "assistant" else None
     return without_surrogates(value) if isinstance(value, str) else None
+
+
+def _asks_otherwise(value: Any, prompt: Prompt) -> bool:
+    """True for a conversation whose last answer is one to something else than the prompt of its row."""
+    if not (is_conversation(value) and prompt.text.strip()) or all(one.get("role") != "user" for one in value):
+        return False
+    try:
+        asked, _ = read_conversation(value)
+    except ValueError:
+        return True
+    return normalised_text(asked) != normalised_text(prompt.text)

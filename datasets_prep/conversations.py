@@ -42,10 +42,16 @@ def read_conversation(value: list[Mapping[str, Any]]) -> tuple[str, Messages | N
     return text, None if len(messages) == 1 else tuple(messages)
 
 
-def _message(one: Mapping[str, Any]) -> tuple[str, str]:
-    role, content = one.get("role"), one.get("content")
+def content_of(message: Mapping[str, Any]) -> Any:
+    """Returns what a message says: a text, also where it is a list of parts that all are text."""
+    content = message.get("content")
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-        content = "".join(str(part.get("text", "")) for part in content)
+        return "".join(str(part.get("text", "")) for part in content)
+    return content
+
+
+def _message(one: Mapping[str, Any]) -> tuple[str, str]:
+    role, content = one.get("role"), content_of(one)
     if role not in _ROLES or not isinstance(content, str):
         raise ValueError(f"messages with a role ({', '.join(_ROLES)}) and a text as content")
     return role, content

@@ -164,3 +164,32 @@ def test_what_one_text_is_told_under_two_system_messages_stays_apart(write_jsonl
         )
     ]
     assert len(shown_of(write_jsonl("systems.jsonl", rows), conversations=True)) == 1
+
+
+def turns(*said):
+    """Messages in turn, the user's first."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+
+
+def test_an_answer_in_messages_is_one_to_the_prompt_of_its_row(write_jsonl):
+    row = {"prompt": "Hi", "chosen": turns("Hi", "Hello."), "rejected": turns("Hi", "Go.")}
+    for conversations in (False, True):
+        found, _ = pairs_of(write_jsonl("one.jsonl", [row]), conversations=conversations)
+        assert found == {("Hi", "Hello.", "Go.", 1.0, 0.0)}
+    # The first question beside a conversation of two: the last answer is not one to it.
+    several = write_jsonl("two.jsonl", [{"prompt": "Hi", "messages": turns("Hi", "Hello.", "And you?", "Well.")}])
+    with pytest.raises(DataError, match=r"row 1: column 'messages' .* expected an answer to the row's prompt"):
+        shown_of(several, conversations=True)
+    settings = PromptSettings(prompts=several, columns={"prompt": "messages"})
+    (prompt,) = read_pool(settings, "prompts", conversations=True)
+    found, _ = read_demonstrations(settings, DemonstrationSettings(), [prompt], key="data.prompts", conversations=True)
+    assert [(prompt.text, text) for prompt, text in found] == [("Hi\nHello.\nAnd you?", "Well.")]
+
+
+def test_answers_in_parts_are_read_as_prompts_in_parts_are(write_jsonl):
+    asked, nice, rude = (
+        [{"role": role, "content": [{"type": "text", "text": text}]}]
+        for role, text in (("user", "Hi"), ("assistant", "Hello."), ("assistant", "Go."))
+    )
+    source = write_jsonl("parts.jsonl", [{"prompt": asked, "chosen": nice, "rejected": rude}])
+    assert pairs_of(source, conversations=True)[0] == {("Hi", "Hello.", "Go.", 1.0, 0.0)}
