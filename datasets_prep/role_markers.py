@@ -33,6 +33,12 @@ class Dialogue:
     messages: list[dict[str, str]]
     """The same as messages, without markers; what comes before the first marker is the system's."""
 
+    @property
+    def answered(self) -> list[dict[str, str]]:
+        """The messages up to the last answer, without what a person says after it."""
+        last = max(i for i, one in enumerate(self.messages) if one["role"] == "assistant")
+        return self.messages[: last + 1]
+
 
 def read_dialogue(text: str) -> Dialogue | None:
     """Takes a dialogue apart; None where a text has no markers of one kind, a user's before an assistant's."""

@@ -43,7 +43,8 @@ def with_usual_columns(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
 def _read(row: Row) -> dict[str, Any]:
     instruction, given, output = (row.get(name) or "" for name in ("instruction", "input", "output"))
     if not all(isinstance(text, str) for text in (instruction, given, output)):
-        return {"prompt": instruction, "completion": output, "messages": None}  # whoever reads it says what is wrong
+        turns = [{"role": "user", "content": instruction}, {"role": "assistant", "content": output}]
+        return {"prompt": instruction, "completion": output, "messages": turns}  # whoever reads it says what is wrong
     template = WITH_INPUT if given.strip() else ALONE
     prompt = template.format(instruction=instruction, input=given) if instruction.strip() else ""
     asked = f"{instruction}\n\n{given}" if given.strip() else instruction

@@ -33,7 +33,7 @@ def with_usual_columns(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
         read = read_dialogue(row["text"]) if isinstance(row.get("text"), str) else None
         if read is None or not read.answer.strip():
             return None
-        changed.append({**row, "prompt": read.prompt, "completion": read.answer, "messages": read.messages})
+        changed.append({**row, "prompt": read.prompt, "completion": read.answer, "messages": read.answered})
     return like(rows, changed)
 
 

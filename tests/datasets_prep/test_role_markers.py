@@ -53,3 +53,24 @@ def test_the_messages_that_a_pair_shares():
     )
     found = taken_apart([asked, yes], [asked, no])
     assert (found["prompt"], found["messages"], found["rejected"]) == ("Hi", [asked], [asked, no])
+
+
+def test_what_the_sides_go_on_with_is_an_answer_to_what_they_share():
+    """Two conversations that part at a question have answers to two questions; these are no pair for a chat model."""
+    asked, parted, longer = HH[: HH.index("\n\nHuman: Bye?")], "\n\nHuman: {}?\n\nAssistant: Yes.", HH + " Bye."
+    texts = [asked + parted.format(question) for question in ("Who", "Why")]
+    assert taken_apart(*texts)["messages"] is None
+    assert taken_apart(longer, "\n\nHuman: Hi.\n\nAssistant: Go.")["messages"] is None
+    one, two = (
+        [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, said, strict=True)]
+        for said in (("Hi", "Yes", "Who", "I"), ("Hi", "Yes", "Why", "So"))
+    )
+    assert (taken_apart(one, two)["prompt"], taken_apart(one, two)["messages"]) == ("", None)
+    assert taken_apart(one, [*one[:3], two[3]])["messages"] == one[:3]
+    assert taken_apart(one, one)["messages"] == one[:3]
+
+
+def test_messages_as_text_are_messages():
+    """As pandas writes a column of lists into a CSV."""
+    one, two = ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}] for text in ("Yo", "No"))
+    assert taken_apart(str(one), str(two)) == taken_apart(one, two)

@@ -193,3 +193,24 @@ def test_answers_in_parts_are_read_as_prompts_in_parts_are(write_jsonl):
     )
     source = write_jsonl("parts.jsonl", [{"prompt": asked, "chosen": nice, "rejected": rude}])
     assert pairs_of(source, conversations=True)[0] == {("Hi", "Hello.", "Go.", 1.0, 0.0)}
+
+
+def test_several_turns_need_a_chat_and_say_so(write_jsonl):
+    one, two = turns("Hi", "Hello.", "And you?", "Well."), turns("Hi", "Hello.", "And you?", "Go.")
+    source = write_jsonl("turns.jsonl", [{"chosen": one, "rejected": two}])
+    with pytest.raises(DataError, match="a conversation needs a `chat:` block"):
+        pairs_of(source)
+    assert pairs_of(source, conversations=True)[0] == {("Hi\nHello.\nAnd you?", "Well.", "Go.", 1.0, 0.0)}
+
+
+def test_a_person_may_have_the_last_word_in_one_column_of_text(write_jsonl):
+    source = write_jsonl("last.jsonl", [{"text": "### Human: A### Assistant: B### Human: C"}])
+    assert shown_of(source, conversations=True) == {("A", "B")}
+    assert shown_of(source) == {("### Human: A### Assistant:", " B")}
+
+
+def test_an_answer_that_is_no_text_is_said_to_chat_models_too(write_jsonl):
+    rows = [{"instruction": "Add 1 and 1.", "input": "", "output": 2}]
+    for conversations in (False, True):
+        with pytest.raises(DataError, match="expected"):
+            shown_of(write_jsonl("number.jsonl", rows), conversations=conversations)
