@@ -132,6 +132,9 @@ def _broken_rule(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any], 
     key, colon, rest = rule.partition(": ")
     if colon and key.isidentifier():
         path, rule = (*path, key), rest
+    stated, is_stated, expected = rule.removeprefix("got ").partition(", expected ")
+    if is_stated and rule.startswith("got "):  # a method's own check, which says both
+        return Problem(where(path, layers), stated, expected)
     value = _value_at(path, data)
     if isinstance(value, dict):
         return Problem(

@@ -158,6 +158,8 @@ def test_unreadable_file(write, monkeypatch):
         ("batch_size: 8", "batch_size: 8.5", "ppo.yaml: method.batch_size: got 8.5, expected a whole number"),
         ("batch_size: 8", "batch_size: '8'", 'ppo.yaml: method.batch_size: got "8", expected a whole number'),
         ("batch_size: 8", "batch_size: true", "ppo.yaml: method.batch_size: got true, expected a whole number"),
+        ("name: ppo, ", "name: quark, reward_scaling: std, ", "reward_scaling: got std, expected none: the pool"),
+        ("name: ppo, ", "name: reinforce_pp, baseline: group, ", "ompt: got 1 with baseline group, expected 2 or more"),
         ("batch_size: 8", "gamma: .nan", "ppo.yaml: method.gamma: got NaN, expected a finite number"),
         ("batch_size: 8", "learning_rate: .inf", "ppo.yaml: method.learning_rate: got Infinity, expected a finite num"),
         ("batch_size: 8", "learning_rate: 1e999", "ppo.yaml: method.learning_rate: got Infinity, expected a finite n"),
