@@ -61,6 +61,8 @@ class Facts:
     """What it can build on: the roles of upstream runs."""
     longest_completion: Callable[[Any], int | None] = lambda _method: None
     """The most tokens that training draws for a prompt; None where it draws none. Settings of pairs are not its own."""
+    tokens_before_a_prompt: Callable[[Any, LanguageModel], int] = lambda _method, _policy: 0
+    """The most tokens that the `policy` it makes of a language model reads before every prompt that it answers."""
     texts_in_a_pass: Callable[[Any], int] = lambda _method: 1
     """Texts in one forward and backward pass; 1 where passes are made smaller than their texts are."""
     cuts_logits: bool = False

@@ -114,6 +114,7 @@ class Quark(GroupConfig, Objective):
         load_policy=load_asking,
         several_processes=False,
         longest_completion=lambda quark: quark.completion_tokens[1] + 1,
+        tokens_before_a_prompt=lambda _quark, _policy: 1,
     )
 
     def __post_init__(self) -> None:

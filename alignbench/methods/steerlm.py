@@ -124,6 +124,7 @@ class SteerLM(ImitationSettings):
         learns_from=frozenset({"labelled_completions"}),
         gives="policy",
         load_policy=load_steered,
+        tokens_before_a_prompt=lambda method, policy: method.longest_attribute(policy),
         texts_in_a_pass=lambda method: method.rows_at_once,
     )
 
@@ -147,6 +148,12 @@ class SteerLM(ImitationSettings):
         drawn = data.drawn_completions
         policy = imitate(self, fitting, run, title="SteerLM", drawn_completions=drawn, as_policy=as_policy)
         return Steered(policy, best)
+
+    def longest_attribute(self, policy: LanguageModel) -> int:
+        """The most tokens that a level takes before a prompt."""
+        words = [self.attribute.replace(LEVEL, str(level)) for level in range(self.levels)]
+        asked = policy.encode_prompts([with_words(Prompt("", "x"), one) for one in words])
+        return max(map(len, asked)) - len(policy.encode_prompt("x"))
 
     def _check_words(self, words: dict[int, str], policy: LanguageModel) -> None:
         """TrainingError where the tokenizer cannot tell two levels apart."""

@@ -56,6 +56,8 @@ def check_before_start(parts: Parts, yardsticks: Yardsticks) -> None:
                 check_scorer(scorer, where, measured_on[0].text, is_judge=where != "reward")
         check_policy(policy, measured_on, n_measured)
         facts = parts.recipe.method.facts
+        n_before = facts.tokens_before_a_prompt(parts.recipe.method, policy)
+        check_room_before(policy, measured_on[-1], n_before, n_measured)
         if facts.trains:
             # Apart: a prompt that is measured on need not have room for what training draws.
             trained_on = _shortest_and_longest(policy, data.train)
@@ -133,6 +135,17 @@ def check_policy(policy: LanguageModel, prompts: Sequence[Prompt], n_tokens: int
                 "use a model of another family"
             )
     return completions
+
+
+def check_room_before(policy: LanguageModel, prompt: Prompt, n_before: int, n_tokens: int) -> None:
+    """ModelError where what a method's policy reads before a prompt leaves no room for it, and `n_tokens` after it."""
+    n, most = len(policy.encode_prompt(prompt)), policy.longest_prompt(n_tokens) - n_before
+    if n_before and n > most:
+        raise ModelError(
+            f"policy.model: {policy.name!r} takes {policy.context_tokens} tokens: {n_before} that the method has "
+            f"before each prompt and {n_tokens} of a completion leave {most}, and the longest prompt that is measured "
+            f"on has {n}: shorten the prompts (data.prompt_tokens), or leave long ones out (data.max_prompt_chars)"
+        )
 
 
 def check_room(reward: Scorer, policy: LanguageModel, prompts: Sequence[Prompt], n_tokens: int) -> None:

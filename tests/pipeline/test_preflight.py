@@ -14,9 +14,19 @@ from click.testing import CliRunner
 import alignbench
 from alignbench.cli import main
 from alignbench.errors import ModelError, ScorerError
+from alignbench.methods.dpo import DPO
+from alignbench.methods.quark import Quark
+from alignbench.methods.steerlm import SteerLM
 from alignbench.models.loading import load_language_model
 from alignbench.pipeline import execute
-from alignbench.pipeline.preflight import check_before_start, check_policy, check_saving, check_scorer, check_step
+from alignbench.pipeline.preflight import (
+    check_before_start,
+    check_policy,
+    check_room_before,
+    check_saving,
+    check_scorer,
+    check_step,
+)
 from alignbench.recipe.loading import load
 from alignbench.records import Completion, Prompt
 
@@ -80,6 +90,18 @@ def test_a_sound_policy_passes_and_keeps_nothing(policy):
 def test_positions_that_run_out(policy):
     with pytest.raises(ModelError, match=r"takes 64 tokens"):
         check_policy(policy, PROMPTS, 60)
+
+
+@pytest.mark.parametrize(("method", "n_before"), [(Quark(), 1), (SteerLM(attribute="good {level} "), 2), (DPO(), 0)])
+def test_what_a_policy_of_its_own_kind_reads_before_a_prompt_needs_room(policy, method, n_before):
+    """Before training, not in the evaluation after it."""
+    found = method.facts.tokens_before_a_prompt(method, policy)
+    assert found == n_before
+    fits = policy.longest_prompt(50) - len(policy.encode_prompt(PROMPTS[1]))
+    check_room_before(policy, PROMPTS[1], found, 50 + fits - n_before)
+    if n_before:
+        with pytest.raises(ModelError, match=rf"takes 64 tokens: {n_before} that the method has before each prompt"):
+            check_room_before(policy, PROMPTS[1], found, 50 + fits - n_before + 1)
 
 
 def test_weights_that_are_not_numbers(policy):
