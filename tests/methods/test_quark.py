@@ -13,7 +13,7 @@ from alignbench.models.adapters import Lora
 from alignbench.models.control_tokens import ControlledModel, new_controls
 from alignbench.models.forward import completion_forward, token_logprobs
 from alignbench.models.loading import load_language_model
-from alignbench.records import Decoding, Prompt
+from alignbench.records import Decoding, Demonstration, Prompt
 
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["the dog runs", "a cat", "one red bird sings", "two dogs"])]
 SETTINGS = {
@@ -102,6 +102,22 @@ def test_steps(trainer):
     assert [sorted(one.values()) for one in seen] == [[2] * 5] * 2
     assert trainer.step_cost["forward"].forward_flops > trainer.passes.rollout(trainer.policy.batch(
         *trainer.sample(2))).forward_flops  # fmt: skip
+
+
+def test_what_is_imitated_besides_stands_behind_the_best_token_from_the_first_step_on(tiny_policy):
+    policy, seen = tiny_policy(), []
+    drawn = policy.generate(PROMPTS, Decoding(5), 1, ("shown",))
+    shown = [Demonstration(prompt, one) for prompt, one in zip(PROMPTS, drawn, strict=True)]
+    method = Quark(**SETTINGS, ptx_coef=0.5)
+    controlled = ControlledModel(policy, new_controls(policy, 5, 0))
+    trainer = PoolTrainer(controlled, score, PROMPTS, method, method, seed=3, demonstrations=shown)
+    drawing = trainer.updater.imitation.batch
+    trainer.updater.imitation.batch = lambda *place: seen.append(drawing(*place)) or seen[-1]
+    for _ in range(2):
+        trainer.train_step()
+    assert len(seen) == 4
+    for batch in seen:
+        assert batch.input_ids[batch.input_ids >= controlled.n_words].tolist() == [controlled.n_words + 4] * 5
 
 
 @pytest.mark.parametrize("estimator", ["exact", "k2"])

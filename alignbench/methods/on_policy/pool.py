@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ class PoolTrainer(OnPolicyTrainer):
         self.n_quantiles = len(policy.embedding.controls)
         policy.control = self.n_quantiles - 1  # room is left for it
         super().__init__(policy, reward, prompts, config, objective, seed=seed, demonstrations=demonstrations)
+        if self.updater.imitation is not None:
+            self.updater.imitation.policy = copy.copy(policy)  # behind the best token, in the first step too
         self.controlled = policy
         self.networks.seen_by_reference = policy.without_controls
         self.by_id = {prompt.id: prompt for prompt in prompts}

@@ -156,7 +156,7 @@ class Updater:
         """Adds the gradient of imitation; returns this process's part of the loss, before its weight."""
         n_tokens, config = batch.completion_mask.sum().clamp(min=1), self.config
         as_it_is = replace(self.decoding, temperature=1.0, min_new_tokens=0)
-        parts = batch.rows(distributed.share()).split(config.rows_at_once)
+        parts = batch.rows(distributed.share()).split(self.networks.rows_at_once)
         loss_of_all = torch.zeros((), dtype=torch.float64, device=n_tokens.device)
         for number, whole in enumerate(parts, start=1):
             part = whole.trimmed()

@@ -8,6 +8,7 @@ from fixtures.update_oracle import distance
 
 from alignbench.errors import TrainingError
 from alignbench.methods.base import learned_kinds
+from alignbench.methods.on_policy import networks
 from alignbench.methods.on_policy.imitation import Imitation
 from alignbench.methods.on_policy.trainer import OnPolicyTrainer, PPOTrainer
 from alignbench.methods.ppo import PPO
@@ -54,6 +55,19 @@ def test_the_gradient_by_its_definition(sure_policy, prompts, demonstrations, ex
     assert metrics["policy/dead_groups"] == 2
     assert 0 < metrics["policy/ptx_loss"] < 10
     assert trainer.step_cost["train"].trained_tokens > n_tokens
+
+
+def test_passes_have_fewer_texts_where_logits_would_be_large(sure_policy, reward, prompts, demonstrations, monkeypatch):
+    method = RLOO(**{**SETTINGS, "micro_batch_size": None}, ptx_coef=1.0)
+    monkeypatch.setattr(networks, "rows_that_fit", lambda model, t: 1)
+    sizes = []
+    trainer = OnPolicyTrainer(sure_policy(), reward, prompts, method, method, seed=3, demonstrations=demonstrations)
+    plain = trainer.networks.policy_and_values
+    monkeypatch.setattr(
+        trainer.networks, "policy_and_values", lambda batch, shared: sizes.append(len(batch)) or plain(batch, shared)
+    )
+    trainer.train_step()
+    assert set(sizes) == {1}
 
 
 def test_it_is_added_to_the_objective(sure_policy, reward, prompts, demonstrations):
