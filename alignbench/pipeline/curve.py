@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -131,7 +131,8 @@ class AlongTraining:
         from alignbench.scorers.text_classifier import remembered_logits
 
         judges, reward = self._yardsticks.judges, self._parts.signal
-        with undisturbed(policy), remembered_logits():
+        # Before training another run may have asked the judges: the reward reads for itself, to be the same either way.
+        with undisturbed(policy), nullcontext() if is_first else remembered_logits():
             report, spent = measure(
                 self._parts, self._yardsticks, policy, self._prompts, purpose="along training", is_first=is_first
             )

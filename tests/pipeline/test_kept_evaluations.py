@@ -13,11 +13,12 @@ from alignbench.evaluation import evaluator
 from alignbench.evaluation.evaluator import evaluate
 from alignbench.evaluation.protocols import get_protocol
 from alignbench.models.chat import Chat
-from alignbench.pipeline import execute
+from alignbench.pipeline import curve, execute
 from alignbench.pipeline.kept_evaluations import kept, key_of
 from alignbench.recipe.loading import load
 from alignbench.records import Cost, Prompt, fingerprint
 from alignbench.runtime.device import evaluations_directory
+from alignbench.scorers import text_classifier
 from alignbench.scorers.text_classifier import ClassifierScorer
 from alignbench.scorers.weighted_sum import Term, WeightedSum
 
@@ -206,10 +207,18 @@ def test_two_recipes_of_a_policy_are_measured_once_before_training(recipe_folder
         asked.append(options.get("purpose"))
         return plain(*args, **options)
 
+    remembered, with_reward = [], curve.with_reward
+
+    def rewarded(*args):
+        remembered.append(text_classifier._remembered.get() is not None)
+        return with_reward(*args)
+
     monkeypatch.setattr(evaluator, "evaluate", spied)
+    monkeypatch.setattr(curve, "with_reward", rewarded)
     outcomes = execute.run(load(["base.yaml", "ppo.yaml"], ["evaluation.evaluate_every=100000"]), Path("results"))
     assert [outcome.state for outcome in outcomes] == ["done"] * 2, [outcome.error for outcome in outcomes]
     assert asked == ["along training", None, "along training", None]  # before and after `base`; only after `ppo`
+    assert remembered == [False, True]  # of `ppo`: what the judges have read before training may be another run's
     folders = [Path(f"results/{name}/seed0") for name in ("base", "ppo")]
     first, again = (next(folder.glob("evaluations/*/step0")) for folder in folders)
     for name in ("completions.parquet", "prompt_values.parquet", "divergence.parquet"):
