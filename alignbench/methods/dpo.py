@@ -104,7 +104,7 @@ class DPO(TrainerSettings):
         from trl import DPOConfig, DPOTrainer
 
         from alignbench.methods.trl.arguments import trl_config
-        from alignbench.methods.trl.checkpoints import training_identity
+        from alignbench.methods.trl.checkpoints import last_checkpoint, training_identity
         from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
         from alignbench.methods.trl.reference import cost_of_one_pass, no_progress_bar
         from alignbench.methods.trl.training import train
@@ -117,6 +117,8 @@ class DPO(TrainerSettings):
         # What the reference says of a pair is the same in every epoch. Asked before training it is the policy itself.
         is_asked_once = self.epochs >= SEVERAL
         asked: dict[str, Any] = {"precompute_ref_log_probs": True} if is_asked_once else {}
+        if is_asked_once:
+            last_checkpoint(run.checkpoints, identity)  # its kernels multiply for the reference too
         with no_progress_bar():
             trainer = DPOTrainer(
                 model=policy.model,

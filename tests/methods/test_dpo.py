@@ -16,6 +16,8 @@ from alignbench.methods.base import TrainData
 from alignbench.methods.dpo import DPO
 from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
 from alignbench.models.adapters import Lora
+from alignbench.models.fast.kernel_choice import VARIABLE
+from alignbench.models.fast.layers import choice
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import load_policy, weights_fingerprint
 
@@ -174,6 +176,27 @@ def test_in_several_epochs_the_reference_is_asked_once(tiny_policy, run_context,
     assert once.backward_flops == always.backward_flops
     assert once.forward_flops == pytest.approx(always.forward_flops * 3 / 4)  # 2 of the policy and 1, not 2, beside
     assert "TQDM_DISABLE" not in os.environ
+
+
+def test_the_reference_of_a_resumed_run_is_asked_by_the_kernels_of_the_checkpoint(
+    tiny_policy, run_context, pairs, monkeypatch
+):
+    """Else its numbers would differ in their last digits from those of a run that was never killed."""
+    multiplied_by, precompute = [], DPOTrainer._precompute_ref_logps
+
+    def spied(*args):
+        multiplied_by.append(choice.state()["all"])
+        return precompute(*args)
+
+    monkeypatch.setattr(DPOTrainer, "_precompute_ref_logps", spied)
+    for kernel in ("weight_first", "linear"):
+        monkeypatch.setenv(VARIABLE, kernel)
+        choice.begin()
+        run, _ = run_context(tiny_policy())
+        DPO(batch_size=12, epochs=2).train(TrainData([], [], pairs), run)
+    monkeypatch.undo()
+    choice.begin()
+    assert multiplied_by == ["weight_first"] * 2
 
 
 def test_freed_memory_stays_while_trl_trains(run_context, pairs, monkeypatch):
