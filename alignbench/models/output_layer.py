@@ -97,24 +97,44 @@ def output_layer(model: Any) -> OutputLayer | None:
     """The output layer of a language model; None where it must be run as it is.
 
     That is so where it is adapted, quantized, in parts or hooked, or where the model does something to its output that
-    no scale and no soft cap is, which a pass over a few tokens shows.
+    no scale and no soft cap is, which two passes over a few tokens show.
     """
     linear = base_model(model).get_output_embeddings()
-    is_plain = isinstance(linear, nn.Linear) and type(linear).forward in _PLAIN and "forward" not in vars(linear)
-    if not is_plain or type(linear.weight) is not nn.Parameter or not linear.weight.is_floating_point():
+    is_plain = (
+        isinstance(linear, nn.Linear)
+        and type(linear).forward in _PLAIN
+        and "forward" not in vars(linear)
+        and not (linear._forward_hooks or linear._forward_pre_hooks)
+        and type(linear.weight) is nn.Parameter
+        and linear.weight.is_floating_point()
+    )
+    if not is_plain:
         return None
     device, sent = linear.weight.device, torch.tensor(_PROBE).view(1, -1, 1)
     batch = collate([[0]], [[0] * len(_PROBE)], 0, device)
     try:
-        with torch.no_grad(), OutputLayer(linear).passed_by(sent.to(device)) as given:
-            found = completion_forward(model, batch)[0].double().cpu()
+        with torch.no_grad():
+            with OutputLayer(linear).passed_by(sent.to(device)) as given:
+                found = completion_forward(model, batch)[0].double().cpu()
+            whole = completion_forward(model, batch)[0].float()
     except Exception:  # what a model raises that wants a column for each word has no common type
         return None
     if len(given) != 1 or found.shape != sent.shape:
         return None
-    config = base_model(model).config.get_text_config()
-    cap = getattr(config, "final_logit_softcapping", None)
-    sent, near = sent.double(), 1e-5 if linear.weight.itemsize >= 4 else 1e-2
+    near = 1e-5 if linear.weight.itemsize >= 4 else 1e-2
+    cap = getattr(base_model(model).config.get_text_config(), "final_logit_softcapping", None)
+    layer = _layer_by(sent.double(), found, linear, cap, near)
+    if layer is None:
+        return None
+    with torch.no_grad():
+        expected = States(given[0][:, -len(_PROBE) :], layer).logits().float()
+    # Some models cut off or mask the words that only fill up their vocabulary, which one column cannot show.
+    is_all = expected.shape == whole.shape and (whole - expected).abs().max() <= near * expected.abs().max()
+    return layer if is_all else None
+
+
+def _layer_by(sent: Tensor, found: Tensor, linear: nn.Linear, cap: float | None, near: float) -> OutputLayer | None:
+    """The output layer by what its model has made of what was sent; `cap` is what the configuration says."""
     if cap and torch.allclose(found, cap * torch.tanh(sent / cap), rtol=near):
         return OutputLayer(linear, cap=float(cap))
     scale = (found[0, -1] / sent[0, -1]).item()

@@ -1,5 +1,6 @@
 """Log-probabilities from the states under an output layer, against those of whole logits."""
 
+import functools
 import math
 
 import pytest
@@ -171,6 +172,7 @@ def causal(name):
         "Gemma3Text": {},
         "Cohere": {"logit_scale": 0.25},
         "Granite": {"logits_scaling": 3.0},
+        "Llama": {},
     }[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**sizes, **own, initializer_range=0.5)
@@ -241,6 +243,34 @@ def test_a_layer_of_another_kind_runs_as_it_is(small_blocks, tiny_policy):
     with torch.no_grad():
         expected = token_logprobs(completion_forward(policy.model, batch)[0], batch.completion_ids)
     torch.testing.assert_close(batch_logprobs(policy.model, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+def masked(logits):
+    return torch.cat((logits[..., :20], torch.full_like(logits[..., 20:], -1e9)), dim=-1)
+
+
+@pytest.mark.parametrize("change", [masked, lambda logits: logits[..., :20]], ids=["masked", "cut"])
+@pytest.mark.parametrize("by", ["the model", "a hook of the layer"])
+def test_words_that_only_fill_up_the_vocabulary(small_blocks, change, by):
+    """A model that knows 20 words and has rows for more: the others have no part in the sum."""
+    model = causal("Llama")
+    if by == "the model":
+        plain = model.forward
+
+        @functools.wraps(plain)
+        def forward(*args, **options):
+            output = plain(*args, **options)
+            output.logits = change(output.logits)
+            return output
+
+        model.forward = forward
+    else:
+        model.lm_head.register_forward_hook(lambda module, given, logits: change(logits))
+    assert output_layer(model) is None
+    batch = collate(*BATCH, 0, torch.device("cpu"))
+    with torch.no_grad():
+        expected = token_logprobs(completion_forward(model, batch)[0], batch.completion_ids)
+    torch.testing.assert_close(batch_logprobs(model, batch), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_that_fit(tiny_policy, monkeypatch):
