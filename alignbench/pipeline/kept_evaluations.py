@@ -108,7 +108,7 @@ def _reading(judge: Any) -> list[Any]:
 
 
 def _settings(model: Any) -> list[Any]:
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     kind = [type(model).__module__, type(model).__qualname__]
     if not hasattr(config, "to_dict"):
         return kind
