@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alignbench.errors import DataError
 from alignbench.records import Messages, Prompt
 from datasets_prep.columns import cell, find_column, missing, read_prompts, without_surrogates
 from datasets_prep.conversations import content_of, is_conversation, read_conversation
 from datasets_prep.nested_text import unpacked
-from datasets_prep.prepare import columns_of, source_rows
+from datasets_prep.prepare import columns_of, read_pool, source_rows
 from datasets_prep.rows import Row, faults_error, place, shown
 from datasets_prep.settings import ColumnMapping, PromptSettings
 from datasets_prep.splits import whole_text_hash
@@ -76,8 +78,25 @@ def read_answered(
     columns = columns_of(settings.columns, source, conversations=conversations)
     for one in (columns, *nested):
         rows, _ = unpacked(rows, one, origin)
-    prompts = read_prompts(rows, columns, origin=origin, needs_toxicity=False, conversations=conversations)
+    try:
+        prompts = read_prompts(rows, columns, origin=origin, needs_toxicity=False, conversations=conversations)
+    except DataError as error:
+        raise under_key(error, key) from error
     return Answered(rows, prompts, origin, conversations and source is not None and source.has_messages)
+
+
+def prompts_to_answer(settings: PromptSettings, *, key: str, conversations: bool) -> list[Prompt]:
+    """Returns the uncut prompts of a source that pass its filters; errors are those of `read_answered`."""
+    try:
+        return read_pool(settings, "prompts", conversations=conversations)
+    except DataError as error:
+        raise under_key(error, key) from error
+
+
+def under_key(error: DataError, key: str) -> DataError:
+    """Returns what preparation says of `data.prompts` as said of a source that another key names."""
+    said = str(error).removeprefix("data.prompts").removeprefix(key)
+    return error if key == "data.prompts" else DataError(key + re.sub(r"\b(with|at|or) data\.", rf"\1 {key}.", said))
 
 
 def ids_of_rows(prompts: Sequence[Prompt]) -> Callable[[Prompt], str | None]:

@@ -79,8 +79,8 @@ def _load(dataset: str, split: str, revision: str | None, key: str, hint: str, c
     except (ConnectionError, FileNotFoundError) as error:
         raise DataError(
             f"{key}: cannot get {dataset!r}{_at(revision)}{_offline()}: {_first_line(error)}{hint or '.'} It is "
-            "neither a file nor in the local cache of hub data sets. Give a local .jsonl, .jsonl.gz, .csv or .parquet "
-            f"file as {key}, check the id, or download the data set once while online."
+            "neither a file nor in the local cache of hub data sets. Give a local .jsonl, .jsonl.gz, .json, .csv or "
+            f".parquet file as {key}, check the id, or download the data set once while online."
         ) from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         known = _CONFIGURATIONS.search(str(error))

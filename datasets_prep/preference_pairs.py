@@ -28,6 +28,8 @@ _DROPPED = {
     "n_dropped_repeated": ("repeated an earlier pair", "n_prompts (raise it)"),
 }
 """Why a prompt gives no pair: statistic, words for it, the key that loosens it."""
+_OPPOSED = "n_dropped_opposed"
+"""Stored pairs whose preferred side has the lower score of the two."""
 
 
 def build_pairs(
@@ -86,13 +88,18 @@ def kept_pairs(
     counts: Counter[str] = Counter()
     kept = []
     for pair in pairs:
-        reason = _reason_to_drop(pair, settings, set())
+        is_opposed = pair.rejected_reward - pair.chosen_reward > TIE_TOLERANCE
+        reason = _OPPOSED if is_opposed else _reason_to_drop(pair, settings, set())
         counts[reason or "n_pairs"] += 1
         kept += [] if reason else [pair]
     if not kept:
-        lost = ", ".join(f"{n} {_DROPPED[name][0]}" for name, n in counts.items())
-        raise DataError(f"pairs.source: none of {len(pairs)} stored pairs is left: {lost}.")
-    return kept, {name: counts[name] for name in ("n_pairs", *_DROPPED)} | _means(kept)
+        words = {name: said for name, (said, _) in _DROPPED.items()} | {
+            _OPPOSED: "had the lower score on the chosen side"
+        }
+        lost = ", ".join(f"{n} {words[name]}" for name, n in counts.items())
+        advice = " Are pairs.chosen_column and pairs.rejected_column the right way round?" if counts[_OPPOSED] else ""
+        raise DataError(f"pairs.source: none of {len(pairs)} stored pairs is left: {lost}.{advice}")
+    return kept, {name: counts[name] for name in ("n_pairs", *_DROPPED, _OPPOSED)} | _means(kept)
 
 
 def _pairs_of(prompt: Prompt, scored: Sequence[Scored], settings: PairSettings) -> list[PreferencePair]:

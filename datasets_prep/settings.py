@@ -54,7 +54,7 @@ class PromptSettings(Settings):
 
     prompts: str
     """A source by name (`real_toxicity_prompts`, `real_toxicity_prompts_nontoxic`, `wiki_toxic`, `embedded`), a .jsonl,
-    .jsonl.gz, .csv or .parquet file, a folder that `save_to_disk` wrote, or a hub data set."""
+    .jsonl.gz, .json, .csv or .parquet file, a folder that `save_to_disk` wrote, or a hub data set."""
     config: str | None = None
     """Configuration (subset) of a hub data set that has several; null: its only one."""
     split: str | None = "train"
@@ -103,6 +103,14 @@ class PromptSettings(Settings):
             raise ValueError(f"at least min_prompt_toxicity ({minimum})")
         return value
 
+    @field_validator("min_prompt_chars")
+    @classmethod
+    def _not_above_maximum(cls, value: int | None, info: ValidationInfo) -> int | None:
+        maximum = info.data.get("max_prompt_chars")
+        if value is not None and maximum is not None and value > maximum:
+            raise ValueError(f"at most max_prompt_chars ({maximum})")
+        return value
+
     @field_validator("heldout_fraction")
     @classmethod
     def _fits_beside_validation(cls, value: float, info: ValidationInfo) -> float:
@@ -119,7 +127,7 @@ def named_source(source: str | PromptSettings) -> PromptSettings:
 
 def _without_template(value: str | PromptSettings | None) -> str | PromptSettings | None:
     if isinstance(value, PromptSettings) and value.template is not None:
-        raise ValueError("template: it left out here; data.template is for all prompts of a recipe")
+        raise ValueError("template: left out here; data.template is for all prompts of a recipe")
     return value
 
 
@@ -176,6 +184,8 @@ class PairSettings(Settings):
         for name in ("chosen_column", "rejected_column", "max_tokens") if self.source is None else ():
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}: null where source is null: it is of stored pairs")
+        if (self.chosen_column or "chosen") == (self.rejected_column or "rejected"):
+            raise ValueError("rejected_column: another column than that of the chosen text")
         return self
 
 

@@ -114,33 +114,34 @@ class InputChecks:
 
     def _demonstrations(self, recipe: Recipe) -> Iterator[str]:
         """Reads the completions that the rows of a file hold, where the recipe imitates these."""
-        from datasets_prep.demonstrations import read_completions
+        from datasets_prep.demonstrations import read_demonstrations
 
         own, is_chat = recipe.demonstrations or DemonstrationSettings(), recipe.chat is not None
         settings = recipe.data if own.source is None else named_source(own.source)
         key = "data.prompts" if own.source is None else "demonstrations.source"
         if own.take == "data":
-            read = partial(read_completions, settings, own, key=key, conversations=is_chat)
-            yield from self._rows(settings.prompts, key, read)
+            yield from self._rows(settings, key, partial(_answered, read_demonstrations, settings, own, key, is_chat))
 
     def _stored_pairs(self, recipe: Recipe, source: str | PromptSettings) -> Iterator[str]:
         """Reads both sides of the pairs that the rows of a file hold."""
-        from datasets_prep.stored_pairs import read_sides
+        from datasets_prep.stored_pairs import read_stored_pairs
 
         settings, key, is_chat = named_source(source), "pairs.source", recipe.chat is not None
-        read = partial(read_sides, settings, recipe.pairs, key=key, conversations=is_chat)
-        yield from self._rows(settings.prompts, key, read)
+        yield from self._rows(
+            settings, key, partial(_answered, read_stored_pairs, settings, recipe.pairs, key, is_chat)
+        )
 
-    def _rows(self, source: str, key: str, read: partial[Any]) -> Iterator[str]:
+    def _rows(self, settings: PromptSettings, key: str, read: partial[Any]) -> Iterator[str]:
         """Reads what a source holds beside prompts; what is on the hub is noted down."""
         from datasets_prep.prepare import is_local
 
+        source = settings.prompts
         if source == "embedded":
             return
         if not is_local(source):
             self.on_hub[f"{key} {source}"] = None
             return
-        problem = self._once(f"{key} {read.args} {read.keywords}", lambda: _said(read))
+        problem = self._once(f"{key} {read.args}", lambda: _said(read))
         yield from () if problem is None else (problem,)
 
     def _prompts(self, settings: PromptSettings, prefix: str, is_chat: bool) -> Iterator[str]:
@@ -181,6 +182,16 @@ def check_inputs(recipes: Iterable[LoadedRecipe]) -> list[str]:
     if checks.problems:
         raise InputsError([f"{_named(names)}: {problem}" for problem, names in checks.problems.items()])
     return list(checks.on_hub)
+
+
+def _answered(
+    read: Callable[..., object], settings: PromptSettings, own: object, key: str, conversations: bool
+) -> None:
+    """Reads what goes on with the prompts of a source; DataError where nothing does, or it cannot be read."""
+    from datasets_prep.answers import prompts_to_answer
+
+    prompts = prompts_to_answer(settings, key=key, conversations=conversations)
+    read(settings, own, prompts, key=key, conversations=conversations)
 
 
 def _said(read: Callable[[], object]) -> str | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from alignbench.errors import DataError
 from alignbench.pipeline.prompts import data_settings, prepare
 from alignbench.records import Completion, Prompt
+from datasets_prep.answers import under_key
 from datasets_prep.prepared import PreparedData
 from datasets_prep.settings import PromptSettings, named_source
 from datasets_prep.splits import apart_from, check_no_leak
@@ -44,9 +46,16 @@ def prompts_of_source(
 
     Raises:
         LeakError: One is, and is not to be dropped.
+        DataError: No prompt is left, or the source cannot be read.
     """
-    prompts, held = prepare(recipe, settings, policy).train, (*data.validation, *data.heldout, *heldout)
+    held = (*data.validation, *data.heldout, *heldout)
+    try:
+        prompts = prepare(recipe, settings, policy).train
+    except DataError as error:
+        raise under_key(error, key) from error
     kept = tuple(apart_from(prompts, held)) if recipe.data.on_leak == "drop" else prompts
+    if not kept:
+        raise DataError(f"{key}: every one of its {len(prompts)} prompts is held out or measured on")
     check_no_leak({key: kept, "what is measured on": held})
     return kept
 

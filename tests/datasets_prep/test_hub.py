@@ -26,7 +26,7 @@ def test_an_unknown_id_while_offline_says_what_to_do() -> None:
         hub.read_rows("nobody/nothing-of-that-name", None, "v1", "data.prompts")
     message = str(caught.value)
     assert message.startswith("data.prompts: cannot get 'nobody/nothing-of-that-name' at revision 'v1' while offline")
-    assert "Give a local .jsonl, .jsonl.gz, .csv or .parquet file as data.prompts" in message
+    assert "Give a local .jsonl, .jsonl.gz, .json, .csv or .parquet file as data.prompts" in message
     assert "\n" not in message
 
 

@@ -39,6 +39,17 @@ def test_toxicity_range_must_not_be_empty() -> None:
         PromptSettings(prompts="a.csv", min_prompt_toxicity=0.5, max_prompt_toxicity=0.4)
 
 
+def test_lengths_in_characters_must_not_be_empty() -> None:
+    with pytest.raises(ValidationError, match=r"at most max_prompt_chars \(3\)"):
+        PromptSettings(prompts="a.csv", min_prompt_chars=9, max_prompt_chars=3)
+
+
+def test_a_pair_has_two_columns() -> None:
+    for columns in ({"chosen_column": "a", "rejected_column": "a"}, {"rejected_column": "chosen"}):
+        with pytest.raises(ValidationError, match="another column than that of the chosen text"):
+            PairSettings(source="a.csv", **columns)
+
+
 def test_unknown_key_is_refused() -> None:
     with pytest.raises(ValidationError, match="min_toxicity"):
         PromptSettings.model_validate({"prompts": "a.csv", "min_toxicity": 0.3})

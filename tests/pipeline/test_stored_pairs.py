@@ -133,3 +133,36 @@ def test_a_reward_model_on_stored_pairs_is_judged_on_drawn_ones(folder):
     sets = [*SOURCE, "method.batch_size=2", "evaluation.n_prompts=8"]
     (outcome,) = execute.run(load(["reward_model.yaml"], sets), Path("results"))
     assert outcome.state == "done", outcome.error
+
+
+def test_scores_that_contradict_the_columns_are_no_tie(folder, tiny_policy):
+    """Columns the wrong way round: the scores say so, pair by pair."""
+    write("scored.jsonl", [{**row, "score_chosen": 1, "score_rejected": 3} for row in ROWS])
+    with pytest.raises(DataError, match=r"4 had the lower score on the chosen side\. Are pairs.chosen_column and"):
+        built(tiny_policy(), "pairs.source=scored.jsonl")
+    write("scored.jsonl", [{**row, "score_chosen": i, "score_rejected": 2} for i, row in enumerate(ROWS)])
+    found, _ = built(tiny_policy(), "pairs.source=scored.jsonl")
+    assert [found.statistics[name] for name in ("n_dropped_opposed", "n_dropped_tie", "n_pairs")] == [2, 1, 1]
+
+
+def test_check_finds_what_leaves_no_pair_and_names_the_key(folder, tiny_policy):
+    def problem(rows, *sets):
+        write("stored.jsonl", rows)
+        with pytest.raises(InputsError) as caught:
+            check_inputs(load(["dpo.yaml"], [*SOURCE, *sets]))
+        return str(caught.value)
+
+    assert "no pair is left (n_rows 1, n_equal 1)" in problem([{**ROWS[0], "rejected": ROWS[0]["chosen"]}])
+    said = problem([{"chosen": "a", "other": "b"}])
+    assert "pairs.source: stored.jsonl: has no prompt column" in said
+    assert "Name one with pairs.source.columns.prompt." in said
+    with pytest.raises(DataError, match=r"^pairs.source: stored.jsonl: has no prompt .* pairs.source.columns.prompt"):
+        built(tiny_policy())
+
+
+def test_dropping_leaks_may_leave_nothing(folder, tiny_policy):
+    policy = tiny_policy()
+    _, data = built(policy)
+    write("leaky.jsonl", [{**ROWS[0], "prompt": prompt.text} for prompt in data.heldout])
+    with pytest.raises(DataError, match=r"pairs.source: every one of its \d+ prompts is held out or measured on"):
+        built(policy, "pairs.source=leaky.jsonl", "data.on_leak=drop")
