@@ -40,7 +40,7 @@ class Answered:
             option: The recipe's key that names it.
 
         Raises:
-            DataError: There is no such column, or it holds what is no text.
+            DataError: There is no such column, it holds what is no text, or all its texts repeat their prompts.
         """
         column = find_column(self.rows, wanted, usual)
         if column is None:
@@ -56,6 +56,12 @@ class Answered:
             texts.append((text or "").strip() if self.in_messages else text or "")
         if faults:
             raise faults_error(self.origin, faults, f"Name another column with {option}.")
+        both = [(said.text, text) for said, text in zip(self.prompts, texts, strict=True) if said.text and text]
+        if len(both) > 1 and all(text.startswith(said) for said, text in both):
+            raise DataError(
+                f"{self.origin}: every text in column {column!r} begins with its prompt, expected what follows it. "
+                f"Leave the prompt out there, or name another column with {option}."
+            )
         return texts
 
 

@@ -214,3 +214,12 @@ def test_an_answer_that_is_no_text_is_said_to_chat_models_too(write_jsonl):
     for conversations in (False, True):
         with pytest.raises(DataError, match="expected"):
             shown_of(write_jsonl("number.jsonl", rows), conversations=conversations)
+
+
+def test_completions_that_all_repeat_their_prompts_are_refused(write_jsonl):
+    """As data sets have them that keep whole texts: the policy would learn to say every prompt again."""
+    rows = [{"prompt": said, "chosen": f"{said} runs.", "rejected": " bites."} for said in ("A dog", "A cat")]
+    with pytest.raises(DataError, match="every text in column 'chosen' begins with its prompt"):
+        pairs_of(write_jsonl("whole.jsonl", rows))
+    rows.append({"prompt": "A bird", "chosen": " sings.", "rejected": " pecks."})
+    assert len(pairs_of(write_jsonl("mixed.jsonl", rows))[0]) == 3

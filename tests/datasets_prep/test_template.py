@@ -96,5 +96,5 @@ def test_a_template_has_a_place_for_the_prompt(template):
 
 @pytest.mark.parametrize("settings", [DemonstrationSettings, PairSettings])
 def test_other_sources_have_no_template_of_their_own(settings):
-    with pytest.raises(ValidationError, match=r"template: it left out here; data.template is for all prompts"):
+    with pytest.raises(ValidationError, match=r"template: left out here; data.template is for all prompts"):
         settings(source=PromptSettings(prompts="x", template=TEMPLATE))
