@@ -61,8 +61,15 @@ def prompts_of_source(
 
 
 def as_drawn(prompt: Prompt, text: str, sample: int, policy: LanguageModel, most: int | None) -> Completion:
-    """A text as if the policy had drawn it: cut after `most` tokens, or else ended by the token that says so."""
+    """A text as if the policy had drawn it: cut after `most` tokens, or else ended by the token that says so.
+
+    A text that spells such a token, as data sets do that were written for one model, ends there.
+    """
     token_ids = policy.text_tokenizer.encode(text)
+    end = next((i for i, token in enumerate(token_ids) if token in policy.eos_ids), 0)
+    if end:
+        token_ids = token_ids[:end]
+        text = policy.text_tokenizer.decode(token_ids)
     if most is not None and len(token_ids) > most:
         cut = token_ids[:most]
         return Completion(prompt.id, sample, policy.text_tokenizer.decode(cut), tuple(cut), "length")

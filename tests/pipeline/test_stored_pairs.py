@@ -166,3 +166,16 @@ def test_dropping_leaks_may_leave_nothing(folder, tiny_policy):
     write("leaky.jsonl", [{**ROWS[0], "prompt": prompt.text} for prompt in data.heldout])
     with pytest.raises(DataError, match=r"pairs.source: every one of its \d+ prompts is held out or measured on"):
         built(policy, "pairs.source=leaky.jsonl", "data.on_leak=drop")
+
+
+def test_a_text_that_spells_the_end_of_a_completion_ends_there_once(folder, tiny_policy):
+    policy = tiny_policy()
+    end = policy.text_tokenizer.decode([policy.eos_id])
+    write(
+        "stored.jsonl",
+        [{**row, "chosen": f"{row['chosen']}{end}{more}"} for row, more in zip(ROWS, ("", " a dog") * 2, strict=True)],
+    )
+    found, _ = built(policy)
+    for one in found.items:
+        assert one.chosen.token_ids.count(policy.eos_id) == 1
+        assert (one.chosen.token_ids[-1], one.chosen.text.strip()) == (policy.eos_id, "the dog runs")
