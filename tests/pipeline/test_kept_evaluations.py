@@ -1,6 +1,7 @@
 """The evaluation before training is measured once for all runs of a policy and seed, and only for those."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,11 +208,19 @@ def test_two_recipes_of_a_policy_are_measured_once_before_training(recipe_folder
         asked.append(options.get("purpose"))
         return plain(*args, **options)
 
-    remembered, with_reward = [], curve.with_reward
+    remembering, remembered, with_reward = [], [], curve.with_reward
+
+    @contextmanager
+    def remember():
+        remembering.append(True)
+        yield
+        remembering.pop()
 
     def rewarded(*args):
-        remembered.append(text_classifier._remembered.get() is not None)
+        remembered.append(bool(remembering))
         return with_reward(*args)
+
+    monkeypatch.setattr(text_classifier, "remembered_logits", remember)
 
     monkeypatch.setattr(evaluator, "evaluate", spied)
     monkeypatch.setattr(curve, "with_reward", rewarded)

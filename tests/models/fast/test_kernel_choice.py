@@ -137,7 +137,6 @@ def test_a_file_system_without_locks_keeps_nothing(times, monkeypatch, caplog):
     def refuse(*_):
         raise NotImplementedError("FileSystem does not appear to support flock")
 
-    kernel_choice._warn_once.cache_clear()
     monkeypatch.setattr(FileLock, "_acquire", refuse)
     assert choice().kernel_for(*PRODUCT) == "linear"
     assert times[1] == []
