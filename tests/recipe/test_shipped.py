@@ -40,6 +40,14 @@ MORE = [
     "suites/lab3",
     "suites/rlhf_pipeline",
     "suites/rlhf_pipeline_embedded",
+    "dr_grpo",
+    "grpo",
+    "online_dpo",
+    "quark",
+    "raft",
+    "reinforce_pp",
+    "reinforce_pp_baseline",
+    "rloo",
 ]
 """Recipes and suites beside those of the study of detoxification, which differ in their method alone."""
 
