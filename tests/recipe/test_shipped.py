@@ -36,6 +36,8 @@ MORE = [
     "sft",
     "steerlm",
     "simpo",
+    "suites/ablation_prompt_length",
+    "suites/ablation_reward",
     "suites/all_methods",
     "suites/lab3",
     "suites/rlhf_pipeline",

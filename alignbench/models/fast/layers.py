@@ -124,13 +124,17 @@ class FastEmbedding(nn.Embedding):
         """Maps (...) to (..., h)."""
         large = self.weight.device.type == "cpu" and self.weight.numel() >= SMALLEST_EMBEDDING
         # A copy without an output layer has another weight.
-        if not large or self.weight not in _SHARED or self.max_norm is not None or self.scale_grad_by_freq:
+        has_choice = large and self.weight.requires_grad and self.weight in _SHARED
+        if not has_choice or self.max_norm is not None or self.scale_grad_by_freq:
             return super().forward(ids)
+        if not _SHARED[self.weight]:
+            self.weight.register_post_accumulate_grad_hook(_as_matrix)
+            _SHARED[self.weight] = True
         return functional.embedding(ids, self.weight, self.padding_idx, sparse=True)
 
 
 _SHARED = WeakTensorKeyDictionary()
-"""Weights that an embedding shares with the output layer."""
+"""Weights that an embedding shares with the output layer; True where `_as_matrix` sees to their gradients."""
 
 
 def _share(model: Any) -> None:
@@ -138,9 +142,7 @@ def _share(model: Any) -> None:
     for module in model.modules():
         if head is not None and type(module) is nn.Embedding and module.weight is getattr(head, "weight", None):
             module.__class__ = FastEmbedding
-            if module.weight not in _SHARED:
-                module.weight.register_post_accumulate_grad_hook(_as_matrix)
-                _SHARED[module.weight] = True
+            _SHARED.setdefault(module.weight, False)
 
 
 def _as_matrix(weight: Tensor) -> None:

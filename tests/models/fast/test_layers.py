@@ -196,6 +196,14 @@ def test_an_embedding_whose_output_layer_is_not_read_or_gone(monkeypatch):
         assert model.embedding.weight.grad[:, 0].tolist() == [2, 0, 1, 2, 0, 0, 1]
 
 
+def test_an_embedding_that_is_frozen_at_first(monkeypatch):
+    monkeypatch.setattr(layers, "SMALLEST_EMBEDDING", 0)
+    fast = with_fast_layers(Words(tied=True).requires_grad_(False))
+    assert not fast(IDS).requires_grad
+    fast.requires_grad_(True).embedding(IDS).sum().backward()
+    assert fast.embedding.weight.grad[:, 0].tolist() == [2, 0, 1, 2, 0, 0, 1]
+
+
 def test_an_embedding_that_changes_as_it_is_read_stays_plain(monkeypatch):
     monkeypatch.setattr(layers, "SMALLEST_EMBEDDING", 0)
     fast = with_fast_layers(Words(tied=True, max_norm=0.5))
