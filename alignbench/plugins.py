@@ -11,6 +11,7 @@ whose name is the plug-in's name in a recipe or on the command line:
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -112,12 +113,13 @@ def entries_of(group: str) -> tuple[EntryPoint, ...]:
 
 def entry_points(group: str) -> EntryPoints:
     """Returns the entry points of a group. Those of all groups are read at once: to read some takes as long."""
-    found: EntryPoints = _installed().select(group=group)
+    found: EntryPoints = _installed(tuple(sys.path)).select(group=group)
     return found
 
 
 @cache
-def _installed() -> Any:
+def _installed(path: tuple[str, ...]) -> Any:
+    """What the packages in the folders of a path offer."""
     return metadata.entry_points()
 
 

@@ -32,7 +32,7 @@ def _libraries_are_no_garbage():
 
 
 @pytest.fixture
-def take_kernel():
+def take_kernel(monkeypatch):
     """Makes one kernel multiply all products of at least `smallest` multiplications."""
     from alignbench.models.fast import layers
 
@@ -40,7 +40,7 @@ def take_kernel():
 
         def take(kernel, smallest=0):
             patch.setenv("ALIGNBENCH_KERNELS", kernel)
-            patch.setattr(layers, "SMALLEST", smallest)
+            monkeypatch.setattr(layers, "SMALLEST", smallest)
             layers.choice.begin()
 
         yield take

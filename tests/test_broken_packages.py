@@ -41,7 +41,7 @@ def test_methods_are_listed_beside_a_broken_one(broken, name, why):
     listed = CliRunner().invoke(cli.main, ["methods"])
     assert listed.exit_code == 0
     rows = {row.split()[0]: row for row in listed.output.splitlines()}
-    assert rows.keys() == {name, "dpo", "ppo", "reward_model", "untrained"}
+    assert rows.keys() == {name, *plugins.METHODS.built_in}
     assert "(cannot be used)" in rows[name]
     assert why in rows[name]
     assert "(cannot be used)" not in rows["untrained"]
