@@ -128,7 +128,7 @@ class FastEmbedding(nn.Embedding):
         if not has_choice or self.max_norm is not None or self.scale_grad_by_freq:
             return super().forward(ids)
         if not _SHARED[self.weight]:
-            self.weight.register_post_accumulate_grad_hook(_as_matrix)
+            self.weight.register_post_accumulate_grad_hook(_as_matrix)  # type: ignore[no-untyped-call]
             _SHARED[self.weight] = True
         return functional.embedding(ids, self.weight, self.padding_idx, sparse=True)
 
@@ -142,7 +142,8 @@ def _share(model: Any) -> None:
     for module in model.modules():
         if head is not None and type(module) is nn.Embedding and module.weight is getattr(head, "weight", None):
             module.__class__ = FastEmbedding
-            _SHARED.setdefault(module.weight, False)
+            if module.weight not in _SHARED:
+                _SHARED[module.weight] = False
 
 
 def _as_matrix(weight: Tensor) -> None:
