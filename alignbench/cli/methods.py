@@ -1,0 +1,25 @@
+"""`alignbench methods`."""
+
+from __future__ import annotations
+
+import click
+
+from alignbench.cli.group import main
+
+
+@main.command()
+@click.argument("name", required=False)
+def methods(name: str | None) -> None:
+    """List the methods, or show one: its paper, objective, fields and defaults."""
+    from alignbench.methods import registry
+
+    if name is None:
+        for known in registry.known_methods():
+            click.echo(f"{known:<16}{registry.summary(known)}")
+        return
+    description = registry.describe(name)
+    click.echo(description.doc)
+    if description.fields:
+        click.echo("\nFields:")
+    for field in description.fields:
+        click.echo(f"  {field.name}: {field.type} = {field.default!r}\n      {field.doc}")
