@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from alignbench.cli import main
+from alignbench.runtime import progress
 
 
 @pytest.fixture
@@ -45,6 +46,33 @@ def test_dry_run_shows_the_order_and_writes_nothing(recipe_folder, call):
     assert all("seed 3" in line for line in lines)
     assert not Path("results").exists()
     assert not (recipe_folder / "cache").exists()
+
+
+def test_a_command_ends_with_what_came_out_and_what_to_type_next(recipe_folder, finished, call):
+    finished("ppo")
+    said = call("run", "base.yaml", "ppo.yaml", "--quiet").output.splitlines()
+    assert len(said) == 3  # quiet: nothing else
+    assert said[0].startswith("base, seed 0: done, results/base/seed0: toxicity by ")
+    assert said[1].startswith("ppo, seed 0: already complete, results/ppo/seed0: toxicity by ")
+    assert ", KL " in said[1]
+    assert said[2] == "next: alignbench compare results"
+
+
+def test_quiet_and_verbose_exclude_each_other(recipe_folder, call):
+    result = call("run", "base.yaml", "-q", "-v")
+    assert result.exit_code == 2
+    assert "expected one of them at most" in result.output
+
+
+def test_an_interrupt_promises_no_checkpoint_that_is_not_there(recipe_folder, monkeypatch):
+    def interrupted(*_arguments, **_settings):
+        progress.run_begins("base, seed 0")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alignbench.pipeline.tuning.run", interrupted)
+    result = CliRunner().invoke(main, ["run", "base.yaml"])
+    assert result.exit_code == 130
+    assert "base, seed 0 had no checkpoint yet, so the same command begins it anew" in result.output
 
 
 def test_seeds_and_name(recipe_folder, call):

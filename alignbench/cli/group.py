@@ -8,6 +8,7 @@ import click
 
 from alignbench._version import __version__
 from alignbench.errors import AlignbenchError
+from alignbench.runtime import progress
 
 _INTERRUPTED = 130
 
@@ -22,7 +23,7 @@ class _Group(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("Interrupted; the same command goes on from the last checkpoint.", err=True)
+            click.echo(progress.after_interrupt(), err=True)
             ctx.exit(_INTERRUPTED)
 
 

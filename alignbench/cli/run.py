@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from alignbench.cli.group import main
+
+if TYPE_CHECKING:
+    from alignbench.errors import AlignbenchError
+    from alignbench.pipeline.plan import Outcome
 
 
 @main.command()
@@ -20,6 +26,9 @@ from alignbench.cli.group import main
 @click.option("--force", is_flag=True, help="Replace a run of another recipe under the same name, or run again.")
 @click.option("--profile", is_flag=True, help="Trace a training step, and print the share of each stage.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, in order, and stop.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more, other libraries' notices included.")
+@click.option("-q", "--quiet", is_flag=True, help="Log warnings alone, and show no progress.")
+@click.option("--log-json", is_flag=True, help="Log a JSON object per line, progress included.")
 def run(
     recipes: tuple[str, ...],
     sets: tuple[str, ...],
@@ -29,6 +38,9 @@ def run(
     force: bool,
     profile: bool,
     dry_run: bool,
+    verbose: bool,
+    quiet: bool,
+    log_json: bool,
 ) -> None:
     """Train and evaluate recipes, given as files, shipped names or suites."""
     from alignbench.pipeline import tuning
@@ -40,16 +52,41 @@ def run(
         for line in tuning.describe(loaded, results, force=force):
             click.echo(line)
         return
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     distributed.join()
-    logging.getLogger("alignbench").setLevel(logging.INFO if distributed.rank() == 0 else logging.ERROR)
+    _set_up_log(verbose=verbose, quiet=quiet, as_json=log_json)
     outcomes = tuning.run(loaded, results, force=force, profile=profile)
-    for outcome in outcomes:
-        if distributed.rank() == 0 or outcome.error is not None:
-            click.echo(str(outcome), err=outcome.error is not None)
-    failures = [outcome.error for outcome in outcomes if outcome.error is not None and outcome.state == "failed"]
+    failures = _say_what_came_out(outcomes, results)
     if failures:
         n = len(outcomes)
-        click.echo(f"{len(failures)} of {n} runs failed", err=True)
+        click.echo(
+            f"{len(failures)} of {n} runs failed; the same command tries them again, and keeps the rest", err=True
+        )
         sys.exit(failures[0].exit_code if n == 1 else 1)
     distributed.leave()
+
+
+def _set_up_log(*, verbose: bool, quiet: bool, as_json: bool) -> None:
+    """The first of several processes logs what happens, the others errors alone."""
+    from alignbench.runtime import distributed, logs, progress
+
+    if verbose and quiet:
+        raise click.UsageError("--verbose and --quiet: expected one of them at most")
+    progress.use_bar(not (quiet or as_json))
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    logs.set_up(level if distributed.rank() == 0 else logging.ERROR, as_json=as_json, libraries=verbose)
+
+
+def _say_what_came_out(outcomes: Sequence[Outcome], results: Path) -> list[AlignbenchError]:
+    """A line for every run, and what to type next; returns the errors of those that failed."""
+    from alignbench.comparison.came_out import came_out
+    from alignbench.runtime import distributed
+
+    is_first = distributed.rank() == 0
+    for outcome in outcomes:
+        if is_first or outcome.error is not None:
+            found = came_out(outcome.path) if outcome.path is not None and outcome.error is None else ""
+            click.echo(f"{outcome}{f': {found}' if found else ''}", err=outcome.error is not None)
+    n_complete = len({outcome.recipe for outcome in outcomes if outcome.error is None})
+    if is_first and n_complete:
+        click.echo(f"next: alignbench {'compare' if n_complete > 1 else 'ls'} {results}")
+    return [outcome.error for outcome in outcomes if outcome.error is not None and outcome.state == "failed"]

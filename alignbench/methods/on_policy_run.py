@@ -61,7 +61,7 @@ def spend(
 
     trainer.resume(run.checkpoints, n_steps)
     run.ledger.restore(trainer.cost.counts())
-    with progress_bar(title, n_steps) as advance:
+    with progress_bar(title, n_steps, done=trainer.step) as advance:
 
         def log(step: int, metrics: Mapping[str, float]) -> None:
             run.step_done(step, step * trainer.config.batch_size, metrics, trainer.step_cost, gives or run.policy)

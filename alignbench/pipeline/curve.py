@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from alignbench import plugins
+from alignbench.comparison.flags import HEADLINE, REWARD_SCORER
 from alignbench.errors import ScorerError
 from alignbench.evaluation.protocols import comparability, get_protocol
 from alignbench.pipeline.measuring import drawn_at_once, measure
@@ -22,6 +23,7 @@ from alignbench.pipeline.scorers import judges_that_see_prompts
 from alignbench.records import Cost, EvalReport, MetricKey, Policy, Prompt, Scorer
 from alignbench.results.reader import StoredRun
 from alignbench.results.writer import RunDirectory
+from alignbench.runtime import progress
 from alignbench.runtime.clock import measured, set_aside
 from alignbench.runtime.ledger import spending
 from alignbench.scorers.base import cut_prompts, sources_of
@@ -147,6 +149,8 @@ class AlongTraining:
         self._evaluation_cost.charge(cost)
         self._directory.record_evaluation_cost(self._evaluation_cost)
         self._done[step] = completions
+        judged = [one for one in report.metrics if one.metric == HEADLINE and one.scorer in judges]
+        progress.show(**{f"toxicity by {one.scorer}": one.value for one in judged if one.scorer != REWARD_SCORER})
         return report
 
 

@@ -32,9 +32,10 @@ from alignbench.pipeline.train import Measuring, train
 from alignbench.pipeline.training_data import build_training_data
 from alignbench.records import Cost, Policy
 from alignbench.results import layout
+from alignbench.results.recognition import has_checkpoint
 from alignbench.results.schema import TuningFile
 from alignbench.results.writer import RunDirectory
-from alignbench.runtime import distributed
+from alignbench.runtime import distributed, progress
 from alignbench.runtime.clock import measured
 from alignbench.runtime.device import choose_device, quiet_libraries, set_threads
 from alignbench.runtime.randomness import seed_everything
@@ -84,7 +85,7 @@ def run(
         except AlignbenchError as error:
             logger.debug("run failed", exc_info=True)
             partial = layout.partial_path(folder(planned.recipe, results), *planned.key)
-            kept = partial if partial.exists() and not isinstance(error, UsageError) else None
+            kept = partial if has_checkpoint(partial) and not isinstance(error, UsageError) else None
             outcomes[planned.key] = Outcome(*planned.key, "failed", kept, error)
             if distributed.world_size() > 1:
                 break
@@ -112,6 +113,7 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
                 logger.warning("%s, seed %d: complete, so nothing is profiled; --force runs it again", *planned.key)
             return Outcome(*planned.key, "kept", recorder.path)
         logger.info("%s, seed %d: %s", *planned.key, recorder.action)
+        progress.run_begins(f"{planned.recipe.name}, seed {planned.recipe.seed}")
         if recorder.action == "evaluate":
             with distributed.agreed():
                 if job.directory is not None:

@@ -14,7 +14,7 @@ from alignbench.models.fast.layers import choice
 from alignbench.pipeline.scorers import kept_reward
 from alignbench.records import Cost, Policy
 from alignbench.results import layout
-from alignbench.runtime import distributed
+from alignbench.runtime import distributed, progress
 from alignbench.runtime.clock import Stopwatch, measured
 from alignbench.runtime.profiling import Profile
 
@@ -47,6 +47,7 @@ def train(job: Job, parts: Parts, measuring: Measuring | None, *, profile: bool)
         context = _context(job, parts, measuring.along if measuring else None)
         if trace:
             context.step_done = trace.between_steps(context.step_done)
+        progress.checkpoint_at(None)
         trained = job.recipe.method.train(data, context)
         if job.recipe.method.facts.gives_policy:
             require_policy(trained, job.recipe.method_name)
@@ -91,6 +92,7 @@ def _step_done(job: Job, along: AlongTraining | None) -> StepDone:
         for event, amounts in cost.items():
             job.ledger.book(step, event, amounts)
         job.recorder.log_step(step, metrics)
+        progress.show(reward=metrics.get("objective/reward"), KL=metrics.get("objective/kl"))
         wall = machine.wall_seconds + watch.wall_seconds
         held = (machine.device_seconds + watch.device_seconds) * distributed.world_size()
         job.recorder.record_cost(dataclasses.replace(job.ledger.cost, wall_seconds=wall, device_seconds=held))

@@ -125,7 +125,12 @@ def require_same_inputs(path: Path, recorded: Inputs, now: Inputs) -> None:
 
 def has_progress(partial: Path) -> bool:
     """True where an unfinished run holds a logged step or a checkpoint."""
-    return (partial / layout.TRAIN_LOG_FILE).exists() or any((partial / layout.CHECKPOINTS).glob("*"))
+    return (partial / layout.TRAIN_LOG_FILE).exists() or has_checkpoint(partial)
+
+
+def has_checkpoint(partial: Path) -> bool:
+    """True where an unfinished run holds something that training goes on from."""
+    return any((partial / layout.CHECKPOINTS).glob("*"))
 
 
 def files_of(run: Path) -> dict[str, int]:

@@ -15,7 +15,7 @@ from alignbench.methods.on_policy.config import OnPolicyConfig
 from alignbench.methods.on_policy.placement import placed_like, whole
 from alignbench.models.fast.layers import choice
 from alignbench.records import file_sha256
-from alignbench.runtime import distributed
+from alignbench.runtime import distributed, progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,6 +68,7 @@ def save(
     for old in directory.glob(f"*.{_TENSORS}"):
         if old != tensor_file:
             old.unlink()
+    progress.checkpoint_at(state["step"])
 
 
 def load(
@@ -121,6 +122,7 @@ def load(
         _set_torch_states(random_states)
         _set_plain_states(record["random"])
     choice.adopt(record.get("kernels"))
+    progress.checkpoint_at(record["state"].get("step"))
     return dict(record["state"])
 
 

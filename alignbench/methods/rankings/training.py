@@ -98,7 +98,7 @@ class RankingTrainer:
         Raises:
             TrainingError: A loss, a gradient or a weight is not finite. The last checkpoint stays.
         """
-        with keeping_freed_memory(), progress_bar(title, self.n_steps - self.step) as advance:
+        with keeping_freed_memory(), progress_bar(title, self.n_steps, done=self.step) as advance:
             while self.step < self.n_steps:
                 metrics, cost = self.take_step()
                 self.run.step_done(

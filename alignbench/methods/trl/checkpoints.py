@@ -27,6 +27,7 @@ from alignbench.records import file_sha256, fingerprint
 if TYPE_CHECKING:
     from alignbench.methods.trl.settings import TrainerSettings
     from alignbench.models.adapters import Lora
+from alignbench.runtime import progress
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Vouching(TrainerCallback):  # type: ignore[misc]
         for other in folder.parent.glob("checkpoint-*"):
             if other != folder:
                 shutil.rmtree(other)
+        progress.checkpoint_at(state.global_step)
 
 
 def last_checkpoint(directory: Path, identity: Identity) -> str | None:
@@ -98,6 +100,7 @@ def last_checkpoint(directory: Path, identity: Identity) -> str | None:
                 "damaged; use --force to start anew"
             )
         choice.adopt(record.get("kernels"))
+        progress.checkpoint_at(int(path.name.rpartition("-")[2]))
         return str(path)
     return None
 

@@ -41,7 +41,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer before the first step."""
-        self._advance = self._open.enter_context(progress_bar(self.title, state.max_steps - state.global_step))
+        self._advance = self._open.enter_context(progress_bar(self.title, state.max_steps, done=state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer after every optimizer step, before it logs and saves."""

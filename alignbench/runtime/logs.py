@@ -1,0 +1,46 @@
+"""The log of a command, on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+
+def set_up(level: int, *, as_json: bool = False, libraries: bool = False) -> None:
+    """Sends the log of alignbench to standard error, from `level` on.
+
+    Args:
+        level: As in `logging`.
+        as_json: An object per line: time, level, logger, message, and what a line on progress holds as `progress`.
+        libraries: The notices of other libraries as well; their warnings are there in any case.
+    """
+    handler = _ToStandardError()
+    handler.setFormatter(_Json() if as_json else logging.Formatter("%(message)s"))
+    root = logging.getLogger()
+    root.setLevel(level if libraries else logging.WARNING)
+    root.handlers = [*(one for one in root.handlers if not isinstance(one, _ToStandardError)), handler]
+    logging.getLogger("alignbench").setLevel(level)
+
+
+class _ToStandardError(logging.Handler):
+    """Looks up standard error at every line: a progress line puts another one there, which prints above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if hasattr(record, "progress"):
+            line["progress"] = record.progress
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
