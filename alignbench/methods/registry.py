@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import sys
-import textwrap
-import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from alignbench.errors import UsageError
+from alignbench.field_docs import field_docs, type_text
 from alignbench.identity import default_of
 from alignbench.methods.base import Architecture, DataKind, Facts, Gives, Method
 from alignbench.plugins import METHODS
@@ -119,10 +117,10 @@ def describe(name: str) -> MethodDescription:
         UsageError: if there is no such method.
     """
     method = method_class(name)
-    docs = _field_docs(method)
+    docs = field_docs(method)
     hints = typing.get_type_hints(method, include_extras=True)
     fields = tuple(
-        FieldDescription(field.name, _type_text(hints[field.name]), default_of(field), docs.get(field.name, ""))
+        FieldDescription(field.name, type_text(hints[field.name]), default_of(field), docs.get(field.name, ""))
         for field in dataclasses.fields(method)
         if field.init
     )
@@ -136,48 +134,3 @@ def summary(name: str) -> str:
     except UsageError as error:
         return f"(cannot be used) {error}"
     return lines[0] if lines else ""
-
-
-def _field_docs(method: type[Any]) -> dict[str, str]:
-    """Reads the string literal under each field; a subclass overrides what it inherits."""
-    docs: dict[str, str] = {}
-    for parent in reversed(method.__mro__):
-        if not dataclasses.is_dataclass(parent):
-            continue
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(parent))).body[0]
-        except (OSError, TypeError):  # a class without source, such as one made in a session
-            continue
-        assert isinstance(body, ast.ClassDef)
-        for field, literal in zip(body.body, body.body[1:], strict=False):
-            match field, literal:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as doc)):
-                    docs[name] = inspect.cleandoc(doc)
-    return docs
-
-
-_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-
-
-def _type_text(hint: Any) -> str:
-    """Writes a type as a reader would: `Annotated[float, Field(gt=0)] | None` becomes `float > 0 | None`."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        metadata = [item for part in arguments[1:] for item in getattr(part, "metadata", None) or [part]]
-        bounds = [
-            f" {sign} {getattr(item, key):g}"
-            for item in metadata
-            for key, sign in _BOUNDS.items()
-            if hasattr(item, key)
-        ]
-        return _type_text(arguments[0]) + ",".join(bounds)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(_type_text(argument) for argument in arguments)
-    if origin is typing.Literal:
-        return " | ".join(repr(argument) for argument in arguments)
-    if origin is not None:
-        inner = ["..." if argument is ... else _type_text(argument) for argument in arguments]
-        return f"{origin.__name__}[{', '.join(inner)}]"
-    if hint is type(None):
-        return "None"
-    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -216,6 +216,7 @@ class RecipeSettings(Settings):
     chat: ChatSettings | None = None
     hardware: HardwareSettings = HardwareSettings()
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Decides every draw; a run of each seed shows how much of a result is chance."""
 
     @field_validator("builds_on")
     @classmethod

@@ -21,15 +21,20 @@ class Entry(Settings):
     """One recipe of a suite, with changes."""
 
     recipe: Text
+    """Name or path."""
     name: Name | None = None
+    """Another name for it, so that a recipe can be there twice; null: its own."""
     overrides: dict[str, Any] = Field(default_factory=dict)
+    """Laid over this recipe, after those of the suite; may extend a file."""
 
 
 class Suite(Settings):
     """A comparison: recipes that differ in little more than the method."""
 
     name: Name
+    """Names the suite; runs have the names of their recipes."""
     description: str = ""
+    """One line for people."""
     recipes: tuple[Text | Entry, ...] = Field(min_length=1)
     """Names or paths, sought beside the suite and then among the shipped recipes."""
     overrides: dict[str, Any] = Field(default_factory=dict)
