@@ -46,13 +46,14 @@ class ReinforcePlusPlus(OnPolicyMethod):
     def targets(self, rollout: Rollout, kl_coef: float) -> Targets:
         """Rewards to go, then standardised over the batch's tokens."""
         from alignbench.methods.on_policy.advantages import Targets, rewards_to_go
-        from alignbench.methods.on_policy.groups import centred
+        from alignbench.methods.on_policy.groups import centred, kl_beyond_rounding
         from alignbench.methods.on_policy.rewards import token_rewards, whiten
 
         rewards, k = rollout.rewards, self.group_size
         if self.baseline == "group":
             rewards = centred(rewards.view(-1, k), rollout.mask.any(dim=1).view(-1, k)).flatten()
-        of_tokens = token_rewards(rewards, rollout.kl, rollout.batch.completion_mask, kl_coef)
+        kl = kl_beyond_rounding(rollout)
+        of_tokens = token_rewards(rewards, kl, rollout.batch.completion_mask, kl_coef)
         return Targets(whiten(rewards_to_go(of_tokens) * rollout.mask, rollout.mask, center=True))
 
 

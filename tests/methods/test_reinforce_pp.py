@@ -15,8 +15,10 @@ def test_advantages_have_mean_0_and_variance_1_over_the_tokens_of_the_batch(base
     """The variance has the divisor n; what is no token of a completion has none."""
     torch.manual_seed(0)
     mask = torch.arange(5) < LENGTHS[:, None]
+    rewards, kl, none = torch.randn(8), torch.randn(8, 5) * mask, torch.zeros(8, 5)
+    batch = SimpleNamespace(completion_mask=mask)
     rollout = SimpleNamespace(
-        rewards=torch.randn(8), kl=torch.randn(8, 5) * mask, mask=mask, batch=SimpleNamespace(completion_mask=mask)
+        rewards=rewards, kl=kl, mask=mask, batch=batch, policy_logprobs=kl, reference_logprobs=none
     )
     method = ReinforcePlusPlus(batch_size=8, mini_batch_size=4, **baseline)
     advantages = method.targets(rollout, 0.1).advantages

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from alignbench.methods.on_policy.kl import has_moved
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -53,8 +55,17 @@ def standardised(rewards: Tensor, scored: Tensor, epsilon: float = 1e-4) -> Tens
 
 
 def kl_of_completions(rollout: Rollout) -> Tensor:
-    """The KL of each completion to the reference, (b,): the sum over its tokens."""
-    return (rollout.kl * rollout.mask).sum(dim=1)
+    """The KL of each completion to the reference, (b,): the sum over its tokens; exactly 0 before anything has moved.
+
+    What rounding makes of 0 would tell completions of equal rewards from each other, and Adam takes whole steps however
+    small a gradient is.
+    """
+    return (kl_beyond_rounding(rollout) * rollout.mask).sum(dim=1)
+
+
+def kl_beyond_rounding(rollout: Rollout) -> Tensor:
+    """The KL of each token to the reference, (b, t); 0 for all where no token shows more than rounding."""
+    return rollout.kl * has_moved(rollout.policy_logprobs, rollout.reference_logprobs, rollout.mask)
 
 
 def best_and_worst(rewards: Tensor, scored: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,6 +30,8 @@ def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return torch.expm1(-difference) + difference
 
 
+ROUNDING = 1e-4
+"""Nats by which two passes over one token may differ: by float32, other kernels and other lengths of padding."""
 ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
 
 
@@ -37,6 +39,14 @@ def exact_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """KL(pi || ref) of the next-token distributions in nats, from logits (b, t, V): (b, t)."""
     logprobs = logits.log_softmax(dim=-1)
     return (logprobs.exp() * (logprobs - reference_logits.log_softmax(dim=-1))).sum(dim=-1)
+
+
+def has_moved(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """True where of the sampled tokens, (b, t), one or more has another probability than rounding explains: a scalar.
+
+    Before the first update, and for as long as no reward tells completions apart, the policy is its reference.
+    """
+    return ((logprobs - reference_logprobs).abs() * mask).max() > ROUNDING
 
 
 class KLController:

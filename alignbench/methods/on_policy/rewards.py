@@ -116,9 +116,12 @@ def token_rewards(rewards: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> 
 def whiten(values: Tensor, mask: Tensor, *, center: bool) -> Tensor:
     """Scales values (b, t) to variance 1 over the mask; with `center` the mean becomes 0, without it is kept.
 
-    The variance is the biased one, as in the first RLHF code (Ziegler et al. 2019); 0 where the mask is False.
+    The variance is the biased one, as in the first RLHF code (Ziegler et al. 2019); 0 where the mask is False. Equal
+    values do not differ from their mean, whatever rounding says.
     """
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
-    scaled = (values - mean) * torch.rsqrt(variance + 1e-8)
+    highest = values.masked_fill(~mask, -torch.inf).max()
+    differ = values.masked_fill(~mask, torch.inf).min() < highest
+    scaled = (values - mean) * torch.rsqrt(variance + 1e-8) * differ
     return (scaled if center else scaled + mean) * mask

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alignbench.errors import TrainingError
-from alignbench.methods.on_policy.kl import ESTIMATORS, exact_kl, k3
+from alignbench.methods.on_policy.kl import ESTIMATORS, exact_kl, has_moved, k3
 from alignbench.methods.on_policy.losses import token_weights, value_loss
 from alignbench.methods.on_policy.rollout import Rollout, policy_distribution, whole_logprobs
 from alignbench.models.forward import token_logprobs
@@ -205,11 +205,13 @@ class Updater:
             parts["value/loss"] = value_sum.detach()
             sums["value/clip_fraction"] = (value_clipped & mask).sum()
         if config.kl_placement == "loss":
+            whole = logprobs if rollout.support is None else token_logprobs(logits, batch.completion_ids)
             if reference is not None:
                 kl = exact_kl(logits, reference)
             else:
-                whole = logprobs if rollout.support is None else token_logprobs(logits, batch.completion_ids)
                 kl = ESTIMATORS[config.kl_estimator](whole, rollout.reference_logprobs)
+            if config.kl_estimator != "k1":  # whose gradient is the score, not 0, where nothing has moved
+                kl = kl * has_moved(whole.detach(), rollout.reference_logprobs, mask)
             kl_sum = (kl * weights).sum()
             loss = loss + kl_coef * kl_sum
             parts["policy/kl_loss"] = kl_sum.detach()

@@ -114,3 +114,27 @@ def test_adapters(sure_policy, prompts):
 def test_what_is_compared_or_imitated_is_no_part_of_a_distribution(kind, changes):
     with pytest.raises(ValueError, match=r"top_k and top_p: expected 0 and 1\.0, because"):
         kind(**changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (RLOO, {}),
+        (RLOO, {"normalize_advantages": True}),
+        (GRPO, {}),
+        (GRPO, {"kl_placement": "loss", "kl_estimator": "k3"}),
+        (ReinforcePlusPlus, {}),
+        (ReinforcePlusPlus, {"baseline": "group", "completions_per_prompt": 4}),
+        (RAFT, {"kl_coef": 0.5, "mini_batch_size": 1}),
+        (OnlineDPO, {"kl_coef": 0.5}),
+    ],
+)
+def test_equal_rewards_leave_the_weights_as_they_are(tiny_policy, prompts, kind, changes):
+    """By rounding the KL of the second step is 1e-7 nats and not 0, of which Adam makes steps of full length."""
+    policy = tiny_policy()
+    before = copy.deepcopy(policy.model.state_dict())
+    common = {"batch_size": 8, "mini_batch_size": 4, "learning_rate": 1e-3, "completion_tokens": (4, 6)}
+    method = kind(**{**common, "kl_target": None, **changes})
+    OnPolicyTrainer(policy, lambda _, completions: [0.3] * len(completions), prompts, method, method).train(3)
+    for name, value in policy.model.state_dict().items():
+        assert value.equal(before[name]), name

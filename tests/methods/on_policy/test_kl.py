@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from alignbench.methods.on_policy.kl import KLController, exact_kl, k1, k2, k3
+from alignbench.methods.on_policy.kl import KLController, exact_kl, has_moved, k1, k2, k3
 
 POLICY = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REFERENCE = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
@@ -155,3 +155,10 @@ def test_log_controller_stays_positive_on_a_short_horizon():
     controller = KLController(0.2, target=6.0, horizon=1, form="log")
     controller.update(0.0, 64)
     assert 0 < controller.coef < 1e-5
+
+
+def test_rounding_is_no_move():
+    reference, mask = torch.tensor([[-1.0, -2.0], [-3.0, -9.0]]), torch.tensor([[True, True], [True, False]])
+    assert not has_moved(reference + 5e-5, reference, mask)
+    assert has_moved(reference - torch.tensor([[0.0, 2e-4], [0.0, 0.0]]), reference, mask)
+    assert not has_moved(reference - torch.tensor([[0.0, 0.0], [0.0, 2e-4]]), reference, mask), "behind the completion"

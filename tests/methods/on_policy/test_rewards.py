@@ -51,6 +51,8 @@ def test_whiten_by_hand():
 
 def test_whiten_of_equal_values_is_finite():
     assert torch.equal(whiten(torch.full((2, 3), 5.0), MASK, center=True), torch.zeros(2, 3))
+    # The mean of five times 0.3 is 0.3 less a bit, which the small variance would multiply by 10,000.
+    assert torch.equal(whiten(torch.full((2, 3), 0.3), MASK, center=True), torch.zeros(2, 3))
 
 
 def test_running_moments_are_those_of_everything_seen():
