@@ -112,6 +112,8 @@ class Quark(GroupConfig, Objective):
         architectures=frozenset({"causal"}),
         gives="policy",
         load_policy=load_asking,
+        beside_its_models="In front of every prompt stands an embedding that is no word's, the last row of "
+        "controls.safetensors.",
         several_processes=False,
         longest_completion=lambda quark: quark.completion_tokens[1] + 1,
         tokens_before_a_prompt=lambda _quark, _policy: 1,

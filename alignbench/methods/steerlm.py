@@ -124,6 +124,7 @@ class SteerLM(ImitationSettings):
         learns_from=frozenset({"labelled_completions"}),
         gives="policy",
         load_policy=load_steered,
+        beside_its_models="Before every prompt stands the text `words` of policy.json.",
         tokens_before_a_prompt=lambda method, policy: method.longest_attribute(policy),
         texts_in_a_pass=lambda method: method.rows_at_once,
     )

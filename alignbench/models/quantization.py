@@ -77,6 +77,15 @@ def settled(model: nn.Module) -> nn.Module:
     return model
 
 
+def dequantized(model: Any) -> Any:
+    """A model with the numbers that its quantized weights stand for in their place; any other as it is."""
+    if getattr(model, "is_quantized", False):
+        model = model.dequantize()
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+    return model
+
+
 def n_weights(parameter: torch.Tensor) -> int:
     """Number of weights in a parameter; 4-bit ones lie two to a byte, the shape of their matrix beside them."""
     state = getattr(parameter, "quant_state", None)

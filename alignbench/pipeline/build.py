@@ -181,7 +181,7 @@ def saved_policy(recipe: Recipe, artifact: Path, device: torch.device) -> Policy
     """What a run has given, of any kind."""
     from alignbench.models.loading import load_policy
 
-    return load_policy(artifact, resolve, recipe.policy.revision, **_options(recipe, device))
+    return load_policy(artifact, resolve, recipe.policy.revision, **policy_options(recipe, device))
 
 
 def base_policy(recipe: Recipe, device: torch.device) -> LanguageModel:
@@ -194,11 +194,12 @@ def base_policy(recipe: Recipe, device: torch.device) -> LanguageModel:
         revision=settings.revision,
         quantization=settings.quantization,
         shown_as=settings.model,
-        **_options(recipe, device),
+        **policy_options(recipe, device),
     )
 
 
-def _options(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def policy_options(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    """How the policies of a recipe are loaded, as `load_language_model` takes it."""
     from alignbench.models.chat import Chat
 
     return {

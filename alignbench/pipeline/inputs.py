@@ -106,17 +106,17 @@ def _data(source: str, revision: str | None, gives: Kind = "prompts") -> dict[st
     if known is not None and known.read.__module__.partition(".")[0] not in PROJECT:
         found["code"] = str(sources.code_of(source))
     hub_id = source if known is None else known.hub_id
-    commit = None if hub_id is None else _hub_commit(hub_id, "dataset", revision)
+    commit = None if hub_id is None else hub_commit(hub_id, "dataset", revision)
     return found if commit is None else {**found, "commit": commit}
 
 
 def _model(key: str, name: str, revision: str | None) -> Named:
     """Hashes of a model's files, and of those of its base where it is an adapter."""
-    folder = _model_folder(name, revision)
+    folder = model_folder(name, revision)
     if folder is None:
         return {}
     base, files = _adapter_base(folder), _model_files(folder)
-    if folder.parent == _hub_folder(name, "model") / "snapshots":
+    if folder.parent == hub_folder(name, "model") / "snapshots":
         files[SNAPSHOT] = folder.name
     return {key: files} | (_model(f"{key}: base of the adapter", *base) if base else {})
 
@@ -141,17 +141,17 @@ def _model_files(folder: Path) -> dict[str, str]:
     return _hashes(folder, [*(file for file in files if file.suffix in _READ), *weights])
 
 
-def _model_folder(name: str, revision: str | None) -> Path | None:
+def model_folder(name: str, revision: str | None) -> Path | None:
     """Where a model lies on this machine; None where it does not."""
     if name.startswith("embedded/"):
         return _embedded(name)
     local = Path(name).expanduser()
     if local.is_dir():
         return local
-    commit = _hub_commit(name, "model", revision)
+    commit = hub_commit(name, "model", revision)
     if commit is None:
         return None
-    snapshot = _hub_folder(name, "model") / "snapshots" / commit
+    snapshot = hub_folder(name, "model") / "snapshots" / commit
     return snapshot if snapshot.is_dir() else None
 
 
@@ -162,15 +162,16 @@ def _embedded(name: str) -> Path | None:
     return world.resolve(name) if name in world.PARTS else None
 
 
-def _hub_folder(name: str, kind: str) -> Path:
+def hub_folder(name: str, kind: str) -> Path:
+    """Where this machine's cache has, or would have, a hub model or data set (`model`, `dataset`)."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"  # any name: it need not be an id
 
 
-def _hub_commit(name: str, kind: str, revision: str | None) -> str | None:
+def hub_commit(name: str, kind: str, revision: str | None) -> str | None:
     """The commit of a hub model or data set that this machine's cache holds; None where it holds none."""
-    folder = _hub_folder(name, kind)
+    folder = hub_folder(name, kind)
     if revision is not None and (folder / "snapshots" / revision).is_dir():
         return revision
     try:
@@ -203,9 +204,9 @@ def _prompts_as_encoded(recipe: Recipe) -> str | None:
     from alignbench.models.chat import Chat
 
     policy = recipe.policy
-    folder = _model_folder(policy.model, policy.revision)
+    folder = model_folder(policy.model, policy.revision)
     base = _adapter_base(folder) if folder else None
-    folder = _model_folder(*base) if base else folder
+    folder = model_folder(*base) if base else folder
     if folder is None:
         return None
     chat = Chat(recipe.chat.system, recipe.chat.template) if recipe.chat else None

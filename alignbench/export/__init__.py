@@ -1,0 +1,1 @@
+"""A run's model taken away: an ordinary checkpoint with a model card, for people and programs without alignbench."""
