@@ -16,7 +16,7 @@ from alignbench.comparison.comparability import (
     version_notes,
     word_lists,
 )
-from alignbench.comparison.comparison import ComparedRecipe, Comparison
+from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.equal_length import EqualLength
 from alignbench.comparison.evaluation_prompts import rows_notes
 from alignbench.comparison.flags import (
@@ -38,7 +38,10 @@ from alignbench.comparison.pooling import (
     harm_by_scorer,
     measure,
     measure_pairs,
+    metric_keys,
 )
+from alignbench.comparison.ranks import headline
+from alignbench.comparison.rows import ComparedRecipe
 from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.records import MetricKey
 from alignbench.results.reader import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
@@ -53,6 +56,7 @@ def compare(
     allow_mismatch: bool = False,
     protocol: str | None = None,
     all_pairs: bool = False,
+    metric: str | None = None,
 ) -> Comparison:
     """Compares the runs below some paths.
 
@@ -61,13 +65,14 @@ def compare(
         baseline: name of the recipe that the others are compared with; None means the untrained one.
         allow_mismatch: let runs be in one table that do not belong there, marked as such.
         protocol: which evaluation to take; needed only where runs have several.
-        all_pairs: test every pair of recipes as well, a family of its own.
+        all_pairs: test every pair of recipes on every metric as well, families of their own.
+        metric: what ranks and answer are about, as METRIC@SCORER; by default mean toxicity by a held-out judge.
 
     Raises:
         ResultsError: There is nothing to compare.
         ComparabilityError: The runs were not evaluated alike.
         LeakError: Training of one could see what another was evaluated on; `allow_mismatch` does not help.
-        UsageError: No such baseline, or none to be guessed.
+        UsageError: No such baseline, or none to be guessed; no such metric.
     """
     runs, skipped = find_runs(paths)
     _refuse_duplicates(runs)
@@ -100,6 +105,8 @@ def compare(
         mismatches=tuple(mismatches),
         skipped=tuple(skipped),
         notes=(*notes_on(recipes, chosen), *rows_notes(policies), *unchecked, *version_notes(policy_runs)),
+        key=headline(metric_keys(recipes), metric, _word_lists(recipes[0], rows[0].metrics)) if recipes else None,
+        runs=tuple(recipes),
     )
 
 
@@ -198,6 +205,7 @@ def _compared(
                 one.mean_answer_cost(),
                 tuple(flags),
                 hacking,
+                one.by_seed(),
             )
         )
     return tuple(rows)

@@ -1,44 +1,28 @@
-"""A comparison as data: rows, and the records that JSON and CSV hold."""
+"""A comparison as data: its rows, and the answer that they give."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
+from alignbench.comparison.answer import Answer, answer
 from alignbench.comparison.comparability import Mismatch
-from alignbench.comparison.flags import HEADLINE, Flag, judgement
-from alignbench.comparison.hacking_over_seeds import HackingAlongTraining
-from alignbench.comparison.pooling import Measurement, PairedRecipes
+from alignbench.comparison.equal_length import EqualLength
+from alignbench.comparison.examples import Example, examples
+from alignbench.comparison.gains import Gain, gain
+from alignbench.comparison.not_done import not_done
+from alignbench.comparison.pooling import PairedRecipes, RecipeRuns, measure_pairs
+from alignbench.comparison.ranks import Ranking, ranking
+from alignbench.comparison.rows import ComparedRecipe, record_of, records_of
 from alignbench.errors import NothingComparedError
 from alignbench.records import MetricKey
 from alignbench.results.reader import SkippedRun
 from alignbench.results.threads import in_threads
-from alignbench.statistics.estimate import Estimate
-from alignbench.statistics.length_matching import LengthMatched
-from alignbench.statistics.power import Settlement
-
-
-@dataclass(frozen=True)
-class ComparedRecipe:
-    """A row of the table."""
-
-    recipe: str
-    method: str
-    seeds: tuple[int, ...]
-    metrics: Mapping[MetricKey, Measurement]
-    train_reward: float | None
-    cost: Mapping[str, float]
-    """Fields of `records.Cost`, upstream included; means over seeds."""
-    cost_per_answer: Mapping[str, float]
-    """By the names in PER_ANSWER, means over seeds; empty where it is not known."""
-    flags: tuple[Flag, ...] = ()
-    hacking: HackingAlongTraining | None = None
-    """What the evaluations along training say; None for recipes without any."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that the tables show."""
+    """Everything that the tables show. What takes time is found when it is asked for, once."""
 
     baseline: str | None
     protocol: str | None
@@ -54,13 +38,65 @@ class Comparison:
     """Not empty only where the user let runs be side by side that are not comparable."""
     skipped: tuple[SkippedRun, ...] = ()
     notes: tuple[str, ...] = ()
+    key: MetricKey | None = None
+    """What ranks and answer are about; None where no such thing was measured."""
+    runs: tuple[RecipeRuns, ...] = field(default=(), repr=False, compare=False)
+    """What the rows are made from, in their order."""
+
+    @cached_property
+    def ranking(self) -> Ranking | None:
+        """Every row against every other on `key`; None where there is no such metric."""
+        if self.key is None:
+            return None
+        measured = {(row.recipe, key): one for row in self.recipes for key, one in row.metrics.items()}
+        pairs = self.pairs or measure_pairs(self.runs, measured, {self.key})
+        return ranking(self.key, {row.recipe: row.metrics.get(self.key) for row in self.recipes}, pairs)
+
+    @cached_property
+    def answer(self) -> Answer | None:
+        """Which recipe to use; None where there is nothing to rank by."""
+        if self.ranking is None:
+            return None
+        return answer(self.recipes, self.baseline, self.ranking, not_done(self.runs))
+
+    def gains(self, *recipes: str) -> dict[str, Gain]:
+        """Returns change of length and gain at equal length of some rows, or of all; the baseline has none."""
+        rows = [row for row in self.recipes if row.recipe != self.baseline and (not recipes or row.recipe in recipes)]
+        return dict(zip((row.recipe for row in rows), in_threads(self._gain, rows), strict=True))
+
+    def _gain(self, row: ComparedRecipe) -> Gain:
+        assert self.key is not None
+        one = row.metrics.get(self.key)
+        found = one.length_matched if one is not None else None
+        return gain(row, self.key, found or self._equal_length.of(self.key, self._runs_of(row.recipe)))
+
+    @cached_property
+    def _equal_length(self) -> EqualLength:
+        return EqualLength(self._runs_of(self.baseline))
+
+    def _runs_of(self, recipe: str | None) -> RecipeRuns:
+        return next(one for one in self.runs if one.recipe == recipe)
+
+    def examples(self, recipe: str | None = None, n: int = 1) -> list[Example]:
+        """Returns prompts as the baseline answers them and as a recipe does, by default the best trained that counts.
+
+        They are representative, not picked; none where completions cannot be read or nothing scores them one by one.
+        """
+        if recipe is None and self.answer is not None:
+            against = {one.recipe for one in self.answer.discounted}
+            order = sorted(self.answer.ranking.order, key=lambda name: name in against)
+            recipe = next((name for name in order if name != self.baseline), None)
+        if self.key is None or self.key.scorer is None or self.baseline is None or recipe is None:
+            return []
+        return examples(self._runs_of(self.baseline), self._runs_of(recipe), self.key.scorer, n)
 
     def records(self) -> list[dict[str, object]]:
         """Returns a record per recipe and metric, with the fields that docs/results.md lists; then one per pair."""
-        rows = [one for some in in_threads(lambda row: _records(row, self.baseline), self.recipes) for one in some]
+        rows = [one for some in in_threads(lambda row: records_of(row, self.baseline), self.recipes) for one in some]
         by_name = {row.recipe: row for row in self.recipes}
         rows += in_threads(
-            lambda pair: _record(by_name[pair.recipe], pair.key, pair.measurement, pair.other, "all pairs"), self.pairs
+            lambda pair: record_of(by_name[pair.recipe], pair.key, pair.measurement, pair.other, "all pairs"),
+            self.pairs,
         )
         protocol = {
             "protocol": self.protocol,
@@ -69,7 +105,7 @@ class Comparison:
         }
         rows = [record | protocol for record in rows]
         for group in self.reward_models:
-            others = [record for row in group for record in _records(row, None)]
+            others = [record for row in group for record in records_of(row, None)]
             rows += [record | dict.fromkeys(protocol) for record in others]
         # In each record, so that none of them can be quoted without.
         said = {
@@ -88,82 +124,3 @@ class Comparison:
             raise NothingComparedError(
                 f"nothing was compared: got {names} alone, expected two recipes or more in one table{skipped}"
             )
-
-
-def settlement(measurement: Measurement) -> Settlement | None:
-    """Returns what would settle a question that the verdict leaves open; None where it does not, or nothing would."""
-    if measurement.tested is None or judgement(measurement) != "not distinguishable":
-        return None
-    return measurement.tested.settlement()
-
-
-def detectable(measurement: Measurement) -> float | None:
-    """Returns the smallest difference that the design would have found, no larger than there can be; None untested."""
-    found = measurement.tested.detectable() if measurement.tested is not None else None
-    return min(found, 1.0) if found is not None and measurement.traits.between_0_and_1 else found
-
-
-def _records(row: ComparedRecipe, baseline: str | None) -> list[dict[str, object]]:
-    reference = None if row.recipe == baseline else baseline
-    rows = [_record(row, key, one, reference) for key, one in row.metrics.items()]
-    for name, value in {"train_reward": row.train_reward, **row.cost, **row.cost_per_answer}.items():
-        # Of the run as a whole: no prompts, no interval, no test.
-        rows.append(_record(row, MetricKey(name), Measurement(Estimate(value), None, "none", 0, 0), reference))
-    return rows
-
-
-def _record(
-    row: ComparedRecipe,
-    key: MetricKey,
-    one: Measurement,
-    baseline: str | None,
-    family: str = "baseline",
-) -> dict[str, object]:
-    difference = one.difference or Estimate(None)
-    tested = one.tested
-    runs = tested.these_runs if tested else Estimate(None)
-    needed = (settlement(one) if key.metric == HEADLINE else None) or Settlement(None, None)
-    matched = one.length_matched or LengthMatched(Estimate(None), None)
-    hacking = row.hacking or HackingAlongTraining(None)
-    return {
-        "recipe": row.recipe,
-        "method": row.method,
-        "metric": key.metric,
-        "scorer": key.scorer,
-        "value": one.value.value,
-        "ci_low": one.value.ci_low,
-        "ci_high": one.value.ci_high,
-        "reason": one.value.reason,
-        "n_scored": one.n_scored,
-        "n_unscored": one.n_unscored,
-        "n_cut": one.n_cut,
-        "n_seeds": len(row.seeds),
-        "seeds": list(row.seeds),
-        "baseline": baseline,
-        "difference": difference.value,
-        "difference_ci_low": difference.ci_low,
-        "difference_ci_high": difference.ci_high,
-        "difference_reason": difference.reason,
-        "p_value": difference.p_value,
-        "p_adjusted": difference.p_adjusted,
-        "verdict": judgement(one),
-        "family": family if tested else None,
-        "estimand": tested.estimand if tested else None,
-        "runs_difference": runs.value,
-        "runs_ci_low": runs.ci_low,
-        "runs_ci_high": runs.ci_high,
-        "runs_p_value": runs.p_value,
-        "detectable_difference": detectable(one),
-        "settling_prompts": needed.prompts,
-        "settling_seeds": needed.seeds,
-        "length_matched_difference": matched.difference.value,
-        "length_matched_ci_low": matched.difference.ci_low,
-        "length_matched_ci_high": matched.difference.ci_high,
-        "length_matched_share": matched.share,
-        "length_matched_reason": matched.difference.reason,
-        "reward_hacking": hacking.word,
-        "reward_hacking_seeds": hacking.n_seeds if hacking.word else None,
-        "reward_hacking_onset": hacking.onset_completions,
-        "reward_hacking_evidence": [*hacking.evidence, *hacking.reasons],
-        "flags": list(dict.fromkeys(flag.name for flag in row.flags)),
-    }

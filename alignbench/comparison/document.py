@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from alignbench.comparison import improvements
-from alignbench.comparison.comparison import ComparedRecipe, Comparison, detectable, settlement
+from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.cost_columns import COSTS, PER_ANSWER, shown, shown_per_answer
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
 from alignbench.comparison.numbers import number, p_value, with_interval
 from alignbench.comparison.pooling import UNTRAINED, Measurement
+from alignbench.comparison.rows import ComparedRecipe, detectable, settlement
 from alignbench.records import MetricKey
 from alignbench.results.threads import in_threads
 from alignbench.statistics.estimate import ALPHA, Estimate
@@ -115,7 +116,7 @@ def _toxicity(comparison: Comparison, key: MetricKey) -> Section:
         if one is None:
             continue
         difference = one.difference or Estimate(None)
-        word = judgement(one) or ("baseline" if row.recipe == comparison.baseline else "-")
+        word: str = judgement(one) or ("baseline" if row.recipe == comparison.baseline else "-")
         lost = lost_at_equal_length(difference, one.length_matched.difference) if one.length_matched else None
         word += f", {lost} at equal length" if lost and word == "better" else ""
         word += " (these runs)" if is_mixed and one.tested and one.tested.estimand == "these runs" else ""

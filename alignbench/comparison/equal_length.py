@@ -48,6 +48,15 @@ class EqualLength:
             key: replace(metrics[key], length_matched=one) for key, one in zip(wanted, found, strict=True)
         }
 
+    def of(self, key: MetricKey, recipe: RecipeRuns) -> LengthMatched:
+        """Returns a recipe's difference at equal length on one metric."""
+        if key.metric not in MATCHED_METRICS:
+            return LengthMatched(Estimate(None, reason=f"{key.metric} is not taken over single completions"), None)
+        try:
+            return self._matched([evaluation for _, evaluation in recipe.runs], [key])[0]
+        except UnreadableError as error:
+            return LengthMatched(Estimate(None, reason=str(error)), None)
+
     def _matched(self, own: Sequence[StoredEvaluation], keys: Sequence[MetricKey]) -> list[LengthMatched]:
         groups = {
             prompt: group for one in (*own, *self._baseline) for prompt, group in one.record.prompt_groups.items()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from alignbench.comparison.comparison import ComparedRecipe
 from alignbench.comparison.numbers import number
+from alignbench.comparison.rows import ComparedRecipe
 from alignbench.records import MetricKey
 
 PROTOCOL = "lab3-v1"

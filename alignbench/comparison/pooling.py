@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
@@ -51,6 +51,14 @@ class RecipeRuns:
     def metrics(self, key: MetricKey) -> list[StoredMetric]:
         """Returns one stored value per seed, fewer where a seed lacks the metric."""
         return [evaluation.metrics[key] for _, evaluation in self.runs if key in evaluation.metrics]
+
+    def by_seed(self) -> dict[MetricKey, tuple[float | None, ...]]:
+        """Returns every metric's values, one per seed; None where a seed lacks it."""
+        stored = [evaluation.metrics for _, evaluation in self.runs]
+        return {
+            key: tuple(metrics[key].value if key in metrics else None for metrics in stored)
+            for key in metric_keys([self])
+        }
 
     def traits(self, key: MetricKey) -> Traits:
         """Returns what tables and tests of a metric go by."""
@@ -152,25 +160,35 @@ def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[
 
 
 def measure_pairs(
-    recipes: Sequence[RecipeRuns], measured: Mapping[tuple[str, MetricKey], Measurement]
+    recipes: Sequence[RecipeRuns],
+    measured: Mapping[tuple[str, MetricKey], Measurement],
+    keys: Collection[MetricKey] | None = None,
 ) -> list[PairedRecipes]:
-    """Tests every pair of recipes, the later one against the earlier; all pairs on one metric are one family."""
+    """Tests every pair of recipes, the later one against the earlier; all pairs on one metric are one family.
+
+    With `keys` on these metrics alone.
+    """
     pairs = [(one, other) for place, one in enumerate(recipes) for other in recipes[:place]]
     return [
         PairedRecipes(recipe, other, key, replace(measured[recipe, key], difference=tested.difference, tested=tested))
-        for (recipe, other, key), tested in _tests(Pool(recipes), pairs).items()
+        for (recipe, other, key), tested in _tests(Pool(recipes), pairs, keys).items()
     ]
 
 
 _Place = tuple[str, str, MetricKey]
 
 
-def _tests(pool: Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]]) -> dict[_Place, Tested]:
+def _tests(
+    pool: Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]], keys: Collection[MetricKey] | None = None
+) -> dict[_Place, Tested]:
     """Returns the tests of recipes against others, by (recipe, other, metric), adjusted metric by metric."""
+    measured = {one.recipe: metric_keys([one]) for one, _ in pairs}
+    if keys is not None:
+        measured = {recipe: [key for key in own if key in keys] for recipe, own in measured.items()}
     over_prompts: dict[_Place, Pair] = {}
     of_corpus: dict[_Place, CorpusPair] = {}
     for one, other in pairs:
-        for key in metric_keys([one]):
+        for key in measured[one.recipe]:
             place = one.recipe, other.recipe, key
             mine, theirs = pool.matrix(one, key), pool.matrix(other, key)
             if mine is not None and theirs is not None:
