@@ -57,6 +57,9 @@ class RecipeError(UsageError):
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[Sequence[Problem]]]:
+        return type(self), (self.problems,)  # an exception is else made anew of its message
+
 
 class InputsError(AlignbenchError):
     """Files and folders that recipes name and that cannot be used; carries every problem found."""
@@ -64,6 +67,9 @@ class InputsError(AlignbenchError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[InputsError], tuple[Sequence[str]]]:
+        return type(self), (self.problems,)
 
 
 class RunExistsError(UsageError):

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace a run of another recipe under the same name, or run again.")
 @click.option("--profile", is_flag=True, help="Trace a training step, and print the share of each stage.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, in order, and stop.")
+@click.option("--workers", type=click.IntRange(min=1), help="Runs side by side, each in a process of its own.")
+@click.option("--executor", metavar="[local|slurm|ray]", help="Where they are: this machine, a cluster.")
+@click.option("--executor-option", "options", multiple=True, metavar="KEY=VALUE", help="E.g. slurm_partition=gpu.")
+@click.option("--retries", type=click.IntRange(min=0), default=1, show_default=True, help="Of a worker that died.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, other libraries' notices included.")
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings alone, and show no progress.")
 @click.option("--log-json", is_flag=True, help="Log a JSON object per line, progress included.")
@@ -38,13 +42,19 @@ def run(
     force: bool,
     profile: bool,
     dry_run: bool,
+    workers: int | None,
+    executor: str | None,
+    options: tuple[str, ...],
+    retries: int,
     verbose: bool,
     quiet: bool,
     log_json: bool,
 ) -> None:
     """Train and evaluate recipes, given as files, shipped names or suites."""
     from alignbench.pipeline import tuning
+    from alignbench.pipeline.executors.engines import engine
     from alignbench.recipe.loading import load
+    from alignbench.recipe.yaml import parse_set
     from alignbench.runtime import distributed
 
     loaded = load(recipes, sets, seeds, name)
@@ -54,7 +64,8 @@ def run(
         return
     distributed.join()
     _set_up_log(verbose=verbose, quiet=quiet, as_json=log_json)
-    outcomes = tuning.run(loaded, results, force=force, profile=profile)
+    chosen = engine(executor, workers, {key: value for one in options for key, value in parse_set(one).items()})
+    outcomes = tuning.run(loaded, results, force=force, profile=profile, engine=chosen, retries=retries)
     failures = _say_what_came_out(outcomes, results)
     if failures:
         n = len(outcomes)

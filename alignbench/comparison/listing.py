@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from alignbench.comparison.document import Section
 from alignbench.comparison.writers.table import table
 from alignbench.errors import ResultsError
@@ -14,13 +17,17 @@ def render_runs(paths: Paths) -> str:
     """Returns a table of all runs below some paths, those in progress and damaged ones included."""
     runs, skipped = scan_runs(paths)
     if not runs and all(run.state == "missing" for run in skipped):
-        where = ", ".join(str(run.path) for run in skipped) or str(paths)
-        raise ResultsError(f"no runs in {where}; `alignbench run RECIPE` makes one")
+        raise ResultsError(f"no runs in {_named(paths, skipped)}; `alignbench run RECIPE` makes one")
     header = ["recipe", "seed", "method", "kind", "state", "protocol", "wall seconds", "finished", "hash"]
     rows = [*map(_complete, runs), *(_unfinished(run) for run in skipped if run.status is not None)]
     remarks = [str(run) for run in skipped]
     title = f"{len(runs)} complete, {len(skipped)} not"
     return table(Section(title, header, rows, remarks))
+
+
+def _named(paths: Paths, skipped: Sequence[SkippedRun]) -> str:
+    given = [paths] if isinstance(paths, (str, Path)) else paths
+    return ", ".join(str(run.path) for run in skipped) or ", ".join(map(str, given))
 
 
 def _complete(run: StoredRun) -> list[str]:

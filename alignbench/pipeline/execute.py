@@ -11,11 +11,11 @@ directory, measures and writes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignbench.errors import AlignbenchError, UsageError
+from alignbench.errors import AlignbenchError, ScorerError, UsageError
 from alignbench.models.fast.layers import choice
 from alignbench.models.loading import shared_classifiers
 from alignbench.pipeline.build import Parts, make_parts, make_yardsticks
@@ -23,15 +23,19 @@ from alignbench.pipeline.curve import AlongTraining, hashes_of_sources
 from alignbench.pipeline.diagnosis import diagnose_run
 from alignbench.pipeline.direction import check_direction
 from alignbench.pipeline.evaluate import evaluate_again, evaluate_trained
+from alignbench.pipeline.executors.base import Ended, Executor, Order
+from alignbench.pipeline.executors.here import Here
 from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.job import Job, begin
 from alignbench.pipeline.plan import Key, Outcome, Planned, folder, plan
 from alignbench.pipeline.preflight import check_before_start
 from alignbench.pipeline.prompts import known_texts
+from alignbench.pipeline.schedule import Schedule
 from alignbench.pipeline.train import Measuring, train
 from alignbench.pipeline.training_data import build_training_data
 from alignbench.records import Cost, Policy
 from alignbench.results import layout
+from alignbench.results.lock import RunHeldError
 from alignbench.results.recognition import has_checkpoint
 from alignbench.results.schema import TuningFile
 from alignbench.results.writer import RunDirectory
@@ -47,6 +51,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Engine = Callable[[Order], Executor]
+"""Makes an executor of an order."""
+
 
 def run(
     recipes: Sequence[LoadedRecipe],
@@ -56,8 +63,10 @@ def run(
     profile: bool = False,
     tuning: Mapping[str, TuningFile] | None = None,
     fresh: Collection[Key] = (),
+    engine: Engine | None = None,
+    retries: int = 1,
 ) -> list[Outcome]:
-    """Runs recipes one after the other, going on past a failed one; what builds on a failed run fails too.
+    """Runs recipes, going on past a failed one; what builds on a failed run fails too.
 
     Args:
         recipes: What to run; what they build on comes first.
@@ -66,39 +75,44 @@ def run(
         profile: Trace a training step of every run, and print the share of each stage.
         tuning: By recipe name, the sweep that selected its settings, to be charged.
         fresh: Runs that are not to be forced, because the same command ran them before.
+        engine: Makes what carries them out; None: this process, one after the other.
+        retries: With an engine, how often a run is tried again that died, or failed for a reason nobody has foreseen.
 
     Of several processes all call this, and the first one writes. There the first failed run is the last: the others
     might wait for ever for a process that has gone on.
     """
     distributed.join()
-    tuning = tuning or {}
-    outcomes: dict[Key, Outcome] = {}
-    for planned in plan(recipes):
-        failed = [other.key for other in planned.upstream.values() if outcomes[other.key].state == "failed"]
-        if failed:
-            error = AlignbenchError(f"not run: {failed[0][0]} (seed {failed[0][1]}), which it builds on, failed")
-            outcomes[planned.key] = Outcome(*planned.key, "failed", error=error)
-            continue
-        try:
-            again, of_sweep = force and planned.key not in fresh, tuning.get(planned.recipe.name)
-            outcomes[planned.key] = _run_one(planned, results, of_sweep, force=again, profile=profile)
-        except AlignbenchError as error:
-            logger.debug("run failed", exc_info=True)
-            partial = layout.partial_path(folder(planned.recipe, results), *planned.key)
-            kept = partial if has_checkpoint(partial) and not isinstance(error, UsageError) else None
-            outcomes[planned.key] = Outcome(*planned.key, "failed", kept, error)
-            if distributed.world_size() > 1:
-                break
-        except Exception as error:  # a defect, ours or a library's: shown in full, and the other runs go on
-            if distributed.world_size() > 1:
-                raise
-            logger.exception("%s, seed %d: unexpected error", *planned.key)
-            unexpected = AlignbenchError(f"unexpected {type(error).__name__}: {error}")
-            outcomes[planned.key] = Outcome(*planned.key, "failed", error=unexpected)
-    return list(outcomes.values())
+    order = Order({one.key: one for one in plan(recipes)}, results, force, profile, tuning or {}, fresh)
+    if engine is not None:
+        with engine(order) as executor:
+            return Schedule(order, executor, retries=retries).carry_out()
+
+    def carry_out(key: Key) -> Ended:
+        of_sweep = order.tuning.get(key[0])
+        return ended(order.planned[key], results, of_sweep, force=order.forces(key), profile=profile)
+
+    return Schedule(order, Here(carry_out)).carry_out()
 
 
-def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, force: bool, profile: bool) -> Outcome:
+def ended(planned: Planned, results: Path, tuning: TuningFile | None, *, force: bool, profile: bool) -> Ended:
+    """Carries out a run whose upstream runs are complete; returns what became of it, errors included."""
+    try:
+        return _run_one(planned, results, tuning, force=force, profile=profile)
+    except RunHeldError as error:
+        return Ended("failed" if distributed.world_size() > 1 else "held", error=error)
+    except AlignbenchError as error:
+        logger.debug("run failed", exc_info=True)
+        partial = layout.partial_path(folder(planned.recipe, results), *planned.key)
+        kept = partial if has_checkpoint(partial) and not isinstance(error, UsageError) else None
+        return Ended("failed", kept, error, may_retry=isinstance(error, ScorerError))
+    except Exception as error:  # a defect, ours or a library's: shown in full, and the other runs go on
+        if distributed.world_size() > 1:
+            raise
+        logger.exception("%s, seed %d: unexpected error", *planned.key)
+        return Ended("failed", None, AlignbenchError(f"unexpected {type(error).__name__}: {error}"), may_retry=True)
+
+
+def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, force: bool, profile: bool) -> Ended:
     """Finds out what there is to do for a run, and does it."""
     recipe = planned.recipe
     _check_processes(recipe)
@@ -111,16 +125,20 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
         if recorder.action == "skip":
             if profile:
                 logger.warning("%s, seed %d: complete, so nothing is profiled; --force runs it again", *planned.key)
-            return Outcome(*planned.key, "kept", recorder.path)
+            return Ended("kept", recorder.path)
+        progress.run_begins(
+            f"{planned.recipe.name}, seed {planned.recipe.seed}",
+            job.directory.path / layout.PROGRESS_FILE if job.directory is not None else None,
+        )
         logger.info("%s, seed %d: %s", *planned.key, recorder.action)
-        progress.run_begins(f"{planned.recipe.name}, seed {planned.recipe.seed}")
         if recorder.action == "evaluate":
             with distributed.agreed():
                 if job.directory is not None:
                     evaluate_again(job, job.directory)
+                    progress.run_ends()
         else:
             _train_and_evaluate(job, profile=profile)
-    return Outcome(*planned.key, "done", distributed.from_first(recorder.path))
+    return Ended("done", distributed.from_first(recorder.path))
 
 
 def _check_processes(recipe: Recipe) -> None:
@@ -179,6 +197,7 @@ def _evaluate_and_store(job: Job, parts: Parts, measuring: Measuring, trained: T
     diagnosis, why_none = diagnose_run(directory.path, trained_on, kind=directory.status.kind)
     if along.is_cut_off:
         diagnosis, why_none = None, "evaluations along training were switched off before it ended"
+    progress.run_ends()
     directory.complete(
         cost=job.ledger.cost,
         evaluation_cost=job.ledger.evaluation_cost,

@@ -17,6 +17,7 @@ from pathlib import Path
 from alignbench.comparison.comparability import find_mismatches
 from alignbench.errors import AlignbenchError, DataError, ModelError, ResultsError, UsageError
 from alignbench.pipeline import execute, input_checks
+from alignbench.pipeline.execute import Engine
 from alignbench.pipeline.plan import Key, Outcome, Planned, describe_run, folder, plan, run_path
 from alignbench.recipe.loading import LoadedRecipe
 from alignbench.recipe.sweeps import CriterionSettings, Point
@@ -34,11 +35,18 @@ _NOT_TRIED = (UsageError, DataError, ModelError)
 
 
 def run(
-    recipes: Sequence[LoadedRecipe], results: str | Path = "results", *, force: bool = False, profile: bool = False
+    recipes: Sequence[LoadedRecipe],
+    results: str | Path = "results",
+    *,
+    force: bool = False,
+    profile: bool = False,
+    engine: Engine | None = None,
+    retries: int = 1,
 ) -> list[Outcome]:
     """Trains and evaluates recipes, after tuning those that have a sweep; what is complete is kept.
 
-    A recipe that cannot be tuned fails, with what builds on it; the others go on.
+    A recipe that cannot be tuned fails, with what builds on it; the others go on. `engine` and `retries` are those of
+    `execute.run`.
 
     Raises:
         UsageError: Several processes were started, and there is something to tune: trials run in one.
@@ -48,8 +56,10 @@ def run(
     distributed.join()
     if distributed.world_size() > 1 and any(recipe.sweep for recipe in recipes):
         raise UsageError("a suite with a sweep is tuned in one process: run it without torchrun or accelerate launch")
+    if distributed.world_size() > 1 and engine is not None:
+        raise UsageError("--workers and --executor start processes of their own: leave torchrun out, or them")
     input_checks.check_inputs(recipe for recipe in recipes if force or not _is_complete(recipe, results))
-    session = _Session(results, force)
+    session = _Session(results, force, engine, retries)
     for recipe in _swept(recipes):
         session.tune(recipe)
     ready = []
@@ -107,9 +117,9 @@ def describe(recipes: Sequence[LoadedRecipe], results: Path, *, force: bool) -> 
 class _Session:
     """What one command has run and decided so far."""
 
-    def __init__(self, results: Path, force: bool) -> None:
-        self.results = results
-        self.force = force
+    def __init__(self, results: Path, force: bool, engine: Engine | None = None, retries: int = 1) -> None:
+        self.results, self.force = results, force
+        self.engine, self.retries = engine, retries
         self.outcomes: dict[Key, Outcome] = {}
         self.records: dict[str, TuningFile] = {}
         """Finished sweeps by recipe."""
@@ -119,7 +129,10 @@ class _Session:
     def run(self, recipes: Sequence[LoadedRecipe], *, profile: bool = False) -> dict[Key, Outcome]:
         """Runs recipes; what this command has run before it does not run again."""
         ran = frozenset(self.outcomes)
-        outcomes = execute.run(recipes, self.results, force=self.force, profile=profile, tuning=self.records, fresh=ran)
+        outcomes = execute.run(
+            recipes, self.results, force=self.force, profile=profile, tuning=self.records, fresh=ran,
+            engine=self.engine, retries=self.retries,
+        )  # fmt: skip
         found = {(one.recipe, one.seed): one for one in outcomes}
         self.outcomes |= {key: one for key, one in found.items() if one.state != "kept" or key not in self.outcomes}
         return found

@@ -10,6 +10,10 @@ from pathlib import Path
 from alignbench.errors import RunExistsError
 
 
+class RunHeldError(RunExistsError):
+    """Another process is writing this run."""
+
+
 class RunLock:
     """An exclusive lock file. The kernel drops the lock when its process dies, so a stale file never blocks."""
 
@@ -20,7 +24,7 @@ class RunLock:
             if not _take(descriptor):
                 holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
                 os.close(descriptor)
-                raise RunExistsError(
+                raise RunHeldError(
                     f"{path.parent}: process {holder} is writing this run (lock {path.name}); "
                     "wait until it has ended, or give this run another name with --name"
                 )

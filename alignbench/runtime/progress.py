@@ -5,24 +5,33 @@ There is one terminal, so there is one state: what runs, what was last measured 
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from alignbench.runtime import distributed
+from alignbench.runtime import distributed, stopping
+from alignbench.runtime.durations import duration
 
 logger = logging.getLogger(__name__)
 
 _FIRST_AFTER, _LATER_AFTER = 10.0, 60.0
 """Seconds without a line where there is no terminal: twice as long each time, from the first to the second."""
+_WRITTEN_EVERY = 2.0
+"""Seconds from one writing of the file to the next, at the least."""
 
 
 @dataclass(slots=True)
 class _Shown:
     run: str = ""
+    file: Path | None = None
+    """Where other processes find it."""
     facts: dict[str, float] = field(default_factory=dict)
     saves: bool = False
     """True from the first step of a training that writes checkpoints."""
@@ -39,10 +48,24 @@ def use_bar(wanted: bool) -> None:
     _has_bar = wanted
 
 
-def run_begins(name: str) -> None:
-    """Names the run that progress is of from now on; what was shown of the one before is forgotten."""
+def run_begins(name: str, file: Path | None = None) -> None:
+    """Names the run that progress is of from now on; what was shown of the one before is forgotten.
+
+    Into `file` it is written, every two seconds at the most, for `alignbench status`.
+    """
     global _shown
-    _shown = _Shown(name)
+    _shown = _Shown(name, file)
+
+
+def run_ends() -> None:
+    """Removes the file of the run's progress: it has none any more."""
+    if _shown.file is not None:
+        _shown.file.unlink(missing_ok=True)
+
+
+def current_run() -> str:
+    """Returns the name of the run that progress is of; empty where there is none."""
+    return _shown.run
 
 
 def show(**facts: float | None) -> None:
@@ -51,8 +74,14 @@ def show(**facts: float | None) -> None:
 
 
 def checkpoint_at(step: int | None) -> None:
-    """Says that a kill would now go on from this step, 0 or None where training would begin anew."""
+    """Says that a kill would now go on from this step, 0 or None where training would begin anew.
+
+    Raises:
+        KeyboardInterrupt: There is a checkpoint, and this process was asked to end at one.
+    """
     _shown.saves, _shown.checkpoint = True, step or None
+    if step:
+        stopping.at_checkpoint()
 
 
 def after_interrupt() -> str:
@@ -79,58 +108,93 @@ def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Callab
     """
     if distributed.rank() > 0:
         yield lambda: None
-    elif _has_bar and sys.stderr.isatty():
-        with _bar(description, total, done) as advance:
+        return
+    steps = _Steps(description, total, done)
+    if _has_bar and sys.stderr.isatty():
+        with _bar(steps) as advance:
             yield advance
     else:
-        started = time.perf_counter()
         logger.info("%s ...", description)
-        yield _Lines(description, total, done, started).advance
-        logger.info("%s: %.1f s", description, time.perf_counter() - started)
+        yield _Lines(steps).advance
+        logger.info("%s: %.1f s", description, time.perf_counter() - steps.started)
+
+
+class _Steps:
+    """How far something is."""
+
+    def __init__(self, description: str, total: int, done: int) -> None:
+        self.description, self.total, self.done = description, total, done
+        self.started = time.perf_counter()
+        self.n_here = 0
+        self.seconds_left: float | None = None
+        self._written = self.started - _WRITTEN_EVERY
+        self._write(self.started)
+
+    def advance(self) -> float:
+        """Counts one on; returns the time."""
+        now = time.perf_counter()
+        self.done, self.n_here = self.done + 1, self.n_here + 1
+        self.seconds_left = (now - self.started) / self.n_here * (self.total - self.done)
+        self._write(now)
+        return now
+
+    def as_fields(self) -> dict[str, object]:
+        """What a line of the log and the file hold."""
+        left = None if self.seconds_left is None else round(self.seconds_left, 1)
+        place = {"done": self.done, "total": self.total, "seconds_left": left}
+        return {**place, "run": _shown.run or None, **_shown.facts, "checkpoint": _shown.checkpoint}
+
+    def _write(self, now: float) -> None:
+        if _shown.file is None or now - self._written < _WRITTEN_EVERY:
+            return
+        self._written = now
+        about = {"doing": self.description, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        scratch = _shown.file.with_suffix(".new")
+        with suppress(OSError):  # no run fails for want of its progress
+            scratch.write_text(json.dumps({**about, **self.as_fields()}) + "\n", encoding="utf-8")
+            os.replace(scratch, _shown.file)
 
 
 @contextmanager
-def _bar(description: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+def _bar(steps: _Steps) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    title = f"{_shown.run}: {description}" if _shown.run else description
+    title = f"{_shown.run}: {steps.description}" if _shown.run else steps.description
     words = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(), TaskProgressColumn())
-    with Progress(
-        *words, TimeLeft(compact=True), TextColumn("{task.fields[more]}"), console=Console(stderr=True)
-    ) as bar:
-        task = bar.add_task(title, total=total, completed=done, more=_more())
-        yield lambda: bar.update(task, advance=1, more=_more())
+    columns = (*words, TimeLeft(compact=True), TextColumn("{task.fields[more]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=steps.total, completed=steps.done, more=_more())
+
+        def advance() -> None:
+            steps.advance()
+            bar.update(task, advance=1, more=_more())
+
+        yield advance
 
 
 class _Lines:
     """Progress as lines of the log, ever more seldom."""
 
-    def __init__(self, description: str, total: int, done: int, started: float) -> None:
-        self.description, self.total, self.done, self.started = description, total, done, started
-        self.n_here = 0
-        self.pause = _FIRST_AFTER
-        self.said = started
+    def __init__(self, steps: _Steps) -> None:
+        self.steps, self.pause, self.said = steps, _FIRST_AFTER, steps.started
 
     def advance(self) -> None:
         """Counts one on, and says so where nothing was said for long enough."""
-        self.n_here += 1
-        now = time.perf_counter()
+        steps, now = self.steps, self.steps.advance()
         if now - self.said < self.pause:
             return
-        at = self.done + self.n_here
-        left = (now - self.started) / self.n_here * (self.total - at)
         more = _more()
         logger.info(
             "%s: %d of %d (%.0f %%), %s left%s",
-            self.description,
-            at,
-            self.total,
-            100 * at / self.total,
-            _duration(left),
+            steps.description,
+            steps.done,
+            steps.total,
+            100 * steps.done / steps.total,
+            duration(steps.seconds_left or 0.0),
             f"; {more}" if more else "",
-            extra={"progress": {"done": at, "total": self.total, "seconds_left": round(left, 1), **_as_fields()}},
+            extra={"progress": steps.as_fields()},
         )
         self.said, self.pause = now, min(2 * self.pause, _LATER_AFTER)
 
@@ -142,13 +206,3 @@ def _more() -> str:
         at = _shown.checkpoint
         words.append("Ctrl-C: no checkpoint yet" if at is None else f"Ctrl-C: goes on from step {at}")
     return ", ".join(words)
-
-
-def _as_fields() -> Mapping[str, float | int | str | None]:
-    return {"run": _shown.run or None, **_shown.facts, "checkpoint": _shown.checkpoint}
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,92 @@
+"""What runs where, how far it is, and what failed and why, while others write."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alignbench.comparison.document import Section
+from alignbench.comparison.writers.table import table
+from alignbench.errors import ResultsError
+from alignbench.recipe.sweeps import TUNING
+from alignbench.results import layout
+from alignbench.results.lock import is_locked
+from alignbench.results.reader import SkippedRun, StoredRun, scan_runs
+from alignbench.runtime.durations import duration
+
+_FRESH = 120.0
+"""Seconds since progress was last written, within which a run on another machine counts as running."""
+
+
+def render_progress(results: Path) -> str:
+    """Returns a line for every run in a results directory, trials of sweeps included, and why some failed.
+
+    Raises:
+        ResultsError: There is no such directory, or nothing in it.
+    """
+    folders = [folder for folder in (results, results / TUNING) if folder.is_dir()]
+    found = [scan_runs(folder) for folder in folders]
+    complete = [run for runs, _ in found for run in runs]
+    unfinished = [run for _, skipped in found for run in skipped]
+    statuses = [run.status for run in complete] + [run.status for run in unfinished if run.status is not None]
+    there = {(status.recipe, status.seed) for status in statuses}
+    waiting = [key for key in _ordered(results) if key not in there]
+    if not (there or waiting or unfinished):
+        raise ResultsError(f"no runs in {results}; `alignbench run RECIPE` makes one")
+    rows = [_complete(run) for run in complete]
+    rows += [_unfinished(run) for run in unfinished]
+    rows += [[name, str(seed), "waiting", "", "", ""] for name, seed in waiting]
+    states = [row[2] for row in rows]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    failed = [f"{run.path}: {run.reason}" for run in unfinished if _state(run, _progress(run)) in ("failed", "damaged")]
+    header = ["recipe", "seed", "state", "where", "at", "time left"]
+    return table(Section(counts, header, sorted(rows, key=lambda row: (row[0], int(row[1] or 0))), failed))
+
+
+def _ordered(results: Path) -> Iterator[tuple[str, int]]:
+    """Yields the runs that commands under way have ordered."""
+    for path in sorted((results / layout.JOBS).glob("*/*/seed*")):
+        yield path.parent.name, int(path.name.removeprefix("seed"))
+
+
+def _complete(run: StoredRun) -> list[str]:
+    took = f"took {duration(run.status.cost.wall_seconds)}"
+    return [run.status.recipe, str(run.status.seed), "complete", "", took, ""]
+
+
+def _unfinished(run: SkippedRun) -> list[str]:
+    progress, status = _progress(run), run.status
+    name, seed = (status.recipe, str(status.seed)) if status else (run.path.parent.name, "")
+    state = _state(run, progress)
+    if not progress:
+        return [name, seed, state, "", "", ""]
+    done, total = progress["done"], progress["total"]
+    at = f"{progress['doing']} {done} of {total} ({100 * done / total:.0f} %)" if total else str(progress["doing"])
+    is_running, left = state == "running", progress["seconds_left"]
+    where = f"{progress['host']}, process {progress['pid']}" if is_running else ""
+    return [name, seed, state, where, at, duration(left) if is_running and left is not None else ""]
+
+
+def _state(run: SkippedRun, progress: Mapping[str, Any]) -> str:
+    if run.status is None:
+        return "damaged"
+    if run.status.state != "running":
+        return run.status.state
+    fresh = time.time() - progress.get("time", 0.0) < _FRESH
+    return "running" if is_locked(layout.lock_path(_final(run.path))) or fresh else "interrupted"
+
+
+def _final(partial: Path) -> Path:
+    return partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+
+
+def _progress(run: SkippedRun) -> Mapping[str, Any]:
+    """What the run has written of its progress; empty where it is not there, or just being written."""
+    try:
+        found = json.loads((run.path / layout.PROGRESS_FILE).read_text(encoding="utf-8"))
+        return found if {"doing", "done", "total", "seconds_left", "host", "pid", "time"} <= found.keys() else {}
+    except (OSError, ValueError, AttributeError):
+        return {}

@@ -1,0 +1,1 @@
+"""Where runs are carried out when it is not here: one file, one engine."""

@@ -1,0 +1,77 @@
+"""A run as something that can be sent to another process or machine, and carried out there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignbench.errors import AlignbenchError
+from alignbench.pipeline.executors.base import Ended, Order
+from alignbench.pipeline.plan import Key
+from alignbench.results import layout
+from alignbench.results.files import write_atomically
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A run to carry out: its resolved recipe, with those that it builds on beside it, and where results go."""
+
+    recipe: Path
+    results: Path
+    run_hash: str
+    is_tuned: bool
+    """True where a sweep has selected its settings, which it is charged with."""
+    force: bool
+    profile: bool
+
+
+@contextmanager
+def written(order: Order) -> Iterator[Mapping[Key, Work]]:
+    """Writes the resolved recipes into the results directory for the time of the block, and yields the work by run.
+
+    They lie as those of runs do, so that each is found by what builds on it.
+    """
+    results = order.results.absolute()
+    folder = results / layout.JOBS / f"{os.getpid()}-{time.time_ns()}"
+    works = {}
+    for key, one in order.planned.items():
+        file = layout.run_path(folder, *key) / layout.RECIPE_FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, one.recipe.to_yaml())
+        works[key] = Work(file, results, one.run_hash, key[0] in order.tuning, order.forces(key), order.profile)
+    try:
+        yield works
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def carry_out(work: Work) -> Ended:
+    """Carries out a run in this process. Whatever happens is in what it returns, an interrupt included."""
+    from alignbench.pipeline.execute import ended
+    from alignbench.pipeline.plan import plan
+    from alignbench.recipe.loading import load
+    from alignbench.results.schema import TuningFile, read_record
+
+    try:
+        planned = plan(load([str(work.recipe)]))[-1]
+        if planned.run_hash != work.run_hash:
+            raise AlignbenchError(f"{work.recipe}: reads as another run here; is alignbench of the same version there?")
+        name = planned.recipe.name
+        tuning = read_record(layout.tuning_path(work.results, name), TuningFile) if work.is_tuned else None
+        return ended(planned, work.results, tuning, force=work.force, profile=work.profile)
+    except AlignbenchError as error:
+        return Ended("failed", error=error)
+    except KeyboardInterrupt:
+        return Ended("stopped")
+
+
+def environment_of_share(n: int, place: int, n_cpus: int, n_gpus: int) -> dict[str, str]:
+    """The environment of one of n workers of a machine: its share of the cores, and a GPU of its own in turn."""
+    threads = str(max(1, n_cpus // n))
+    gpu = {"CUDA_VISIBLE_DEVICES": str(place % n_gpus)} if n_gpus else {}
+    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **gpu}

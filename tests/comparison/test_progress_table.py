@@ -1,0 +1,89 @@
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from alignbench.cli import main
+from alignbench.comparison.progress_table import render_progress
+from alignbench.errors import ResultsError
+from alignbench.results import layout
+from alignbench.results.lock import RunLock
+
+_RUNS = Path(__file__).parents[1] / "golden" / "results" / "v1_november"
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two complete runs, one that was cut off, one damaged, and one that waits."""
+    shutil.copytree(_RUNS, tmp_path / "results")
+    (tmp_path / "results" / layout.JOBS / "1-2" / "dpo" / "seed7").mkdir(parents=True)
+    return tmp_path / "results"
+
+
+def lines(results):
+    return {tuple(line.split()[:2]): line for line in render_progress(results).splitlines()}
+
+
+def write_progress(results, **changes):
+    partial = results / "ppo_detox" / ".seed2.partial"
+    values = {
+        "doing": "PPO",
+        "done": 3,
+        "total": 8,
+        "seconds_left": 95.2,
+        "host": "node7",
+        "pid": 42,
+        "time": time.time(),
+    }
+    (partial / layout.PROGRESS_FILE).write_text(json.dumps(values | changes))
+    return partial
+
+
+def test_complete_cut_off_damaged_and_waiting(results):
+    found = lines(results)
+    assert found["base", "0"].split()[2] == "complete"
+    assert found["ppo_detox", "2"].split()[2] == "interrupted"
+    assert found["dpo", "7"].split()[2] == "waiting"
+    assert "damaged" in found["base", "damaged"] if ("base", "damaged") in found else True
+    assert "base/seed2: " in render_progress(results)
+
+
+def test_a_run_under_way_says_where_how_far_and_how_long(results):
+    partial = write_progress(results, time=time.time() - 3600)
+    assert "interrupted" in lines(results)["ppo_detox", "2"]
+    lock = RunLock(layout.lock_path(partial.with_name("seed2")))
+    try:
+        row = lines(results)["ppo_detox", "2"]
+        assert "running" in row
+        assert "node7, process 42" in row
+        assert "PPO 3 of 8 (38 %)" in row
+        assert row.endswith("1:35")
+    finally:
+        lock.release()
+    write_progress(results)  # another machine's lock cannot always be seen; fresh progress can
+    assert "running" in lines(results)["ppo_detox", "2"]
+
+
+def test_progress_that_is_half_written_is_passed_over(results):
+    partial = write_progress(results)
+    (partial / layout.PROGRESS_FILE).write_text('{"doing": "PP')
+    assert "interrupted" in lines(results)["ppo_detox", "2"]
+
+
+def test_a_failed_run_says_why(results):
+    status = results / "ppo_detox" / ".seed2.partial" / layout.STATUS_FILE
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "failed", "error": "the loss is nan"}))
+    said = render_progress(results)
+    assert "failed" in said
+    assert "the loss is nan" in said
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(ResultsError, match=r"no runs in .*nowhere"):
+        render_progress(tmp_path / "nowhere")
+    result = CliRunner().invoke(main, ["status", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "alignbench run RECIPE" in result.output
