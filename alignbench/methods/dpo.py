@@ -101,12 +101,13 @@ class DPO(TrainerSettings):
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Trains on all pairs."""
         from datasets import Dataset
-        from trl import DPOConfig, DPOTrainer
+        from trl import DPOConfig
 
         from alignbench.methods.trl.arguments import trl_config
         from alignbench.methods.trl.checkpoints import last_checkpoint, training_identity
         from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
         from alignbench.methods.trl.reference import cost_of_one_pass, no_progress_bar
+        from alignbench.methods.trl.scoring import PairTrainer
         from alignbench.methods.trl.training import train
         from alignbench.models.adapters import lora_config
 
@@ -120,7 +121,7 @@ class DPO(TrainerSettings):
         if is_asked_once:
             last_checkpoint(run.checkpoints, identity)  # its kernels multiply for the reference too
         with no_progress_bar():
-            trainer = DPOTrainer(
+            trainer = PairTrainer(
                 model=policy.model,
                 # Left to itself TRL reloads a reference from the hub name; with an adapter it switches the adapter off.
                 ref_model=None if run.lora or is_asked_once else policy.frozen_copy().model,
@@ -142,9 +143,8 @@ class DPO(TrainerSettings):
             as_policy=policy.with_model,
             check_first_step=self.check_first_step,
             n_forward=1 if is_asked_once else 2,  # policy and reference
+            before=cost_of_one_pass(trainer.model, rows) if is_asked_once else None,
         )
-        if is_asked_once:
-            run.ledger.book(None, "forward", cost_of_one_pass(trainer.model, rows))
         policy.model = trainer.model.eval()
         return policy
 

@@ -68,6 +68,7 @@ class KTO(TrainerSettings):
         from alignbench.methods.trl.arguments import trl_config
         from alignbench.methods.trl.checkpoints import training_identity
         from alignbench.methods.trl.collator import LabelledTokensCollator, labelled_rows
+        from alignbench.methods.trl.scoring import score_completions_alone
         from alignbench.methods.trl.training import train
         from alignbench.models.adapters import lora_config
 
@@ -88,6 +89,8 @@ class KTO(TrainerSettings):
             processing_class=policy.tokenizer,
             peft_config=lora_config(run.lora, policy.model) if run.lora else None,
         )
+        for model in filter(None, (trainer.model, trainer.ref_model)):
+            score_completions_alone(model)
         expected = self._first_loss(found)
         train(
             trainer,

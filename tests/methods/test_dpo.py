@@ -157,7 +157,8 @@ def test_in_several_epochs_the_reference_is_asked_once(tiny_policy, run_context,
     passes, forward = [], GPTNeoModel.forward
 
     def spied(self, *args, **options):
-        passes.append(torch.is_grad_enabled())
+        if len(options["input_ids"]) > 1:  # one row is the look at the output layer, before anything is asked
+            passes.append(torch.is_grad_enabled())
         return forward(self, *args, **options)
 
     spied.__wrapped__ = forward
@@ -215,3 +216,32 @@ def test_freed_memory_stays_while_trl_trains(run_context, pairs, monkeypatch):
     DPO(batch_size=12).train(TrainData([], [], pairs), run)
     assert seen == [True]
     assert not kept
+
+
+@pytest.mark.parametrize(("epochs", "lora"), [(1, LORA), (2, None)], ids=["lora", "full, asked once"])
+def test_training_is_that_of_trl_to_rounding(tiny_policy, run_context, pairs, monkeypatch, epochs, lora):
+    """Log-probabilities are of completion positions alone; the rest is TRL's."""
+    method = DPO(learning_rate=1e-3, batch_size=4, epochs=epochs)
+    run, log = run_context(lora=lora)
+    policy = method.train(TrainData([], [], pairs), run)
+    monkeypatch.setattr("alignbench.methods.trl.scoring.score_completions_alone", lambda model: None)
+    other, other_log = run_context(tiny_policy(), lora=lora, checkpoints=run.checkpoints.parent / "other")
+    expected = method.train(TrainData([], [], pairs), other)
+    assert log.keys() == other_log.keys()
+    for step, row in other_log.items():
+        assert log[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
+    for a, b in zip(policy.model.parameters(), expected.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_pass_of_the_reference_is_booked_with_the_first_step(run_context, pairs):
+    """So a killed run has it in its record, and in its checkpoint: it was made before that step."""
+    booked = []
+
+    def step_done(step, completions, metrics, cost, policy):
+        booked.append({name: amounts.forward_flops for name, amounts in cost.items()})
+
+    run, _ = run_context(step_done=step_done)
+    DPO(batch_size=6, epochs=2).train(TrainData([], [], pairs), run)
+    assert [sorted(one) for one in booked] == [["forward", "train"], ["train"], ["train"], ["train"]]
+    assert booked[0]["forward"] == pytest.approx(booked[0]["train"] + booked[1]["train"])  # every pair once

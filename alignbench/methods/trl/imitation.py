@@ -20,12 +20,13 @@ from alignbench.errors import ModelError
 from alignbench.methods.base import RunContext
 from alignbench.methods.trl.arguments import trl_config
 from alignbench.methods.trl.checkpoints import training_identity
+from alignbench.methods.trl.scoring import IGNORED, labelled_logprobs
 from alignbench.methods.trl.settings import ImitationSettings
 from alignbench.methods.trl.step_costs import BatchTokens
 from alignbench.methods.trl.training import train
 from alignbench.models.adapters import lora_config
 from alignbench.models.forward import accepts, base_model, decoder_start, is_encoder_decoder, token_logprobs
-from alignbench.models.output_layer import OutputLayer, States, output_layer, rows_that_fit
+from alignbench.models.output_layer import OutputLayer, output_layer
 from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ LOG_NAMES = {
     "grad_norm": "policy/gradient_norm",
     "learning_rate": "policy/learning_rate",
 }
-IGNORED = -100
-"""The label of a token that no loss is taken on."""
 _PROBE_TOKENS = 12
 _ROUNDING = 1e-6
 """In nats: what is masked is multiplied by 0."""
@@ -185,17 +184,14 @@ class ImitationTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _logprobs(self, model: Any, read: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """Log-probabilities in nats of the n labels that are none of `IGNORED`, each by the position before: (1, n)."""
-        is_trained, t = labels != IGNORED, labels.shape[1]
-        tokens = labels[is_trained][None]
+        t = labels.shape[1]
         if self._layer is None:
+            is_trained = labels != IGNORED
             logits = model(**read, use_cache=False).logits
-            return token_logprobs(logits[:, :t][is_trained][None], tokens)
+            return token_logprobs(logits[:, :t][is_trained][None], labels[is_trained][None])
         with self._layer.passed_by() as given:
             model(**read, use_cache=False)
-        states = States(given[0][:, :t][is_trained][None], self._layer)
-        if self._layer.is_frozen and rows_that_fit(model, tokens.numel()) == 0:
-            return states.logprobs(tokens)
-        return token_logprobs(states.logits(), tokens)
+        return labelled_logprobs(model, given[0][:, :t], labels, self._layer)
 
 
 def tokens_of_texts(inputs: Mapping[str, Tensor], *, apart: bool) -> BatchTokens:

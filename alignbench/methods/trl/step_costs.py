@@ -84,7 +84,8 @@ class StepCosts(TrainerCallback, ExportableState):  # type: ignore[misc]
     def cost_of(self, inputs: Any) -> Cost:
         """One forward and backward pass over a batch, and the forward passes of other models.
 
-        TRL's output layer reads the completions alone on a GPU; on a CPU it reads every position, which is not counted.
+        The output layer reads the completions alone; where TRL has it read every position (`trl.scoring`), that is not
+        counted.
         """
         counted = self._count(inputs)
         tokens = Tokens(counted.read - counted.trained, counted.trained, counted.trained)

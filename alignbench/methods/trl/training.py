@@ -14,7 +14,7 @@ from alignbench.methods.base import RunContext
 from alignbench.methods.trl.checkpoints import Identity, Vouching, last_checkpoint
 from alignbench.methods.trl.step_costs import BatchTokens, StepCosts, tokens_of_batch
 from alignbench.models.loading import has_finite_weights
-from alignbench.records import Policy
+from alignbench.records import Cost, Policy
 from alignbench.runtime.allocator import keeping_freed_memory
 from alignbench.runtime.progress import progress_bar
 
@@ -82,6 +82,7 @@ def train(
     check_first_step: Callable[[Mapping[str, float]], None] = lambda logs: None,
     n_forward: int = 1,
     count: Callable[[Any], BatchTokens] = tokens_of_batch,
+    before: Cost | None = None,
 ) -> None:
     """Trains to the end, from the newest checkpoint that a killed run has left.
 
@@ -96,6 +97,7 @@ def train(
         check_first_step: Called with what the trainer logs for step 1, which was taken before any update; may raise.
         n_forward: Models that read each batch, a reference included.
         count: Counts the tokens of what the trainer's `training_step` is given.
+        before: What passes before the first step have cost, to be booked with it.
 
     Raises:
         TrainingError: The checkpoint is one of another training, or is not whole.
@@ -106,7 +108,8 @@ def train(
 
     def done(step: int, n_steps: int, metrics: Mapping[str, float], model: Any) -> None:
         policy = None if as_policy is None else as_policy(model)
-        run.step_done(step, drawn_completions * step // n_steps, metrics, {"train": costs.of_step()}, policy)
+        cost = {"train": costs.of_step()} | ({"forward": before} if before is not None and step == 1 else {})
+        run.step_done(step, drawn_completions * step // n_steps, metrics, cost, policy)
 
     trainer.remove_callback(PrinterCallback)
     for callback in (costs, Steps(title, names, done, check_first_step), Vouching(identity)):
