@@ -20,6 +20,8 @@ def label_completions(
     completions: Sequence[Completion],
     rewards: Sequence[float | None],
     settings: LabelledCompletionSettings,
+    *,
+    both_kinds: bool = True,
 ) -> tuple[list[LabelledCompletion], dict[str, int | float]]:
     """Labels every scored completion, in the order of the prompts and of their draws.
 
@@ -28,10 +30,11 @@ def label_completions(
         completions: Completions of these prompts, in any order.
         rewards: The reward of each completion, higher is better; None where it could not be scored.
         settings: The `labelled_completions:` block.
+        both_kinds: False where rewards alone will be read, and one label for all does no harm.
 
     Returns:
         The labelled completions, and statistics: those of `scored_completions`, `n_wanted`, `n_unwanted`,
-        `wanted_from` (the threshold), `mean_wanted_reward` and `mean_unwanted_reward`.
+        `wanted_from` (the threshold), `mean_wanted_reward` and `mean_unwanted_reward` where there are any.
 
     Raises:
         ScorerError: A reward is NaN or infinite.
@@ -53,12 +56,13 @@ def label_completions(
     ]
     wanted = [one.reward for one in labelled if one.is_wanted]
     unwanted = [one.reward for one in labelled if not one.is_wanted]
-    if not (wanted and unwanted):
+    if both_kinds and not (wanted and unwanted):
         raise DataError(
             f"labelled_completions.wanted_from: got {threshold:g}, expected a reward that some of the {len(found)} "
             f"completions reach and others do not; theirs go from {min(found):g} to {max(found):g}"
         )
-    numbers = {"wanted_from": threshold, "mean_wanted_reward": mean(wanted), "mean_unwanted_reward": mean(unwanted)}
+    means = {"mean_wanted_reward": wanted, "mean_unwanted_reward": unwanted}
+    numbers = {"wanted_from": threshold} | {name: mean(rewards) for name, rewards in means.items() if rewards}
     return labelled, {
         **{name: counts[name] for name in COUNTS},
         "n_wanted": len(wanted),

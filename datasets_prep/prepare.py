@@ -141,6 +141,16 @@ def read_pools(
     return pool, heldout_pool, counts
 
 
+def uncut_splits(settings: PromptSettings, *, conversations: bool) -> dict[Split, list[Prompt]]:
+    """Returns the uncut prompts of a `data:` block by the split they belong to; errors are those of `read_pools`."""
+    pool, heldout_pool, _ = read_pools(settings, conversations=conversations)
+    splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "heldout": heldout_pool}
+    shares = settings.split_seed, settings.validation_fraction, _own_heldout_fraction(settings)
+    for one in pool:
+        splits[split_of(one.group or one.text, *shares)].append(one)
+    return splits
+
+
 def read_pool(
     settings: PromptSettings, field: str, counts: Counter[str] | None = None, *, conversations: bool = False
 ) -> list[Prompt]:

@@ -128,6 +128,15 @@ def test_check_reports_without_running(recipe_folder, call):
     assert "no_such_recipe" in result.output
 
 
+def test_a_long_name_does_not_run_into_what_is_said_of_it(call, monkeypatch):
+    monkeypatch.setattr("alignbench.methods.registry.known_methods", lambda: ["ppo", "a_method_of_24_letters__"])
+    monkeypatch.setattr("alignbench.methods.registry.summary", lambda name: f"About {name}.")
+    assert call("methods").output.splitlines() == [
+        "ppo                       About ppo.",
+        "a_method_of_24_letters__  About a_method_of_24_letters__.",
+    ]
+
+
 def test_methods(call):
     listing = call("methods").output
     assert all(name in listing for name in ("ppo", "dpo", "reward_model", "untrained"))

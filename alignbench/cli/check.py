@@ -31,13 +31,14 @@ def check(recipes: tuple[str, ...], sets: tuple[str, ...], by_loading: bool) -> 
     loaded = load(recipes, sets)
     for one in loaded:
         one.recipe.check_names()
+        one.recipe.check_budget()
     on_hub = check_inputs(loaded)
     for one in loaded:
         recipe = one.recipe
         click.echo(f"{recipe.name} (seed {recipe.seed}): {recipe.method_name}, fine")
         if one.sweep is not None:
             click.echo(f"  to be tuned: {one.sweep}")
-        for caution in recipe.method.facts.cautions(recipe.method):
+        for caution in (*recipe.method.facts.cautions(recipe.method), *recipe.cautions()):
             click.echo(f"  but note: {caution}")
     if on_hub:
         click.echo(f"not looked up, as it is no local file: {', '.join(on_hub)}")

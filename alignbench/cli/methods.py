@@ -14,8 +14,10 @@ def methods(name: str | None) -> None:
     from alignbench.methods import registry
 
     if name is None:
-        for known in registry.known_methods():
-            click.echo(f"{known:<16}{registry.summary(known)}")
+        names = registry.known_methods()
+        width = max(16, *(len(one) + 2 for one in names))
+        for known in names:
+            click.echo(f"{known:<{width}}{registry.summary(known)}")
         return
     description = registry.describe(name)
     click.echo(description.doc)

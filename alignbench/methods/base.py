@@ -51,6 +51,8 @@ class Facts:
     """The training data that is prepared before it is called."""
     also_learns_from: Callable[[Any], frozenset[DataKind]] = lambda _method: frozenset()
     """Training data that its settings ask for besides."""
+    reads_labels: bool = True
+    """False where of labelled completions it reads the rewards alone: then one kind will do."""
     calls_reward: bool = False
     """True where it calls the reward while training, or its policy when it answers."""
     gives: Gives = "language_model"
@@ -59,12 +61,16 @@ class Facts:
     """True where torchrun may start it: `train` is then called in each process."""
     roles: frozenset[str] = frozenset({"policy", "reward"})
     """What it can build on: the roles of upstream runs."""
+    completions_of_a_step: Callable[[Any], int] = lambda _method: 1
+    """Completions of the budget that each training step spends; 1 where data are drawn before training."""
     longest_completion: Callable[[Any], int | None] = lambda _method: None
     """The most tokens that training draws for a prompt; None where it draws none. Settings of pairs are not its own."""
     tokens_before_a_prompt: Callable[[Any, LanguageModel], int] = lambda _method, _policy: 0
     """The most tokens that the `policy` it makes of a language model reads before every prompt that it answers."""
     texts_in_a_pass: Callable[[Any], int] = lambda _method: 1
     """Texts in one forward and backward pass; 1 where passes are made smaller than their texts are."""
+    texts_of_a_prompt: Callable[[Any, int], int] = lambda _method, _n_completions: 1
+    """By how many that is to be multiplied where so many completions are drawn of each prompt, and read together."""
     cuts_logits: bool = False
     """True where passes have fewer texts than that where their logits would be large (`models.output_layer`)."""
     cautions: Callable[[Any], list[str]] = lambda _method: []

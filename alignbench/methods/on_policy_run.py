@@ -22,6 +22,7 @@ FACTS = Facts(
     also_learns_from=lambda method: frozenset({"demonstrations"} if method.ptx_coef else ()),
     calls_reward=True,
     several_processes=True,
+    completions_of_a_step=lambda method: method.batch_size,
     longest_completion=lambda method: method.completion_tokens[1],
     texts_in_a_pass=lambda method: 1 if method.gradient_checkpointing else method.rows_at_once,
     cuts_logits=True,

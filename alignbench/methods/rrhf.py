@@ -38,8 +38,8 @@ class RRHF(RankingSettings):
     facts: ClassVar[Facts] = Facts(
         architectures=frozenset({"causal", "seq2seq"}),
         learns_from=frozenset({"ranked_completions"}),
-        # Of a prompt there are as many as `pairs.completions_per_prompt` says, by default 4.
-        texts_in_a_pass=lambda method: 1 if method.gradient_checkpointing else 4 * method.rows_at_once,
+        texts_in_a_pass=lambda method: 1 if method.gradient_checkpointing else method.rows_at_once,
+        texts_of_a_prompt=lambda method, n_completions: 1 if method.gradient_checkpointing else n_completions,
     )
 
     def loss(self, ranking: Ranking) -> Tensor:

@@ -122,6 +122,7 @@ class SteerLM(ImitationSettings):
     facts: ClassVar[Facts] = Facts(
         architectures=frozenset({"causal", "seq2seq"}),
         learns_from=frozenset({"labelled_completions"}),
+        reads_labels=False,
         gives="policy",
         load_policy=load_steered,
         beside_its_models="Before every prompt stands the text `words` of policy.json.",

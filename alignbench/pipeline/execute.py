@@ -116,6 +116,9 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
     """Finds out what there is to do for a run, and does it."""
     recipe = planned.recipe
     _check_processes(recipe)
+    recipe.check_budget()
+    for caution in recipe.cautions():
+        logger.warning("%s: %s", recipe.name, caution)
     quiet_libraries()
     set_threads(recipe.hardware.threads)
     choice.begin()

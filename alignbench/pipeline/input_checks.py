@@ -104,6 +104,7 @@ class InputChecks:
             yield from self._demonstrations(recipe)
         if "preference_pairs" in learned_kinds(recipe.method) and recipe.pairs.source is not None:
             yield from self._stored_pairs(recipe, recipe.pairs.source)
+        yield from self._leaks(recipe)
         neutral = evaluation.neutral
         known = None if neutral is None else sources.find(neutral, "texts")
         if known is not None and known.hub_id is not None:
@@ -130,6 +131,40 @@ class InputChecks:
         yield from self._rows(
             settings, key, partial(_answered, read_stored_pairs, settings, recipe.pairs, key, is_chat)
         )
+
+    def _leaks(self, recipe: Recipe) -> Iterator[str]:
+        """Looks for prompts that are trained on and measured on, where the recipe does not leave them out.
+
+        By whole texts: which of them are cut to equal ones, only a run with its tokenizer finds.
+        """
+        from datasets_prep.answers import prompts_to_answer
+        from datasets_prep.prepare import evaluation_settings, is_local, read_pool, uncut_splits
+        from datasets_prep.splits import check_no_leak
+
+        is_chat, kinds, other = recipe.chat is not None, learned_kinds(recipe.method), recipe.evaluation.prompts
+        shown = recipe.demonstrations.source if recipe.demonstrations and "demonstrations" in kinds else None
+        sources = {
+            "pairs.source": recipe.pairs.source if "preference_pairs" in kinds else None,
+            "demonstrations.source": shown,
+        }
+        taken = {key: named_source(source) for key, source in sources.items() if source is not None}
+        measured = None if other is None or recipe.evaluation.split != "heldout" else evaluation_settings(other)
+        settings = (recipe.data, *taken.values(), *(() if measured is None else (measured,)))
+        named = [name for one in settings for name in (one.prompts, one.heldout) if name is not None]
+        if recipe.data.on_leak == "drop" or not (taken or measured) or not all(map(is_local, named)):
+            return
+
+        def look() -> None:
+            splits = uncut_splits(recipe.data, conversations=is_chat)
+            other = [] if measured is None else read_pool(measured, "prompts", conversations=is_chat)
+            check_no_leak({"data.prompts": splits["train"] + splits["validation"], "evaluation.prompts": other})
+            held = splits["validation"] + splits["heldout"] + other
+            for key, one in taken.items():
+                trained = prompts_to_answer(one, key=key, conversations=is_chat)
+                check_no_leak({key: trained, "what is measured on": held})
+
+        problem = self._once(f"leaks {is_chat} {taken} {recipe.data} {measured}", lambda: _said(look))
+        yield from () if problem is None else (problem,)
 
     def _rows(self, settings: PromptSettings, key: str, read: partial[Any]) -> Iterator[str]:
         """Reads what a source holds beside prompts; what is on the hub is noted down."""

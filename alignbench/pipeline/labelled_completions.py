@@ -20,7 +20,8 @@ def labelled_completions(
 ) -> Built[LabelledCompletion]:
     """Returns wanted and unwanted completions of as many prompts as are wanted, or as the budget pays for."""
     settings = recipe.labelled_completions or LabelledCompletionSettings()
+    both = recipe.method.facts.reads_labels
     paid = paid_prompts(recipe, prompts)
     drawn = draws_of(recipe, policy, labeller, paid, "training")
-    labelled, statistics = label_completions(paid, drawn.completions, drawn.rewards, settings)
+    labelled, statistics = label_completions(paid, drawn.completions, drawn.rewards, settings, both_kinds=both)
     return Built(tuple(labelled), statistics | {"n_cut": drawn.n_cut}, drawn).said_as("labelled completions")

@@ -67,7 +67,8 @@ def check_before_start(parts: Parts, yardsticks: Yardsticks) -> None:
         if (start := facts.own_start(parts.recipe.method)) is not None:
             check_reward_model_start(parts, start)
         elif facts.trains and parts.recipe.policy.lora is None:
-            n_rows = facts.texts_in_a_pass(parts.recipe.method)
+            method, n_drawn = parts.recipe.method, parts.recipe.pairs.completions_per_prompt
+            n_rows = facts.texts_in_a_pass(method) * facts.texts_of_a_prompt(method, n_drawn)
             if facts.cuts_logits:
                 n_rows = min(n_rows, max(1, rows_that_fit(policy.model, n_trained)))
             check_step(policy, trained_on[-1], completions[-1], n_rows)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError, create_model
 
-from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
+from alignbench.errors import Problem, RecipeError, TrainingError, UsageError, did_you_mean
 from alignbench.identity import only_if_given
 from alignbench.methods.base import Facts, learned_kinds
 from alignbench.methods.registry import known_methods, method_class
@@ -19,6 +19,7 @@ from alignbench.recipe.identity import run_hash
 from alignbench.recipe.layers import Layer, merge
 from alignbench.recipe.problems import schema_problems, shown, where
 from alignbench.recipe.roles import BLOCKS, key_of, upstream_names
+from alignbench.recipe.use import least_budget, unread_blocks, unspent_budget
 from alignbench.recipe.yaml import dump_yaml
 
 
@@ -84,6 +85,18 @@ class Recipe(RecipeSettings):
             raise UsageError(
                 f"{self.name}: {key_of(role)}: {other.name} has another {another}, so it may have trained on prompts "
                 f"that {self.name} holds out; give both the same"
+            )
+
+    def cautions(self) -> list[str]:
+        """Returns what the recipe says and is probably not meant: blocks that nothing reads, budget that is left."""
+        return [*unread_blocks(self, self.method_name), *unspent_budget(self)]
+
+    def check_budget(self) -> None:
+        """TrainingError where the budget pays for no step of training."""
+        given, least = self.budget.completions, least_budget(self)
+        if given < least[0]:
+            raise TrainingError(
+                f"{self.name}: budget.completions: got {given}, expected at least {least[0]}: {least[1]}"
             )
 
     def check_names(self) -> None:

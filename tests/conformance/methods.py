@@ -59,6 +59,8 @@ def _check_facts(name: str, facts: Facts, method: Method) -> None:
     given: dict[str, tuple[Any, Any, str]] = {
         "longest_completion": (facts.longest_completion(method), int | None, "a number of tokens, or None"),
         "texts_in_a_pass": (facts.texts_in_a_pass(method), int, "a number of texts"),
+        "completions_of_a_step": (facts.completions_of_a_step(method), int, "a number of completions"),
+        "texts_of_a_prompt": (facts.texts_of_a_prompt(method, 4), int, "a number of texts"),
         "cautions": (facts.cautions(method), list, "a list of sentences"),
     }
     for fact, (got, expected, words) in given.items():

@@ -59,6 +59,11 @@ def test_one_label_for_all_is_refused(threshold: float) -> None:
     settings = LabelledCompletionSettings(wanted_from=threshold)
     with pytest.raises(DataError, match=r"labelled_completions.wanted_from: .* theirs go from -1 to 0.9"):
         label_completions([A, B], DRAWN, REWARDS, settings)
+    # Who reads the rewards alone takes them: all have the lowest one as often as not, where rewards are words found.
+    labelled, statistics = label_completions([A, B], DRAWN, REWARDS, settings, both_kinds=False)
+    assert [one.reward for one in labelled] == [0.9, -1.0, 0.25]
+    assert {statistics["n_wanted"], statistics["n_unwanted"]} == {0, 3}
+    assert ("mean_wanted_reward" in statistics) is (threshold < 0)
 
 
 def test_equal_rewards_nothing_to_label_and_no_number() -> None:

@@ -194,3 +194,26 @@ def test_files_are_checked_without_torch(recipe_folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("key", ["pairs.source", "demonstrations.source", "data.prompts"])
+def test_leaks_of_every_source_are_found_without_a_tokenizer(recipe_folder, prompt_file, key):
+    """The run would find them after its models are loaded, and refuse as well."""
+    texts = [json.loads(line)["prompt"] for line in prompt_file.read_text().splitlines()]
+    rows = [{"prompt": text, "chosen": " good", "rejected": " bad", "completion": " good"} for text in texts[:40]]
+    Path("other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sets, words = {
+        "pairs.source": (["pairs.source=other.jsonl"], "what is measured on"),
+        "demonstrations.source": (
+            ["method={name: sft}", "demonstrations={source: other.jsonl}"],
+            "what is measured on",
+        ),
+        "data.prompts": (["evaluation.prompts=other.jsonl"], "evaluation.prompts"),
+    }[key]
+    (problem,) = problems("dpo.yaml", sets=sets)
+    assert f"dpo: {key} and {words} share" in problem
+    assert "or set data.on_leak to drop" in problem
+    assert check_inputs(load(["dpo.yaml"], [*sets, "data.on_leak=drop"])) == []
+    apart = ["data.validation_fraction=0", "data.heldout_fraction=0", "evaluation.prompts=null"]
+    if key != "data.prompts":
+        assert check_inputs(load(["dpo.yaml"], [*sets, *apart])) == []

@@ -199,12 +199,20 @@ def test_check_load_tries_every_recipe(recipe_folder):
     assert not Path("results").exists()
 
 
-@pytest.mark.parametrize(("bytes_of_logits", "n_rows"), [(2**28, 8), (0, 1)])
-def test_a_pass_has_as_many_rows_as_in_training(recipe_folder, monkeypatch, bytes_of_logits, n_rows):
+@pytest.mark.parametrize(
+    ("name", "sets", "bytes_of_logits", "n_rows"),
+    [
+        ("ppo", ["method.mini_batch_size=8"], 2**28, 8),
+        ("ppo", ["method.mini_batch_size=8"], 0, 1),
+        ("dpo", ["method={name: rrhf, batch_size: 4}", "pairs.completions_per_prompt=6"], 2**28, 24),
+    ],
+)
+def test_a_pass_has_as_many_rows_as_in_training(recipe_folder, monkeypatch, name, sets, bytes_of_logits, n_rows):
     seen = []
     monkeypatch.setattr("alignbench.models.output_layer.MOST_BYTES", bytes_of_logits)
     monkeypatch.setattr("alignbench.pipeline.preflight.check_step", lambda *arguments: seen.append(arguments[3]))
-    result = CliRunner().invoke(main, ["check", "--load", "ppo.yaml", "--set", "method.mini_batch_size=8"])
+    given = (part for one in sets for part in ("--set", one))
+    result = CliRunner().invoke(main, ["check", "--load", f"{name}.yaml", *given])
     assert result.exit_code == 0, result.output
     assert seen == [n_rows]
 

@@ -107,6 +107,7 @@ def test_what_the_pairs_are_read_from_is_an_input_of_the_run_and_its_identity(fo
     assert drawn.run_hash != stored.run_hash
     assert "pairs.source" in inputs_of(stored.recipe, {})
     check_inputs([stored])
+    assert check_inputs(load(["dpo.yaml"], ["demonstrations={source: stored.jsonl}"])) == []
     write("stored.jsonl", [{"prompt": "the dog", "chosen": " runs"}])
     with pytest.raises(InputsError, match=r"pairs.source: stored.jsonl: has no rejected column"):
         check_inputs([stored])

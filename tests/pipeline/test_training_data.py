@@ -219,7 +219,9 @@ def test_the_file_and_its_columns_are_known_before_a_run(folder):
     def checked(*sets):
         return check_inputs(load(["imitates.yaml"], [*SMALL, *sets]))
 
-    assert checked() == checked("demonstrations.source=rows.jsonl") == []
+    assert checked() == checked("demonstrations.source=rows.jsonl", "data.on_leak=drop") == []
+    with pytest.raises(InputsError, match=r"demonstrations\.source and what is measured on share"):
+        checked("demonstrations.source=rows.jsonl")
     with pytest.raises(InputsError, match=r"data\.prompts: rows\.jsonl: has no column 'reply'"):
         checked("demonstrations.column=reply")
     Path("other.jsonl").write_text('{"prompt": "a dog"}\n')
