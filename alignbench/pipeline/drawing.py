@@ -13,8 +13,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from alignbench.code_hash import code_hash
+from alignbench.models.fast.layers import choice
 from alignbench.models.language_model import LanguageModel
-from alignbench.models.loading import weights_fingerprint
+from alignbench.pipeline.model_identity import identity_of, reading_of
 from alignbench.records import Completion, Cost, Decoding, Prompt, Scorer
 from alignbench.runtime.clock import measured
 from alignbench.runtime.device import hardware_class
@@ -49,13 +50,13 @@ def kept_draws(
     temperature = settings.temperature if settings.temperatures is None else settings.temperatures
     key = {
         "prompts": [[*prompt.identity, policy.encode_prompt(prompt)] for prompt in prompts],
-        "policy": weights_fingerprint(policy.model),
-        "ends": policy.eos_ids,
-        "labeller": labeller.fingerprint,
+        "policy": identity_of(policy),
+        "labeller": [labeller.fingerprint, *map(reading_of, parts_of(labeller))],
         "settings": [settings.completions_per_prompt, settings.completion_tokens, temperature],
         "chat": chat,
         "draws": draw_key,
         "hardware": hardware_class(policy.device),
+        "kernels": choice.rule(),
         "code": code_of_drawing(policy, labeller),
     }
     return cached_draws(directory, key, lambda: draw(policy, labeller, prompts, settings, draw_key))

@@ -19,10 +19,10 @@ from alignbench import plugins
 from alignbench.code_hash import PROJECT, code_hash
 from alignbench.evaluation.protocols import EvalProtocol
 from alignbench.models.fast.layers import choice
-from alignbench.models.loading import weights_fingerprint
+from alignbench.pipeline.model_identity import identity_of, reading_of
 from alignbench.records import AnswerCost, Cost, EvalReport, MetricValue, Policy, Prompt, Scorer, fingerprint
 from alignbench.runtime.device import hardware_class
-from alignbench.scorers.base import may_draw, modules_of, parts_of
+from alignbench.scorers.base import may_draw, parts_of
 from datasets_prep.cache import read_entry, write_entry
 
 if TYPE_CHECKING:
@@ -79,47 +79,14 @@ def key_of(
             for prompt, ids in zip(prompts, policy.encode_prompts(prompts), strict=True)
         ],
         "protocol": dataclasses.asdict(protocol),
-        "judges": {name: [judge.fingerprint, *map(_reading, parts_of(judge))] for name, judge in judges.items()},
-        "policy": _identity(policy),
-        "reference": _identity(reference),
+        "judges": {name: [judge.fingerprint, *map(reading_of, parts_of(judge))] for name, judge in judges.items()},
+        "policy": identity_of(policy),
+        "reference": identity_of(reference),
         "hardware": hardware_class(policy.device),
         "kernels": choice.rule(),
         "code": _code(judges),
         "how": how,
     }
-
-
-def _identity(policy: LanguageModel) -> list[Any]:
-    """All of a language model that decides what it draws and says: weights, settings, code, tokenizer, ends."""
-    return [
-        weights_fingerprint(policy.model),
-        _settings(policy.model),
-        _words(policy.tokenizer),
-        list(policy.eos_ids),
-        policy.pad_id,
-        None if policy.chat is None else dataclasses.asdict(policy.chat),
-    ]
-
-
-def _reading(judge: Any) -> list[Any]:
-    """What a judge's fingerprint does not say, which has its weights and what is made of them: how a text is read."""
-    tokenizer = getattr(judge, "tokenizer", None)
-    return [*map(_settings, modules_of(judge)), None if tokenizer is None else _words(tokenizer)]
-
-
-def _settings(model: Any) -> list[Any]:
-    config: Any = getattr(model, "config", None)
-    kind = [type(model).__module__, type(model).__qualname__]
-    if not hasattr(config, "to_dict"):
-        return kind
-    settings = config.to_dict() | {"attention": getattr(config, "_attn_implementation", None)}
-    return [*kind, json.dumps(settings, sort_keys=True, default=str)]
-
-
-def _words(tokenizer: Any) -> list[Any]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
-    return [type(tokenizer).__qualname__, words, repr(tokenizer), getattr(tokenizer, "chat_template", None)]
 
 
 def _code(judges: Mapping[str, Scorer]) -> str:

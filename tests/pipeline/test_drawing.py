@@ -4,6 +4,8 @@ import pytest
 
 from alignbench.errors import DataError
 from alignbench.models.chat import Chat
+from alignbench.models.fast.kernel_choice import VARIABLE
+from alignbench.models.fast.layers import choice
 from alignbench.pipeline.drawing import draw, kept_draws
 from alignbench.records import Prompt
 from datasets_prep.preference_pairs import build_pairs
@@ -120,6 +122,21 @@ def test_draws_are_kept_under_all_that_decides_them(tiny_policy, tmp_path, monke
     assert is_drawn(settings=SETTINGS.model_copy(update={"temperatures": (1.0, 0.9, 0.8)}))
     assert not is_drawn(settings=SETTINGS.model_copy(update={"take": "all"}))
     assert is_drawn(draw_key=(1, "pairs"))
+    # What a labeller reads of a text, and what a policy makes of token ids, is up to their tokenizers.
+    reading, reading_more, speaking = Longer(), Longer(), tiny_policy()
+    reading.tokenizer, reading_more.tokenizer = tiny_policy().tokenizer, tiny_policy().tokenizer
+    for tokenizer in (reading_more.tokenizer, speaking.tokenizer):
+        tokenizer.add_tokens(["unheard"])
+    assert is_drawn(labeller=reading)
+    assert not is_drawn(labeller=reading)
+    assert is_drawn(labeller=reading_more)
+    assert is_drawn(speaking)
+    monkeypatch.setenv(VARIABLE, "weight_first")
+    choice.begin()
+    assert is_drawn()
+    monkeypatch.undo()
+    choice.begin()
+    assert not is_drawn()
     monkeypatch.setattr("alignbench.pipeline.drawing.hardware_class", lambda _: "cuda-other")
     assert is_drawn()
 
