@@ -6,7 +6,8 @@ Objective: minimise -log sigmoid(r(x, y_w) - r(x, y_l) - margin * (R_w - R_l)) +
 R is what the pairs were ordered by. By default neither `margin` nor `centering` is there. The margin is that of Touvron
 et al. 2023 (arXiv:2307.09288), by the classifier's rewards in place of people's words on how much better an answer is.
 The second term is of Eisenstein et al. 2023 (arXiv:2312.09244), and fixes the level of r, which pairs leave open. An
-ensemble (Coste et al. 2023, arXiv:2310.02743) has `members`, each trained on a bootstrap of the pairs.
+ensemble (Coste et al. 2023, arXiv:2310.02743) has `members`, each trained on a bootstrap of the pairs from an output
+layer of its own.
 
 Differences from the papers: the pairs are labelled by a classifier, not by people, so the model imitates it; one pair
 per prompt; it is trained on exactly the token ids that it later scores; no pair has a blank completion, whose reward
@@ -84,7 +85,7 @@ class RewardModel(TrainerSettings):
         reader = training_reader(model, tokenizer, text, joint)
         pairs, tokens = _readable(data.pairs, reader)
         rows: list[Row] = [{**row, **self.margin_of(pair)} for row, pair in zip(tokens, pairs, strict=True)]
-        models = [model, *(copy.deepcopy(model) for _ in range(self.members - 1))]
+        models = [model, *(with_own_output(model, run.seed, i) for i in range(1, self.members))]
         n_steps = 0
         for i, one in enumerate(models):
             if self.members == 1:
@@ -126,6 +127,20 @@ class RewardModel(TrainerSettings):
     def margin_of(self, pair: PreferencePair) -> dict[str, float]:
         """What a row says of the margin of its pair; nothing without one."""
         return {"margin": self.margin * (pair.chosen_reward - pair.rejected_reward)} if self.margin else {}
+
+
+def with_own_output(model: Any, seed: int, member: int) -> Any:
+    """Returns a copy for one member of an ensemble: the weights of its fresh output are the same in another order."""
+    import torch
+
+    copied = copy.deepcopy(model)
+    draws = generator(seed, "output", member)
+    inner = {id(one) for one in copied.base_model.parameters()}
+    with torch.no_grad():
+        for one in copied.parameters():
+            if id(one) not in inner and one.dim() == 2 and len(one) == 1:
+                one.copy_(one[:, torch.from_numpy(draws.permutation(one.shape[1]))])
+    return copied
 
 
 def bootstrap(rows: Sequence[Row], seed: int, member: int) -> list[Row]:

@@ -8,7 +8,7 @@ import torch
 
 from alignbench.errors import ModelError
 from alignbench.methods.base import TrainData
-from alignbench.methods.reward_model import RewardModel, bootstrap
+from alignbench.methods.reward_model import RewardModel, bootstrap, with_own_output
 from alignbench.scorers.base import parts_of
 from alignbench.scorers.reward_ensemble import ENSEMBLE_FILE, RewardEnsemble
 from alignbench.scorers.reward_model import load_classifier_scorer, load_reward_scorer
@@ -48,6 +48,21 @@ def test_a_bootstrap_draws_with_replacement_for_each_member_anew():
     assert first == bootstrap(rows, 0, 0)
     assert first != second
     assert first != bootstrap(rows, 1, 0)
+
+
+def test_every_member_starts_from_an_output_of_its_own(run_context):
+    """The same numbers in another order, so that none starts from larger weights; all below it is the same."""
+    model, _ = run_context()[0].load_reward_model(None)
+    one, other, again = (with_own_output(model, 0, member) for member in (1, 2, 1))
+    head = model.score.weight
+    for copied in (one, other):
+        assert not copied.score.weight.equal(head)
+        assert sorted(copied.score.weight[0].tolist()) == sorted(head[0].tolist())
+        for mine, theirs in zip(copied.base_model.parameters(), model.base_model.parameters(), strict=True):
+            assert mine.equal(theirs)
+    assert not one.score.weight.equal(other.score.weight)
+    assert one.score.weight.equal(again.score.weight)
+    assert not one.score.weight.equal(with_own_output(model, 7, 1).score.weight)
 
 
 def test_members_are_trained_one_after_another_and_saved_together(run_context, pairs, tmp_path):
