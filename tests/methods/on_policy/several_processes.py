@@ -9,9 +9,14 @@ from unittest.mock import patch
 import torch
 
 from alignbench.errors import TrainingError
+from alignbench.methods.grpo import GRPO
 from alignbench.methods.on_policy import rollout
-from alignbench.methods.on_policy.config import PPOConfig
-from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.methods.on_policy.config import OnPolicyConfig, PPOConfig
+from alignbench.methods.on_policy.trainer import OnPolicyTrainer, PPOTrainer
+from alignbench.methods.online_dpo import OnlineDPO
+from alignbench.methods.raft import RAFT
+from alignbench.methods.reinforce_pp import ReinforcePlusPlus
+from alignbench.methods.rloo import RLOO
 from alignbench.models import output_layer
 from alignbench.models.adapters import Lora
 from alignbench.models.loading import load_language_model
@@ -49,6 +54,18 @@ CASES = {
     "exact KL in the loss, top-k": {"kl_placement": "loss", "kl_estimator": "exact", "top_k": 8},
     "shared layers": {"shared_layers": 1, "gradient_checkpointing": True, "micro_batch_size": 1, "temperature": 0.7},
 }  # fmt: skip
+GROUP_METHODS = {
+    "rloo": {"kind": RLOO, "completions_per_prompt": 4, "learning_rate": 3e-4},
+    "grpo, as published": {
+        "kind": GRPO, "completions_per_prompt": 4, "kl_placement": "loss", "kl_estimator": "k3", "unscored": (2, 5),
+    },
+    "reinforce++, baseline": {
+        "kind": ReinforcePlusPlus, "completions_per_prompt": 4, "baseline": "group", "adapter": True,
+    },
+    "raft": {"kind": RAFT, "completions_per_prompt": 2, "mini_batch_size": 2},
+    "online dpo": {"kind": OnlineDPO, "completions_per_prompt": 2},
+}  # fmt: skip
+"""Those on the same engine without values, of which an option of PPO would say nothing new."""
 SHARDED = {f"sharded, {name}": {**changes, "sharding": "full"} for name, changes in CASES.items()}
 
 
@@ -75,11 +92,15 @@ def policy_of(checkpoint, *, adapter=False):
     return policy
 
 
-def build(checkpoint, *, adapter=False, unscored=(), largest_logits=output_layer.MOST_BYTES, **changes):
+def build(checkpoint, *, adapter=False, unscored=(), largest_logits=output_layer.MOST_BYTES, kind=None, **changes):
     reward = score_with_holes(unscored) if unscored else score
-    config = dataclasses.replace(CONFIG, **changes)
+    policy = policy_of(checkpoint, adapter=adapter)
     with patch.object(output_layer, "MOST_BYTES", largest_logits):
-        return PPOTrainer(policy_of(checkpoint, adapter=adapter), reward, PROMPTS, config, seed=3)
+        if kind is None:
+            return PPOTrainer(policy, reward, PROMPTS, dataclasses.replace(CONFIG, **changes), seed=3)
+        of_engine = {field.name: getattr(CONFIG, field.name) for field in dataclasses.fields(OnPolicyConfig)}
+        method = kind(**{**of_engine, "epochs": CONFIG.ppo_epochs, **changes})
+        return OnPolicyTrainer(policy, reward, PROMPTS, method, method, seed=3)
 
 
 def trained(checkpoint, n_steps=N_STEPS, *, checkpoints=None, **changes):
@@ -178,7 +199,7 @@ def evaluated_while_sharded(checkpoint):
 def everything(checkpoint, folder):
     """What the program runs: all cases, and what needs two processes."""
     rollout.MAX_UNSCORED = 0.5
-    found = {name: trained(checkpoint, **changes) for name, changes in {**CASES, **SHARDED}.items()}
+    found = {name: trained(checkpoint, **changes) for name, changes in {**CASES, **SHARDED, **GROUP_METHODS}.items()}
     found["resumed"] = trained(checkpoint, checkpoints=folder / "begun by one")
     found["resumed, sharded"] = trained(checkpoint, checkpoints=folder / "begun by one too", sharding="full")
     for name, sharding in (("begun by two", "none"), ("begun by two, sharded", "full")):

@@ -13,6 +13,7 @@ from alignbench.methods.online_dpo import OnlineDPO
 from alignbench.methods.raft import RAFT
 from alignbench.methods.reinforce_pp import ReinforcePlusPlus
 from alignbench.methods.rloo import RLOO
+from alignbench.models.language_model import LanguageModel
 
 COMMON = {
     **{"batch_size": 12, "mini_batch_size": 6, "micro_batch_size": 2, "epochs": 2, "learning_rate": 3e-3},
@@ -107,6 +108,12 @@ def test_adapters(sure_policy, prompts):
     options = {**GROUPS, **SEQUENCE, "learning_rate": 2e-3}
     trainer, _ = compare(sure_policy("llama", "fresh"), prompts[:4], RLOO, options)
     assert all("lora_" in name for name in trainer.parameters)
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo, as published", "reinforce++, baseline", "raft", "online dpo"])
+def test_encoder_decoder_models(family, prompts, name):
+    """The prompt goes into the encoder, and a completion begins behind the decoder's own start."""
+    compare(LanguageModel(*family("t5"), "t5"), prompts[:4], *CASES[name])
 
 
 @pytest.mark.parametrize("kind", [OnlineDPO, RAFT])

@@ -43,7 +43,8 @@ def alone(checkpoints, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work.rollout, "MAX_UNSCORED", 0.5)
-        found = {name: work.trained(checkpoints / "policy", **changes) for name, changes in work.CASES.items()}
+        cases = {**work.CASES, **work.GROUP_METHODS}
+        found = {name: work.trained(checkpoints / "policy", **changes) for name, changes in cases.items()}
     for name in ("begun by one", "begun by one too"):
         work.trained(checkpoints / "policy", 2, checkpoints=folder / name)
     return found, folder
@@ -75,8 +76,17 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("case", work.CASES)
 def test_two_processes_give_the_update_of_one(alone, both, case, how):
     """Weights, losses, KL and every other metric; completions are the same text by text."""
-    name = case if how == "copies" else f"sharded, {case}"
-    expected, (first, second) = alone[0][case], (found[name] for found in both)
+    assert_update_of_one(alone[0][case], *(found[case if how == "copies" else f"sharded, {case}"] for found in both))
+
+
+@pytest.mark.parametrize("case", work.GROUP_METHODS)
+def test_so_do_the_methods_without_values(alone, both, case):
+    """A process draws every second completion, and a group is compared as a whole."""
+    assert_update_of_one(alone[0][case], *(found[case] for found in both))
+    assert alone[0][case]["log"][1]["policy/n_updates"] > 1
+
+
+def assert_update_of_one(expected, first, second):
     assert_same(first, expected)
     assert first["texts"].keys() == expected["texts"].keys()
     for step, rows in expected["texts"].items():
