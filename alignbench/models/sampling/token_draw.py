@@ -87,8 +87,21 @@ def _nucleus(probabilities: Tensor, p: float) -> Tensor:
     # A sum reaches p where it passes the number before p.
     last = inverse_cdf(ordered, ordered.new_full((len(ordered),), math.nextafter(p, 0.0), dtype=torch.float64))
     least = ordered.gather(-1, last.unsqueeze(-1))
+    kept = probabilities >= least
+    after = ordered.gather(-1, (last + 1).clamp(max=ordered.shape[-1] - 1).unsqueeze(-1))
+    is_tied = (after == least).squeeze(-1)  # something beyond the border is as likely as what is within
+    if ordered.device.type == "cpu":  # a look waits for a GPU
+        if not is_tied.any():
+            return kept
+        kept[is_tied] = _first_ones(probabilities[is_tied], least[is_tied], last[is_tied] + 1)
+        return kept
+    return _first_ones(probabilities, least, last + 1)
+
+
+def _first_ones(probabilities: Tensor, least: Tensor, n: Tensor) -> Tensor:
+    """The n (b,) most likely tokens, of which the last ones have the probability `least` (b, 1): (b, V), booleans."""
     above, tied = probabilities > least, probabilities == least
-    n_tied = last + 1 - above.sum(dim=-1)
+    n_tied = n - above.sum(dim=-1)
     last_tied = inverse_cdf(tied, (n_tied - 0.5) / tied.sum(dim=-1)).unsqueeze(-1)
     return above | (tied & (torch.arange(tied.shape[-1], device=tied.device) <= last_tied))
 
@@ -105,22 +118,24 @@ def _descending(values: Tensor) -> Tensor:
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """The token at which the cumulative weight passes the share u of the whole: (b, V), (b,) -> (b,).
 
-    Never one of weight 0, but any token where weights are not finite. Sums are in float64, first over blocks of tokens
-    and then within one block, so that it takes one pass over the vocabulary.
+    Never one of weight 0, but any token where weights are not finite. It takes one pass over the vocabulary, which adds
+    up blocks of tokens; their sums, and those within one block, are added in float64.
     """
     n_words = weights.shape[-1]
     n_whole = n_words // _BLOCK
-    sums = weights[:, : n_whole * _BLOCK].reshape(len(weights), n_whole, _BLOCK).sum(dim=-1, dtype=torch.float64)
-    rest = weights[:, n_whole * _BLOCK :].sum(dim=-1, keepdim=True, dtype=torch.float64)
-    cumulative = torch.cat((sums, rest), dim=-1).cumsum(dim=-1)
+    sums = weights[:, : n_whole * _BLOCK].view(len(weights), n_whole, _BLOCK).sum(dim=-1)
+    if n_whole * _BLOCK < n_words:
+        sums = torch.cat((sums, weights[:, n_whole * _BLOCK :].sum(dim=-1, keepdim=True)), dim=-1)
+    cumulative = sums.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     target = torch.minimum(u.unsqueeze(-1) * total, total.nextafter(torch.zeros_like(total)))
     block = torch.searchsorted(cumulative, target, right=True).clamp(max=n_whole)
     before = cumulative.gather(-1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0.0)
     places = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
     within = weights.gather(-1, places.clamp(max=n_words - 1)).masked_fill(places >= n_words, 0).double()
-    last = (within > 0).int().cumsum(dim=-1).argmax(dim=-1, keepdim=True)  # where rounding passes the block's end
-    inside = torch.searchsorted(within.cumsum(dim=-1), target - before, right=True)
+    sums_within = within.cumsum(dim=-1)
+    last = torch.searchsorted(sums_within, sums_within[:, -1:].contiguous())  # where rounding passes the block's end
+    inside = torch.searchsorted(sums_within, target - before, right=True)
     return (block * _BLOCK + torch.minimum(inside, last)).clamp(max=n_words - 1).squeeze(-1)
 
 
@@ -140,7 +155,8 @@ def draw(scaled: Tensor, u: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]
     """
     probabilities = scaled.softmax(dim=-1)
     support = None if decoding.keeps_all(scaled.shape[-1]) else _support(scaled, decoding, ())
-    return inverse_cdf(probabilities if support is None else probabilities * support, u), probabilities
+    kept = probabilities if support is None else torch.where(support, probabilities, 0.0)
+    return inverse_cdf(kept, u), probabilities
 
 
 def logprob_and_entropy(token: Tensor, scaled: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,3 +30,25 @@ def test_the_same_numbers_and_gradients(family):
         outcomes.append((logits[:, 3:], last, *(parameter.grad for parameter in model.parameters())))
     for one, other in zip(*outcomes, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_a_single_token_without_gradients(family):
+    """What decoding reads: the numbers are those of the whole pass, within the window of 4 and beyond it."""
+    model, _ = family("gpt_neo")
+    LanguageModel(model.eval(), None, "gpt_neo")
+    tokens, mask = torch.arange(3, 23).view(2, 10), torch.ones((2, 10), dtype=torch.long)
+    mask[0, :2] = 0
+    for n_before in (2, 3, 4, 9):
+        read = slice(0, n_before + 1)
+        with torch.no_grad():
+            whole = model(tokens[:, read], attention_mask=mask[:, read], output_attentions=True)
+            first = model(tokens[:, :n_before], attention_mask=mask[:, :n_before], use_cache=True)
+            step = model(
+                tokens[:, n_before : n_before + 1],
+                attention_mask=mask[:, read],
+                past_key_values=first.past_key_values,
+                output_attentions=n_before == 9,
+            )
+        torch.testing.assert_close(step.logits[:, -1], whole.logits[:, -1], rtol=1e-5, atol=1e-5)
+    for one, other in zip(step.attentions, whole.attentions, strict=True):
+        torch.testing.assert_close(one[:, :, -1], other[:, :, -1])
