@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from alignbench.comparison.flags import REWARD_SCORER, Flag
-from alignbench.comparison.numbers import number
+from alignbench.comparison.numbers import short
 from alignbench.comparison.pooling import UNTRAINED, Measurement, PairedRecipes
 from alignbench.comparison.ranks import Ranking
 from alignbench.comparison.rows import ComparedRecipe, settlement
@@ -57,8 +57,8 @@ class Answer:
     empty where nothing was tested."""
     values: Mapping[str, float | None]
     """What was measured, by row."""
-    cost_multiple: float | None
-    """Wall seconds of training `best`, in those of the cheapest trained row; None where it trains nothing."""
+    cost_multiples: Mapping[str, float]
+    """Wall seconds of training, in those of the cheapest trained row, by trained row."""
     not_done: tuple[str, ...]
     """Sentences on tuning, seeds and prompts."""
 
@@ -101,15 +101,15 @@ class Answer:
     def sentences(self) -> tuple[str, ...]:
         """The answer in words, a sentence each."""
         first = [_unbeaten(self), _best(self)] if self.decides_nothing else [_best(self), _unbeaten(self)]
-        said = [*first, _discounted(self), _cost(self), _only_the_number(self)]
+        said = [*first, _discounted(self), _only_the_number(self), _cost(self)]
         return tuple(one for one in said if one)
 
     @property
     def about_words(self) -> str:
         """What verdicts are about, in a few words; empty where nothing was tested."""
         return {
-            "these runs": "about these runs: prompts vary, the seed does not",
-            "the method": "about the method: prompts and seeds vary",
+            "these runs": "about these runs (prompts vary, the seed does not)",
+            "the method": "about the method (prompts and seeds vary)",
             "both": "about the method where both rows have two seeds, else about these runs",
         }.get(self.about, "")
 
@@ -133,7 +133,7 @@ def answer(
         tuple(Discounted(name, flags[name], name in before) for name in ranking.order if flags[name]),
         "both" if len(estimands) > 1 else "".join(estimands),
         values,
-        cost_multiples(rows).get(best or ""),
+        cost_multiples(rows),
         tuple(not_done),
     )
 
@@ -164,7 +164,7 @@ def judge(key: MetricKey) -> str:
         return key.metric
     if key.scorer == REWARD_SCORER:
         return f"{key.metric} by the training reward's own classifier, no held-out judge"
-    return f"{key.metric} by the held-out judge {key.scorer}"
+    return f"{key.metric} by the held-out judge {key.scorer!r}"
 
 
 def _best(one: Answer) -> str:
@@ -172,12 +172,12 @@ def _best(one: Answer) -> str:
         return "No row counts: each has a flag that speaks against it, or no value."
     pairs = one.ranking.pairs
     word = {"higher": "highest"}.get(pairs[0].measurement.direction, "lowest") if pairs else "lowest"
-    value = f"{number(one.values[one.best])}"
+    value = short(one.values[one.best])
     trained = [name for name in one.ranking.order if name != one.baseline]
     if one.best == one.baseline:
         return f"{one.best}, the baseline, has the {word} {judge(one.key)}: {value}." if trained else ""
-    reference = "" if one.baseline is None else f"; {one.baseline} has {number(one.values[one.baseline])}"
-    optimistic = " The lowest of several measured values is optimistic.".replace("lowest", word)
+    reference = "" if one.baseline is None else f"; {one.baseline} has {short(one.values[one.baseline])}"
+    optimistic = f" The {word} of several measured values is optimistic."
     return f"{one.best} has the {word} {judge(one.key)}: {value}{reference}.{optimistic if len(trained) > 1 else ''}"
 
 
@@ -210,11 +210,13 @@ def _discounted(one: Answer) -> str:
 
 
 def _cost(one: Answer) -> str:
-    if one.cost_multiple is None:
+    multiple = one.cost_multiples.get(one.best or "")
+    if multiple is None or len(one.cost_multiples) < 2:
         return ""
-    if one.cost_multiple == 1.0:
-        return f"No trained row takes less time to train than {one.best}."
-    return f"To train, {one.best} takes {one.cost_multiple:.1f} times as long as the cheapest trained row."
+    if multiple == 1.0:
+        return f"{one.best} is the cheapest to train."
+    cheapest = min(one.cost_multiples, key=lambda name: one.cost_multiples[name])
+    return f"{one.best} takes {multiple:.1f} times as long to train as {cheapest}, the cheapest."
 
 
 def _only_the_number(one: Answer) -> str:

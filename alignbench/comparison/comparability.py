@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +43,18 @@ def find_mismatches(measured: Sequence[tuple[StoredRun, StoredEvaluation]]) -> l
         else one
         for one in found
         if len(one.values) > 1
+    ]
+
+
+def between_models(measured: Iterable[Sequence[tuple[StoredRun, StoredEvaluation]]]) -> list[str]:
+    """Returns what the tables of several models were measured under otherwise, but for what follows from the model."""
+    sides = [_fields(one[0][1]) for one in measured]
+    names = dict.fromkeys(name for side in sides for name in side)
+    of_the_model = ("base_model", "chat")
+    return [
+        name
+        for name in names
+        if not name.startswith(of_the_model) and len({side.get(name, "(absent)") for side in sides}) > 1
     ]
 
 

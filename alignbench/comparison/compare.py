@@ -7,8 +7,10 @@ else about *these runs*, prompts alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from alignbench.comparison.comparability import (
+    between_models,
     find_mismatches,
     group_key,
     require_comparable,
@@ -30,6 +32,7 @@ from alignbench.comparison.flags import (
     upstream_flag,
 )
 from alignbench.comparison.hacking_over_seeds import along_training_flag, hacking_along_training
+from alignbench.comparison.models import by_model
 from alignbench.comparison.notes import SEEDS_NOTE, covers_seeds, notes_on
 from alignbench.comparison.pooling import (
     UNTRAINED,
@@ -61,8 +64,10 @@ def compare(
     """Compares the runs below some paths.
 
     Args:
-        paths: a results root, a recipe's or a run's directory, or several of them.
-        baseline: name of the recipe that the others are compared with; None means the untrained one.
+        paths: a results root, a recipe's or a run's directory, or several of them. Runs on several base models are
+            compared model by model, never across.
+        baseline: name of the recipe that the others are compared with; None means the untrained one, as it does for a
+            model that has no such recipe.
         allow_mismatch: let runs be in one table that do not belong there, marked as such.
         protocol: which evaluation to take; needed only where runs have several.
         all_pairs: test every pair of recipes on every metric as well, families of their own.
@@ -75,38 +80,77 @@ def compare(
         UsageError: No such baseline, or none to be guessed; no such metric.
     """
     runs, skipped = find_runs(paths)
-    _refuse_duplicates(runs)
     measured = [(run, _evaluation(run, protocol)) for run in runs]
     usable, unusable = _with_evaluation(measured)
     skipped += unusable
-    policies = [one for one in usable if one[0].status.kind == "policy"]
-    reward_models = [one for one in usable if one[0].status.kind == "reward_model"]
     if not usable:
         raise ResultsError("no run has an evaluation that can be read:" + "".join(f"\n  {one}" for one in skipped))
+    reward_models = _reward_model_groups([one for one in usable if one[0].status.kind == "reward_model"])
+    of_models = by_model([one for one in usable if one[0].status.kind == "policy"])
+    names = {run.status.recipe for measured in of_models.values() for run, _ in measured}
+    wanted = _Wanted(baseline, allow_mismatch, all_pairs, metric, _unread(skipped))
+    if names:
+        wanted.require_baseline(sorted(names))
+    tables = [_table(policies, wanted, model) for model, policies in of_models.items()]
+    if len(tables) == 1:
+        return replace(tables[0], reward_models=reward_models, skipped=tuple(skipped))
+    notes = (f"Models differ in more than their weights: {one}." for one in between_models(of_models.values()))
+    return Comparison(
+        *(None, None, 0, 0, ()),
+        reward_models=reward_models,
+        skipped=tuple(skipped),
+        notes=tuple(notes),
+        blocks=tuple(tables),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the caller asked for of every table."""
+
+    baseline: str | None
+    allow_mismatch: bool
+    all_pairs: bool
+    metric: str | None
+    unread: str
+    """What could not be read: the baseline may be among it."""
+
+    def require_baseline(self, names: Sequence[str]) -> None:
+        """UsageError where no table has the baseline that was asked for."""
+        if self.baseline is not None and self.baseline not in names:
+            raise UsageError(
+                f"baseline: got {self.baseline!r}, expected one of {', '.join(names)}"
+                f"{did_you_mean(self.baseline, names)}{self.unread}"
+            )
+
+
+def _table(policies: _Measured, wanted: _Wanted, model: str) -> Comparison:
+    """Compares the policies of one base model."""
+    _refuse_duplicates([run for run, _ in policies])
     mismatches = find_mismatches(policies)
-    if not allow_mismatch:
+    if not wanted.allow_mismatch:
         require_comparable(mismatches)
     policy_runs = [run for run, _ in policies]
     unchecked = require_no_leak(policy_runs)
     recipes = _by_recipe(policies)
-    chosen = _choose_baseline(recipes, baseline, skipped) if recipes else None
+    chosen = _choose_baseline(recipes, wanted, model) if recipes else None
     recipes.sort(key=lambda one: one is not chosen)
     first = policies[0][1].record if policies else None
     rows = _compared(recipes, chosen, mismatched=bool(mismatches))
-    measured_by_name = {(row.recipe, key): one for row in rows for key, one in row.metrics.items()}
+    measured = {(row.recipe, key): one for row in rows for key, one in row.metrics.items()}
+    lists = _word_lists(recipes[0], rows[0].metrics) if recipes else ()
     return Comparison(
         baseline=chosen.recipe if chosen else None,
         protocol=first.protocol if first else None,
         n_prompts=first.n_prompts if first else 0,
         samples_per_prompt=first.samples_per_prompt if first else 0,
         recipes=rows,
-        pairs=tuple(measure_pairs(recipes, measured_by_name)) if all_pairs else (),
-        reward_models=_reward_model_groups(reward_models),
+        pairs=tuple(measure_pairs(recipes, measured)) if wanted.all_pairs else (),
         mismatches=tuple(mismatches),
-        skipped=tuple(skipped),
         notes=(*notes_on(recipes, chosen), *rows_notes(policies), *unchecked, *version_notes(policy_runs)),
-        key=headline(metric_keys(recipes), metric, _word_lists(recipes[0], rows[0].metrics)) if recipes else None,
+        key=headline(metric_keys(recipes), wanted.metric, lists) if recipes else None,
         runs=tuple(recipes),
+        model=model or None,
     )
 
 
@@ -148,22 +192,22 @@ def _by_recipe(measured: _Measured) -> list[RecipeRuns]:
     return [RecipeRuns(name, runs[0][0].status.method, tuple(runs)) for name, runs in found.items()]
 
 
-def _choose_baseline(recipes: Sequence[RecipeRuns], wanted: str | None, skipped: Sequence[SkippedRun]) -> RecipeRuns:
+def _unread(skipped: Sequence[SkippedRun]) -> str:
+    return f"\n{len(skipped)} skipped:" + "".join(f"\n  {one}" for one in skipped) if skipped else ""
+
+
+def _choose_baseline(recipes: Sequence[RecipeRuns], wanted: _Wanted, model: str) -> RecipeRuns:
     names = [one.recipe for one in recipes]
-    # The baseline may be among what could not be read.
-    unread = f"\n{len(skipped)} skipped:" + "".join(f"\n  {one}" for one in skipped) if skipped else ""
-    if wanted is not None:
-        fits = [one for one in recipes if one.recipe == wanted]
-        if not fits:
-            raise UsageError(
-                f"baseline: got {wanted!r}, expected one of {', '.join(names)}{did_you_mean(wanted, names)}{unread}"
-            )
-        return fits[0]
-    fits = [one for one in recipes if one.method == UNTRAINED] or (list(recipes) if len(recipes) == 1 else [])
+    fits = [one for one in recipes if one.recipe == wanted.baseline]
+    if not fits:
+        fits = [one for one in recipes if one.method == UNTRAINED] or (list(recipes) if len(recipes) == 1 else [])
     if len(fits) == 1:
         return fits[0]
     said = f"several untrained runs ({', '.join(one.recipe for one in fits)})" if fits else "no untrained run"
-    raise UsageError(f"{said} to compare with; name the baseline with --baseline, one of {', '.join(names)}{unread}")
+    raise UsageError(
+        f"{f'{model}: ' if model else ''}{said} to compare with; name the baseline with --baseline, one of "
+        f"{', '.join(names)}{wanted.unread}"
+    )
 
 
 def _compared(
@@ -246,4 +290,6 @@ def _reward_model_groups(measured: _Measured) -> tuple[tuple[ComparedRecipe, ...
     groups: dict[str, _Measured] = {}
     for run, evaluation in measured:
         groups.setdefault(group_key(evaluation), []).append((run, evaluation))
+    for group in groups.values():
+        _refuse_duplicates([run for run, _ in group])
     return tuple(_compared(_by_recipe(group), None) for group in groups.values())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from alignbench.comparison.answer import Answer, answer
 from alignbench.comparison.comparability import Mismatch
 from alignbench.comparison.equal_length import EqualLength
 from alignbench.comparison.examples import Example, examples
+from alignbench.comparison.flags import judgement
 from alignbench.comparison.gains import Gain, gain
+from alignbench.comparison.models import AcrossModels, Block, across
 from alignbench.comparison.not_done import not_done
 from alignbench.comparison.pooling import PairedRecipes, RecipeRuns, measure_pairs
 from alignbench.comparison.ranks import Ranking, ranking
@@ -18,6 +22,14 @@ from alignbench.errors import NothingComparedError
 from alignbench.records import MetricKey
 from alignbench.results.reader import SkippedRun
 from alignbench.results.threads import in_threads
+from alignbench.statistics.estimate import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_OF_THE_TABLE = ("protocol", "n_prompts", "samples_per_prompt")
+_ADDED = ("rank_first", "rank_last", "p_all_pairs", "verdict_all_pairs", "model")
+"""Fields of a record that came later, in their order behind all others."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,23 @@ class Comparison:
     """What ranks and answer are about; None where no such thing was measured."""
     runs: tuple[RecipeRuns, ...] = field(default=(), repr=False, compare=False)
     """What the rows are made from, in their order."""
+    model: str | None = None
+    """The base model, where this is the table of one of several."""
+    blocks: tuple[Comparison, ...] = ()
+    """A table per base model, where there are several: then there are no rows here."""
+
+    @cached_property
+    def across(self) -> AcrossModels | None:
+        """How methods came out on several models; None where there is one."""
+        return across([one.as_block for one in self.blocks]) if self.blocks else None
+
+    @property
+    def as_block(self) -> Block:
+        """What is needed of this table beside those of other models."""
+        rows = [row for row in self.recipes if row.recipe != self.baseline]
+        key = self.key
+        words = {row.recipe: None if key is None else self.verdict(row, key) for row in rows}
+        return Block(str(self.model), {row.recipe: row.method for row in rows}, words, self.ranking)
 
     @cached_property
     def ranking(self) -> Ranking | None:
@@ -51,6 +80,17 @@ class Comparison:
         measured = {(row.recipe, key): one for row in self.recipes for key, one in row.metrics.items()}
         pairs = self.pairs or measure_pairs(self.runs, measured, {self.key})
         return ranking(self.key, {row.recipe: row.metrics.get(self.key) for row in self.recipes}, pairs)
+
+    def verdict(self, row: ComparedRecipe, key: MetricKey) -> Verdict | None:
+        """Returns the one verdict on a row beside the baseline: where all pairs were tested, theirs."""
+        pair = self._beside_baseline.get((row.recipe, key))
+        found = row.metrics.get(key) if pair is None else pair.measurement
+        return None if found is None else judgement(found)
+
+    @cached_property
+    def _beside_baseline(self) -> dict[tuple[str, MetricKey], PairedRecipes]:
+        pairs = self.pairs or (self.ranking.pairs if self.ranking is not None else ())
+        return {(pair.recipe, pair.key): pair for pair in pairs if pair.other == self.baseline}
 
     @cached_property
     def answer(self) -> Answer | None:
@@ -92,32 +132,57 @@ class Comparison:
 
     def records(self) -> list[dict[str, object]]:
         """Returns a record per recipe and metric, with the fields that docs/results.md lists; then one per pair."""
+        tables = self.blocks or (self,)
+        found = [record for table in tables for record in table._own_records()]
+        for group in self.reward_models:
+            bare = [record for row in group for record in records_of(row, None)]
+            found += [(record | dict.fromkeys(_OF_THE_TABLE), dict.fromkeys(_ADDED)) for record in bare]
+        # In each record, so that none of them can be quoted without.
+        tables = (*self.blocks, self)
+        said: dict[str, object] = {
+            "mismatch": [str(one) for table in tables for one in table.mismatches],
+            "notes": list(dict.fromkeys(note for table in tables for note in table.notes)),
+            "skipped": [str(one) for one in self.skipped],
+        }
+        return [record | said | added for record, added in found]
+
+    def _own_records(self) -> list[tuple[dict[str, object], dict[str, object]]]:
+        """Returns the records of the rows and pairs, and of each what stands behind everything else."""
         rows = [one for some in in_threads(lambda row: records_of(row, self.baseline), self.recipes) for one in some]
         by_name = {row.recipe: row for row in self.recipes}
-        rows += in_threads(
+        pairs = in_threads(
             lambda pair: record_of(by_name[pair.recipe], pair.key, pair.measurement, pair.other, "all pairs"),
             self.pairs,
         )
-        protocol = {
-            "protocol": self.protocol,
-            "n_prompts": self.n_prompts,
-            "samples_per_prompt": self.samples_per_prompt,
+        of_the_table = dict(zip(_OF_THE_TABLE, (self.protocol, self.n_prompts, self.samples_per_prompt), strict=True))
+        nothing = dict.fromkeys(_ADDED) | {"model": self.model}
+        return [(record | of_the_table, nothing | self._ranked(record)) for record in rows] + [
+            (record | of_the_table, nothing) for record in pairs
+        ]
+
+    def _ranked(self, record: Mapping[str, object]) -> dict[str, object]:
+        """Returns what ranks say of a record; nothing where they are about another metric."""
+        ranking, name = self.ranking, str(record["recipe"])
+        if ranking is None or (record["metric"], record["scorer"]) != (ranking.key.metric, ranking.key.scorer):
+            return {}
+        found = None if self.baseline is None else ranking.difference(name, self.baseline)
+        return {
+            "rank_first": ranking.ranges[name].first,
+            "rank_last": ranking.ranges[name].last,
+            "p_all_pairs": None if found is None else found.p_adjusted,
+            "verdict_all_pairs": None if self.baseline is None else ranking.verdict(name, self.baseline),
         }
-        rows = [record | protocol for record in rows]
-        for group in self.reward_models:
-            others = [record for row in group for record in records_of(row, None)]
-            rows += [record | dict.fromkeys(protocol) for record in others]
-        # In each record, so that none of them can be quoted without.
-        said = {
-            "mismatch": [str(one) for one in self.mismatches],
-            "notes": list(self.notes),
-            "skipped": [str(one) for one in self.skipped],
-        }
-        return [record | said for record in rows]
+
+    def frame(self) -> pd.DataFrame:
+        """Returns the records as a pandas frame, a row each."""
+        import pandas as pd
+
+        return pd.DataFrame(self.records())
 
     def require_two(self) -> None:
         """Raises NothingComparedError where no table has two recipes."""
-        tables = [table for table in (self.recipes, *self.reward_models) if table]
+        policies = [block.recipes for block in self.blocks] or [self.recipes]
+        tables = [table for table in (*policies, *self.reward_models) if table]
         if all(len(table) < 2 for table in tables):
             names = ", ".join(row.recipe for table in tables for row in table)
             skipped = f"; {len(self.skipped)} skipped" if self.skipped else ""

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alignbench.comparison import improvements
+from alignbench.comparison.chunks import WIDTH, chunks
 from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.cost_columns import COSTS, PER_ANSWER, shown, shown_per_answer
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
 from alignbench.comparison.numbers import number, p_value, with_interval
 from alignbench.comparison.pooling import UNTRAINED, Measurement
 from alignbench.comparison.rows import ComparedRecipe, detectable, settlement
+from alignbench.errors import UsageError, did_you_mean
 from alignbench.records import MetricKey
 from alignbench.results.threads import in_threads
 from alignbench.statistics.estimate import ALPHA, Estimate
 
-WIDTH = 120
-"""Of a table, in characters: what a terminal holds. Wider ones are continued below, in every format."""
-_HEADER_WIDTH = 10
 MARKS = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "="}
 SECTIONS = ("fluency", "divergence", "length", "diversity", "degeneration", "dexperts")
 """Columns of the table of quality, in their order; those of other sections come after them."""
@@ -41,10 +39,27 @@ _DESIGN_LEGEND = (
 class Section:
     """One table with its title and the remarks below it."""
 
+    name: str
+    """What `--section` calls it; several tables may have one name."""
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     remarks: Sequence[str] = ()
+
+
+SECTION_NAMES = (
+    *("toxicity", "design", "pairs", "before_and_after", "equal_length", "hacking", "other_toxicity", "quality"),
+    *("cost", "models", "reward_models", "flags", "notes", "skipped"),
+)
+"""What `--section` takes, in the order of the page."""
+
+
+def require_sections(names: Sequence[str]) -> None:
+    """UsageError where a name is none of SECTION_NAMES."""
+    for name in names:
+        if name not in SECTION_NAMES:
+            known = ", ".join(SECTION_NAMES)
+            raise UsageError(f"--section: got {name!r}, expected one of {known}{did_you_mean(name, SECTION_NAMES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +75,16 @@ class Document:
 
 
 def document(comparison: Comparison) -> Document:
-    """Returns a comparison as sections and lists."""
-    skipped = comparison.skipped
-    said = {"Flags": _flag_lines(comparison), "Notes": comparison.notes, f"{len(skipped)} skipped": skipped}
-    lists = [(title, [" ".join(str(line).split()) for line in lines]) for title, lines in said.items()]
-    return Document(
-        _watermark(comparison), _headline(comparison), list(_sections(comparison)), [one for one in lists if one[1]]
-    )
+    """Returns a comparison as sections and lists; of several models each by itself, and then all of them."""
+    tables = [(f"{one.model}: " if one.model else "", one) for one in (*comparison.blocks, comparison)]
+    watermark, headlines, sections, lists = [], [], [], []
+    for name, one in tables:
+        watermark += [f"{name}{line}" for line in _watermark(one)]
+        headlines += [f"{name}{said}" for said in [_headline(one)] if said]
+        sections += [replace(section, title=f"{name}{section.title}") for section in _sections(one)]
+        said = {"Flags": _flag_lines(one), "Notes": one.notes, f"{len(one.skipped)} skipped": one.skipped}
+        lists += [(f"{name}{title}", [" ".join(str(line).split()) for line in lines]) for title, lines in said.items()]
+    return Document(watermark, " ".join(headlines), sections, [one for one in lists if one[1]])
 
 
 def _sections(comparison: Comparison) -> Iterator[Section]:
@@ -80,14 +98,18 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
         yield from _every_pair(comparison, key)
     if (comparison.protocol or "").rstrip("*") == improvements.PROTOCOL:
         found = list(improvements.rows_of(rows))
-        yield Section(improvements.TITLE, improvements.HEADER, found, [improvements.LEGEND])
+        yield Section("before_and_after", improvements.TITLE, improvements.HEADER, found, [improvements.LEGEND])
     yield from _equal_length(rows)
     yield from _hacking(rows)
     if rows:
         toxicity, quality = _columns(rows, [key.scorer for key in headlines])
-        yield from _compact("Other toxicity metrics", rows, toxicity)
-        yield from _compact("Quality", rows, quality, with_reward=True)
+        yield from _compact("other_toxicity", "Other toxicity metrics", rows, toxicity)
+        yield from _compact("quality", "Quality", rows, quality, with_reward=True)
         yield from _costs("Cost of a run, upstream included", rows)
+    if comparison.across is not None:
+        header, body = comparison.across.table()
+        title = f"Verdicts on {len(comparison.blocks)} models, each within its own"
+        yield Section("models", title, header, body, [comparison.across.carries_over])
     for group in comparison.reward_models:
         yield _reward_models(group)
         yield from _costs("Cost of a reward model", group)
@@ -116,7 +138,12 @@ def _toxicity(comparison: Comparison, key: MetricKey) -> Section:
         if one is None:
             continue
         difference = one.difference or Estimate(None)
-        word: str = judgement(one) or ("baseline" if row.recipe == comparison.baseline else "-")
+        alone, found = judgement(one), comparison.verdict(row, key)
+        word: str = found or ("baseline" if row.recipe == comparison.baseline else "-")
+        if found != alone:
+            remarks.append(
+                f"{row.recipe}: {alone} beside {comparison.baseline} alone, {found} once all pairs are counted."
+            )
         lost = lost_at_equal_length(difference, one.length_matched.difference) if one.length_matched else None
         word += f", {lost} at equal length" if lost and word == "better" else ""
         word += " (these runs)" if is_mixed and one.tested and one.tested.estimand == "these runs" else ""
@@ -130,7 +157,7 @@ def _toxicity(comparison: Comparison, key: MetricKey) -> Section:
         remarks.insert(0, _MARK)
     header = ["recipe", "seeds", HEADLINE, f"difference to {comparison.baseline}", "p", "adjusted p", "verdict"]
     title = f"{key}: {role} (lower is better; 95 % intervals)"
-    return Section(title, header, rows, remarks)
+    return Section("toxicity", title, header, rows, remarks)
 
 
 def _mark(*rows: ComparedRecipe) -> str:
@@ -156,7 +183,7 @@ def _design(comparison: Comparison, key: MetricKey) -> Iterator[Section]:
         alone = f"if it were the only one among the {n_tests} comparisons, at the level {ALPHA} / {n_tests}"
         family = alone if n_tests > 1 else f"at the level {ALPHA}"
         legend = _DESIGN_LEGEND.format(family=family)
-        yield Section(f"{key}: what stands behind the verdicts", header, rows, [legend])
+        yield Section("design", f"{key}: what stands behind the verdicts", header, rows, [legend])
 
 
 def _every_pair(comparison: Comparison, key: MetricKey) -> Iterator[Section]:
@@ -177,7 +204,7 @@ def _every_pair(comparison: Comparison, key: MetricKey) -> Iterator[Section]:
             rows = [[*row, estimand] for row, estimand in zip(rows, estimands, strict=True)]
         remarks = [_MARK] if any(row[5].endswith("!") for row in rows) else []
         title = f"{key}: every pair, p adjusted for all {len(rows)}"
-        yield Section(title, header, rows, remarks)
+        yield Section("pairs", title, header, rows, remarks)
 
 
 def _settled(one: Measurement) -> str:
@@ -212,7 +239,7 @@ def _equal_length(rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
                 remarks.append(f"{row.recipe}, {key}: {matched.reason}")
     if body:
         header = ["recipe", "metric", "difference", "difference at equal length", "baseline covered"]
-        yield Section("Toxicity at equal length (95 % intervals, these runs)", header, body, remarks)
+        yield Section("equal_length", "Toxicity at equal length (95 % intervals, these runs)", header, body, remarks)
 
 
 def _hacking(rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
@@ -226,14 +253,15 @@ def _hacking(rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
         if found.word is not None:
             onset = "-" if found.onset_completions is None else f"{found.onset_completions:,}"
             seeds = f"{found.n_seeds} of {found.n_measured}"
-            body.append([row.recipe, found.word, seeds, onset])
+            later = found.word == "none" and any(flag.name == "reward_hacking" for flag in row.flags)
+            body.append([row.recipe, f"{found.word}, flagged after it" if later else found.word, seeds, onset])
     if body or remarks:
         header = ["recipe", "word", "seeds", "onset in completions"]
-        yield Section("Reward hacking along training", header, body, remarks)
+        yield Section("hacking", "Reward hacking along training", header, body, remarks)
 
 
 def _compact(
-    title: str, rows: Sequence[ComparedRecipe], keys: Sequence[MetricKey], with_reward: bool = False
+    name: str, title: str, rows: Sequence[ComparedRecipe], keys: Sequence[MetricKey], with_reward: bool = False
 ) -> Iterator[Section]:
     """Yields tables of values with marks, as many columns at a time as a terminal holds."""
     present = [key for key in keys if any(key in row.metrics for row in rows)]
@@ -258,44 +286,24 @@ def _compact(
             "distinct-n, corpus-distinct-n and self-BLEU depend on the length of the texts, which has changed in "
             f"{', '.join(shifted)}."
         )
-    yield from _in_chunks(title, rows, columns, remarks)
+    yield from _in_chunks(name, title, rows, columns, remarks)
 
 
 def _in_chunks(
-    title: str, rows: Sequence[ComparedRecipe], columns: Sequence[tuple[str, list[str]]], remarks: Sequence[str]
+    name: str,
+    title: str,
+    rows: Sequence[ComparedRecipe],
+    columns: Sequence[tuple[str, list[str]]],
+    remarks: Sequence[str],
 ) -> Iterator[Section]:
-    chunks = list(_chunks(columns, WIDTH - max(len(row.recipe) for row in rows)))
-    for chunk in chunks:
+    parts = list(chunks(columns, WIDTH - max(len(row.recipe) for row in rows)))
+    for chunk in parts:
         header = ["recipe", *(name for name, _ in chunk)]
         body = [[row.recipe, *(cells[i] for _, cells in chunk)] for i, row in enumerate(rows)]
-        is_last = chunk is chunks[-1]
-        yield Section(title if chunk is chunks[0] else f"{title}, continued", header, body, remarks if is_last else [])
-
-
-def _chunks(columns: Sequence[tuple[str, list[str]]], width: int) -> Iterator[list[tuple[str, list[str]]]]:
-    """Yields the columns in groups that fit the width of a terminal."""
-    chunk: list[tuple[str, list[str]]] = []
-    used = 0
-    for name, cells in columns:
-        needs = 3 + max(map(len, [*broken(name).split("\n"), *cells]))
-        if chunk and used + needs > width:
-            yield chunk
-            chunk, used = [], 0
-        chunk.append((name, cells))
-        used += needs
-    if chunk:
-        yield chunk
-
-
-def broken(name: str) -> str:
-    """Returns a column's name on several short lines."""
-    lines = [""]
-    for word in re.findall(r"[ @]?[^ _@]+_?", name):
-        if lines[-1] and len(lines[-1] + word) > _HEADER_WIDTH:
-            lines.append(word.strip())
-        else:
-            lines[-1] += word
-    return "\n".join(lines)
+        is_last = chunk is parts[-1]
+        yield Section(
+            name, title if chunk is parts[0] else f"{title}, continued", header, body, remarks if is_last else []
+        )
 
 
 def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
@@ -312,7 +320,7 @@ def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
         times = f"; x: times that of {rows[0].recipe}" if answers[0] else ""
         remarks.append(f"Per answer: the mean over the completions of the evaluation{times}.")
     remarks += ["Means over seeds, memory the highest."] if any(len(row.seeds) > 1 for row in rows) else []
-    yield from _in_chunks(title, rows, columns, remarks)
+    yield from _in_chunks("cost", title, rows, columns, remarks)
 
 
 def _reward_models(group: Sequence[ComparedRecipe]) -> Section:
@@ -322,7 +330,7 @@ def _reward_models(group: Sequence[ComparedRecipe]) -> Section:
     for row in group:
         cells = [with_interval(row.metrics[key].value) if key in row.metrics else "-" for key in keys]
         body.append([row.recipe, _seeds(row), *cells])
-    return Section("Reward models (95 % intervals)", header, body)
+    return Section("reward_models", "Reward models (95 % intervals)", header, body)
 
 
 def _seeds(row: ComparedRecipe) -> str:

@@ -48,9 +48,10 @@ class _Firsts:
 def examples(baseline: RecipeRuns, recipe: RecipeRuns, scorer: str | None, n: int = 1) -> list[Example]:
     """Returns prompts that were answered before and after, with what one scorer says of the answers.
 
-    They are not picked by hand: with one, it is the prompt whose change of score is nearest to the mean change; with
-    more, those nearest to as many quantiles of the changes, from the largest fall to the largest rise. Prompts with an
-    answer that could not be scored do not count. None at all where the completions cannot be read.
+    They are not picked by hand. One is the median of the prompts whose score has moved as the mean has (of two middle
+    ones the smaller move); several are those nearest to as many quantiles of all changes, from the largest fall to the
+    largest rise. Prompts with an answer that could not be scored do not count. None at all where the completions cannot
+    be read.
     """
     sides = [one.runs[0][1] for one in (baseline, recipe)]
     try:
@@ -61,7 +62,11 @@ def examples(baseline: RecipeRuns, recipe: RecipeRuns, scorer: str | None, n: in
     if not common:
         return []
     changes = np.array([after.scores[one] - before.scores[one] for one in common])
-    wanted = [changes.mean()] if n == 1 else np.quantile(changes, (np.arange(n) + 0.5) / n)
+    if n == 1:
+        with_the_mean = np.sort(np.abs(changes[changes * changes.mean() > 0]))
+        wanted = with_the_mean[[(len(with_the_mean) - 1) // 2]] * np.sign(changes.mean()) if len(with_the_mean) else [0]
+    else:
+        wanted = np.quantile(changes, (np.arange(n) + 0.5) / n)
     places = dict.fromkeys(int(np.abs(changes - one).argmin()) for one in wanted)
     return [
         _example(common[place], (baseline.recipe, before, sides[0]), (recipe.recipe, after, sides[1]))

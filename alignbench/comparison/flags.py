@@ -77,10 +77,14 @@ def budget_flags(completions: Mapping[str, float]) -> dict[str, Flag]:
     """Returns a flag per trained recipe where the completions drawn for training differ by more than 5 %."""
     if not completions or max(completions.values()) <= (1 + MAX_BUDGET_SPREAD) * min(completions.values()):
         return {}
-    low, high = min(completions.values()), max(completions.values())
+    alike: dict[float, list[str]] = {}
+    for recipe, n in completions.items():
+        alike.setdefault(n, []).append(recipe)
+    said = "; ".join(f"{n:,.0f} in {', '.join(alike[n])}" for n in sorted(alike))
+    low, high = min(alike), max(alike)
     flag = Flag(
         "budget_differs",
-        f"training drew from {low:,.0f} to {high:,.0f} completions from the policy: these rows are not at equal budget",
+        f"training drew from {low:,.0f} to {high:,.0f} completions from the policy, not all at equal budget: {said}",
     )
     return dict.fromkeys(completions, flag)
 

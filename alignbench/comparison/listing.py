@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignbench.comparison.document import Section
-from alignbench.comparison.writers.table import table
+from alignbench.comparison.text_table import table
 from alignbench.errors import ResultsError
 from alignbench.results.layout import lock_path
 from alignbench.results.lock import is_locked
@@ -22,7 +22,7 @@ def render_runs(paths: Paths) -> str:
     rows = [*map(_complete, runs), *(_unfinished(run) for run in skipped if run.status is not None)]
     remarks = [str(run) for run in skipped]
     title = f"{len(runs)} complete, {len(skipped)} not"
-    return table(Section(title, header, rows, remarks))
+    return table(Section("runs", title, header, rows, remarks))
 
 
 def _named(paths: Paths, skipped: Sequence[SkippedRun]) -> str:

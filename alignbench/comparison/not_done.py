@@ -38,9 +38,9 @@ def untuned(recipes: Sequence[RecipeRuns]) -> dict[str, dict[str, object]]:
 
 
 def not_done(recipes: Sequence[RecipeRuns]) -> tuple[str, ...]:
-    """Returns a sentence for each thing that was not done, the most important first."""
+    """Returns a sentence for each thing that was not done, the longest last."""
     trained = [one for one in recipes if one.method != UNTRAINED]
-    said = [_tuning(recipes, len(trained)), _seeds(trained), _prompts(trained)]
+    said = [_seeds(trained), _prompts(trained), _tuning(recipes, len(trained))]
     return tuple(one for one in said if one)
 
 
@@ -50,7 +50,7 @@ def _tuning(recipes: Sequence[RecipeRuns], n_trained: int) -> str:
         return ""
     alike: dict[str, list[str]] = {}
     for recipe, found in left.items():
-        words = ", ".join(f"{name} {value:g}" for name, value in found.items())
+        words = ", ".join(f"{name.replace('learning_rate', 'lr')} {value:g}" for name, value in found.items())
         alike.setdefault(words, []).append(recipe)
     said = "; ".join(f"{', '.join(names)}: {words}" for words, names in alike.items() if words)
     nobody = len(left) == n_trained

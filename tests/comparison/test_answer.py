@@ -49,12 +49,12 @@ def test_the_lowest_and_who_is_not_told_apart(table):
         "ppo": "1-2", "dpo": "1-2", "sft": "3", "untrained": "4",
     }  # fmt: skip
     first, second, cost = found.sentences
-    assert first.startswith(f"{found.best} has the lowest toxicity_mean by the held-out judge judge: 0.2")
+    assert first.startswith(f"{found.best} has the lowest toxicity_mean by the held-out judge 'judge': 0.2")
     assert first.endswith("The lowest of several measured values is optimistic.")
     names = ", ".join(found.unbeaten)
     assert second == f"No row is shown to be better than {names}: 95 %, all 6 pairs together."
     times = 5.0 if found.best == "ppo" else 2.0
-    assert cost == f"To train, {found.best} takes {times} times as long as the cheapest trained row."
+    assert cost == f"{found.best} takes {times} times as long to train as sft, the cheapest."
     (question,) = found.open_questions
     assert {question.recipe, question.other} == {"ppo", "dpo"}
 
@@ -129,7 +129,7 @@ def test_nothing_is_decided_once_all_pairs_are_counted(tmp_path, add_run):
 def test_the_baseline_may_be_the_lowest(table):
     found = table({"untrained": 0.0, "ppo": 0.2}).answer
     assert found.best == "untrained"
-    assert found.cost_multiple is None
+    assert found.best not in found.cost_multiples
     assert found.sentences[0].startswith("untrained, the baseline, has the lowest toxicity_mean by the held-out judge")
 
 
@@ -192,9 +192,9 @@ def test_what_was_not_done(table):
     options = {"ppo": {"resolved_recipe": RECIPE.format(name="ppo", heldout="null")}}
     said = table({"untrained": 0.0, "ppo": -0.1}, **options).answer.not_done
     assert said == (
-        "Not tuned: ppo: learning_rate 0.0001, kl_coef 0.2.",
         "One seed: another may come out differently.",
         "Prompts are held out of the training source: no others were tried.",
+        "Not tuned: ppo: lr 0.0001, kl_coef 0.2.",
     )
 
 
@@ -208,8 +208,8 @@ def test_some_were_tuned(table):
     tuned = {"upstream": (Upstream(recipe="t0", seed=0, run_hash="h", role="tuning"),)}
     said = table({"untrained": 0.0, "ppo": -0.1, "dpo": -0.1}, (0, 1), ppo=tuned).answer.not_done
     assert said == (
-        "Not tuned, unlike the other 1: dpo: kl_coef 0.2.",
         "Two seeds: the spread between seeds is known from two runs.",
+        "Not tuned, unlike the other 1: dpo: kl_coef 0.2.",
     )
 
 
@@ -246,9 +246,9 @@ def answered(tmp_path, add_run, comparability):
     return compare(tmp_path)
 
 
-def test_an_example_is_the_prompt_of_the_mean_change(answered):
+def test_an_example_is_the_median_of_what_moved(answered):
     (found,) = answered.examples()
-    assert found.prompt in ("Q39", "Q40")
+    assert found.prompt in ("Q39", "Q40")  # of 79 falls, the prompt without one left out
     assert found.before.text == f"untrained {found.prompt[1:]} 0"
     assert found.after.text == f"ppo {found.prompt[1:]} 0"
     assert found.before.score - found.after.score == pytest.approx(0.2, abs=0.01)

@@ -239,9 +239,9 @@ def replace_evidence(one, evidence):
 def test_an_untrained_recipe_is_not_said_to_lack_a_curve(tmp_path, add_run):
     reason = "there are not two evaluations along training"
     add_run(tmp_path, "untrained", VALUES, reward_hacking_reason=reason)
-    assert reason not in render(compare(tmp_path))
+    assert reason not in render(compare(tmp_path), "details")
     add_run(tmp_path, "ppo", VALUES, reward_hacking_reason=reason)
-    assert f"ppo, seed 0: {reason}" in render(compare(tmp_path))
+    assert f"ppo, seed 0: {reason}" in render(compare(tmp_path), "details")
 
 
 def test_a_suspicion_marks_the_verdict(tmp_path, add_run):
@@ -265,7 +265,7 @@ def test_the_word_is_shown_and_stored(tmp_path, add_run):
     assert "reward_hacking" in ppo["flags"]
     assert (base["reward_hacking"], base["reward_hacking_seeds"]) == (None, None)
     assert base["reward_hacking_evidence"] == ["seed 0: nothing was trained"]
-    text = render(comparison)
+    text = render(comparison, "details")
     assert "Reward hacking along training" in text
     (row,) = [line.split() for line in text.splitlines() if line.startswith("ppo") and "evident" in line]
     assert row == ["ppo", "evident", "1", "of", "2", "1,024"]

@@ -22,7 +22,8 @@ FIELDS = [
     "runs_p_value", "detectable_difference", "settling_prompts", "settling_seeds", "length_matched_difference",
     "length_matched_ci_low", "length_matched_ci_high", "length_matched_share", "length_matched_reason",
     "reward_hacking", "reward_hacking_seeds", "reward_hacking_onset", "reward_hacking_evidence", "flags", "protocol",
-    "n_prompts", "samples_per_prompt", "mismatch", "notes", "skipped",
+    "n_prompts", "samples_per_prompt", "mismatch", "notes", "skipped", "rank_first", "rank_last", "p_all_pairs",
+    "verdict_all_pairs", "model",
 ]  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def test_withheld_and_missing_metrics_have_no_verdict(tmp_path, add_run, rng):
     reason = row.metrics[MetricKey("toxicity_mean", "judge")].value.reason
     assert reason == "seed 0: 10 of 60 unscored"
     assert not [r for r in comparison.records() if (r["recipe"], r["metric"]) == ("dpo", "kl")]
-    assert "10 of 60 unscored" in render(comparison)
+    assert "10 of 60 unscored" in render(comparison, "details")
 
 
 def test_baseline_without_the_metric(tmp_path, add_run, rng):
@@ -147,7 +148,7 @@ def test_unusable_runs_are_named_and_counted(tmp_path, add_run, begin):
         run.complete(cost=Cost())
     comparison = compare(tmp_path)
     assert [row.recipe for row in comparison.recipes] == ["untrained"]
-    text = render(comparison)
+    text = render(comparison, "details")
     assert "3 skipped:" in text
     for said in ("ppo/seed0: corrupt", "dpo/.seed0.partial: unfinished", "bare/seed0: incomplete, no evaluation"):
         assert said in text.replace("\n    ", " ")
@@ -208,11 +209,13 @@ from alignbench.comparison.formats import render
 def spent():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-text = render(compare(sys.argv[1]))
+comparison = compare(sys.argv[1])
+text, page = render(comparison, "details"), render(comparison)
 seconds = spent()
 heavy = [name for name in ("torch", "transformers", "trl", "pandas", "scipy.stats", "datasets") if name in sys.modules]
 import torch, transformers.modeling_utils
-seen = {"seconds": seconds, "seconds_of_torch": spent() - seconds, "heavy": heavy, "lines": len(text.splitlines())}
+lines = [len(one.splitlines()) for one in (text, page)]
+seen = {"seconds": seconds, "seconds_of_torch": spent() - seconds, "heavy": heavy, "lines": lines}
 print(json.dumps(seen))
 """
 
@@ -229,7 +232,7 @@ def test_ten_runs_take_less_than_it_takes_to_load_torch(tmp_path, add_run, rng):
     command = [sys.executable, "-c", FAST_AND_LIGHT, str(tmp_path)]
     seen = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert seen["heavy"] == []
-    assert seen["lines"] > 40
+    assert seen["lines"][0] > 40 >= seen["lines"][1]
     # Of processor time, both in one process: what else runs on this machine, and how fast it is, does not count.
     assert seen["seconds"] < seen["seconds_of_torch"]
 

@@ -53,7 +53,7 @@ def test_alike_estimands_are_not_repeated(tmp_path, add_run, base):
     for recipe in ("untrained", "ppo", "dpo"):
         add_run(tmp_path, recipe, {"toxicity_mean@judge": base + 0.1 * (recipe == "ppo")})
     comparison = compare(tmp_path, all_pairs=True)
-    assert "(these runs)" not in render(comparison)
+    assert "(these runs)" not in render(comparison, "details")
     assert section(comparison, "toxicity_mean@judge: every pair").header[-1] == "verdict"
 
 

@@ -69,7 +69,7 @@ def test_a_gain_by_length_alone_vanishes_and_a_shift_stays(tmp_path, add_scored)
     assert abs(rate["length_matched_difference"]) < 0.05 < abs(rate["difference"])
     assert one(comparison, "shorter", "expected_max_toxicity")["length_matched_difference"] is None
     assert one(comparison, "better", "toxicity_mean")["length_matched_difference"] is None
-    text = " ".join(render(comparison).split())
+    text = " ".join(render(comparison, "details").split())
     assert "Toxicity at equal length" in text
     said = {row.recipe: flag.text for row in comparison.recipes for flag in row.flags if flag.name == "length_shift"}
     assert "toxicity_mean at equal length: judge: the gain is gone (" in said["shorter"]

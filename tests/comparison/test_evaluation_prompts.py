@@ -25,7 +25,7 @@ def test_rows_left_out_are_noted_beside_the_table(tmp_path, add_run):
     comparison = compare(tmp_path)
     note = f"Held-out prompts: {SAID} 34 tokens fit)."
     assert note in comparison.notes
-    assert "of 450 rows 12 were left out" in " ".join(render(comparison, "table").split())
+    assert "of 450 rows 12 were left out" in " ".join(render(comparison, "details").split())
     assert f"{SAID} 34 tokens fit)." in render(comparison, "markdown")
     assert all(note in record["notes"] for record in comparison.records())
 

@@ -45,7 +45,7 @@ def test_neutral_perplexity_is_pooled_and_tested_as_mean_log_perplexity(tmp_path
     assert ppo["ci_low"] < ppo["value"] < ppo["ci_high"]
     runs = comparison.recipes[1].metrics[MetricKey("neutral_perplexity")].tested.these_runs
     assert runs.value == pytest.approx(0.2)
-    assert "Perplexities are tested as mean log-perplexity" in render(comparison)
+    assert "Perplexities are tested as mean log-perplexity" in render(comparison, "details")
 
 
 def test_sizes_of_groups_are_those_that_the_metric_was_measured_on(tmp_path, add_run):

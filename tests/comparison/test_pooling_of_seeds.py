@@ -99,7 +99,7 @@ def test_two_seeds_make_the_method_the_estimand(tmp_path, add_run, rng):
     assert (dpo["verdict"], kto["verdict"]) == ("better", "better")
     assert "seeds_not_covered" in kto["flags"]
     assert "seeds_not_covered" not in ppo["flags"] + dpo["flags"]
-    text = render(comparison)
+    text = render(comparison, "details")
     assert "more prompts cannot" in text
     assert "kto: Verdicts are about these runs" in " ".join(text.split())
     # Welch over the means of three seeds against a policy without seeds: t with 2 degrees of freedom.
@@ -170,4 +170,4 @@ def test_all_pairs_are_a_family_of_their_own(tmp_path, add_run, rng):
     assert (found["verdict"], found["difference"]) == ("better", pytest.approx(-0.08, abs=0.03))
     against = [r for r in comparison.records() if r["family"] == "baseline"]
     assert [r["p_adjusted"] for r in against] == [r["p_adjusted"] for r in compare(tmp_path).records() if r["family"]]
-    assert "every pair, p adjusted for all 6" in render(comparison)
+    assert "every pair, p adjusted for all 6" in render(comparison, "details")

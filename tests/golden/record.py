@@ -132,7 +132,9 @@ def _of_results(version: str) -> dict[str, str]:
         found["ls.txt"] = _said("ls", version)
         for style in FORMATS:
             found[f"compare.{style}.txt"] = _said("compare", version, "--format", style)
-        found["compare.all_pairs.txt"] = _said("compare", version, "--all-pairs", "--baseline", "ppo_detox")
+        found["compare.all_pairs.txt"] = _said(
+            "compare", version, "--all-pairs", "--baseline", "ppo_detox", "--details"
+        )
         for name in FRAMES:
             frame = getattr(alignbench, name)(version)
             columns = {column: str(dtype) for column, dtype in frame.dtypes.items()}

@@ -83,7 +83,7 @@ def test_curves(results):
 def test_the_table_says_what_it_does_not_cover(results):
     from alignbench.comparison.formats import render
 
-    text = render(compare(results), "table")
+    text = render(compare(results), "details")
     assert "seed" in text
     assert "quickstart-v1:" in text  # its own prompts, so without a star
     metrics = alignbench.load_metrics(results)

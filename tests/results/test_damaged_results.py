@@ -254,7 +254,7 @@ def test_damaged_values_of_a_point_along_training(results, begin, report, compar
 
 def test_one_prompt_is_one_prompt(tmp_path, add_run):
     add_run(tmp_path, "untrained", {"kl": [0.5]})
-    assert "1 held-out prompt, 1 completion each" in render(compare(tmp_path))
+    assert "1 held-out prompt, 1 completion each" in render(compare(tmp_path), "details")
 
 
 def test_all_damaged(results):

@@ -1,54 +1,41 @@
-"""Writer for the terminal: plain text, 120 columns."""
+"""Writer for the terminal: the answer, one table and what has to be known, in as many columns as there are."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
-from io import StringIO
+from collections.abc import Iterator, Sequence
 
 from alignbench.comparison.comparison import Comparison
-from alignbench.comparison.document import WIDTH, Section, broken, document
+from alignbench.comparison.document import document
+from alignbench.comparison.grid import grid, terminal_width
+from alignbench.comparison.models import AcrossModels
+from alignbench.comparison.page import View, page, remarks
+from alignbench.comparison.text_table import table
 
 
 def write(comparison: Comparison) -> str:
-    """Returns a comparison as text."""
-    whole = document(comparison)
-    watermark = "\n  ".join(whole.watermark)
-    parts = [watermark, whole.headline, *map(table, whole.sections)]
-    parts += ["\n".join([f"{title}:", *_bullets(lines)]) for title, lines in whole.lists]
-    return "\n\n".join(part.rstrip() for part in parts if part)
+    """Returns a comparison as text of no more than 40 lines for up to ten recipes."""
+    return written(comparison, (), None)
 
 
-def table(section: Section) -> str:
-    """Returns one table with its title above and its remarks below."""
-    from rich.box import Box
-    from rich.console import Console
-    from rich.table import Table
-
-    rule = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-    grid = Table(title=section.title, title_justify="left", box=rule, show_edge=False, pad_edge=False)
-    for place, name in enumerate(section.header):
-        # Numbers stay whole; recipes and verdicts may take two lines.
-        is_whole = place > 0 and name != "verdict"
-        grid.add_column(broken(name), justify="right" if place else "left", overflow="fold", no_wrap=is_whole)
-    for row in section.rows:
-        grid.add_row(*row)
-    text = StringIO()
-    Console(file=text, width=WIDTH, color_system=None, highlight=False, markup=False, emoji=False).print(grid)
-    return "\n".join([line.rstrip() for line in text.getvalue().splitlines()] + _fill(section.remarks))
+def written(comparison: Comparison, columns: Sequence[str], sort: str | None) -> str:
+    """Returns the same with columns of the table by name, and rows sorted by one."""
+    view = View(terminal_width(), tuple(columns), sort)
+    if comparison.across is not None:
+        return "\n".join(_of_models(comparison, comparison.across, view))
+    if lines := page(comparison, view):
+        return "\n".join(lines)
+    return "\n\n".join(map(table, document(comparison).sections))
 
 
-def _fill(lines: Sequence[str]) -> list[str]:
-    return [textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines]
-
-
-def _bullets(lines: Sequence[str]) -> list[str]:
-    return [
-        textwrap.fill(
-            line, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-        )
-        for line in lines
-    ]
+def _of_models(comparison: Comparison, across: AcrossModels, view: View) -> Iterator[str]:
+    """Yields a page for each model, and at the end what they have in common."""
+    for block in comparison.blocks:
+        yield from (f"MODEL  {block.model}", *page(block, view), "")
+    header, rows = across.table()
+    yield "MODELS  Verdicts on each model, against its own baseline; nothing is tested across models."
+    yield from grid(header, rows, [place <= len(across.models) for place in range(len(header))])
+    yield across.carries_over
+    yield from (*comparison.notes, *remarks(comparison, view.width))
 
 
 plugin = write

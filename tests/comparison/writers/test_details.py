@@ -64,7 +64,7 @@ def test_number(value, text):
 
 
 def test_table_fits_120_plain_columns_and_keeps_numbers_whole(results):
-    text = render(compare(results), "table")
+    text = render(compare(results), "details")
     assert max(map(len, text.splitlines())) <= 120
     assert "\x1b" not in text
     assert text.isascii()
@@ -136,7 +136,7 @@ def line_of(recipe, text):
 
 
 def test_the_held_out_judge_comes_first_then_quality_costs_and_flags(results):
-    text = render(compare(results), "table")
+    text = render(compare(results), "details")
     order = [
         "toxicity_mean@judge: held-out judge",
         "toxicity_mean@reward: the training reward's own classifier",
@@ -168,7 +168,7 @@ def test_suspicious_verdicts_carry_a_mark(results):
 
 def test_the_same_numbers_in_every_format(results):
     comparison = compare(results)
-    plain, markdown = render(comparison, "table"), render(comparison, "markdown")
+    plain, markdown = render(comparison, "details"), render(comparison, "markdown")
     for record in json.loads(render(comparison, "json")):
         name, value = record["metric"], record["value"]
         if value is None:
@@ -186,7 +186,7 @@ def test_the_same_numbers_in_every_format(results):
 
 def test_json_is_a_list_of_records(results):
     records = json.loads(render(compare(results), "json"))
-    assert all(len(record) == 46 for record in records)
+    assert all(len(record) == 51 for record in records)
     hacked = [
         r for r in records if r["recipe"] == "ppo_no_kl_with_a_rather_long_name" and r["metric"] == "toxicity_mean"
     ]
@@ -196,4 +196,4 @@ def test_json_is_a_list_of_records(results):
 
 def test_only_the_reward_as_judge_is_said(tmp_path, add_run):
     add_run(tmp_path, "untrained", {"toxicity_mean@reward": list(np.linspace(0, 1, N))})
-    assert "There is no held-out judge" in render(compare(tmp_path))
+    assert "There is no held-out judge" in render(compare(tmp_path), "details")

@@ -1,0 +1,33 @@
+"""A section as plain text of 120 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from io import StringIO
+
+from alignbench.comparison.chunks import WIDTH, broken
+from alignbench.comparison.document import Section
+
+
+def table(section: Section) -> str:
+    """Returns one table with its title above and its remarks below."""
+    from rich.box import Box
+    from rich.console import Console
+    from rich.table import Table
+
+    rule = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+    grid = Table(title=section.title, title_justify="left", box=rule, show_edge=False, pad_edge=False)
+    for place, name in enumerate(section.header):
+        # Numbers stay whole; recipes and verdicts may take two lines.
+        is_whole = place > 0 and name != "verdict"
+        grid.add_column(broken(name), justify="right" if place else "left", overflow="fold", no_wrap=is_whole)
+    for row in section.rows:
+        grid.add_row(*row)
+    text = StringIO()
+    Console(file=text, width=WIDTH, color_system=None, highlight=False, markup=False, emoji=False).print(grid)
+    return "\n".join([line.rstrip() for line in text.getvalue().splitlines()] + _fill(section.remarks))
+
+
+def _fill(lines: Sequence[str]) -> list[str]:
+    return [textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines]
