@@ -1,0 +1,180 @@
+"""What a lower toxicity is paid with: toxicity against divergence, perplexity and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup
+
+from alignbench.comparison.numbers import with_interval
+from alignbench.records import MetricKey
+from alignbench.report.blocks import Figure, plain_table
+from alignbench.report.material import Material, has_warning
+from alignbench.report.pictures.picture import Picture
+from alignbench.report.pictures.svg import (
+    Kind,
+    Scale,
+    described,
+    element,
+    joined,
+    label,
+    line,
+    marker,
+    path,
+    scale_of,
+    x_axis,
+    y_axis,
+)
+from alignbench.statistics.estimate import Estimate
+
+_PANEL, _GAP, _LEFT, _TOP, _HEIGHT = 245, 40, 56, 34, 240
+_LEGEND = (
+    "Letters are those of the table; crosses are 95 % intervals. The stepped line joins the rows that no other row "
+    "undercuts in both, by measured values alone, which no test stands behind. !: read the flags of this row first."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a lower toxicity may be paid with."""
+
+    title: str
+    values: Mapping[str, Estimate]
+    """By recipe; those without a value are missing."""
+    kind: Kind
+
+
+def prices(material: Material) -> list[Price]:
+    """Returns those that were measured, each on the scale that keeps small ones apart."""
+    found = [
+        Price("KL to the reference, nats (by its root)", _measured(material, MetricKey("kl")), "root"),
+        Price("perplexity (by its logarithm)", _measured(material, MetricKey("perplexity")), "log"),
+        Price(
+            "seconds of training (by their logarithm)",
+            {row.recipe: Estimate(row.cost["wall_seconds"]) for row in material.rows if row.cost["wall_seconds"]},
+            "log",
+        ),
+    ]
+    return [price for price in found if len(price.values) > 1]
+
+
+def _measured(material: Material, key: MetricKey) -> dict[str, Estimate]:
+    values = {row.recipe: row.metrics[key].value for row in material.rows if key in row.metrics}
+    return {recipe: one for recipe, one in values.items() if one.value is not None}
+
+
+def frontier(material: Material) -> Figure | None:
+    """Draws a panel for each price; None where there is none, or no toxicity that is better where it is lower."""
+    if material.better != "lower is better":
+        return None
+    toxicity = _measured(material, material.key)
+    panels = [price for price in prices(material) if len(price.values.keys() & toxicity.keys()) > 1]
+    if not panels:
+        return None
+    bottom = _TOP + _HEIGHT
+    ends = [v for one in toxicity.values() for v in (one.value, one.ci_low, one.ci_high)]
+    y = scale_of(ends, bottom, _TOP, with_zero=True)
+    parts: list[Markup] = []
+    for place, price in enumerate(panels):
+        left = _LEFT + place * (_PANEL + _GAP)
+        limits = [v for one in price.values.values() for v in (one.value, one.ci_low, one.ci_high)]
+        x = scale_of(limits, left, left + _PANEL, kind=price.kind)
+        parts += y_axis(y, left, left + _PANEL, str(material.key) if place == 0 else "")
+        parts += x_axis(x, _TOP, bottom, price.title, 5)
+        parts += _panel(material, price, toxicity, x, y)
+    width = _LEFT + len(panels) * (_PANEL + _GAP) - _GAP + 16
+    best = {price.title: lowest(price, toxicity) for price in panels}
+    said = "; ".join(f"against {title}: {', '.join(names)}" for title, names in best.items())
+    picture = Picture(
+        "frontier",
+        "What a lower toxicity is paid with",
+        f"Rows that no other undercuts in both, by measured values: {said}.",
+        width,
+        bottom + 42,
+        joined(parts),
+        [_LEGEND],
+    )
+    header = ("recipe", str(material.key), *(price.title for price in panels), "not undercut against")
+    return Figure(picture, plain_table("Numbers of this picture", header, _numbers(material, panels, toxicity, best)))
+
+
+def lowest(price: Price, toxicity: Mapping[str, Estimate]) -> list[str]:
+    """Returns the recipes that no other undercuts in toxicity and price, the cheapest first.
+
+    One undercuts another that is as low or lower in both, and lower in one of them.
+    """
+    points = {
+        recipe: (price.values[recipe].value or 0.0, one.value or 0.0)
+        for recipe, one in toxicity.items()
+        if recipe in price.values
+    }
+
+    def is_undercut(at: tuple[float, float]) -> bool:
+        return any(x <= at[0] and y <= at[1] and (x, y) != at for x, y in points.values())
+
+    return sorted((recipe for recipe, at in points.items() if not is_undercut(at)), key=lambda one: points[one])
+
+
+def _panel(material: Material, price: Price, toxicity: Mapping[str, Estimate], x: Scale, y: Scale) -> Iterator[Markup]:
+    yield from _steps(price, toxicity, x, y)
+    taken: list[tuple[float, float]] = []
+    for row in material.rows:
+        if row.recipe not in price.values or row.recipe not in toxicity:
+            continue
+        paid, harm = price.values[row.recipe], toxicity[row.recipe]
+        at = x(paid.value or 0.0), y(harm.value or 0.0)
+        crosses = [*_interval(paid, x, at, is_level=True), *_interval(harm, y, at, is_level=False)]
+        said = f"{row.recipe}: {material.key} {with_interval(harm)}, {price.title} {with_interval(paid)}"
+        kind, colour = ("ring", "muted") if row.recipe == material.comparison.baseline else ("dot", "accent")
+        yield element("g", described(said), *crosses, marker(*at, kind, colour, 4.5))
+        yield label(
+            *_free(at, taken, x), material.letters[row.recipe] + ("!" if has_warning(row) else ""), weight="bold"
+        )
+
+
+def _steps(price: Price, toxicity: Mapping[str, Estimate], x: Scale, y: Scale) -> Iterator[Markup]:
+    names = lowest(price, toxicity)
+    corners = [(x(price.values[name].value or 0.0), y(toxicity[name].value or 0.0)) for name in names]
+    if len(corners) > 1:
+        way = [corners[0]]
+        for before, after in pairwise(corners):
+            way += [(after[0], before[1]), after]
+        yield path(way, "faint", 1.5, stroke_dasharray="4 3")
+
+
+def _interval(one: Estimate, scale: Scale, at: tuple[float, float], *, is_level: bool) -> Iterator[Markup]:
+    if one.ci_low is None or one.ci_high is None:
+        return
+    low, high = scale(one.ci_low), scale(one.ci_high)
+    ends = (low, at[1], high, at[1]) if is_level else (at[0], low, at[0], high)
+    yield line(*ends, "faint", 1.5)
+
+
+def _free(at: tuple[float, float], taken: list[tuple[float, float]], x: Scale) -> tuple[float, float]:
+    """Returns a place for a letter beside a point, away from those that are there already and from the panel's end."""
+    side = -18.0 if at[0] > x.end - 24 else 7.0
+    steps = (0, -13, 13, -26, 26, -39, 39)
+    places = [(at[0] + side, at[1] - 5.0 + step) for step in steps]
+
+    def crowd(place: tuple[float, float]) -> bool:
+        return any(abs(place[0] - a) < 16 and abs(place[1] - b) < 12 for a, b in taken)
+
+    found = next((place for place in places if not crowd(place)), places[0])
+    taken.append(found)
+    return found
+
+
+def _numbers(
+    material: Material, panels: Sequence[Price], toxicity: Mapping[str, Estimate], best: Mapping[str, Sequence[str]]
+) -> list[list[str]]:
+    return [
+        [
+            material.marked(row),
+            with_interval(toxicity.get(row.recipe, Estimate(None))),
+            *(with_interval(price.values.get(row.recipe, Estimate(None))) for price in panels),
+            "; ".join(title for title, names in best.items() if row.recipe in names) or "-",
+        ]
+        for row in material.rows
+    ]

@@ -1,0 +1,54 @@
+"""A picture, inside of a page or as a file of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from alignbench.report.pictures.svg import COLOURS, element
+
+_NAMESPACE = "http://www.w3.org/2000/svg"
+
+
+def file_name(text: str) -> str:
+    """Returns a text in which all but letters, digits, `-` and `.` is `_`."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", text)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is drawn, what it shows, and how it is read."""
+
+    name: str
+    """Of its file."""
+    title: str
+    description: str
+    """What is seen, for those who cannot: one or two sentences."""
+    width: float
+    height: float
+    body: Markup
+    remarks: Sequence[str] = ()
+    """How it is read, below it."""
+
+    def inline(self) -> Markup:
+        """Returns it as an element of a page."""
+        names = {"role": "img", "aria_label": f"{self.title}. {self.description}", "class_": "picture"}
+        return element("svg", self.body, viewBox=f"0 0 {self.width:.0f} {self.height:.0f}", **names)
+
+    def file(self) -> str:
+        """Returns it as a file, on a white ground."""
+        size = {"width": round(self.width), "height": round(self.height)}
+        ground = element("rect", **size, fill=COLOURS["ground"])
+        said = element("title", self.title) + element("desc", self.description)
+        whole = element(
+            "svg",
+            said + ground + self.body,
+            xmlns=_NAMESPACE,
+            viewBox=f"0 0 {size['width']} {size['height']}",
+            **size,
+            font_family="Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif",
+        )
+        return f"{whole}\n"
