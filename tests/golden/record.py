@@ -23,7 +23,7 @@ FRAMES = (
     *("load_results", "load_metrics", "load_curves", "load_completions", "load_divergence", "load_train_log"),
     *("load_train_completions", "load_events"),
 )
-VERBS = ("run", "compare", "check", "methods", "ls")
+VERBS = ("run", "compare", "check", "methods", "ls", "report")
 
 
 def files() -> dict[str, str]:
