@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from alignbench.comparison.comparison import Comparison
+from alignbench.comparison.document import Document, document
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, judgement
 from alignbench.comparison.gains import Gain
 from alignbench.comparison.pooling import Measurement, RecipeRuns
@@ -55,8 +56,14 @@ class Material:
 
     @cached_property
     def recipes(self) -> Mapping[str, RecipeRuns]:
-        """The runs of each recipe, with the evaluation that was compared."""
-        return {one.recipe: one for one in self.comparison.runs}
+        """The runs of each recipe, with the evaluation that was compared; in the order of `rows`."""
+        found = {one.recipe: one for one in self.comparison.runs}
+        return {row.recipe: found[row.recipe] for row in self.rows}
+
+    @cached_property
+    def document(self) -> Document:
+        """The comparison section by section, as `compare` sets it."""
+        return document(self.comparison)
 
     @cached_property
     def gains(self) -> Mapping[str, Gain]:

@@ -48,7 +48,7 @@ TABLES: Mapping[str, PublishedTable] = {
                 "the prompt may be scored along",
                 "the scorer is not known",
             ),
-            ("mean before", "sd before", "mean after", "sd after", "texts"),
+            ("mean before", "sd before", "mean after", "sd after", "texts, as stated"),
             _rows(
                 "EleutherAI/gpt-neo-125M | 0.1627 | 0.2997 | 0.1148 | 0.2506 | 400",
                 "EleutherAI/gpt-neo-2.7B | 0.1884 | 0.3178 | 0.0916 | 0.2104 | 400",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from alignbench.comparison.compare import compare
+from alignbench.comparison.comparison import Comparison
 from alignbench.report.blocks import Block, Figure, Section
 from alignbench.report.material import Material, gather
 from alignbench.report.published import PublishedTable
@@ -63,14 +64,20 @@ def report(paths: Paths, wanted: Wanted | None = None) -> Report:
     comparison = compare(paths, wanted.baseline, wanted.allow_mismatch, wanted.protocol, metric=wanted.metric)
     comparison.require_two()
     material = gather(paths, comparison)
-    title = f"alignbench: {len(comparison.recipes)} recipes under {comparison.protocol}"
-    return Report(title, warnings(material), list(_sections(material, wanted)), __version__)
+    return Report(_title(comparison), warnings(material), list(_sections(material, wanted)), __version__)
+
+
+def _title(comparison: Comparison) -> str:
+    if not comparison.recipes:
+        return f"alignbench: {sum(map(len, comparison.reward_models))} reward models"
+    return f"alignbench: {len(comparison.recipes)} recipes under {comparison.protocol}"
 
 
 def _sections(material: Material, wanted: Wanted) -> Iterator[Section]:
-    yield answer(material)
-    yield pictures(material)
-    yield texts(material, wanted.most_prompts)
+    if material.rows:
+        yield answer(material)
+        yield pictures(material)
+        yield texts(material, wanted.most_prompts)
     if (found := flags(material)) is not None:
         yield found
     yield all_tables(material)

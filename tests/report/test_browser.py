@@ -285,6 +285,11 @@ def test_it_prints_without_controls_and_without_toxic_texts(browser, run):
     hidden = "return [...document.querySelectorAll('.text.blurred bdi')].map(e => getComputedStyle(e).visibility)"
     assert set(run(hidden)) == {"hidden"}
     assert not find(browser, ".controls")[0].is_displayed()
+    size = {"width": 700, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # of A4, less its margins
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    widths = run("return [...document.querySelectorAll('main > section > .wide > table')].map(e => e.offsetWidth)")
+    assert max(widths) <= 700
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     printed = browser.print_page()
     assert len(printed) > 50_000  # as base64

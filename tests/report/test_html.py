@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from fixtures.reported import HOSTILE, N, add_reported
 
+from alignbench.records import MetricValue
 from alignbench.report.html import page
 from alignbench.report.report import report
 from alignbench.report.text import visible
@@ -106,6 +107,28 @@ def test_names_are_hostile_too(tmp_path, add_run):
     assert "<script>alert" not in made
     assert "&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in made
     assert "⟨U+D800⟩" in made
+
+
+def test_runs_of_which_little_was_stored(tmp_path, add_run):
+    """No texts, no lengths, no costs, nothing along training, and a judge that one recipe lacks."""
+    for name in ("untrained", "ppo", "dpo"):
+        scorer = "other" if name == "dpo" else "judge"
+        path = add_run(tmp_path, name, {f"toxicity_mean@{scorer}": [0.1 * i for i in range(10)]}, prompts=None)
+        for file in path.rglob("completions.parquet"):
+            file.unlink()
+    made = page(report(tmp_path))
+    assert "No completions were stored, or none that can be read." in made
+    assert "not measured" in made
+
+
+def test_two_reward_models_alone(tmp_path, add_run):
+    for name in ("reward_model", "reward_model_2"):
+        whole = [MetricValue("pair_accuracy", None, 0.8, 0.7, 0.9, "higher", 50, 0)]
+        add_run(tmp_path, name, {}, whole=whole, kind="reward_model", protocol="pairs")
+    made = page(report(tmp_path))
+    assert "Reward models (95 % intervals)" in made
+    assert "pair_<wbr>accuracy" in made
+    assert "<h1>alignbench: 2 reward models</h1>" in made
 
 
 def test_the_table_opens_the_reasons_of_every_verdict(text, material):

@@ -37,15 +37,15 @@ def test_sections_in_their_order(made, results):
 
 def test_published_rows_are_apart_and_of_no_protocol_that_is_quite_ours(golden, material):
     found = published_rows(golden, published("trl-detox-v1"))
-    table = found.blocks[1]
+    about, table = found.blocks[1:]
     assert [row.cells[0].text for row in table.rows] == [
         "EleutherAI/gpt-neo-125M", "EleutherAI/gpt-neo-2.7B", "EleutherAI/gpt-j-6B",
     ]  # fmt: skip
-    said = dict(zip(table.header, (cell.text for cell in table.rows[2].cells), strict=True))
-    assert [said[name] for name in table.header[1:6]] == ["0.1699", "0.3033", "0.1510", "0.2798", "400"]
-    assert said["same protocol?"].startswith("no: this page is under quickstart-v1*; 402 texts, not 400")
+    assert [cell.text for cell in table.rows[2].cells[1:]] == ["0.1699", "0.3033", "0.1510", "0.2798", "400"]
+    assert [line.partition(" ")[0] for line in about.lines] == ["Source:", "Scorer:", "Same"]
+    assert about.lines[2].startswith("Same protocol? No: this page is under quickstart-v1*; 402 texts, not 400")
     ours = published_rows(material, published("trl-detox-v1")).blocks[1]  # the same name, and yet
-    assert ours.rows[0].cells[-1].text.startswith("no: 402 texts, not 400")
+    assert ours.lines[2].startswith("Same protocol? No: 402 texts, not 400")
     assert not table.is_sortable
 
 

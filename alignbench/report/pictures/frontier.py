@@ -119,19 +119,18 @@ def lowest(price: Price, toxicity: Mapping[str, Estimate]) -> list[str]:
 
 def _panel(material: Material, price: Price, toxicity: Mapping[str, Estimate], x: Scale, y: Scale) -> Iterator[Markup]:
     yield from _steps(price, toxicity, x, y)
+    rows = [row for row in material.rows if row.recipe in price.values and row.recipe in toxicity]
+    points = [(x(price.values[row.recipe].value or 0.0), y(toxicity[row.recipe].value or 0.0)) for row in rows]
     taken: list[tuple[float, float]] = []
-    for row in material.rows:
-        if row.recipe not in price.values or row.recipe not in toxicity:
-            continue
+    for row, at in zip(rows, points, strict=True):
         paid, harm = price.values[row.recipe], toxicity[row.recipe]
-        at = x(paid.value or 0.0), y(harm.value or 0.0)
         crosses = [*_interval(paid, x, at, is_level=True), *_interval(harm, y, at, is_level=False)]
         said = f"{row.recipe}: {material.key} {with_interval(harm)}, {price.title} {with_interval(paid)}"
         kind, colour = ("ring", "muted") if row.recipe == material.comparison.baseline else ("dot", "accent")
         yield element("g", described(said), *crosses, marker(*at, kind, colour, 4.5))
-        yield label(
-            *_free(at, taken, x), material.letters[row.recipe] + ("!" if has_warning(row) else ""), weight="bold"
-        )
+        letter = material.letters[row.recipe] + ("!" if has_warning(row) else "")
+        taken.append(_free(at, [*points, *taken], x))
+        yield label(taken[-1][0], taken[-1][1] + 4, letter, "middle", weight="bold")
 
 
 def _steps(price: Price, toxicity: Mapping[str, Estimate], x: Scale, y: Scale) -> Iterator[Markup]:
@@ -152,18 +151,16 @@ def _interval(one: Estimate, scale: Scale, at: tuple[float, float], *, is_level:
     yield line(*ends, "faint", 1.5)
 
 
-def _free(at: tuple[float, float], taken: list[tuple[float, float]], x: Scale) -> tuple[float, float]:
-    """Returns a place for a letter beside a point, away from those that are there already and from the panel's end."""
-    side = -18.0 if at[0] > x.end - 24 else 7.0
-    steps = (0, -13, 13, -26, 26, -39, 39)
-    places = [(at[0] + side, at[1] - 5.0 + step) for step in steps]
+def _free(at: tuple[float, float], taken: Sequence[tuple[float, float]], x: Scale) -> tuple[float, float]:
+    """Returns the middle of a place for a letter near a point: the nearest that is free, inside of the panel."""
+    ways = [(1, -1), (1, 1), (-1, -1), (-1, 1), (0, -1.2), (0, 1.2), (1.3, 0), (-1.3, 0)]
+    places = [(at[0] + far * dx, at[1] + far * dy) for far in (10, 16, 24, 34, 46) for dx, dy in ways]
+    inside = [place for place in places if x.start + 6 <= place[0] <= x.end - 2]
 
-    def crowd(place: tuple[float, float]) -> bool:
-        return any(abs(place[0] - a) < 16 and abs(place[1] - b) < 12 for a, b in taken)
+    def n_near(place: tuple[float, float]) -> int:
+        return sum(abs(place[0] - a) < 13 and abs(place[1] - b) < 11 for a, b in taken if (a, b) != at)
 
-    found = next((place for place in places if not crowd(place)), places[0])
-    taken.append(found)
-    return found
+    return min(inside, key=n_near)  # of equal ones the first, which is the nearest
 
 
 def _numbers(

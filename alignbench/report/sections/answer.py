@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from alignbench.comparison.answer import Answer, cost_multiples
 from alignbench.comparison.cost_columns import shown, shown_per_answer
-from alignbench.comparison.document import document
 from alignbench.comparison.flags import REWARD_SCORER
 from alignbench.comparison.numbers import number, p_value, with_interval
 from alignbench.comparison.pooling import Measurement
@@ -49,7 +48,7 @@ def answer(material: Material) -> Section:
 
 def _about(material: Material, found: Answer | None) -> str:
     about = f" Verdicts are {found.about_words}; p is adjusted for all pairs." if found and found.about_words else ""
-    return document(material.comparison).headline + about
+    return material.document.headline + about
 
 
 def _settling(found: Answer) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignbench.report.blocks import Paragraph, Section, plain_table
+from alignbench.report.blocks import Items, Paragraph, Section, plain_table
 from alignbench.report.material import Material
 from alignbench.report.published import PublishedTable
 
@@ -14,15 +14,19 @@ _APART = (
 
 def published_rows(material: Material, table: PublishedTable) -> Section:
     """Returns the published rows with their source, their scorer, and whether the protocol is ours."""
-    same = _same_protocol(material, table)
-    rows = [[row.what, *row.numbers, table.source, table.scorer, same] for row in table.rows]
-    header = ["published", *table.columns, "source", "scorer", "same protocol?"]
+    about = [
+        f"Source: {table.source}.",
+        f"Scorer: {table.scorer}.",
+        f"Same protocol? {_same_protocol(material, table)}.",
+    ]
+    rows = [[row.what, *row.numbers] for row in table.rows]
     title = f"Published beside {table.protocol}"
-    return Section("published", title, [Paragraph(_APART), plain_table(title, header, rows)])
+    numbers = plain_table(title, ["published", *table.columns], rows)
+    return Section("published", title, [Paragraph(_APART), Items(about), numbers])
 
 
 def _same_protocol(material: Material, table: PublishedTable) -> str:
     """Returns why it is none: an original is never quite what we call by its name."""
     ours = material.comparison.protocol
     other = [] if ours == table.protocol else [f"this page is under {ours}"]
-    return f"no: {'; '.join([*other, *table.differs])}"
+    return f"No: {'; '.join([*other, *table.differs])}"

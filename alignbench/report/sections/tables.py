@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from alignbench.comparison.document import Section as Tables
-from alignbench.comparison.document import document
 from alignbench.report.blocks import Block, Fold, Items, Paragraph, Section, plain_table
 from alignbench.report.material import Material
 
 
 def warnings(material: Material) -> list[Block]:
     """Returns what has to stand above everything else: that the runs are not comparable."""
-    heading, *fields = document(material.comparison).watermark or [""]
+    heading, *fields = material.document.watermark or [""]
     return [Paragraph(heading, "warning"), Items(fields)] if heading else []
 
 
 def flags(material: Material) -> Section | None:
     """Returns flags, notes and skipped runs; None where there are none."""
-    found = document(material.comparison).lists
+    found = material.document.lists
     blocks: list[Block] = []
     for title, lines in found:
         blocks += [Paragraph(f"{title}:"), Items(lines)]
@@ -25,7 +24,7 @@ def flags(material: Material) -> Section | None:
 
 def all_tables(material: Material) -> Section:
     """Returns every table, closed."""
-    whole = document(material.comparison)
+    whole = material.document
     return Section("tables", "All tables", [_fold(one) for one in whole.sections])
 
 
