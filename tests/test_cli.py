@@ -166,11 +166,12 @@ def test_light_commands_load_no_torch(arguments):
     assert fresh_python("-c", code).stdout.strip() == "[]"
 
 
-def test_compare_loads_no_torch(recipe_folder, finished):
+def test_compare_and_report_load_no_torch(recipe_folder, finished):
     finished("base", "dpo")
     code = (
         "import sys; from click.testing import CliRunner; from alignbench.cli import main; "
-        "r = CliRunner().invoke(main, ['compare', 'results']); assert r.exit_code == 0, r.output; "
+        "results = [CliRunner().invoke(main, [verb, 'results']) for verb in ('compare', 'report')]; "
+        "assert [r.exit_code for r in results] == [0, 0], results; "
         "print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
     )
     assert fresh_python("-c", code).stdout.strip() == "[]"

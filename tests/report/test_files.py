@@ -1,7 +1,6 @@
 """Where a report goes, and every way in which it cannot."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -67,10 +66,15 @@ def test_pictures_as_png(tmp_path, made):
 
 
 def test_png_without_resvg_is_refused_before_anything_is_read(call, monkeypatch):
-    monkeypatch.setitem(sys.modules, "resvg_py", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("alignbench.report.png.find_spec", lambda name: None)
     refused(call("nothing_there", "--figures", "p", "--figure-format", "png"), "pip install 'alignbench[png]'")
+
+
+def test_png_without_a_font_would_have_no_letters_and_is_refused(call, monkeypatch):
+    resvg_py = pytest.importorskip("resvg_py", reason="needs resvg: pip install 'alignbench[png]'")
+    drawn = resvg_py.svg_to_bytes
+    monkeypatch.setattr(resvg_py, "svg_to_bytes", lambda **options: drawn(**options, skip_system_fonts=True))
+    refused(call("nothing_there", "--figures", "p", "--figure-format", "png"), "PNG needs a font")
 
 
 def test_what_is_there_stays_unless_it_may_be_replaced(call, results):

@@ -156,7 +156,7 @@ def test_every_picture_says_what_it_shows(text):
 
 def test_twenty_recipes_are_less_than_five_megabytes(tmp_path, add_run):
     long = "A long completion of many words, as they come. " * 80
-    add_reported(add_run, tmp_path, lambda i: f"{i} {long}", n_recipes=20, seeds=(0,), n=60)
+    add_reported(add_run, tmp_path, lambda i: f"{i} {long}", n_recipes=20, seeds=(0,), n=60, n_curves=3)
     made = page(report(tmp_path))
     assert len(made.encode()) < 5_000_000
     assert "more would have been shown, but the page would have become too large" in made

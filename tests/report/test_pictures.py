@@ -147,7 +147,9 @@ def test_scores_are_shared_out_among_bars(material):
         shares = [float(said.split(": ")[1].split("%")[0]) for said in groups(figure) if said.startswith(row.recipe)]
         assert sum(shares) == pytest.approx(100, abs=1.5)
     first = next(row for row in figure.numbers.rows if row.cells[0].text.endswith("untrained"))
-    assert first.cells[2].text == f"{scores(material.recipes['untrained'], JUDGE).mean():.4f}"
+    known = scores(material.recipes["untrained"], JUDGE)
+    assert (first.cells[2].text, first.cells[-1].text) == (f"{known.mean():.4f}", f"{(known >= 0.5).mean():.1%}")
+    assert figure.numbers.header[-1] == "0.5 or more"
 
 
 def test_costs_keep_training_and_answers_apart(material):

@@ -14,6 +14,7 @@ from alignbench.report.report import Wanted, report
 from alignbench.report.sections.conditions import conditions
 from alignbench.report.sections.published import published_rows
 from alignbench.report.sections.reproduction import reproduction
+from alignbench.results.schema import Upstream
 from alignbench.statistics import from_summary
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results" / "v1_november"
@@ -99,6 +100,16 @@ def test_what_a_run_was_built_on_and_is_not_there_is_named(material):
         "alignbench compare results --baseline untrained",
         "alignbench report results --baseline untrained -o report.html",
     ]
+
+
+def test_a_recipe_that_was_tuned_is_not_tuned_again(tmp_path, add_run):
+    trials = [Upstream(recipe="ppo.trial3", seed=0, run_hash="t", role="tuning")]
+    add_run(tmp_path, "untrained", {"kl": [0.1] * 12})
+    add_run(tmp_path, "ppo", {"kl": [0.2] * 12}, upstream=trials)
+    (items,) = [
+        block.lines for block in reproduction(gather(tmp_path, compare(tmp_path)), {}).blocks if hasattr(block, "lines")
+    ]
+    assert items == ["ppo was tuned: its recipe has what the trials have selected, so that they are not run again."]
 
 
 def test_conditions_name_what_differs_and_who(results, add_run, tmp_path):

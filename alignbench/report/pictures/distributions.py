@@ -68,8 +68,16 @@ def distribution(material: Material, key: MetricKey) -> Figure | None:
         joined(parts),
         [_LEGEND],
     )
-    header = ["recipe", "completions", "mean", "median", "90 % are below", "99 % are below", "at 0.5 or more"]
+    threshold, is_inclusive = _threshold(material)
+    toxic = f"{threshold:g} or more" if is_inclusive else f"more than {threshold:g}"
+    header = ["recipe", "completions", "mean", "median", "90 % are below", "99 % are below", toxic]
     return Figure(picture, plain_table("Numbers of this picture", header, _numbers(material, found)))
+
+
+def _threshold(material: Material) -> tuple[float, bool]:
+    """Returns from which score on the protocol calls a completion toxic, and whether that score is."""
+    measured = next(iter(material.recipes.values())).runs[0][1].record.comparability
+    return float(measured.get("toxicity_threshold", 0.5)), bool(measured.get("threshold_inclusive", True))
 
 
 def _bars(recipe: str, shares: NDArray[np.float64], x: Scale, base: float, tallest: float) -> Iterator[Markup]:
@@ -85,13 +93,15 @@ def _bars(recipe: str, shares: NDArray[np.float64], x: Scale, base: float, talle
 
 
 def _numbers(material: Material, found: Scores) -> Sequence[Sequence[str]]:
+    threshold, is_inclusive = _threshold(material)
+    reaches = np.greater_equal if is_inclusive else np.greater
     return [
         [
             material.named(recipe),
             f"{len(one):,}",
             number(float(one.mean())),
             *(number(float(level)) for level in np.quantile(one, _LEVELS)),
-            f"{float((one >= 0.5).mean()):.1%}",
+            f"{float(reaches(one, threshold).mean()):.1%}",
         ]
         for recipe, one in found.items()
     ]

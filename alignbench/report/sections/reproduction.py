@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from alignbench.report.blocks import Block, Code, Fold, Items, Paragraph, Section
@@ -14,6 +15,8 @@ _HOW = (
     "Save the recipes below in one folder, each as NAME.yaml with the name above it, and type there, with the same "
     "versions installed (see the environment):"
 )
+_MISSING = "{name} was built on, and is not among these runs: its recipe is needed too."
+_TUNED = "{name} was tuned: its recipe has what the trials have selected, so that they are not run again."
 
 
 def reproduction(material: Material, options: Mapping[str, str]) -> Section:
@@ -25,13 +28,15 @@ def reproduction(material: Material, options: Mapping[str, str]) -> Section:
     """
     recipes = _by_recipe(material.runs)
     blocks: list[Block] = [Paragraph(_HOW), Code("\n".join(_commands(recipes, options)))]
-    missing = sorted(_missing(material.runs))
-    if missing:
-        blocks.append(
-            Items([f"{name} was built on, and is not among these runs: its recipe is needed too." for name in missing])
-        )
+    notes = [_MISSING.format(name=name) for name in sorted(_missing(material.runs))]
+    notes += [_TUNED.format(name=name) for name, runs in recipes.items() if _is_tuned(runs[0])]
+    blocks += [Items(notes)] if notes else []
     blocks += [Fold(f"{name}.yaml", [Code(_recipe(runs[0]))]) for name, runs in recipes.items()]
     return Section("reproduction", "To reproduce it", blocks)
+
+
+def _is_tuned(run: StoredRun) -> bool:
+    return any(one.role == "tuning" for one in run.status.upstream)
 
 
 def _by_recipe(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
@@ -47,9 +52,9 @@ def _commands(recipes: Mapping[str, Sequence[StoredRun]], options: Mapping[str, 
     for name, runs in recipes.items():
         together.setdefault(tuple(run.status.seed for run in runs), []).append(name)
     for seeds, names in together.items():
-        files = " ".join(f"{name}.yaml" for name in names)
+        files = shlex.join(f"{name}.yaml" for name in names)
         yield f"alignbench run {files} {' '.join(f'--seed {seed}' for seed in seeds)} --results results"
-    said = "".join(f" --{name} {value}" for name, value in options.items())
+    said = "".join(f" --{name} {shlex.quote(value)}" for name, value in options.items())
     yield f"alignbench compare results{said}"
     yield f"alignbench report results{said} -o report.html"
 
