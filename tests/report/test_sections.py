@@ -8,6 +8,7 @@ import pytest
 from alignbench.comparison.compare import compare
 from alignbench.errors import UsageError
 from alignbench.report.blocks import Code, Fold, Table
+from alignbench.report.html import page
 from alignbench.report.material import Material, gather, letters
 from alignbench.report.published import TABLES, published
 from alignbench.report.report import Wanted, report
@@ -110,6 +111,16 @@ def test_a_recipe_that_was_tuned_is_not_tuned_again(tmp_path, add_run):
         block.lines for block in reproduction(gather(tmp_path, compare(tmp_path)), {}).blocks if hasattr(block, "lines")
     ]
     assert items == ["ppo was tuned: its recipe has what the trials have selected, so that they are not run again."]
+
+
+def test_what_was_skipped_is_named_without_the_folders_of_the_machine(tmp_path, add_run, begin):
+    for name in ("untrained", "ppo"):
+        add_run(tmp_path, name, {"kl": [0.1] * 12})
+    begin(tmp_path, "dpo").release()
+    made = report(tmp_path)
+    title, items = section(made, "flags").blocks[-2:]
+    assert (title.text, items.lines[0].split(":")[0]) == ("1 skipped:", "dpo/.seed0.partial")
+    assert str(tmp_path) not in page(made)
 
 
 def test_conditions_name_what_differs_and_who(results, add_run, tmp_path):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from alignbench.comparison.document import Section as Tables
 from alignbench.report.blocks import Block, Fold, Items, Paragraph, Section, plain_table
 from alignbench.report.material import Material
+from alignbench.results.reader import SkippedRun
 
 
 def warnings(material: Material) -> list[Block]:
@@ -15,11 +19,17 @@ def warnings(material: Material) -> list[Block]:
 
 def flags(material: Material) -> Section | None:
     """Returns flags, notes and skipped runs; None where there are none."""
-    found = material.document.lists
+    skipped = material.comparison.skipped
     blocks: list[Block] = []
-    for title, lines in found:
-        blocks += [Paragraph(f"{title}:"), Items(lines)]
+    for title, lines in material.document.lists:
+        # A page that is passed on names no folder of the machine that it was made on.
+        shown = [_skipped(one) for one in skipped] if title == f"{len(skipped)} skipped" else lines
+        blocks += [Paragraph(f"{title}:"), Items(shown)]
     return Section("flags", "Flags and notes", blocks) if blocks else None
+
+
+def _skipped(run: SkippedRun) -> str:
+    return str(replace(run, path=Path(*run.path.parts[-2:])))
 
 
 def all_tables(material: Material) -> Section:
