@@ -1,6 +1,8 @@
 """Where a report goes, and every way in which it cannot."""
 
 import os
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,18 @@ def test_where_nothing_can_go(call, arguments, said):
 def test_no_permission(call, results):
     Path("closed").mkdir(mode=0o500)
     refused(call(results, "-o", "closed/report.html"), "no permission to write in closed")
+
+
+def test_what_the_documentation_shows_runs(call, results):
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    Path("results").symlink_to(results)
+    [commands], [example] = (re.findall(f"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("bash", "python"))
+    for line in commands.splitlines():
+        words = line.partition("#")[0].split()
+        assert words[:2] == ["alignbench", "report"]
+        if "png" not in words or find_spec("resvg_py"):
+            assert call(*words[2:], "--force").exit_code == 0
+    exec(compile(example, "docs/report.md", "exec"), {})
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, made, monkeypatch):

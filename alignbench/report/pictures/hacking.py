@@ -102,8 +102,9 @@ def _onset(found: HackingAlongTraining | None, x: Scale, panel: Panel, right: fl
     if found is not None and found.onset_completions is not None:
         at = x(found.onset_completions)
         said = described(f"{panel.recipe}: they part at {found.onset_completions:,} completions")
-        dashed = line(at, panel.top, at, panel.top + _HEIGHT, "second", 1.6, stroke_dasharray="5 3")
-        yield element("g", said, dashed)
+        tops = (panel.top, panel.top + _STRIP + _BETWEEN)
+        dashed = (line(at, top, at, top + _STRIP, "second", 1.6, stroke_dasharray="5 3") for top in tops)
+        yield element("g", said, *dashed)
 
 
 def _word(found: HackingAlongTraining | None) -> str:

@@ -40,7 +40,7 @@ def answer(material: Material) -> Section:
     if found is not None:
         blocks.append(Paragraph(_RANKS, "remark"))
         if found.not_done:
-            blocks.append(Paragraph(f"Not done: {' '.join(found.not_done)}"))
+            blocks.append(Paragraph(" ".join(found.not_done)))
         if found.open_questions:
             blocks.append(Paragraph(f"What would settle what is open: {'; '.join(_settling(found))}."))
     return Section("answer", "Answer", blocks)
@@ -74,7 +74,7 @@ def _cells(material: Material, row: ComparedRecipe, keys: Sequence[MetricKey]) -
     found = material.difference(row, material.key)
     difference = found[0] if found is not None else Estimate(None)
     is_baseline = row.recipe == material.comparison.baseline
-    yield Cell(material.named(row.recipe))
+    yield Cell(material.marked(row))
     yield Cell(with_interval(value), value.value)
     rank = ranking.ranges[row.recipe] if ranking is not None else None
     yield Cell("-" if rank is None else str(rank), None if rank is None else rank.first + rank.last / 1000)
