@@ -295,6 +295,8 @@ class AnswerCost:
     """Tokens drawn for it, those of answers that were thrown away included."""
     flops: float
     """Of drawing them, and of everything else that the policy does to answer."""
+    reward_calls: float = 0.0
+    """Answers that it has a reward score, to choose among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ SMALL = {
     "reinforce_pp": ON_POLICY,
     "rloo": ON_POLICY,
     "ppo": {"batch_size": 8, "mini_batch_size": 4, "ppo_epochs": 1, "completion_tokens": [6, 8], "checkpoint_every": 1},
+    "best_of_n": {"n": 3},
     "dpo": {"batch_size": 4},
     "kto": {"batch_size": 4},
     "orpo": {"batch_size": 4},

@@ -18,9 +18,17 @@ COSTS = {
     "trainable_parameters": "trainable parameters",
 }
 """Fields of `records.Cost` by the names that tables give them."""
-PER_ANSWER = {"tokens_per_answer": "tokens per answer", "flops_per_answer": "FLOPs per answer"}
-"""What an evaluation says of the cost of an answer, by the names that tables give it."""
-_DIGITS = {"wall_seconds": 1, "device_seconds": 1, "peak_memory_gib": 2, "tokens_per_answer": 1}
+PER_ANSWER = {
+    "tokens_per_answer": "tokens per answer",
+    "flops_per_answer": "FLOPs per answer",
+    "reward_calls_per_answer": "reward calls per answer",
+}
+"""What an evaluation says of the cost of an answer, by the names that tables give it; the last only where there are
+any."""
+_DIGITS = {
+    **{"wall_seconds": 1, "device_seconds": 1, "peak_memory_gib": 2},
+    **{"tokens_per_answer": 1, "reward_calls_per_answer": 1},
+}
 
 
 def shown(field: str, value: float) -> str:

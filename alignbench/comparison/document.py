@@ -316,6 +316,7 @@ def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
         columns += [
             (shown_as, [shown_per_answer(name, one.get(name), answers[0].get(name)) for one in answers])
             for name, shown_as in PER_ANSWER.items()
+            if any(name in one for one in answers)
         ]
         times = f"; x: times that of {rows[0].recipe}" if answers[0] else ""
         remarks.append(f"Per answer: the mean over the completions of the evaluation{times}.")

@@ -73,10 +73,11 @@ class RecipeRuns:
     def mean_answer_cost(self) -> dict[str, float]:
         """Returns what an answer costs, means over seeds; empty where a seed does not say."""
         costs = [evaluation.record.answer_cost for _, evaluation in self.runs]
-        known = [(cost.generated_tokens, cost.flops) for cost in costs if cost is not None]
+        known = [(cost.generated_tokens, cost.flops, cost.reward_calls) for cost in costs if cost is not None]
         if len(known) < len(costs):
             return {}
-        return dict(zip(PER_ANSWER, np.mean(known, axis=0).tolist(), strict=True))
+        tokens, flops, calls = zip(PER_ANSWER, np.mean(known, axis=0).tolist(), strict=True)
+        return dict((tokens, flops, calls) if calls[1] else (tokens, flops))
 
     def mean_train_reward(self) -> float | None:
         """Returns the mean over seeds, None where a seed has none."""

@@ -138,7 +138,7 @@ def _answer_cost(drawn: Drawn) -> AnswerCost | None:
     flops = spent.generation_flops + spent.forward_flops + spent.backward_flops
     if not flops or spent.generated_tokens < sum(completion.n_tokens for completion in drawn.completions):
         return None
-    return AnswerCost(spent.generated_tokens / n, flops / n)
+    return AnswerCost(spent.generated_tokens / n, flops / n, spent.reward_calls / n)
 
 
 def _check_prompts(prompts: Sequence[Prompt]) -> None:
@@ -159,7 +159,7 @@ def _sample(drawn: Drawn, prompts: Sequence[Prompt], protocol: EvalProtocol) -> 
 
 def _measured_on(sample: Sample, kl: Divergence) -> list[tuple[Metric, Any]]:
     """Returns the metrics of the protocol, in their order, each with what it is measured on."""
-    own = [(metric, kl) for metric in divergence.plugin]
+    own = [(metric, kl) for metric in divergence.metrics_on(kl)]
     rest = [(metric, sample) for metric in plugins.metrics(plugins.METRICS).values() if metric.needs != "rewards"]
     return sorted((one for one in (*rest, *own) if one[0].applies(sample.protocol)), key=lambda one: one[0].order)
 

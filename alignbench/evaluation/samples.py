@@ -139,7 +139,7 @@ def completions_of(
     policy: Policy, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
 ) -> list[Completion]:
     """Draws `n_samples` completions of every prompt; ModelError where the policy answers out of order."""
-    return _in_order(policy.generate(prompts, decoding, n_samples, key), prompts, n_samples)
+    return in_order(policy.generate(prompts, decoding, n_samples, key), prompts, n_samples)
 
 
 def _completions_and_logprobs(
@@ -149,7 +149,7 @@ def _completions_and_logprobs(
     if not isinstance(policy, SeesLogprobs) or not _is_its_own(policy):
         return completions_of(policy, prompts, decoding, n_samples, key), None
     completions, logprobs = policy.generate_with_logprobs(prompts, decoding, n_samples, key)
-    _in_order(completions, prompts, n_samples)
+    in_order(completions, prompts, n_samples)
     return completions, None if logprobs is None else checked_logprobs(_arrays(logprobs), completions, "policy")
 
 
@@ -159,7 +159,8 @@ def _is_its_own(policy: SeesLogprobs) -> bool:
     return all(issubclass(owner["generate_with_logprobs"], one) for one in owner.values())
 
 
-def _in_order(completions: list[Completion], prompts: Sequence[Prompt], n_samples: int) -> list[Completion]:
+def in_order(completions: list[Completion], prompts: Sequence[Prompt], n_samples: int) -> list[Completion]:
+    """Returns what a policy gave, prompt by prompt; ModelError where it is not that."""
     expected = [(prompt.id, sample) for prompt in prompts for sample in range(n_samples)]
     if [(completion.prompt_id, completion.sample) for completion in completions] != expected:
         raise ModelError(

@@ -156,7 +156,7 @@ class AlongTraining:
 
 def cost_of_evaluation(spent: Cost, report: EvalReport, n_judges: int) -> Cost:
     """What an evaluation took: `spent` by its models and judges, and how often these were asked."""
-    n_scored = len(report.completions) * n_judges
+    n_scored = len(report.completions) * n_judges + spent.reward_calls
     return replace(spent, prompts_seen=len(report.prompt_values), reward_calls=n_scored)
 
 

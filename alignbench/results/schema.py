@@ -104,6 +104,7 @@ class StoredAnswerCost(Part):
 
     generated_tokens: float
     flops: float
+    reward_calls: float = 0.0
 
 
 def _whole(value: object) -> object:

@@ -74,7 +74,7 @@ def test_entry_points_are_found_where_the_package_is_installed(python, site):
     file, added, owner = json.loads(python("-c", code))
     assert file.startswith(str(site))
     assert added == {
-        "method": ["best_of_n", "unpaired_apo"],
+        "method": ["best_of_few", "unpaired_apo"],
         "scorer": ["address"],
         "metric": ["finished_rate"],
         "probe": ["harmless"],
@@ -85,16 +85,16 @@ def test_entry_points_are_found_where_the_package_is_installed(python, site):
 
 
 def test_they_run_and_are_compared(python, results):
-    for recipe in ("base", "best_of_n", "unpaired_apo"):
+    for recipe in ("base", "best_of_few", "unpaired_apo"):
         assert json.loads((results / recipe / "seed0" / "status.json").read_text())["state"] == "complete"
     table = python("-m", "alignbench", "compare", results)
     assert "toxicity_mean@at_you: held-out judge" in table
     costs = [
         line
         for line in table.splitlines()
-        if line.startswith(("base ", "best_of_n ", "unpaired_apo ")) and "x)" in line
+        if line.startswith(("base ", "best_of_few ", "unpaired_apo ")) and "x)" in line
     ]
-    assert [line.split()[0] for line in costs] == ["base", "best_of_n", "unpaired_apo"]
+    assert [line.split()[0] for line in costs] == ["base", "best_of_few", "unpaired_apo"]
     # Four answers are drawn for one, and no two answers are equally long.
     times = [float(re.search(r"\(([\d.]+)x\)", line).group(1)) for line in costs]
     assert times[0] == 1
@@ -105,16 +105,16 @@ def test_they_run_and_are_compared(python, results):
 def test_what_they_measure_is_in_the_results(python, results):
     rows = json.loads(python("-m", "alignbench", "compare", results, "--format", "json"))
     values = {(row["recipe"], row["metric"], row["scorer"]): row["value"] for row in rows}
-    for recipe in ("base", "best_of_n", "unpaired_apo"):
+    for recipe in ("base", "best_of_few", "unpaired_apo"):
         assert 0 <= values[recipe, "finished_rate", None] <= 1
         assert 0 < values[recipe, "harmless_words", None] <= 12
         assert 0 <= values[recipe, "toxicity_mean", "at_you"] <= 1
-    assert values["best_of_n", "toxicity_mean", "reward"] < values["base", "toxicity_mean", "reward"]
+    assert values["best_of_few", "toxicity_mean", "reward"] < values["base", "toxicity_mean", "reward"]
     completions = pd.read_parquet(next((results / "base").rglob("evaluations/*/completions.parquet")))
     finished = [text.rstrip().endswith((".", "?", "!")) for text in completions["completion"]]
     assert values["base", "finished_rate", None] == pytest.approx(sum(finished) / len(finished))
     brief = python("-m", "alignbench", "compare", results, "--format", "brief").splitlines()
-    assert [line.partition(":")[0] for line in brief] == ["base", "best_of_n", "unpaired_apo"]
+    assert [line.partition(":")[0] for line in brief] == ["base", "best_of_few", "unpaired_apo"]
     assert f"finished_rate {values['unpaired_apo', 'finished_rate', None]:.4g}" in brief[2]
 
 
@@ -132,8 +132,8 @@ def here(site, monkeypatch):
 
 
 def test_a_saved_policy_is_found_by_its_kind(here, results):
-    policy = alignbench.load_policy(results / "best_of_n" / "seed0" / "artifact")
-    assert (type(policy).__module__, policy.n) == ("alignbench_example.best_of_n", 4)
+    policy = alignbench.load_policy(results / "best_of_few" / "seed0" / "artifact")
+    assert (type(policy).__module__, policy.n) == ("alignbench_example.best_of_few", 4)
     assert len(policy.generate([alignbench.Prompt("a", "The dog said,")], alignbench.Decoding(4), 2, (0,))) == 2
 
 

@@ -15,6 +15,7 @@ RECIPES = ["base", "dpo_classifier_pairs", "ppo_detox", "ppo_learned_reward", "p
 SUITES = ["suites/detox_gpt_neo_125m", "suites/quickstart"]
 TUNED = "suites/quickstart_tuned"
 MORE = [
+    "best_of_n",
     "cpo",
     "kto",
     "orpo",

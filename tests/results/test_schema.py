@@ -69,7 +69,7 @@ KEYS = {
         *("replicates", "group_sizes", "n_cut"),
     ],
     "prompt_rows": ["n_rows", "left_out", "longest_prompt"],
-    "answer_cost": ["generated_tokens", "flops"],
+    "answer_cost": ["generated_tokens", "flops", "reward_calls"],
     "prompts.json": ["schema_version", "seen", "heldout", "statistics", "text_form"],
     "tuning.json": [
         *("schema_version", "suite", "recipe", "identity", "criterion", "direction", "n_points", "trials"),
@@ -132,7 +132,7 @@ def test_keys_of_every_file(written):
             part = part["run h"] if "pieces" in key else part
             found[key] = part[0] if isinstance(part, list) else part
     assert {name: list(part) for name, part in found.items()} == KEYS
-    assert found["answer_cost"] == {"generated_tokens": 34.0, "flops": 2e6}
+    assert found["answer_cost"] == {"generated_tokens": 34.0, "flops": 2e6, "reward_calls": 0.0}
     assert found["prompt_rows"] == {"n_rows": 12, "left_out": {"repeated": 1}, "longest_prompt": 60}
     assert found["reward_hacking"] == {"word": "none", "onset_completions": None, "evidence": ["said"]}
 

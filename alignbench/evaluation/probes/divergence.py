@@ -2,6 +2,13 @@
 
 One completion per prompt, drawn at temperature 1 without truncation and up to one length, whatever the protocol: the
 same prompts give the same numbers under each of them.
+
+A policy that chooses among answers of another one does not know how likely its own are, but how far the choice takes
+them from those of the other, in nats c(y) of each answer. With q the other one, p_ref the reference,
+
+    KL(policy || reference) = E[c(y)] + E[log q(y) - log p_ref(y)], y from the policy,
+
+or at most that, where c is a bound.
 """
 
 from __future__ import annotations
@@ -10,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +28,7 @@ from alignbench.evaluation.protocols import DIVERGENCE_TOKENS
 from alignbench.evaluation.samples import (
     checked_logprobs,
     completions_of,
+    in_order,
     logprobs_of,
     reference_logprobs_of,
     stream_of,
@@ -33,6 +42,22 @@ _LEAST_AT_ONCE = 4
 MOST_VALUES = 2**23
 """More of them are held at a time where all have up to this many values together: 64 MB."""
 _MODELS = ("policy", "reference")
+
+
+@runtime_checkable
+class Chooses(Protocol):
+    """A policy that draws answers of another one and keeps some: best-of-n, or a filter."""
+
+    base: Policy
+    """Whose answers they are."""
+    choice_is_bound: bool
+    """True where `generate_with_choice` gives bounds."""
+
+    def generate_with_choice(
+        self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
+    ) -> tuple[list[Completion], list[float]]:
+        """What `generate` gives, and c of each answer in nats; NaN where it is not known."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +75,8 @@ class Divergence:
     completions: list[Completion]
     groups: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """The hash group of each prompt."""
+    bound: FloatArray | None = None
+    """k1 of a policy that knows no more than a bound of it; None of any other."""
 
 
 def measure_divergence(
@@ -61,6 +88,8 @@ def measure_divergence(
     "Approximating KL divergence", 2020; the exact one by the chain rule).
     """
     key = (*stream_of(seed, purpose), "divergence")
+    if isinstance(policy, Chooses):
+        return _of_choice(policy, reference, prompts, key)
     completions = completions_of(policy, prompts, Decoding(DIVERGENCE_TOKENS), 1, key)
     n_tokens = np.array([len(completion.token_ids) for completion in completions], dtype=np.float64)
     k1, k3, exact = (np.full(len(prompts), np.nan) for _ in range(3))
@@ -76,6 +105,19 @@ def measure_divergence(
     return Divergence(k1, k3, exact, n_tokens, completions)
 
 
+def _of_choice(policy: Chooses, reference: Policy, prompts: Sequence[Prompt], key: Sequence[int | str]) -> Divergence:
+    """What a choice among the answers of another policy and that policy make together."""
+    completions, nats = policy.generate_with_choice(prompts, Decoding(DIVERGENCE_TOKENS), 1, key)
+    in_order(completions, prompts, 1)
+    unknown = np.full(len(prompts), np.nan)
+    own = logprobs_of(policy.base, prompts, completions, "policy")
+    both = None if own is None else sequence_kl(own, reference_logprobs_of(reference, prompts, completions))[0]
+    found = unknown if both is None else both + np.array(nats, dtype=np.float64)
+    n_tokens = np.array([len(completion.token_ids) for completion in completions], dtype=np.float64)
+    k1, bound = (unknown, found) if policy.choice_is_bound else (found, None)
+    return Divergence(k1, unknown, unknown, n_tokens, completions, bound=bound)
+
+
 def concatenate(parts: Sequence[Divergence], order: Sequence[int]) -> Divergence:
     """Joins batches of prompts; `order` has the places of their prompts, batch after batch."""
     rows = np.argsort(order)
@@ -85,7 +127,12 @@ def concatenate(parts: Sequence[Divergence], order: Sequence[int]) -> Divergence
 
     completions = [completion for part in parts for completion in part.completions]
     return Divergence(
-        joined("k1"), joined("k3"), joined("exact"), joined("n_tokens"), [completions[row] for row in rows]
+        joined("k1"),
+        joined("k3"),
+        joined("exact"),
+        joined("n_tokens"),
+        [completions[row] for row in rows],
+        bound=None if parts[0].bound is None else joined("bound"),
     )
 
 
@@ -187,6 +234,12 @@ def _metrics() -> Iterator[Metric]:
     for name, estimate, needs, n_prompts, reason in _ESTIMATES:
         per_token = partial(_per_token, estimate=estimate, n_prompts=n_prompts, reason=reason)
         yield _metric(name=f"{name}_per_token", needs=needs, of_set=per_token)
+    yield _metric(name="kl_bound", needs="log-probabilities", missing=_NO_LOGPROBS, of_prompts=attrgetter("bound"))
 
 
 plugin = tuple(_metrics())
+
+
+def metrics_on(measured: Divergence) -> list[Metric]:
+    """Those that mean something of what was measured: a bound only where there is one."""
+    return [metric for metric in plugin if metric.name != "kl_bound" or measured.bound is not None]

@@ -17,7 +17,7 @@ from alignbench_conformance import (
 )
 from alignbench_example import finished_rate
 from alignbench_example.address import Address
-from alignbench_example.best_of_n import BestOf
+from alignbench_example.best_of_few import BestOf
 from alignbench_example.encounters import plugin as encounters
 from alignbench_example.harmless import Harmless
 
@@ -37,11 +37,11 @@ def test_imports():
     check_imports(*{entry.module for entry in distribution("alignbench-example").entry_points})
 
 
-def test_best_of_n():
-    check_training(check_method("best_of_n", n=3))
+def test_best_of_few():
+    check_training(check_method("best_of_few", n=3))
 
 
-def test_the_best_of_n_is_the_best():
+def test_the_best_of_few_is_the_best():
     base, asked = tiny_policy(), prompts(4)
     policy = BestOf(base, 3, Length(), [])
     check_policy(policy, asked, load=None)

@@ -54,7 +54,7 @@ class BestOf:
         """Writes the policy within, n, and what the reward is made of again."""
         from alignbench.models.policy_file import write_policy_file
 
-        write_policy_file(directory, "best_of_n", n=self.n, reward=list(self.kept_reward))
+        write_policy_file(directory, "best_of_few", n=self.n, reward=list(self.kept_reward))
         self.base.save(directory / "base")
 
 
