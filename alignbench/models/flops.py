@@ -21,6 +21,7 @@ from torch import nn
 
 from alignbench.models.forward import base_model, is_encoder_decoder
 from alignbench.models.quantization import n_weights
+from alignbench.models.sampling.side_by_side import networks_of
 
 if TYPE_CHECKING:
     from alignbench.models.forward import SequenceBatch
@@ -62,6 +63,9 @@ def weights_of(model: Any, *, trained: bool = False, without: Iterable[nn.Module
         trained: Count only those that take gradients.
         without: Parts to leave out.
     """
+    if networks := networks_of(model):
+        each = [weights_of(network, trained=trained, without=without) for network in networks]
+        return Weights(*(sum(getattr(one, name) for one in each) for name in ("prompt", "completion", "head")))
     inner = base_model(model)
     head = getattr(inner.get_output_embeddings(), "weight", None)
     skipped = {id(p) for part in without for p in part.parameters()}

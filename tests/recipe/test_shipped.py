@@ -17,6 +17,10 @@ TUNED = "suites/quickstart_tuned"
 MORE = [
     "best_of_n",
     "cpo",
+    "dexperts",
+    "prompted",
+    "sft_toxic",
+    "word_filter",
     "kto",
     "orpo",
     "rrhf",

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from alignbench.models.forward import SequenceBatch, base_model, forward, position_ids
+from alignbench.models.sampling.side_by_side import networks_of
 from alignbench.models.sampling.token_draw import NEVER, at_temperature, draw, logprob_and_entropy
 
 if TYPE_CHECKING:
@@ -46,10 +47,12 @@ MAX_KEPT_BYTES = 2**30
 def cache_width(model: nn.Module, n_tokens: int) -> int | None:
     """Columns of the cache for sequences of this many tokens; None where the model needs a cache that grows.
 
-    That is a family not in `FAMILIES`, attention that takes no mask of scores (flash attention), weights that are
-    spread over processes, and sequences longer than the window of a layer with local attention: the window of GPT-Neo's
-    layers is at the end of the cache, whether that is filled or not.
+    That is several networks side by side, a family not in `FAMILIES`, attention that takes no mask of scores (flash
+    attention), weights that are spread over processes, and sequences longer than the window of a layer with local
+    attention: the window of GPT-Neo's layers is at the end of the cache, whether that is filled or not.
     """
+    if networks_of(model):
+        return None
     config = base_model(model).config
     if config.model_type not in FAMILIES or config._attn_implementation not in ("sdpa", "eager"):
         return None

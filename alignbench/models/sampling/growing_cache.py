@@ -17,6 +17,7 @@ from alignbench.models.forward import (
     is_encoder_decoder,
     position_ids,
 )
+from alignbench.models.sampling.side_by_side import SideBySide, networks_of
 from alignbench.models.sampling.token_draw import NEVER, at_temperature, draw, logprob_and_entropy
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def decode(
 
 def keeps_a_cache(model: Any) -> bool:
     """True where a forward pass takes what earlier ones remember, in the form that transformers gives caches."""
+    if networks := networks_of(model):
+        return all(map(keeps_a_cache, networks))
     return is_encoder_decoder(model) or accepts(model, "past_key_values")
 
 
@@ -101,6 +104,8 @@ def has_plain_cache(model: Any) -> bool:
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+    if networks := networks_of(model):
+        return all(map(has_plain_cache, networks))
     if not keeps_a_cache(model):
         return True  # nothing is remembered
     config = base_model(model).config
@@ -109,9 +114,20 @@ def has_plain_cache(model: Any) -> bool:
 
 def steps_of(model: Any) -> Callable[[nn.Module, Tensor, Tensor, bool], _Steps]:
     """How a model is run token by token; see `_causal_steps`."""
+    if isinstance(model, SideBySide):
+        return _steps_together
     if is_encoder_decoder(model):
         return _encoder_decoder_steps
     return _causal_steps if keeps_a_cache(model) else _full_passes
+
+
+def _steps_together(model: Any, tokens: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
+    """`_causal_steps` of several networks, step by step side by side; they have no hidden states in common."""
+    each = [steps_of(network)(network, tokens, mask, False) for network in model.networks]
+    logits = [next(steps)[0] for steps in each]
+    while True:
+        sent = yield model.combined([one.unsqueeze(1) for one in logits])[:, 0], None
+        logits = [steps.send(sent)[0] for steps in each]
 
 
 def _full_passes(model: nn.Module, tokens: Tensor, mask: Tensor, with_hidden: bool) -> _Steps:
