@@ -53,6 +53,8 @@ class Facts:
     """Training data that its settings ask for besides."""
     reads_labels: bool = True
     """False where of labelled completions it reads the rewards alone: then one kind will do."""
+    takes_steps: bool = True
+    """False where what it learns from is read once, without a gradient: it does not call `step_done`."""
     calls_reward: bool = False
     """True where it calls the reward while training, or its policy when it answers."""
     gives: Gives = "language_model"
@@ -169,6 +171,16 @@ class RunContext:
     ledger: Ledger = field(default_factory=Ledger)
     """What training has cost so far. A method books here what belongs to no step, and `restore`s what a checkpoint of
     its own says before it goes on from there."""
+
+    def load_language_model(self, role: str) -> LanguageModel:
+        """Loads the same where its weights or logits are needed; UsageError where it is a policy of another kind."""
+        from alignbench.models.language_model import LanguageModel
+
+        policy = self.load_upstream(role)
+        if isinstance(policy, LanguageModel):
+            return policy
+        kind = type(policy).__name__
+        raise UsageError(f"builds_on.{role}: got a {kind}, expected a recipe that gives a language model")
 
     @property
     def cost(self) -> Cost:

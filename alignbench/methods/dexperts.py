@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from alignbench.errors import UsageError
 from alignbench.methods.base import Facts, RunContext, TrainData
 from alignbench.records import Completion, Cost, Decoding, Policy, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignbench.models.language_model import LanguageModel
     from alignbench.models.logit_ensemble import LogitEnsemble
 
 PARTS = ("base", "expert", "anti_expert")
@@ -99,20 +97,8 @@ class DExperts:
         """Returns the three policies within another one."""
         from alignbench.models.logit_ensemble import LogitEnsemble
 
-        expert, anti_expert = (_language_model(run, role) for role in ("expert", "anti_expert"))
+        expert, anti_expert = (run.load_language_model(role) for role in ("expert", "anti_expert"))
         return Contrast(LogitEnsemble(run.policy, expert, anti_expert, self.alpha, self.top_p))
-
-
-def _language_model(run: RunContext, role: str) -> LanguageModel:
-    from alignbench.models.language_model import LanguageModel
-
-    policy = run.load_upstream(role)
-    if not isinstance(policy, LanguageModel):
-        raise UsageError(
-            f"builds_on.{role}: got a {type(policy).__name__}, expected a recipe that gives a language model: its "
-            "logits are needed"
-        )
-    return policy
 
 
 plugin = DExperts

@@ -73,7 +73,8 @@ class AlongTraining:
             logger.warning("no evaluation along training: there are no validation prompts (data.validation_fraction)")
         self._parts, self._yardsticks, self._directory = parts, yardsticks, directory
         self._cost, self._evaluation_cost = cost, evaluation_cost
-        self._learns = recipe.method.facts.trains or recipe.method.facts.calls_reward
+        facts = recipe.method.facts
+        self._changes = facts.trains or facts.calls_reward or facts.gives == "policy" or bool(recipe.builds_on)
         self._earlier = directory.points()
         """Completions spent by step, of the points that a killed run has left."""
         self._done: dict[int, int] = {}
@@ -122,7 +123,7 @@ class AlongTraining:
         was killed after the last one is resumed with none left.
         """
         step, completions = self._reached
-        if step == 0 and self._learns:
+        if step == 0 and self._changes:
             steps = self._directory.logged("step")
             step, completions = int(max(steps, default=1)), drawn or self._parts.recipe.budget.completions
         if self._prompts and step not in self._done:

@@ -66,7 +66,7 @@ def check_before_start(parts: Parts, yardsticks: Yardsticks) -> None:
             check_room(reward, policy, data.train, n_trained)
         if (start := facts.own_start(parts.recipe.method)) is not None:
             check_reward_model_start(parts, start)
-        elif facts.trains and parts.recipe.policy.lora is None:
+        elif facts.trains and facts.takes_steps and parts.recipe.policy.lora is None:
             method, n_drawn = parts.recipe.method, parts.recipe.pairs.completions_per_prompt
             n_rows = facts.texts_in_a_pass(method) * facts.texts_of_a_prompt(method, n_drawn)
             if facts.cuts_logits:

@@ -146,7 +146,11 @@ def test_what_is_no_expert_is_refused(tiny_policy, run_context, make_tokenizer):
     other = tiny_policy()
     other.tokenizer = make_tokenizer(["dog", "cat"], unk_token="<unk>", eos_token="<eos>")
     for upstream, error, said in (
-        (Instructed(tiny_policy(), "x"), UsageError, "builds_on.expert: got a Instructed, expected"),
+        (
+            Instructed(tiny_policy(), "x"),
+            UsageError,
+            "builds_on.expert: got a Instructed, expected a recipe that gives a language model",
+        ),
         (other, ModelError, "builds_on.expert: .* has another vocabulary"),
     ):
         run, _ = run_context(tiny_policy(), load_upstream=lambda role, upstream=upstream: upstream)

@@ -52,6 +52,7 @@ def imitate(
     title: str,
     drawn_completions: int,
     as_policy: Callable[[Any], Policy] | None = None,
+    trainer: type[ImitationTrainer] | None = None,
 ) -> LanguageModel:
     """Trains the policy of a run to imitate, and returns it.
 
@@ -62,6 +63,7 @@ def imitate(
         title: What the progress bar says.
         drawn_completions: What the demonstrations have taken of the budget.
         as_policy: Makes what is measured along training of the model that is trained; None: the policy around it.
+        trainer: Whose loss is taken; None: that of imitation.
 
     Raises:
         ModelError: The model's family cannot be packed.
@@ -71,7 +73,7 @@ def imitate(
     collator = collator_of(policy, rows, packing=settings.packing)
     identity = training_identity(settings, policy.model, rows, seed=run.seed, lora=run.lora)
     on_cpu = policy.device.type == "cpu"
-    trainer = ImitationTrainer(
+    training = (trainer or ImitationTrainer)(
         model=policy.model,
         args=trl_config(SFTConfig, settings, run.checkpoints, seed=run.seed, on_cpu=on_cpu),
         train_dataset=Dataset.from_list(rows),
@@ -80,7 +82,7 @@ def imitate(
         peft_config=lora_config(run.lora, policy.model) if run.lora else None,
     )
     train(
-        trainer,
+        training,
         run,
         identity,
         title=title,
@@ -89,7 +91,7 @@ def imitate(
         as_policy=as_policy or policy.with_model,
         count=partial(tokens_of_texts, apart=policy.is_encoder_decoder),
     )
-    policy.model = trainer.model.eval()
+    policy.model = training.model.eval()
     return policy
 
 
@@ -192,6 +194,14 @@ class ImitationTrainer(SFTTrainer):  # type: ignore[misc]
         with self._layer.passed_by() as given:
             model(**read, use_cache=False)
         return labelled_logprobs(model, given[0][:, :t], labels, self._layer)
+
+
+class AscentTrainer(ImitationTrainer):
+    """The same with the loss turned round: what is shown becomes less likely."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Returns the sum of log p over the tokens, divided by the tokens of the whole batch: a scalar."""
+        return -super().compute_loss(*args, **kwargs)
 
 
 def tokens_of_texts(inputs: Mapping[str, Tensor], *, apart: bool) -> BatchTokens:
