@@ -42,6 +42,7 @@ SMALL = {
     "steered": {},
     "task_vector": {"scales": [0.5]},
     "word_filter": {"words": ["idiot", "fool"]},
+    "external": {"model": "embedded/policy"},
     "dpo": {"batch_size": 4},
     "kto": {"batch_size": 4},
     "orpo": {"batch_size": 4},

@@ -33,8 +33,9 @@ from alignbench.comparison.flags import (
 )
 from alignbench.comparison.hacking_over_seeds import along_training_flag, hacking_along_training
 from alignbench.comparison.models import by_model
-from alignbench.comparison.notes import SEEDS_NOTE, covers_seeds, notes_on
+from alignbench.comparison.notes import MADE_ELSEWHERE_NOTE, SEEDS_NOTE, covers_seeds, notes_on
 from alignbench.comparison.pooling import (
+    MADE_ELSEWHERE,
     UNTRAINED,
     Measurement,
     RecipeRuns,
@@ -215,7 +216,7 @@ def _compared(
 ) -> tuple[ComparedRecipe, ...]:
     measurements = _measurements(recipes, baseline)
     costs = {one.recipe: one.mean_cost() for one in recipes}
-    trained = [one.recipe for one in recipes if one.method != UNTRAINED] if baseline else []
+    trained = [one.recipe for one in recipes if one.varies] if baseline else []
     budgets = budget_flags({recipe: costs[recipe]["training_completions"] for recipe in trained})
     rows = []
     for one in recipes:
@@ -234,6 +235,8 @@ def _compared(
             budgets.get(one.recipe),
         )
         flags += [flag for flag in named if flag is not None]
+        if one.method in MADE_ELSEWHERE:
+            flags.append(Flag("made_elsewhere", MADE_ELSEWHERE_NOTE))
         if baseline is not None and one is not baseline and not covers_seeds(one, baseline):
             flags.append(Flag("seeds_not_covered", SEEDS_NOTE))
         if mismatched:

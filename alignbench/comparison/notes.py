@@ -13,6 +13,10 @@ SEEDS_NOTE = (
     "Verdicts are about these runs: intervals and tests cover the choice of prompts, not the seed. "
     "Another seed may come out differently."
 )
+MADE_ELSEWHERE_NOTE = (
+    "trained elsewhere: what that has cost, on how many seeds it was chosen, and whether it has seen the prompts that "
+    "are held out here, is not known. Costs are those of this table's own work alone."
+)
 METHOD_NOTE = (
     "Verdicts are about the method: intervals and tests of differences cover the choice of prompts and of seeds. "
     "Intervals of values cover prompts alone."

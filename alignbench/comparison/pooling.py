@@ -26,6 +26,8 @@ from alignbench.statistics.prompt_means import mean_interval, numbered
 Matrix = NDArray[np.float64]
 UNTRAINED = "untrained"
 """The method that trains nothing: its seeds share one policy, and differ in the sampling of completions alone."""
+MADE_ELSEWHERE = frozenset({"external", "stored_completions"})
+"""Methods whose policies were trained elsewhere: neither their cost nor what they have seen is known."""
 _MAX_LOG = math.log(sys.float_info.max)
 NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
 
@@ -41,7 +43,7 @@ class RecipeRuns:
     @property
     def varies(self) -> bool:
         """True where another seed is another policy."""
-        return self.method != UNTRAINED
+        return self.method not in {UNTRAINED, *MADE_ELSEWHERE}
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -79,6 +79,11 @@ class Facts:
     """What its settings allow and is probably not meant."""
     own_start: Callable[[Any], OwnStart | None] = lambda _method: None
     """What it trains in place of the policy; None where it trains the policy, or nothing."""
+    is_made_elsewhere: bool = False
+    """True where its policy does not come from the recipe's, which is its reference alone: there is nothing to measure
+    along training, and what its training has cost and seen is not known."""
+    reads: Callable[[Any], Mapping[str, str]] = lambda _method: {}
+    """Models and files that its settings name, by setting: what lies there belongs to the inputs of a run."""
     load_policy: Callable[[Path, Callable[[Path], Policy]], Policy] | None = None
     """Reads what the policy has saved, where it gives a `policy`. `policy.json` names the method there, as its `kind`.
     The second argument loads a policy that lies in a folder of the first one, such as the language model within."""

@@ -28,12 +28,13 @@ _NEUTRAL = {
     **{"num_beams": 1, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0},
     **{"encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0, "guidance_scale": 1.0},
 }
-"""What changes nothing, beside None and empty lists."""
+"""What changes nothing, beside None, empty lists, and a top_k of 0."""
 
 
 def ignored_settings(config: Any) -> dict[str, Any]:
     """What a generation config (or None) asks for and does not get, by name."""
     asked = {name: getattr(config, name, None) for name in _CHANGES_SAMPLING}
+    asked["top_k"] = asked["top_k"] or None
     return {name: value for name, value in asked.items() if value not in (None, [], {}, _NEUTRAL.get(name))}
 
 

@@ -116,8 +116,9 @@ def load_policy(
     Raises:
         ModelError: The folder holds no policy, or one of a kind that nothing installed gives.
     """
-    directory = Path(name)
-    if not directory.is_dir() or ((directory / "config.json").is_file() and not (directory / FILE).is_file()):
+    directory = Path(name).expanduser()
+    is_checkpoint = any((directory / file).is_file() for file in ("config.json", "adapter_config.json"))
+    if not directory.is_dir() or (is_checkpoint and not (directory / FILE).is_file()):
         return load_language_model(str(name), revision=revision, **options)
     record = read_policy_file(directory)
     if record["kind"] != LANGUAGE_MODEL:

@@ -67,13 +67,13 @@ class AlongTraining:
         settings = recipe.evaluation
         every = max(1, recipe.budget.completions // N_POINTS)
         self._every = every if settings.evaluate_every is None else settings.evaluate_every
-        is_wanted = self._every > 0 and recipe.method.facts.gives_policy
+        facts = recipe.method.facts
+        is_wanted = self._every > 0 and facts.gives_policy and not facts.is_made_elsewhere
         self._prompts = parts.data.validation[: settings.n_validation_prompts] if is_wanted else ()
         if is_wanted and not self._prompts:
             logger.warning("no evaluation along training: there are no validation prompts (data.validation_fraction)")
         self._parts, self._yardsticks, self._directory = parts, yardsticks, directory
         self._cost, self._evaluation_cost = cost, evaluation_cost
-        facts = recipe.method.facts
         self._changes = facts.trains or facts.calls_reward or facts.gives == "policy" or bool(recipe.builds_on)
         self._earlier = directory.points()
         """Completions spent by step, of the points that a killed run has left."""

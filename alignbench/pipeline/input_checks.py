@@ -67,6 +67,9 @@ class InputChecks:
         start = recipe.method.facts.own_start(recipe.method)
         if start is not None and start.model is not None:
             yield from self._model("method.model", start.model, "start")
+        for setting, name in recipe.method.facts.reads(recipe.method).items():
+            if not Path(name).is_file() and not (Path(name) / "policy.json").is_file():
+                yield from self._model(f"method.{setting}", name, "policy")
         blocks: list[tuple[str, Any]] = [] if reward is None else [("reward", reward)]
         blocks += [(f"reward.also.{i}", term) for i, term in enumerate(reward.also if reward else ())]
         judges = (entry for entry in recipe.evaluation.scorers if not isinstance(entry, str))

@@ -48,6 +48,9 @@ def inputs_of(recipe: Recipe, artifacts: Mapping[str, Path]) -> Named:
         found[key] = _data(source, revision, "texts" if key == "evaluation.neutral" else "prompts")
     for key, name, revision in _checkpoints(recipe):
         found |= _model(key, name, revision)
+    for setting, name in recipe.method.facts.reads(recipe.method).items():
+        path = Path(name).expanduser()
+        found |= {f"method.{setting}": _data(name, None)} if path.is_file() else _model(f"method.{setting}", name, None)
     for role, artifact in artifacts.items():
         found[key_of(role)] = _model_files(artifact)
     encoded = _prompts_as_encoded(recipe)

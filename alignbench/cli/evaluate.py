@@ -1,0 +1,81 @@
+"""`alignbench evaluate`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from alignbench.cli.group import main
+from alignbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from alignbench.recipe.loading import LoadedRecipe
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option("--adapter", help="Hub id or folder of an adapter to be merged into MODEL.")
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that the model brings with it.")
+@click.option("--like", metavar="RUN", help="A run, or a recipe, to measure alike; by default the runs of --results.")
+@click.option("--reference", metavar="BASE", help="What KL and perplexity refer to; by default the base of --like.")
+@click.option("--name", help="Name of the row; by default from the model's.")
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Seed; may be given several times.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key, as in `run`.")
+@click.option("--results", default="results", type=click.Path(path_type=Path), show_default=True, help="Where runs go.")
+@click.option("--force", is_flag=True, help="Measure again, and replace a run of the same name.")
+def evaluate(
+    model: str | None,
+    adapter: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    like: str | None,
+    reference: str | None,
+    name: str | None,
+    seeds: tuple[int, ...],
+    sets: tuple[str, ...],
+    results: Path,
+    force: bool,
+) -> None:
+    """Measure a MODEL that was trained elsewhere, as a row beside the runs of --results.
+
+    MODEL is a hub id or a folder. It gets the prompts, protocol and judges of those runs, and its KL and perplexity
+    refer to their base model.
+    """
+    from alignbench.pipeline.elsewhere import artifact_of, beside, name_of, yardstick
+
+    if model is None:
+        raise UsageError("evaluate: got no MODEL, expected a hub id or a folder")
+    method = {
+        "name": "external",
+        "model": artifact_of(model),
+        "adapter": adapter,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+    }
+    recipe, _ = yardstick(like, results)
+    own_name = name or name_of(adapter or model)
+    run_all(
+        [beside(recipe, method, own_name, reference=reference, seed=seed, sets=sets) for seed in seeds or (None,)],
+        results,
+        force=force,
+    )
+
+
+def run_all(recipes: Sequence[LoadedRecipe], results: Path, *, force: bool) -> None:
+    """Runs recipes, says what became of each, and exits with an error's code where one failed."""
+    from alignbench.pipeline import tuning
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("alignbench").setLevel(logging.INFO)
+    outcomes = tuning.run(recipes, results, force=force)
+    for outcome in outcomes:
+        click.echo(str(outcome), err=outcome.error is not None)
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if errors:
+        sys.exit(errors[0].exit_code)
