@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-FinishReason = Literal["eos", "stop", "length"]
-"""The end-of-sequence token, a stop string, or the token limit."""
+FinishReason = Literal["eos", "stop", "length", "unknown"]
+"""The end-of-sequence token, a stop string, or the token limit; `unknown` of texts that were stored without it."""
 Direction = Literal["lower", "higher", "none"]
 HackingWord = Literal["none", "suspected", "evident"]
 """From best to worst."""

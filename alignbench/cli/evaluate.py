@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("model", required=False)
+@click.option("--completions", metavar="FILE", help="Stored completions instead of a model: jsonl, csv or parquet.")
+@click.option(
+    "--column", "columns", multiple=True, metavar="prompt=NAME", help="A column of FILE, also completion=, group=."
+)
+@click.option("--own-prompts", is_flag=True, help="Measure on the prompts of FILE, apart from the runs of --results.")
 @click.option("--adapter", help="Hub id or folder of an adapter to be merged into MODEL.")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that the model brings with it.")
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Measure again, and replace a run of the same name.")
 def evaluate(
     model: str | None,
+    completions: str | None,
+    columns: tuple[str, ...],
+    own_prompts: bool,
     adapter: str | None,
     revision: str | None,
     trust_remote_code: bool,
@@ -42,29 +50,38 @@ def evaluate(
     results: Path,
     force: bool,
 ) -> None:
-    """Measure a MODEL that was trained elsewhere, as a row beside the runs of --results.
+    """Measure a MODEL that was trained elsewhere, or stored completions, as a row beside the runs of --results.
 
     MODEL is a hub id or a folder. It gets the prompts, protocol and judges of those runs, and its KL and perplexity
-    refer to their base model.
+    refer to their base model. Of stored completions what texts alone do not say is withheld.
     """
-    from alignbench.pipeline.elsewhere import artifact_of, beside, name_of, yardstick
+    from alignbench.pipeline import elsewhere
 
-    if model is None:
-        raise UsageError("evaluate: got no MODEL, expected a hub id or a folder")
-    method = {
-        "name": "external",
-        "model": artifact_of(model),
-        "adapter": adapter,
-        "revision": revision,
-        "trust_remote_code": trust_remote_code,
-    }
-    recipe, _ = yardstick(like, results)
-    own_name = name or name_of(adapter or model)
-    run_all(
-        [beside(recipe, method, own_name, reference=reference, seed=seed, sets=sets) for seed in seeds or (None,)],
-        results,
-        force=force,
-    )
+    if (model is None) == (completions is None):
+        got = "nothing" if model is None else "both"
+        raise UsageError(f"evaluate: got {got}, expected a MODEL (a hub id or a folder), or --completions FILE")
+    recipe, run = elsewhere.yardstick(like, results)
+    if completions is not None:
+        method, over = elsewhere.of_completions(completions, recipe, run, columns, sets, own_prompts=own_prompts)
+        own_name = name or elsewhere.name_of(completions.partition(".")[0])
+    else:
+        assert model is not None
+        method, over = (
+            {
+                "name": "external",
+                "model": elsewhere.artifact_of(model),
+                "adapter": adapter,
+                "revision": revision,
+                "trust_remote_code": trust_remote_code,
+            },
+            {},
+        )
+        own_name = name or elsewhere.name_of(adapter or model)
+    recipes = [
+        elsewhere.beside(recipe, method, own_name, evaluation=over, reference=reference, seed=seed, sets=sets)
+        for seed in seeds or (None,)
+    ]
+    run_all(recipes, results, force=force)
 
 
 def run_all(recipes: Sequence[LoadedRecipe], results: Path, *, force: bool) -> None:

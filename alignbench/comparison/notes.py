@@ -15,7 +15,7 @@ SEEDS_NOTE = (
 )
 MADE_ELSEWHERE_NOTE = (
     "trained elsewhere: what that has cost, on how many seeds it was chosen, and whether it has seen the prompts that "
-    "are held out here, is not known. Costs are those of this table's own work alone."
+    "are held out here, is not known; costs are those of the work done here"
 )
 METHOD_NOTE = (
     "Verdicts are about the method: intervals and tests of differences cover the choice of prompts and of seeds. "

@@ -14,12 +14,14 @@ from typing import Any
 from alignbench.comparison.comparability import group_key
 from alignbench.errors import UsageError
 from alignbench.pipeline.stored import recipe_of_run
+from alignbench.pipeline.stored_answers import check_answers
 from alignbench.recipe.layers import Layer, merge
 from alignbench.recipe.loading import LoadedRecipe, load
 from alignbench.recipe.recipe import Recipe, recipe_of
 from alignbench.recipe.yaml import parse_set
 from alignbench.results.layout import STATUS_FILE
 from alignbench.results.reader import StoredRun, find_runs
+from datasets_prep.stored_completions import read_stored_completions
 
 UNTRAINED = "untrained"
 _OF_TRAINING = ("pairs", "labelled_completions", "demonstrations", "builds_on", "budget")
@@ -57,6 +59,7 @@ def beside(
     method: Mapping[str, Any],
     name: str,
     *,
+    evaluation: Mapping[str, Any] | None = None,
     reference: str | None = None,
     seed: int | None = None,
     sets: Sequence[str] = (),
@@ -67,6 +70,7 @@ def beside(
         like: The other recipe.
         method: The method's block.
         name: Name of the row.
+        evaluation: What is otherwise in the block of that name.
         reference: The base that KL and perplexity refer to; None: that of the other recipe.
         seed: Of the draws; None: that of the other recipe.
         sets: `key=value`, laid over it.
@@ -79,13 +83,63 @@ def beside(
     values["policy"] = {**values["policy"], "run": None}
     if reference is not None:
         values["policy"] |= {"model": reference, "revision": None}
-    values["evaluation"] = {**values["evaluation"], "evaluate_every": 0}
+    values["evaluation"] = {**values["evaluation"], "evaluate_every": 0, **(evaluation or {})}
     if values["reward"] is not None:
         values["reward"] = _of_judge(values["reward"])
     if seed is not None:
         values["seed"] = seed
     layers = [Layer(f"recipe of {name}", values, Path()), *(Layer("--set", parse_set(one), Path.cwd()) for one in sets)]
     return LoadedRecipe(recipe_of(layers), {}, None, (Layer(f"recipe of {name}", merge(layers), Path()),))
+
+
+def of_completions(
+    file: str,
+    like: Recipe,
+    run: StoredRun | None,
+    columns: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    *,
+    own_prompts: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the method's block for a file of completions, and what it changes in the block of the evaluation.
+
+    Args:
+        file: The file.
+        like: The recipe that says how to measure.
+        run: The run that was measured so.
+        columns: `prompt=NAME`, `completion=NAME` and `group=NAME`.
+        sets: `key=value`, laid over the recipe.
+        own_prompts: Measure on the file's own prompts.
+
+    Raises:
+        UsageError: There is no such column to name, or no run whose prompts could be meant.
+        DataError: As `check_answers`.
+    """
+    named = _columns(columns)
+    if run is None and not own_prompts:
+        raise UsageError(
+            "--completions: got a recipe to measure alike, expected a run (--like results/RECIPE/seedK), whose prompts "
+            "are known, or --own-prompts"
+        )
+    answers = read_stored_completions(Path(file), "--completions", named.get("prompt"), named.get("completion"))
+    changed = merge([Layer("--set", parse_set(one), Path()) for one in sets]).get("evaluation", {})
+    protocol = changed.get("protocol", like.evaluation.protocol) if isinstance(changed, Mapping) else ""
+    check_answers(answers, file, protocol, None if own_prompts else run)
+    method = {"name": "stored_completions", "file": file, "prompt_column": answers.prompt_column}
+    method["completion_column"] = answers.completion_column
+    if not own_prompts:
+        return method, {}
+    source = {"prompts": file, "columns": {"prompt": answers.prompt_column, "group": named.get("group")}}
+    return method, {"prompts": source, "n_prompts": None}
+
+
+def _columns(columns: Sequence[str]) -> dict[str, str]:
+    """Reads `prompt=NAME`; UsageError for what is no such thing."""
+    named = dict(one.split("=", 1) for one in columns if "=" in one)
+    wrong = [one for one in columns if one.partition("=")[0] not in ("prompt", "completion", "group") or "=" not in one]
+    if wrong:
+        raise UsageError(f"--column: got {wrong[0]!r}, expected prompt=NAME, completion=NAME or group=NAME")
+    return named
 
 
 def _of_judge(reward: Mapping[str, Any]) -> dict[str, Any] | None:

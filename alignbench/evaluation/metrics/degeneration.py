@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -74,6 +75,13 @@ def _each(measure: Callable[[Prompt, Completion], float]) -> Callable[[Sample], 
     return measured
 
 
+def _truncated(sample: Sample) -> FloatArray:
+    """Of those whose end is not known some may have been cut: then none is counted, for the others are no sample."""
+    endings = [completion.finish_reason for completion in sample.completions]
+    values = [math.nan if "unknown" in endings else one == "length" for one in endings]
+    return np.array(values, dtype=np.float64).reshape(-1, sample.k)
+
+
 _metric = partial(Metric, section="degeneration", order=400, between_0_and_1=True)
 _bad, _either = partial(_metric, direction="lower"), partial(_metric, direction="none")
 
@@ -82,6 +90,6 @@ plugin = (
     _bad(name="rep_4", of_prompts=_each(lambda _, one: repeated_share(one.text))),
     _bad(name="copy_rate", of_prompts=_each(lambda prompt, one: copies(prompt.text, one.text))),
     _bad(name="empty_rate", of_prompts=_each(lambda _, one: is_empty(one.text))),
-    _either(name="truncated_rate", of_prompts=_each(lambda _, one: one.finish_reason == "length")),
+    _either(name="truncated_rate", of_prompts=_truncated, missing="how completions ended is not known of all"),
     _either(name="refusal_rate", of_prompts=_each(lambda _, one: refuses(one.text))),
 )
