@@ -1,6 +1,19 @@
 """The command line: one verb, one file; each parses, calls and prints."""
 
-from alignbench.cli import check, compare, evaluate, export, keys, ls, methods, report, run, status
+from alignbench.cli import check, compare, evaluate, export, keys, ls, methods, report, run, score, status
 from alignbench.cli.group import main
 
-__all__ = ["check", "compare", "evaluate", "export", "keys", "ls", "main", "methods", "report", "run", "status"]
+__all__ = [
+    "check",
+    "compare",
+    "evaluate",
+    "export",
+    "keys",
+    "ls",
+    "main",
+    "methods",
+    "report",
+    "run",
+    "score",
+    "status",
+]
