@@ -76,7 +76,7 @@ class InputChecks:
         for where, block in (*blocks, *((f"evaluation.scorers: {judge.name}", judge) for judge in judges)):
             for suffix, model in block.named_models():
                 key = f"{where}.{model.key}" if where.startswith("reward") else f"{where}{suffix}"
-                yield from self._model(key, model.name, "classifier", (f"{where}.{model.label_key}", model.label))
+                yield from self._model(key, model.name, model.use, (f"{where}.{model.label_key}", model.label))
 
     def _model(self, key: str, name: str, use: Use, label: tuple[str, str | None] = ("", None)) -> Iterator[str]:
         if name.startswith("embedded/"):

@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     GetPydanticSchema,
     SerializeAsAny,
@@ -26,6 +27,7 @@ from alignbench.recipe.roles import BLOCKS, key_of
 from alignbench.recipe.scorers import Name, RewardSettings, ScorerSettings
 from alignbench.records import Settings
 from alignbench.scorers.base import Text, checked
+from alignbench.scorers.presets import written_out
 from datasets_prep.neutral_texts import check_source
 from datasets_prep.settings import (
     DemonstrationSettings,
@@ -87,6 +89,10 @@ class BudgetSettings(Settings):
     """Completions drawn from the policy for training, pair drawing included."""
 
 
+Judge = Annotated[Literal["reward"] | SerializeAsAny[ScorerSettings], BeforeValidator(written_out)]
+"""A judge of the evaluation: the reward block's classifier, one with its settings, or, written out, a preset."""
+
+
 class EvaluationSettings(Settings):
     """How the policy is measured."""
 
@@ -107,8 +113,9 @@ class EvaluationSettings(Settings):
     """Completions of the budget between evaluations along training; null: an eighth of the budget; 0: none."""
     n_validation_prompts: int = Field(default=64, ge=1)
     """Prompts of the validation split that evaluations along training use, or all where there are fewer."""
-    scorers: tuple[Literal["reward"] | SerializeAsAny[ScorerSettings], ...] = Field(min_length=1)
-    """`reward` is the classifier of the reward block; the rest are held-out judges."""
+    scorers: tuple[Judge, ...] = Field(min_length=1)
+    """`reward` is the classifier of the reward block; the rest are held-out judges, each with its settings or by the
+    name of a preset."""
     neutral: Annotated[Text | None, checked(check_source)] = None
     """Texts that the policy reads for its perplexity: `wikitext`, `embedded`, a .txt file with one a line, or a file
     with the column `text`; null: it is not measured."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
@@ -45,7 +45,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A classifier that settings name by hub id or path: checked before a run, and hashed with its inputs."""
+    """A model that settings name by hub id or path: checked before a run, and hashed with its inputs."""
 
     key: str
     """The setting."""
@@ -54,6 +54,8 @@ class NamedModel:
     label_key: str = "label"
     label: str | None = None
     """The class that is to be among its labels; None: any."""
+    use: Literal["classifier", "policy"] = "classifier"
+    """What it is to be: a text classifier, or a language model."""
 
 
 class SourceSettings(Settings):
@@ -71,7 +73,7 @@ class SourceSettings(Settings):
         raise NotImplementedError
 
     def models(self) -> Iterable[NamedModel]:
-        """The classifiers that it names."""
+        """The models that it names."""
         return ()
 
     def check_words(self, where: str) -> None:

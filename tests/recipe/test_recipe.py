@@ -208,7 +208,11 @@ def test_unreadable_file(write, monkeypatch):
         ("label: nothate}", "label: nothate, run: ../x}", 'ppo.yaml: reward.run: got "../x", expected a plain word'),
         ("rtp-v1", "rtp_v1", 'ppo.yaml: evaluation.protocol: got "rtp_v1", expected one of trl-detox-v1, rtp-v1, dex'),
         ("rtp-v1", "rtp_v1", "did you mean 'rtp-v1'?"),
-        ("[reward, ", "[rewrd, ", "scorers.0: got \"rewrd\", expected 'reward' or a mapping, did you mean 'reward'?"),
+        (
+            "[reward, ",
+            "[rewrd, ",
+            "scorers.0: got \"rewrd\", expected 'reward', a mapping, or one of the presets s-nlp",
+        ),
         ("[reward, ", "[reward, reward, ", "expected scorers with different names, not reward, reward, judge"),
         (
             "{classifier: some/judge, label: toxic}",

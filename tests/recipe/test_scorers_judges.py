@@ -53,7 +53,7 @@ def test_every_kind_is_read():
 @pytest.mark.parametrize(
     ("judge", "expected"),
     [
-        ("name: x", "scorers.1.classifier: got nothing, expected a classifier, a `lexicon:` or a `function:`"),
+        ("name: x", "scorers.1.classifier: got nothing, expected a classifier, a `lexicon:`, a `function:`"),
         ("classifier: some/judge", "scorers.1.label: got nothing, expected the classifier's name for the harmful"),
         (f"{CLASSIFIER}, {LEXICON}", 'scorers.1.lexicon: got "words.txt", expected it left out beside `classifier`'),
         (f"{LEXICON}, {FUNCTION}", 'scorers.1.function: got "judges.py:rude", expected it left out beside `lexicon`'),

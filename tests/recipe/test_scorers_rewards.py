@@ -155,11 +155,11 @@ def test_an_absolute_path_stays_as_given(folder):
         (f"{FUNCTION}, also: [{{{CLASSIFIER}}}]", "reward.also.0.name: got nothing, expected a value"),
         (
             f"{FUNCTION}, also: [{{name: x}}]",
-            "reward.also.0.classifier: got nothing, expected either a classifier or a",
+            "reward.also.0.classifier: got nothing, expected either a classifier, a `function:`",
         ),
         (
             f"{FUNCTION}, also: [{{{TERM}, {FUNCTION}}}]",
-            'got "other/classifier", expected either a classifier or a `fun',
+            'got "other/classifier", expected either a classifier, a `function:`',
         ),
         (
             f"{FUNCTION}, also: [{{name: x, classifier: c}}]",
