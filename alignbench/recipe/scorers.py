@@ -131,7 +131,7 @@ class Scored(Settings):
 
     def _choices(self) -> str:
         first, *others = (*self.kinds, *sorted(self.further_kinds()))
-        *most, last = f"a {first}", *(f"a `{key}:`" for key in others)
+        *most, last = f"a {first}", *(f"{'an' if key[0] in 'aeiou' else 'a'} `{key}:`" for key in others)
         return f"{', '.join(most)} or {last}"
 
     def _refuse_settings_of_others(self) -> None:
