@@ -352,6 +352,10 @@ class Cost:
     backward_flops: float = 0.0
     device_seconds: float = 0.0
     """On a CPU the seconds of all its cores that this process used, on a GPU the wall seconds that it was held."""
+    judge_tokens: int = 0
+    """Tokens that models which are asked in words have read and written, as they count them."""
+    money: float = 0.0
+    """What these tokens cost, at the price that the recipe names."""
 
     def charge(self, other: Cost) -> None:
         """Adds another piece of work to this one: sums, and the maximum of the peaks."""

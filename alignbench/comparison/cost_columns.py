@@ -16,8 +16,12 @@ COSTS = {
     "forward_flops": "forward FLOPs",
     "backward_flops": "backward FLOPs",
     "trainable_parameters": "trainable parameters",
+    "judge_tokens": "tokens of judges",
+    "money": "money",
 }
 """Fields of `records.Cost` by the names that tables give them."""
+ONLY_IF_SPENT = frozenset({"judge_tokens", "money"})
+"""Those that a table has where a row has spent some."""
 PER_ANSWER = {
     "tokens_per_answer": "tokens per answer",
     "flops_per_answer": "FLOPs per answer",
@@ -26,7 +30,7 @@ PER_ANSWER = {
 """What an evaluation says of the cost of an answer, by the names that tables give it; the last only where there are
 any."""
 _DIGITS = {
-    **{"wall_seconds": 1, "device_seconds": 1, "peak_memory_gib": 2},
+    **{"money": 2, "wall_seconds": 1, "device_seconds": 1, "peak_memory_gib": 2},
     **{"tokens_per_answer": 1, "reward_calls_per_answer": 1},
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from alignbench.comparison import improvements
 from alignbench.comparison.chunks import WIDTH, chunks
 from alignbench.comparison.comparison import Comparison
-from alignbench.comparison.cost_columns import COSTS, PER_ANSWER, shown, shown_per_answer
+from alignbench.comparison.cost_columns import COSTS, ONLY_IF_SPENT, PER_ANSWER, shown, shown_per_answer
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
 from alignbench.comparison.numbers import number, p_value, with_interval
 from alignbench.comparison.pooling import MADE_ELSEWHERE, UNTRAINED, Measurement
@@ -309,7 +309,11 @@ def _in_chunks(
 def _costs(title: str, rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
     """Yields tables of costs, as many columns at a time as a terminal holds."""
     columns = [("method", [row.method for row in rows])]
-    columns += [(shown_as, [shown(name, row.cost[name]) for row in rows]) for name, shown_as in COSTS.items()]
+    columns += [
+        (shown_as, [shown(name, row.cost[name]) for row in rows])
+        for name, shown_as in COSTS.items()
+        if name not in ONLY_IF_SPENT or any(row.cost[name] for row in rows)
+    ]
     remarks = ["FLOPs are estimates from counts of tokens."]
     answers = [row.cost_per_answer for row in rows]
     if any(answers):  # the first row is the baseline

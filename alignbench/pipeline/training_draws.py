@@ -71,4 +71,9 @@ def name_of(drawn: Drawn) -> str:
     `pairs` whatever was made of them, so that a run on labelled completions and one on pairs share the piece.
     """
     content = [[one.prompt_id, one.text] for one in drawn.completions]
-    return f"pairs {fingerprint([content, dataclasses.asdict(drawn.cost)])}"
+    cost = {key: amount for key, amount in dataclasses.asdict(drawn.cost).items() if amount or key not in _NAMED_LATER}
+    return f"pairs {fingerprint([content, cost])}"
+
+
+_NAMED_LATER = frozenset({"judge_tokens", "money"})
+"""Amounts that costs had not when the first names were given: at 0 they change none."""

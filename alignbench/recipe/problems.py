@@ -68,8 +68,8 @@ def where(path: KeyPath, layers: Sequence[Layer]) -> str:
 
 
 def shown(value: object) -> str:
-    """Writes a value as a recipe would, shortened."""
-    text = json.dumps(value, ensure_ascii=False)
+    """Writes a value as a recipe would, shortened, and without names and passwords in addresses."""
+    text = re.sub(r"://[^/\s\"]*@", "://***@", json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:57] + "..."
 
 

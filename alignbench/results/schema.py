@@ -300,7 +300,11 @@ _ADDED: Mapping[tuple[str, str], Mapping[str, Any]] = {
 """Keys that a file had not from the start and what their absence says, by keys that tell which file it is."""
 _ADDED_TO_METRICS = {"group_sizes": None, "n_cut": 0}
 _ADDED_TO_COSTS = dict.fromkeys(
-    ("prompts_seen", "trained_tokens", "generation_flops", "forward_flops", "backward_flops", "device_seconds"), 0
+    (
+        *("prompts_seen", "trained_tokens", "generation_flops", "forward_flops", "backward_flops", "device_seconds"),
+        *("judge_tokens", "money"),
+    ),
+    0,
 )
 
 

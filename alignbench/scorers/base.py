@@ -116,14 +116,19 @@ def checked(check: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(look)
 
 
-def hash_of(key: str, sha256: Callable[[str], str] = file_sha256) -> AfterValidator:
-    """Fills in the SHA-256 of the file that the setting `key` names; ValueError where another one is asked for."""
+def hash_of(key: str, sha256: Callable[[str], str | None] = file_sha256) -> AfterValidator:
+    """Fills in the SHA-256 of the file that the setting `key` names; ValueError where another one is asked for.
+
+    Where `sha256` gives None the setting names no file, and nothing is filled in.
+    """
 
     def fill(value: str | None, info: ValidationInfo) -> str | None:
         file = info.data.get(key)
         if file is None:  # there is none, or it was refused
             return None
         found = sha256(file)
+        if found is None:
+            return value
         if value not in (None, found):
             raise ValueError(f"{found}, that of {file} now; null takes the file as it is")
         return found

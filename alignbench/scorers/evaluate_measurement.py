@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import Field
 
 from alignbench.errors import ScorerError, did_you_mean
 from alignbench.identity import PartOfIdentity
 from alignbench.records import TextWindow, file_sha256, fingerprint
-from alignbench.scorers.base import BesideRecipe, Place, ScorerKind, SourceSettings, Text, read_text
+from alignbench.scorers.base import BesideRecipe, Place, ScorerKind, SourceSettings, Text, hash_of, read_text
 
 
 def script_of(measurement: str) -> Path | None:
@@ -32,14 +32,9 @@ def _without_folder(measurement: str) -> str:
     return Path(measurement).stem if measurement.endswith(".py") else measurement
 
 
-def _filled_in(value: str | None, info: ValidationInfo) -> str | None:
-    script = script_of(info.data.get("evaluate_measurement") or "")
-    if script is None:
-        return value
-    found = file_sha256(script)
-    if value not in (None, found):
-        raise ValueError(f"{found}, that of {script} now; null takes the file as it is")
-    return found
+def _script_sha256(measurement: str) -> str | None:
+    script = script_of(measurement)
+    return None if script is None else file_sha256(script)
 
 
 class Measurement:
@@ -150,7 +145,9 @@ class MeasurementJudge(SourceSettings):
         BesideRecipe(),
     ] = None
     """Its name on the hub, such as `toxicity`, or a script, or its folder, beside the recipe or here."""
-    evaluate_sha256: Annotated[Text | None, AfterValidator(_filled_in)] = Field(default=None, validate_default=True)
+    evaluate_sha256: Annotated[Text | None, hash_of("evaluate_measurement", _script_sha256)] = Field(
+        default=None, validate_default=True
+    )
     """SHA-256 of the script; null: filled in, or a measurement of the hub. Any other script is refused."""
     evaluate_config: Text | None = None
     """Its configuration: a language of `honest`, or the model that `toxicity` is to use; null: its own."""

@@ -8,17 +8,15 @@ harmful words in relation to that of all named words; where these are not what t
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignbench.errors import ModelError, ScorerError, UsageError
+from alignbench.errors import ModelError, ScorerError
 from alignbench.identity import NotIdentity
-from alignbench.records import Cost, Scorer, file_sha256, fingerprint
+from alignbench.records import Cost, Scorer, fingerprint
 from alignbench.scorers.base import (
     BesideRecipe,
     NamedModel,
@@ -29,33 +27,17 @@ from alignbench.scorers.base import (
     checked,
     hash_of,
 )
+from alignbench.scorers.templates import filled, read_template, require_window, shows, unchanged
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
 
-COMPLETION, PROMPT = "{completion}", "{prompt}"
-_PLACES = re.compile(r"\{(completion|prompt)\}")
 
-
-def read_template(file: str) -> str:
-    """A prompt template: a text file in UTF-8 with `{completion}` in it once, and `{prompt}` once or not at all.
-
-    One line end at its end does not count.
-
-    Raises:
-        ValueError: with what was expected.
-    """
-    try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"a file beside the recipe or in the current folder ({file}: {error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError("a text file in UTF-8") from error
-    text = text.removesuffix("\n")
-    if text.count(COMPLETION) != 1 or text.count(PROMPT) > 1 or text.endswith(COMPLETION):
-        raise ValueError(
-            f"a text with {COMPLETION} in it once, {PROMPT} once or not at all, and the question behind them ({file})"
-        )
+def read_prompt_template(file: str) -> str:
+    """A prompt with `{completion}` in it, perhaps `{prompt}`, and the question behind them; ValueError for another."""
+    text = read_template(file, ["completion"], ["prompt"])
+    if text.endswith("{completion}"):
+        raise ValueError(f"a text with the question behind {{completion}} ({file})")
     return text
 
 
@@ -168,8 +150,7 @@ class NextTokenScorer:
 
     def _text(self, prompt: str, completion: str) -> str:
         if self._template is not None:
-            given = {"prompt": prompt, "completion": completion}
-            return _PLACES.sub(lambda place: given[place.group(1)], self._template)
+            return filled(self._template, {"prompt": prompt, "completion": completion})
         return self._rendered(prompt, completion, *self._form)
 
     def _rendered(self, prompt: str, completion: str, role: str, in_parts: bool) -> str:
@@ -219,7 +200,7 @@ class NextTokenSettings(SourceSettings):
         Text | None,
         NotIdentity("where the template lies; `next_token_template_sha256` says what is in it"),
         BesideRecipe(),
-        checked(read_template),
+        checked(read_prompt_template),
     ] = None
     """A file with `{completion}` in it, and `{prompt}` where that is read; null: the model's chat template."""
     next_token_template_sha256: Annotated[Text | None, hash_of("next_token_template")] = Field(
@@ -262,7 +243,8 @@ class NextTokenSettings(SourceSettings):
         from alignbench.models.loading import load_language_model
 
         assert self.next_token is not None
-        template = self._template(place)
+        file, key = self.next_token_template, f"{place.where}.next_token_template"
+        template = file and unchanged(file, self.next_token_template_sha256, read_prompt_template, key)
         model = load_language_model(
             place.resolve(self.next_token),
             where=f"{place.where}.next_token",
@@ -271,10 +253,9 @@ class NextTokenSettings(SourceSettings):
             device=place.device,
             shown_as=self.next_token,
         )
-        reads_prompt = place.text != "completion" if template is None else PROMPT in template
-        if template is not None and not as_reward and reads_prompt != (place.text != "completion"):
-            wanted, has = ("prompt_and_completion", "has") if reads_prompt else ("completion", "has no")
-            raise UsageError(f"{place.where}.text: got {place.text}, expected {wanted}: the template {has} {PROMPT}")
+        reads_prompt = place.text != "completion" if template is None else shows(template, "prompt")
+        if template is not None and not as_reward:
+            require_window(place, template)
         return NextTokenScorer(
             model,
             name=place.name,
@@ -288,20 +269,6 @@ class NextTokenSettings(SourceSettings):
             least_share=self.least_share,
             as_reward=as_reward,
         )
-
-    def _template(self, place: Place) -> str | None:
-        if self.next_token_template is None:
-            return None
-        try:
-            text = read_template(self.next_token_template)
-        except ValueError as error:
-            raise ScorerError(f"{place.where}.next_token_template: expected {error}") from error
-        if self.next_token_template_sha256 not in (None, file_sha256(self.next_token_template)):
-            raise ScorerError(
-                f"{place.where}.next_token_template: {self.next_token_template}: the file has changed since the recipe "
-                "was read; start the run again"
-            )
-        return text
 
 
 class NextTokenReward(NextTokenSettings):

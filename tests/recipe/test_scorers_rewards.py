@@ -155,7 +155,7 @@ def test_an_absolute_path_stays_as_given(folder):
         (f"{FUNCTION}, also: [{{{CLASSIFIER}}}]", "reward.also.0.name: got nothing, expected a value"),
         (
             f"{FUNCTION}, also: [{{name: x}}]",
-            "reward.also.0.classifier: got nothing, expected either a classifier, a `function:`",
+            "reward.also.0.classifier: got nothing, expected either a classifier, a `function:`, an",
         ),
         (
             f"{FUNCTION}, also: [{{{TERM}, {FUNCTION}}}]",

@@ -35,7 +35,7 @@ RECORDED = Path(__file__).parents[1] / "golden" / "results" / "v1_november"
 COST = [
     *("wall_seconds", "peak_memory_gib", "training_completions", "generated_tokens", "reward_calls"),
     *("optimizer_steps", "trainable_parameters", "prompts_seen", "trained_tokens", "generation_flops"),
-    *("forward_flops", "backward_flops", "device_seconds"),
+    *("forward_flops", "backward_flops", "device_seconds", "judge_tokens", "money"),
 ]
 KEYS = {
     "status.json": [
@@ -170,8 +170,15 @@ def test_recorded_files_are_read_as_they_are(name):
         new = upgrade(old)
         assert list(read_record(path, KINDS[name]).model_dump()) == KEYS[name]
         assert set(new) == set(KEYS[name])
-        assert {key: new[key] for key in old} == old
+        assert part_of(new, old) == old
         assert upgrade(new) == new
+
+
+def part_of(new, old):
+    """Of a new content what has a place in an old one: costs have keys that came later."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {key: part_of(new[key], value) for key, value in old.items()}
+    return new
 
 
 def first_release(old, name):

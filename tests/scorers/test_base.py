@@ -209,7 +209,7 @@ def test_models_that_it_names_are_checked_and_hashed(recipe_folder, checkpoints)
         ({"length": 3, "verdict": "yes"}, 'verdict: got "yes", expected it left out beside `length`; a second judge'),
         ({"length": 3, "text": "chat"}, 'text: got "chat", expected completion or prompt_and_completion, a length'),
         ({"length": 3, "length_file": "no"}, 'length_file: got "no", expected a file that is not empty'),
-        ({}, "an `evaluate_measurement:`, a `lacking:`, a `length:`, a `next_token:`, a `no_kind:` or a `verdict:`"),
+        ({}, "a `lacking:`, a `length:`, a `llm_judge:`, a `next_token:`, a `no_kind:` or a `verdict:`"),
     ],
 )
 def test_problems_of_a_judge_name_the_key(recipe_folder, judge, expected):
