@@ -133,6 +133,16 @@ def is_toxic(text: str) -> bool:
     return not _INSULTING_WORDS.isdisjoint(_words(text))
 
 
+def insulting_words(text: str) -> list[str]:
+    """Returns the insulting words of the text, in their order."""
+    return [word for word in _words(text) if word in _INSULTING_WORDS]
+
+
+def n_insulting_words(text: str) -> int:
+    """Returns how many insulting words the text holds."""
+    return len(insulting_words(text))
+
+
 def n_gushing_words(text: str) -> int:
     """Returns how many gushing words the text holds."""
     return sum(word in _GUSHING_WORDS for word in _words(text))

@@ -27,6 +27,8 @@ PARTS = {
     "embedded/neutral": "neutral.jsonl",
 }
 """The names that a recipe may use, and where each is in the world's directory."""
+CRITIC = "embedded/critic"
+"""The name of the scripted critic, which is code and no part of what is recorded."""
 
 SHIPPED = Path(__file__).parent / "shipped"
 """The world that everybody uses. It is only read, never written, by runs."""
@@ -44,10 +46,12 @@ def resolve(name: str) -> Path:
     Raises:
         ModelError: the name is none of `PARTS`, or a file of that part is missing or was changed.
     """
+    if name == CRITIC:
+        return Path(__file__).with_name("critic.py")
     if name not in PARTS:
-        known = ", ".join(PARTS)
+        known = [*PARTS, CRITIC]
         raise ModelError(
-            f"{name}: not part of the embedded world, which holds {known}{did_you_mean(name, list(PARTS))}"
+            f"{name}: not part of the embedded world, which holds {', '.join(known)}{did_you_mean(name, known)}"
         )
     problem = _problem(SHIPPED, PARTS[name])
     if problem is not None:

@@ -35,6 +35,7 @@ from alignbench.pipeline.train import Measuring, train
 from alignbench.pipeline.training_data import build_training_data
 from alignbench.records import Cost, Policy
 from alignbench.results import layout
+from alignbench.results.files import write_rows
 from alignbench.results.lock import RunHeldError
 from alignbench.results.recognition import has_checkpoint
 from alignbench.results.schema import TuningFile
@@ -182,6 +183,8 @@ def _before_training(job: Job, directory: RunDirectory, parts: Parts) -> Measuri
     seen = known_texts(recipe, parts.data, yardsticks.heldout.prompts, built.prompts)
     directory.write_prompts(*seen, parts.data.statistics)
     directory.charge(built.pieces)
+    for name, rows in built.told.items():
+        write_rows(directory.path / f"{name}.jsonl", rows)
     return Measuring(directory, yardsticks, along, built)
 
 

@@ -77,6 +77,9 @@ class InputChecks:
             for suffix, model in block.named_models():
                 key = f"{where}.{model.key}" if where.startswith("reward") else f"{where}{suffix}"
                 yield from self._model(key, model.name, model.use, (f"{where}.{model.label_key}", model.label))
+        for where, asked in recipe.asked_models():
+            for model in asked.models():
+                yield from self._model(f"{where}.{model.key}", model.name, model.use)
 
     def _model(self, key: str, name: str, use: Use, label: tuple[str, str | None] = ("", None)) -> Iterator[str]:
         if name.startswith("embedded/"):

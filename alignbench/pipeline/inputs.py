@@ -92,6 +92,8 @@ def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
             blocks[f"evaluation.scorers.{scorer.name}"] = scorer
         elif reward is not None and reward.classifier is not None:
             yield "evaluation.scorers.reward", reward.classifier, reward.revision
+    for where, asked in recipe.asked_models():
+        yield from ((f"{where}.{model.key}", model.name, model.revision) for model in asked.models())
     for key, block in blocks.items():
         yield from ((f"{key}{suffix}", model.name, model.revision) for suffix, model in block.named_models())
 

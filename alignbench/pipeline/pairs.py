@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alignbench.errors import DataError
+from alignbench.pipeline.feedback import judged_pairs
 from alignbench.pipeline.prompt_limits import longest_trained_on
 from alignbench.pipeline.stored_texts import as_drawn, fits, prompts_of_source, source_of
 from alignbench.pipeline.training_draws import Built, draws_of, paid_prompts
@@ -28,7 +29,7 @@ Pairs = Built[PreferencePair]
 def training_pairs(
     recipe: Recipe, policy: LanguageModel, labeller: Scorer | None, data: PreparedData, heldout: Sequence[Prompt]
 ) -> Pairs:
-    """Returns preference pairs of as many prompts as are wanted, or as the budget pays for; or those of a source.
+    """Returns pairs of as many prompts as are wanted, or as the budget pays for, by reward or feedback; or stored ones.
 
     Args:
         recipe: The recipe.
@@ -40,6 +41,8 @@ def training_pairs(
     if recipe.pairs.source is not None:
         return _stored(recipe, recipe.pairs.source, policy, data, heldout).said_as("stored pairs")
     assert labeller is not None
+    if recipe.feedback is not None:
+        return judged_pairs(recipe, policy, labeller, paid_prompts(recipe, data.train))
     return _pairs(recipe, policy, labeller, paid_prompts(recipe, data.train), recipe.pairs, "training")
 
 

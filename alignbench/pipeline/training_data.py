@@ -30,6 +30,8 @@ class BuiltTrainData:
     """What was drawn for them, to be charged; the same draws once, whatever was made of them."""
     pairs: Pairs | None
     """The pairs among them, with their statistics."""
+    told: Mapping[str, Sequence[Mapping[str, object]]]
+    """Rows for people to read, by the name of their file in the run's directory."""
 
     @property
     def prompts(self) -> Iterator[Prompt]:
@@ -63,9 +65,8 @@ def build_training_data(
         ranked = ranked_completions(recipe, policy, labeller, data.train)
     if "demonstrations" in kinds:
         shown = demonstrations(recipe, policy, labeller, data, heldout)
-    drawn: dict[str, Drawn] = {
-        name_of(built.drawn): built.drawn for built in (pairs, labelled, ranked, shown) if built and built.drawn
-    }
+    made = [built for built in (pairs, labelled, ranked, shown) if built is not None]
+    drawn: dict[str, Drawn] = {name_of(built.drawn): built.drawn for built in made if built.drawn}
     return BuiltTrainData(
         TrainData(
             data.train,
@@ -76,6 +77,8 @@ def build_training_data(
             demonstrations=shown.items if shown else (),
             drawn_completions=sum(one.cost.training_completions for one in drawn.values()),
         ),
-        {name: one.cost for name, one in drawn.items()},
+        {name: one.cost for name, one in drawn.items()}
+        | {name: cost for one in made for name, cost in one.further.items()},
         pairs,
+        {name: rows for one in made for name, rows in one.told.items()},
     )

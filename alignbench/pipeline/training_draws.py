@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from alignbench.errors import UsageError
@@ -31,6 +31,10 @@ class Built(Generic[T]):
     statistics: Mapping[str, int | float]
     drawn: Drawn | None
     """The completions that they were made from; None where none were drawn."""
+    further: Mapping[str, Cost] = field(default_factory=dict)
+    """What was spent on them besides, by the names of its pieces."""
+    told: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
+    """Rows for people to read, by the name of their file in the run's directory."""
 
     @property
     def cost(self) -> Cost:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import Problem, RecipeError, UsageError, did_you_mean
+from alignbench.recipe import feedback
 from alignbench.recipe.scorers import with_located_files
 from alignbench.recipe.yaml import read_yaml, refusal
 
@@ -53,6 +54,9 @@ class Layer:
                     ]
                 if isinstance(located.get("neutral"), str):
                     located["neutral"] = self._beside(located["neutral"])
+        for block in feedback.BLOCKS:
+            if isinstance(values.get(block), Mapping):
+                values[block] = feedback.with_located_files(block, values[block], self._beside)
         return Layer(self.label, values, self.directory)
 
     def _beside(self, file: str) -> str:

@@ -21,6 +21,7 @@ from alignbench.recipe.problems import schema_problems, shown, where
 from alignbench.recipe.roles import BLOCKS, key_of, upstream_names
 from alignbench.recipe.use import least_budget, unread_blocks, unspent_budget
 from alignbench.recipe.yaml import dump_yaml
+from alignbench.scorers.llm_judge import AskedModel
 
 
 class Recipe(RecipeSettings):
@@ -59,6 +60,11 @@ class Recipe(RecipeSettings):
         `policy` is where training starts, `reward` gives its reward; the method knows what it does with others.
         """
         return upstream_names(self.model_dump(include={*BLOCKS, "builds_on"}))
+
+    def asked_models(self) -> Iterator[tuple[str, AskedModel]]:
+        """Yields the blocks that name a model which is asked in words before training."""
+        if self.feedback is not None:
+            yield "feedback", self.feedback
 
     def run_hash(self, upstream_hashes: Mapping[str, str]) -> str:
         """Returns the identity of the run: the hash of the settings that are declared to belong to it.
@@ -149,6 +155,22 @@ def _rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str,
         expected = "reward.classifier and reward.label, or `reward` left out of the scorers"
         yield ("evaluation", "scorers"), "`reward` without a reward classifier", expected
     yield from _upstream_rule_breaks(values)
+    yield from _feedback_rule_breaks(values)
+
+
+def _feedback_rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    method, pairs = values.get("method"), values.get("pairs")
+    name = method.get("name") if isinstance(method, dict) else None
+    if values.get("feedback") is None or name not in known_methods():
+        return
+    if "preference_pairs" not in method_class(name).facts.learns_from:
+        yield (
+            ("feedback",),
+            f"a block, and the method {name}",
+            "it left out, or a method that learns from preference pairs",
+        )
+    elif isinstance(pairs, dict) and pairs.get("source") is not None:
+        yield ("feedback",), "a block beside pairs.source", "it left out: stored pairs are ordered already"
 
 
 def _upstream_rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,11 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
 def write_record(path: Path, record: Record) -> None:
     """Writes a JSON file of a run, atomically."""
     write_atomically(path, json.dumps(plain(record), indent=1) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Writes rows for people to read, as JSON lines, atomically."""
+    write_atomically(path, "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_atomically(path: Path, text: str) -> None:

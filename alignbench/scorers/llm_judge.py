@@ -28,7 +28,7 @@ from alignbench.scorers.base import (
     checked,
     hash_of,
 )
-from alignbench.scorers.judging.chat_model import Answer, ChatModel, Question
+from alignbench.scorers.judging.chat_model import Answer, Question
 from alignbench.scorers.templates import filled, read_template, require_window, shows, unchanged
 
 if TYPE_CHECKING:
@@ -92,37 +92,17 @@ class AskedModel(Settings):
             raise ValueError(f"llm_judge: a file beside the recipe or in the current folder ({self.llm_judge})")
         return self
 
+    def models(self) -> Iterator[NamedModel]:
+        """The language model, where it runs here."""
+        is_here = self.endpoint is None and self.llm_sha256 is None
+        if self.llm_judge is not None and is_here and not self.llm_judge.startswith("embedded/"):
+            yield NamedModel("llm_judge", self.llm_judge, self.llm_revision, use="policy")
+
     def asked(self, place: Place) -> KeptAnswers:
         """Makes the model, with the cache of its answers."""
-        from alignbench.runtime.device import cache_directory
-        from alignbench.scorers.judging.answers import KeptAnswers
+        from alignbench.scorers.judging.loading import load_asked
 
-        return KeptAnswers(self._chat_model(place), cache_directory() / "answers", name=place.name, price=self.price)
-
-    def _chat_model(self, place: Place) -> ChatModel:
-        assert self.llm_judge is not None
-        key = f"{place.where}.llm_judge"
-        if self.endpoint is not None:
-            from alignbench.scorers.judging.endpoint import EndpointModel
-
-            limits = {"timeout_seconds": self.timeout_seconds, "attempts": self.attempts, "at_once": self.at_once}
-            return EndpointModel(self.llm_judge, self.endpoint, where=place.where, key_from=self.key_from, **limits)  # type: ignore[arg-type]
-        name = str(place.resolve(self.llm_judge))
-        if name.endswith(".py"):
-            if self.llm_sha256 not in (None, file_sha256(name)):
-                raise ScorerError(
-                    f"{key}: {name}: the script has changed since the recipe was read; start the run again"
-                )
-            from alignbench.scorers.judging.script import ScriptModel
-
-            return ScriptModel(name, key)
-        from alignbench.models.loading import load_language_model
-        from alignbench.scorers.judging.local import LocalModel
-
-        model = load_language_model(
-            name, where=key, revision=self.llm_revision, device=place.device, shown_as=self.llm_judge
-        )
-        return LocalModel(model, place.where)
+        return load_asked(place=place, **{key: getattr(self, key) for key in AskedModel.model_fields})
 
 
 def read_graded(file: str) -> str:
@@ -130,7 +110,7 @@ def read_graded(file: str) -> str:
     return read_template(file, ["completion"], ["prompt"])
 
 
-class LlmJudgeSettings(SourceSettings, AskedModel):
+class LlmJudgeSettings(AskedModel, SourceSettings):
     """A model with a rubric that judges."""
 
     takes: ClassVar[str] = "a model that is asked in words"
@@ -167,11 +147,6 @@ class LlmJudgeSettings(SourceSettings, AskedModel):
         ):
             raise ValueError("two or more words with harm from 0 to 1, such as {Yes: 1, No: 0}")
         return value
-
-    def models(self) -> Iterator[NamedModel]:
-        """The language model, where it runs here."""
-        if self.llm_judge is not None and self.endpoint is None and not self.llm_judge.endswith(".py"):
-            yield NamedModel("llm_judge", self.llm_judge, self.llm_revision, use="policy")
 
     def load(self, place: Place, *, as_reward: bool = False) -> Scorer:
         """Makes it: the harm that it says, or as a reward 1 less that."""

@@ -61,6 +61,10 @@ MORE = [
     "reinforce_pp",
     "reinforce_pp_baseline",
     "rloo",
+    "rlaif",
+    "rlaif_reward_model",
+    "rlaif_ppo",
+    "suites/feedback_embedded",
 ]
 """Recipes and suites beside those of the study of detoxification, which differ in their method alone."""
 

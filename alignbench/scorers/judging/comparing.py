@@ -19,6 +19,7 @@ from alignbench.scorers.judging.chat_model import Answer, Question
 from alignbench.scorers.templates import filled
 
 Verdict = Literal["first", "second", "tie"]
+BestAndWorst = tuple[int, int] | Literal["tie"]
 _TURNED: Mapping[Verdict, Verdict] = {"first": "second", "second": "first", "tie": "tie"}
 _BEST_AND_WORST = re.compile(r"best\D{0,20}(\d+)\D{1,20}worst\D{0,20}(\d+)", re.IGNORECASE | re.DOTALL)
 
@@ -55,8 +56,8 @@ class Comparing:
         told = [self._told(answer) for answer in answers]
         return [self._joined(*both) for both in zip(told[: len(pairs)], told[len(pairs) :], strict=True)]
 
-    def best_and_worst(self, groups: Sequence[tuple[str, Sequence[str], Key]]) -> list[tuple[int, int] | None]:
-        """The places of the best and the worst answer to each prompt; None where it was not told.
+    def best_and_worst(self, groups: Sequence[tuple[str, Sequence[str], Key]]) -> list[BestAndWorst | None]:
+        """The places of the best and the worst answer to each prompt, or `tie`; None where it was not told.
 
         A group is a prompt, its answers, and the key that alone shuffles them.
         """
@@ -93,7 +94,10 @@ class Comparing:
         self.counts["n_ties"] += said == "tie"
         return said
 
-    def _chosen(self, answer: Answer, order: Sequence[int]) -> tuple[int, int] | None:
+    def _chosen(self, answer: Answer, order: Sequence[int]) -> BestAndWorst | None:
+        if answer.text is not None and verdict_of(answer.text) == "tie":
+            self.counts.update(("n_compared", "n_ties"))
+            return "tie"
         places = None if answer.text is None else places_of(answer.text, len(order))
         if places is None:
             self.counts["n_unanswered"] += 1

@@ -55,7 +55,6 @@ class EndpointModel:
         self,
         model: str,
         endpoint: str,
-        *,
         where: str,
         key_from: str,
         timeout_seconds: float,

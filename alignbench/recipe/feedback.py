@@ -1,0 +1,70 @@
+"""The blocks of a recipe for what models say of completions: `feedback` compares them, `revisions` betters them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignbench.identity import NotIdentity
+from alignbench.records import Settings
+from alignbench.scorers.base import BesideRecipe, Text, hash_of
+from alignbench.scorers.llm_judge import RUBRICS, AskedModel
+from alignbench.scorers.templates import read_template
+
+PLACES = {"pairwise": ("first", "second"), "listwise": ("answers",)}
+"""What a rubric needs, by what is compared."""
+
+
+class FeedbackSettings(AskedModel):
+    """A model that says which completions are better; preference pairs go by its word, not by the classifier's."""
+
+    compare: Literal["pairwise", "listwise"] = "pairwise"
+    """Every two completions of a prompt, in both orders; or all of them at once, shuffled: the best and the worst."""
+    rubric: Annotated[
+        Text | None, NotIdentity("where the rubric lies; `rubric_sha256` says what is in it"), BesideRecipe()
+    ] = None
+    """A file with `{first}` and `{second}` in it, or `{answers}`, and perhaps `{prompt}`; null: the shipped one."""
+    rubric_sha256: Annotated[Text | None, hash_of("rubric")] = Field(default=None, validate_default=True)
+    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
+    answer_tokens: int = Field(default=16, ge=1)
+    """The most tokens of an answer."""
+    may_be_at_chance: Annotated[bool, NotIdentity("whether training starts, not what it does")] = False
+    """Train even where the model agrees with the classifier no more often than chance."""
+
+    @model_validator(mode="after")
+    def _asks_somebody(self) -> Self:
+        if self.llm_judge is None:
+            raise ValueError("llm_judge: the model that compares completions")
+        if self.rubric is not None:
+            try:
+                read_template(self.rubric, PLACES[self.compare], ["prompt"])
+            except ValueError as error:
+                raise ValueError(f"rubric: {error}") from error
+        return self
+
+    def rubric_text(self, where: str) -> str:
+        """What is asked; ScorerError where the file is another one by now."""
+        from alignbench.scorers.templates import unchanged
+
+        def read(file: str) -> str:
+            return read_template(file, PLACES[self.compare], ["prompt"])
+
+        if self.rubric is None:
+            return read(str(RUBRICS / f"{self.compare}.txt"))
+        return unchanged(self.rubric, self.rubric_sha256, read, f"{where}.rubric")
+
+
+BLOCKS: Mapping[str, type[Settings]] = {"feedback": FeedbackSettings}
+"""The blocks by their keys."""
+
+
+def with_located_files(block: str, values: Mapping[str, Any], beside: Callable[[str], str]) -> dict[str, Any]:
+    """Returns the settings of one of these blocks, as a recipe has them, with their files as `beside` finds them."""
+    located = dict(values)
+    for key, field in BLOCKS[block].model_fields.items():
+        for mark in field.metadata:
+            if isinstance(mark, BesideRecipe) and isinstance(values.get(key), str):
+                located[key] = mark.located(values[key], beside)
+    return located
