@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.comparison.document import Section
-from alignbench.comparison.writers.table import table
+from alignbench.comparison.text_table import table
 from alignbench.errors import ResultsError
 from alignbench.recipe.sweeps import TUNING
 from alignbench.results import layout
@@ -43,7 +43,7 @@ def render_progress(results: Path) -> str:
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     failed = [f"{run.path}: {run.reason}" for run in unfinished if _state(run, _progress(run)) in ("failed", "damaged")]
     header = ["recipe", "seed", "state", "where", "at", "time left"]
-    return table(Section(counts, header, sorted(rows, key=lambda row: (row[0], int(row[1] or 0))), failed))
+    return table(Section("runs", counts, header, sorted(rows, key=lambda row: (row[0], int(row[1] or 0))), failed))
 
 
 def _ordered(results: Path) -> Iterator[tuple[str, int]]:
