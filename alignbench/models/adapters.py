@@ -77,10 +77,10 @@ def adapter_config(name: str, revision: str | None, where: str, kind: str) -> An
         ModelError: It cannot be read or merged, is not of `kind` (`a language model`, `a classifier`), or lies beside a
             whole model, so that it cannot be told which of the two is meant.
     """
-    from peft import PeftConfig
-
     if not holds(name, "adapter_config.json", revision):
         return None
+    from peft import PeftConfig  # a second of imports, which a whole model does without
+
     for file in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
         if holds(name, file, revision):
             raise ModelError(

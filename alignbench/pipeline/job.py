@@ -95,6 +95,7 @@ def begin(planned: Planned, results: Path, tuning: TuningFile | None, device: to
                 seed=recipe.seed,
                 run_hash=planned.run_hash,
                 resolved_recipe=recipe.to_yaml(),
+                settings=recipe.resolved(),
                 environment=describe_environment(device),
                 kind="policy" if recipe.method.facts.gives_policy else "reward_model",
                 upstream=_built_on(stored, tuning),

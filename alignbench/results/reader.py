@@ -258,10 +258,13 @@ def read_recipe(run: Path, known: StoredRecipe | None = None) -> Mapping[str, An
     return _mapping(path, YAML(typ="safe", pure=True).load, YAMLError)
 
 
-def recipe_for_status(run: Path) -> StoredRecipe | None:
-    """Returns what a status has of the resolved recipe beside it; None where that cannot be read."""
+def recipe_for_status(run: Path, settings: Mapping[str, Any] | None = None) -> StoredRecipe | None:
+    """Returns what a status has of the resolved recipe beside it; None where that cannot be read.
+
+    `settings` is what it says, where that is known: it is not read then.
+    """
     with suppress(UnreadableError):
-        settings = dict(read_recipe(run))
+        settings = dict(settings or read_recipe(run))
         return StoredRecipe(sha256=file_sha256(run / RECIPE_FILE), settings=settings)
     return None
 

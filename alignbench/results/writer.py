@@ -78,12 +78,14 @@ class RunDirectory:
         upstream: Sequence[Upstream] = (),
         inputs: Inputs | None = None,
         force: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> Self:
         """Finds out what there is to do for a run, and takes hold of its directory.
 
         The same run and complete: `skip`, or `evaluate` where files of its evaluation are gone. The same run and
         unfinished: `resume`. Nothing there, or `force`: `start`; a complete run that is to be replaced stays until the
-        new one is complete. docs/identity.md says what makes two runs the same.
+        new one is complete. docs/identity.md says what makes two runs the same. `settings` is what `resolved_recipe` says,
+        where the caller knows it.
 
         Raises:
             RunExistsError: Another recipe was run under this name, or this one on other `inputs`; or files of the
@@ -117,7 +119,7 @@ class RunDirectory:
                 changes = {"state": "running", "error": None, "run_hash": run_hash, "upstream": tuple(upstream)}
                 status = old.model_copy(update=changes)
             run = cls(partial, final, action, status, lock)
-            run._write_header(resolved_recipe, environment)
+            run._write_header(resolved_recipe, environment, settings)
         except BaseException:
             lock.release()
             raise
@@ -363,11 +365,11 @@ class RunDirectory:
             file.close()
         self._logs.clear()
 
-    def _write_header(self, resolved_recipe: str, environment: Mapping[str, Any]) -> None:
+    def _write_header(self, recipe: str, environment: Mapping[str, Any], settings: Mapping[str, Any] | None) -> None:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / layout.RECIPE_FILE, resolved_recipe)
+        write_atomically(self.path / layout.RECIPE_FILE, recipe)
         write_atomically(self.path / layout.ENVIRONMENT_FILE, json.dumps(plain(environment), indent=1) + "\n")
-        self._set_status(resolved=reader.recipe_for_status(self.path))
+        self._set_status(resolved=reader.recipe_for_status(self.path, settings))
 
     def _set_status(self, **changes: object) -> None:
         self.status = RunStatus.model_validate({**dict(self.status), **changes})

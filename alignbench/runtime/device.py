@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,12 +48,14 @@ def quiet_libraries() -> None:
     """Turns off the progress bars and notices of libraries: alignbench shows its own."""
     import warnings
 
-    import datasets
     import transformers
 
     # TRL 1.16 asks transformers 5.23 whether checkpointing is on by a name that is to go in version 6.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    datasets.disable_progress_bars()
+    # datasets takes a second to import, and not every run needs it: later on it reads this.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 
@@ -89,9 +92,14 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
-        "packages": {package: installed_version(package) for package in _PACKAGES},
+        "packages": dict(_versions()),
         "hardware_class": hardware_class(device),
         "n_cpus": os.cpu_count(),
         "n_threads": torch.get_num_threads(),
         "n_processes": distributed.world_size(),
     }
+
+
+@cache
+def _versions() -> dict[str, str | None]:
+    return {package: installed_version(package) for package in _PACKAGES}
