@@ -8,8 +8,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["ALIGNBENCH_KERNELS"] = "linear"  # no number depends on what is fastest here
 
 import pytest
+from fixtures.read_once import read_once
 
-pytest_plugins = ("fixtures.processes", "fixtures.stored_runs")
+pytest_plugins = ("fixtures.families", "fixtures.processes", "fixtures.stored_runs")
 
 WORDS = (
     *("the", "a", "one", "two", "dog", "dogs", "cat", "bird", "man", "woman", "runs", "sings", "sleeps", "old", "red"),
@@ -109,6 +110,8 @@ def checkpoints(tmp_path_factory):
         RobertaForSequenceClassification,
     )
 
+    from alignbench.embedded.world import SHIPPED
+
     root = tmp_path_factory.mktemp("checkpoints")
     policy_tokenizer = word_tokenizer(unk_token="<unk>", eos_token="<eos>")
     classifier_tokenizer = word_tokenizer(
@@ -143,7 +146,9 @@ def checkpoints(tmp_path_factory):
     for name, (model, tokenizer) in models.items():
         model.save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
-    return root
+    with pytest.MonkeyPatch.context() as patch:
+        read_once((root, SHIPPED), patch)
+        yield root
 
 
 @pytest.fixture(scope="session")
@@ -281,78 +286,5 @@ def tiny_policy(checkpoints):
         policy = load_language_model(str(checkpoints / "policy"), **options)
         policy.batch_size = batch_size
         return policy
-
-    return make
-
-
-def family_config(name, n_words, dropout):
-    """The configuration of a model of 2 layers. Its vocabulary is larger than the tokenizer's, as T5's and Pythia's."""
-    import transformers
-
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64}
-    gpt = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
-    gpt |= {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-    llama = {"hidden_size": 16, "intermediate_size": 24, "num_key_value_heads": 1, "attention_dropout": dropout}
-    opt = {"hidden_size": 16, "ffn_dim": 24, "dropout": dropout, "attention_dropout": dropout, "layerdrop": dropout}
-    both = {"hidden_dropout": dropout, "attention_dropout": dropout}
-    neo = {"num_layers": 2, "num_heads": 2, "window_size": 4, "attention_types": [[["global", "local"], 1]]}
-    neo |= {"resid_dropout": dropout, "embed_dropout": dropout, "attention_dropout": dropout}
-    t5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "dropout_rate": dropout}
-    bart = {"d_model": 16, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 64}
-    bart |= {f"{half}_{what}": 2 for half in ("encoder", "decoder") for what in ("layers", "attention_heads")}
-    bart |= {"dropout": dropout, "attention_dropout": dropout, "activation_dropout": dropout}
-    ends = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": None}
-    seq2seq = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 2, "decoder_start_token_id": 2}
-    kinds = {
-        "gpt2": (transformers.GPT2Config, gpt | ends),
-        "gpt_neo": (transformers.GPTNeoConfig, {"hidden_size": 16, "max_position_embeddings": 64} | neo | ends),
-        "gptj": (transformers.GPTJConfig, gpt | {"rotary_dim": 4} | ends),
-        "opt": (transformers.OPTConfig, opt | layers | ends | {"word_embed_proj_dim": 16}),
-        # opt-350m alone has embeddings narrower than its layers, and its norms behind them.
-        "opt_350m": (
-            transformers.OPTConfig,
-            opt | layers | ends | {"word_embed_proj_dim": 8, "do_layer_norm_before": False},
-        ),
-        "bloom": (transformers.BloomConfig, {"hidden_size": 16, "n_layer": 2, "n_head": 2} | both | ends),
-        "llama": (transformers.LlamaConfig, llama | layers | ends),
-        "mistral": (transformers.MistralConfig, llama | layers | ends | {"sliding_window": 64}),
-        "qwen2": (transformers.Qwen2Config, llama | layers | ends),
-        "qwen3": (transformers.Qwen3Config, llama | layers | ends | {"head_dim": 8}),
-        "pythia": (transformers.GPTNeoXConfig, {"hidden_size": 16, "intermediate_size": 24} | both | layers | ends),
-        "t5": (transformers.T5Config, t5 | seq2seq),
-        "flan_t5": (transformers.T5Config, t5 | seq2seq | {"feed_forward_proj": "gated-gelu"}),
-        "bart": (transformers.BartConfig, bart | seq2seq),
-    }
-    kind, settings = kinds[name]
-    return kind(vocab_size=n_words + 3, **settings)
-
-
-@pytest.fixture(scope="session")
-def family():
-    """Makes a small random model of a family, and a tokenizer of the family's habits, dropout at will."""
-
-    def make(name, *, dropout=0.0, pad_token=None):
-        import torch
-        from tokenizers import processors
-        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-        special = {"unk_token": "<unk>", "eos_token": "<eos>"}
-        encoder_decoder = name in ("t5", "flan_t5", "bart")
-        if encoder_decoder or pad_token:
-            special["pad_token"] = pad_token or "<pad>"
-        tokenizer = word_tokenizer(**special)
-        if encoder_decoder:
-            template = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
-            tokenizer.backend_tokenizer.post_processor = template
-        torch.manual_seed(0)
-        config = family_config(name, len(tokenizer), dropout)
-        model = (AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM).from_config(config)
-        if name == "flan_t5":  # its head is not tied to the embeddings
-            model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) / 4)
-        if name != "t5":
-            with torch.no_grad():
-                for parameter in model.parameters():  # fresh models hardly tell tokens or positions apart
-                    parameter.mul_(3.0 if parameter.dim() > 1 else 1.0)
-        return model, tokenizer
 
     return make
