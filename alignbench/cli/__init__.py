@@ -1,6 +1,6 @@
 """The command line: one verb, one file; each parses, calls and prints."""
 
-from alignbench.cli import check, compare, evaluate, export, keys, ls, methods, report, run, score, status
+from alignbench.cli import check, compare, evaluate, export, keys, ls, methods, report, rescore, run, score, status
 from alignbench.cli.group import main
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "main",
     "methods",
     "report",
+    "rescore",
     "run",
     "score",
     "status",

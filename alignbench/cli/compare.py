@@ -34,6 +34,7 @@ _HEADING = re.compile(r"^(ANSWER|ABOUT|EXAMPLE|NOT DONE|SETTLE|SKIPPED|REWARD MO
 @click.option("--sort", metavar="COLUMN", help="Column that rows are sorted by; by default the best measured first.")
 @click.option("--baseline", help="Recipe that the others are compared with; by default the untrained one.")
 @click.option("--allow-mismatch", is_flag=True, help="Compare runs whose evaluations differ; the table says so.")
+@click.option("--measurement", type=click.IntRange(min=1), help="Of runs that were measured again, which measurement.")
 @click.option("--all-pairs", is_flag=True, help="Test every recipe against every other on every metric as well.")
 def compare(paths: tuple[Path, ...], **asked: Any) -> None:
     """Compare runs: the answer first, then a row per recipe, with ranks, verdicts, cost and flags.

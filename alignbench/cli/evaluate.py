@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("model", required=False)
+@click.argument("targets", nargs=-1, metavar="[MODEL | RUNS...]")
 @click.option("--completions", metavar="FILE", help="Stored completions instead of a model: jsonl, csv or parquet.")
 @click.option(
     "--column", "columns", multiple=True, metavar="prompt=NAME", help="A column of FILE, also completion=, group=."
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--results", default="results", type=click.Path(path_type=Path), show_default=True, help="Where runs go.")
 @click.option("--force", is_flag=True, help="Measure again, and replace a run of the same name.")
 def evaluate(
-    model: str | None,
+    targets: tuple[str, ...],
     completions: str | None,
     columns: tuple[str, ...],
     own_prompts: bool,
@@ -54,12 +54,22 @@ def evaluate(
 
     MODEL is a hub id or a folder. It gets the prompts, protocol and judges of those runs, and its KL and perplexity
     refer to their base model. Of stored completions what texts alone do not say is withheld.
+
+    RUNS are finished runs, or folders of them, that are measured again with what --set changes of their evaluation:
+    nothing is trained, and the measurement is written beside the earlier ones.
     """
     from alignbench.pipeline import elsewhere
 
-    if (model is None) == (completions is None):
-        got = "nothing" if model is None else "both"
-        raise UsageError(f"evaluate: got {got}, expected a MODEL (a hub id or a folder), or --completions FILE")
+    is_other = any((completions, adapter, revision, like, reference, name, seeds))
+    if targets and not is_other and elsewhere.are_runs(targets):
+        _measure_again(targets, sets)
+        return
+    if bool(targets) == bool(completions) or len(targets) > 1:
+        got = f"{len(targets)} names" if len(targets) > 1 else "both" if targets else "nothing"
+        raise UsageError(
+            f"evaluate: got {got}, expected one MODEL (a hub id or a folder), --completions FILE, or finished RUNS"
+        )
+    model = next(iter(targets), None)
     recipe, run = elsewhere.yardstick(like, results)
     if completions is not None:
         method, over = elsewhere.of_completions(completions, recipe, run, columns, sets, own_prompts=own_prompts)
@@ -84,12 +94,28 @@ def evaluate(
     run_all(recipes, results, force=force)
 
 
+def _measure_again(targets: Sequence[str], sets: Sequence[str]) -> None:
+    """Measures finished runs again, after all of them were found fit for it."""
+    from alignbench.pipeline.again import changed_recipe, measure_again, runs_to_measure
+
+    say_progress()
+    found = [(run, changed_recipe(run, sets)) for run in runs_to_measure([Path(one) for one in targets])]
+    for run, recipe in found:
+        click.echo(f"{run.label}: {measure_again(run, recipe, sets)}")
+
+
+def say_progress() -> None:
+    """Has what alignbench says of its progress printed."""
+    from alignbench.runtime import logs
+
+    logs.set_up(logging.INFO)
+
+
 def run_all(recipes: Sequence[LoadedRecipe], results: Path, *, force: bool) -> None:
     """Runs recipes, says what became of each, and exits with an error's code where one failed."""
     from alignbench.pipeline import tuning
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("alignbench").setLevel(logging.INFO)
+    say_progress()
     outcomes = tuning.run(recipes, results, force=force)
     for outcome in outcomes:
         click.echo(str(outcome), err=outcome.error is not None)

@@ -134,10 +134,11 @@ def version_notes(runs: Sequence[StoredRun]) -> list[str]:
 
 
 def word_lists(run: StoredRun) -> frozenset[str]:
-    """Returns the scorers that are lists of words, as the run's recipe has them."""
+    """Returns the scorers that are lists of words, as the run's recipe, or its last measurement, has them."""
     from alignbench.recipe.scorers import knows_context
 
-    evaluation = run.recipe.get("evaluation")
+    measured = [one.record.measurement for one in run.evaluations]
+    evaluation = measured[0].evaluation if measured and measured[0] else run.recipe.get("evaluation")
     scorers = evaluation.get("scorers") if isinstance(evaluation, Mapping) else None
     named = (one for one in scorers if isinstance(one, Mapping)) if isinstance(scorers, list | tuple) else ()
     return frozenset(str(one.get("name")) for one in named if not knows_context(one))

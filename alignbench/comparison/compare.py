@@ -61,6 +61,7 @@ def compare(
     protocol: str | None = None,
     all_pairs: bool = False,
     metric: str | None = None,
+    measurement: int | None = None,
 ) -> Comparison:
     """Compares the runs below some paths.
 
@@ -73,6 +74,7 @@ def compare(
         protocol: which evaluation to take; needed only where runs have several.
         all_pairs: test every pair of recipes on every metric as well, families of their own.
         metric: what ranks and answer are about, as METRIC@SCORER; by default mean toxicity by a held-out judge.
+        measurement: of runs that were measured again, which one to take, 1 being the run's own; None is the latest.
 
     Raises:
         ResultsError: There is nothing to compare.
@@ -81,6 +83,8 @@ def compare(
         UsageError: No such baseline, or none to be guessed; no such metric.
     """
     runs, skipped = find_runs(paths)
+    if measurement is not None:
+        runs = [run.at_measurement(measurement) for run in runs]
     measured = [(run, _evaluation(run, protocol)) for run in runs]
     usable, unusable = _with_evaluation(measured)
     skipped += unusable

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER
 from alignbench.comparison.pooling import RecipeRuns, metric_keys
+from alignbench.results.reader import StoredEvaluation, StoredRun
 from alignbench.statistics.crossed import MIN_SEEDS
 from alignbench.statistics.differences import has_method
 
@@ -44,6 +45,7 @@ def notes_on(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> list
         notes.append("There is no held-out judge: toxicity is measured by the training reward's own classifier alone.")
     notes += _unequal_seeds(recipes)
     notes += _groups(recipes)
+    notes += _measurements([one for recipe in recipes for one in recipe.runs])
     for one in others:
         if baseline is not None and baseline.seeds != one.seeds:
             mine, theirs = _seeds(one.seeds), _seeds(baseline.seeds)
@@ -75,6 +77,20 @@ def _groups(recipes: Sequence[RecipeRuns]) -> list[str]:
         f"{len(groups)} prompts are variants of {len(set(groups.values()))} texts: intervals and tests count those of "
         "one text as one witness."
     ]
+
+
+def _measurements(measured: Sequence[tuple[StoredRun, StoredEvaluation]]) -> list[str]:
+    """Says which measurement is shown of runs that were measured more than once."""
+    said: dict[str, list[str]] = {}
+    for run, evaluation in measured:
+        record, n = evaluation.record, run.n_measurements
+        if n > 1:
+            how = "the run itself"
+            if record.measurement is not None:
+                changed = ", ".join(record.measurement.changed) or "nothing changed"
+                how = f"{record.measurement.by} on {record.measurement.finished[:10]}, {changed}"
+            said.setdefault(f"measurement {record.number} of {n} ({how})", []).append(run.label)
+    return [f"Shown of {', '.join(labels)}: {what}; --measurement K shows another." for what, labels in said.items()]
 
 
 def covers_seeds(one: RecipeRuns, baseline: RecipeRuns) -> bool:

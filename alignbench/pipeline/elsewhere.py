@@ -20,7 +20,7 @@ from alignbench.recipe.loading import LoadedRecipe, load
 from alignbench.recipe.recipe import Recipe, recipe_of
 from alignbench.recipe.yaml import parse_set
 from alignbench.results.layout import STATUS_FILE
-from alignbench.results.reader import StoredRun, find_runs
+from alignbench.results.reader import StoredRun, find_runs, scan_runs
 from datasets_prep.stored_completions import read_stored_completions
 
 UNTRAINED = "untrained"
@@ -155,6 +155,11 @@ def name_of(model: str) -> str:
     return (
         f"{name or 'model'}_external" if (path / STATUS_FILE).exists() or path.name == "artifact" else name or "model"
     )
+
+
+def are_runs(names: Sequence[str]) -> bool:
+    """True where all are folders of finished runs."""
+    return all(Path(name).is_dir() and bool(scan_runs(name)[0]) for name in names)
 
 
 def artifact_of(model: str) -> str:

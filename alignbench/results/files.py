@@ -8,11 +8,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignbench.errors import ResultsError, UsageError
 from alignbench.results.json_values import plain
 from alignbench.results.schema import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def make_directory(results: Path, folder: Path) -> None:
+    """Makes a folder in the results directory; UsageError, or ResultsError, where there can be none."""
+    for path in (results, *results.parents):
+        if path.exists() and not path.is_dir():
+            raise UsageError(
+                f"results path {results}: {path} is a file, expected a directory; choose another --results"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"cannot write to {folder}: {error.strerror}; choose another --results") from None
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:

@@ -54,10 +54,11 @@ def lock_path(run: Path) -> Path:
     return run.parent / f".{name}.lock"
 
 
-def evaluation_path(run: Path, protocol: str, step: int | None = None) -> Path:
+def evaluation_path(run: Path, protocol: str, step: int | None = None, number: int = 1) -> Path:
     """Returns the directory of an evaluation, of a point along training with `step`.
 
-    `*` (other prompts than the protocol's own) is no name on every disk.
+    `*` (other prompts than the protocol's own) is no name on every disk. A `number` above 1 is that of a later
+    measurement.
     """
-    path = run / EVALUATIONS / protocol.replace("*", ".other-prompts")
+    path = run / EVALUATIONS / (protocol.replace("*", ".other-prompts") + (f".{number}" if number > 1 else ""))
     return path if step is None else path / f"step{step}"

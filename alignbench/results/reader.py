@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,19 @@ class StoredRun:
     path: Path
     status: RunStatus
     evaluations: tuple[StoredEvaluation, ...]
+    """Those of the latest measurement, by protocol."""
+    others: tuple[StoredEvaluation, ...] = ()
+    """Those of the other measurements, which a finished run keeps when it is measured again."""
+
+    @property
+    def n_measurements(self) -> int:
+        """How often it was measured: as a run, and again since then."""
+        return max((one.record.number for one in (*self.evaluations, *self.others)), default=1)
+
+    def at_measurement(self, number: int) -> StoredRun:
+        """Returns the run with the evaluations of one measurement; of a number that it lacks it has none."""
+        chosen, others = _by_number((*self.evaluations, *self.others), number)
+        return replace(self, evaluations=chosen, others=others)
 
     @cached_property
     def points(self) -> tuple[StoredPoint, ...]:
@@ -210,7 +223,7 @@ class StoredRun:
     def verify(self) -> None:
         """Reads every file that tables are made from; UnreadableError or NewerSchemaError where one is not sound."""
         _ = self.environment, self.recipe, self.prompts
-        for evaluation in self.evaluations:
+        for evaluation in (*self.evaluations, *self.others):
             _ = evaluation.prompt_values
 
 
@@ -277,13 +290,22 @@ def read_run(path: Path) -> StoredRun:
         raise ResultsError(f"{path}: {error}; run its recipe again with --force") from None
 
 
+def _by_number(
+    evaluations: Sequence[StoredEvaluation], number: int
+) -> tuple[tuple[StoredEvaluation, ...], tuple[StoredEvaluation, ...]]:
+    """The evaluations of one measurement, and the others."""
+    chosen = tuple(one for one in evaluations if one.record.number == number)
+    return chosen, tuple(one for one in evaluations if one.record.number != number)
+
+
 def _read_run(path: Path) -> StoredRun:
     status = read_record(path / STATUS_FILE, RunStatus)
     evaluations = tuple(
         StoredEvaluation(file.parent, read_record(file, EvaluationFile))
         for file in sorted((path / EVALUATIONS).glob(f"*/{METRICS_FILE}"))
     )
-    run = StoredRun(path, status, evaluations)
+    latest = max((one.record.number for one in evaluations), default=1)
+    run = StoredRun(path, status, *_by_number(evaluations, latest))
     if status.state == "complete":
         run.verify()
     return run

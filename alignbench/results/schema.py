@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 from alignbench.errors import ResultsError
 from alignbench.records import Cost, Direction, HackingWord, MetricKey, MetricValue
 from alignbench.results.json_values import plain
+from alignbench.results.measurement import StoredMeasurement
 from alignbench.results.traits import Traits
 from datasets_prep.text_forms import TEXT_FORM
 
@@ -198,6 +199,8 @@ class EvaluationFile(Record):
     """What the policy spends on an answer; None of a reward model, and in runs from before it was counted."""
     traits: dict[str, Traits] = {}
     """By name, of the metrics that installed packages brought: such a package may not be there when this is read."""
+    measurement: StoredMeasurement | None = None
+    """Null of what the run itself has measured."""
 
     @model_validator(mode="after")
     def _metrics_and_each_once(self) -> Self:
@@ -207,6 +210,11 @@ class EvaluationFile(Record):
         if len(set(names)) < len(names):
             raise ValueError("a metric occurs twice")
         return self
+
+    @property
+    def number(self) -> int:
+        """Of the measurement: 1 for that of the run itself."""
+        return 1 if self.measurement is None else self.measurement.number
 
     def traits_of(self, metric: str) -> Traits:
         """Returns what tables and tests go by, as stored or as the metric of this name has it."""
@@ -293,7 +301,7 @@ _ADDED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     },
     ("comparability", "metrics"): {
         **{"step": None, "completions": None, "prompt_rows": None, "scorer_sources": {}, "prompt_groups": {}},
-        **{"answer_cost": None, "traits": {}},
+        **{"answer_cost": None, "traits": {}, "measurement": None},
     },
     ("seen", "heldout"): {"statistics": {}, "text_form": 1},
 }

@@ -21,12 +21,12 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from alignbench._version import __version__
-from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, EvalReport, HackingDiagnosis, fingerprint, total
 from alignbench.results import layout, reader, traits
-from alignbench.results.files import rows_before, write_atomically, write_frame, write_record
+from alignbench.results.files import make_directory, rows_before, write_atomically, write_frame, write_record
 from alignbench.results.json_values import plain
 from alignbench.results.lock import RunLock
+from alignbench.results.measurement import StoredMeasurement
 from alignbench.results.publishing import publish, repair
 from alignbench.results.recognition import (
     Action,
@@ -44,6 +44,7 @@ from alignbench.results.schema import (
     PromptsFile,
     RunStatus,
     StoredMetric,
+    StoredRows,
     TuningFile,
     Upstream,
     read_record,
@@ -93,7 +94,7 @@ class RunDirectory:
             UsageError: The results path cannot be a directory.
         """
         final, partial = layout.run_path(results, recipe, seed), layout.partial_path(results, recipe, seed)
-        _make_directory(Path(results), final.parent)
+        make_directory(Path(results), final.parent)
         inputs = inputs or {}
         done = None if force else read_status(final)
         is_complete = done is not None and done.state == "complete" and is_same(final, done, run_hash)
@@ -124,6 +125,12 @@ class RunDirectory:
             lock.release()
             raise
         return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """Takes hold of a complete run, to be measured again; RunExistsError where another process has it."""
+        lock = RunLock(layout.lock_path(path))
+        return cls(path, path, "evaluate", read_record(path / layout.STATUS_FILE, RunStatus), lock)
 
     @staticmethod
     def foresee(
@@ -215,19 +222,22 @@ class RunDirectory:
         comparability: Mapping[str, Any],
         scorer_sources: Mapping[str, tuple[str, ...]] | None = None,
         *,
-        prompt_rows: PromptRows | None = None,
+        prompt_rows: PromptRows | StoredRows | None = None,
         step: int | None = None,
         completions: int | None = None,
+        measurement: StoredMeasurement | None = None,
     ) -> None:
         """Writes what the evaluator measured, what must be equal in every run beside it, and what its scorers are.
 
-        With `step` and the `completions` of the budget spent it is a point along training, in place of any before it.
+        With `step` and the `completions` of the budget spent it is a point along training, in place of any before it;
+        with `measurement` a later one of a finished run, beside the earlier ones.
         """
         if not report.prompt_values.index.is_unique:
             raise ValueError("prompt_values needs one row per prompt")
         n_prompts = len(report.prompt_values)
         samples = int(report.completions["sample"].max()) + 1 if len(report.completions) else 1
-        path = layout.evaluation_path(self.path, report.protocol, step)
+        number = 1 if measurement is None else measurement.number
+        path = layout.evaluation_path(self.path, report.protocol, step, number)
         path.mkdir(parents=True, exist_ok=True)
         if len(report.prompt_values):
             values = report.prompt_values.rename_axis(layout.PROMPT_ID).reset_index()
@@ -246,6 +256,7 @@ class RunDirectory:
             scorer_sources=dict(scorer_sources or {}),
             metrics=tuple(map(StoredMetric.of, report.metrics)),
             traits=traits.of_packages(report.metrics),
+            measurement=measurement,
             prompt_groups=dict(report.prompt_groups),
             answer_cost=report.answer_cost,
         )
@@ -374,18 +385,6 @@ class RunDirectory:
     def _set_status(self, **changes: object) -> None:
         self.status = RunStatus.model_validate({**dict(self.status), **changes})
         write_record(self.path / layout.STATUS_FILE, self.status)
-
-
-def _make_directory(results: Path, folder: Path) -> None:
-    for path in (results, *results.parents):
-        if path.exists() and not path.is_dir():
-            raise UsageError(
-                f"results path {results}: {path} is a file, expected a directory; choose another --results"
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultsError(f"cannot write to {folder}: {error.strerror}; choose another --results") from None
 
 
 def _upstream_events(pieces: Mapping[str, Cost]) -> list[dict[str, object]]:

@@ -118,7 +118,7 @@ def test_an_adapter_beside_its_model_is_merged(here, checkpoints):
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ((), "evaluate: got no MODEL"),
+        ((), "evaluate: got nothing, expected one MODEL"),
         (("taken", "--results", "empty"), "no complete run in empty"),
         (("./nowhere",), "method.model: got './nowhere', expected a directory with a saved model"),
         (("taken", "--name", "ppo"), "holds a run of another recipe"),

@@ -132,7 +132,7 @@ def test_prompts_that_a_run_could_train_on_are_a_leak(here, prompt_file):
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (("model", "--completions", "theirs.jsonl"), "evaluate: got both, expected a MODEL"),
+        (("model", "--completions", "theirs.jsonl"), "evaluate: got both, expected one MODEL"),
         (("--completions", "nothing.jsonl"), "--completions: nothing.jsonl: there is no such file"),
         (("--completions", "theirs.jsonl", "--column", "text=x"), "--column: got 'text=x', expected prompt=NAME"),
         (("--completions", "theirs.jsonl", "--like", "base.yaml"), "expected a run (--like results/RECIPE/seedK)"),

@@ -62,7 +62,7 @@ KEYS = {
     "reward_hacking": ["word", "onset_completions", "evidence"],
     "metrics.json": [
         *("schema_version", "protocol", "step", "completions", "n_prompts", "samples_per_prompt", "prompt_rows"),
-        *("comparability", "scorer_sources", "metrics", "prompt_groups", "answer_cost", "traits"),
+        *("comparability", "scorer_sources", "metrics", "prompt_groups", "answer_cost", "traits", "measurement"),
     ],
     "metrics": [
         *("metric", "scorer", "value", "ci_low", "ci_high", "direction", "n_scored", "n_unscored", "reason"),
