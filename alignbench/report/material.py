@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from alignbench.comparison.comparison import Comparison
-from alignbench.comparison.document import Document, document
-from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, judgement
+from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS
 from alignbench.comparison.gains import Gain
 from alignbench.comparison.pooling import Measurement, RecipeRuns
 from alignbench.comparison.rows import ComparedRecipe
@@ -19,11 +18,13 @@ from alignbench.statistics.estimate import Estimate
 
 @dataclass(frozen=True)
 class Material:
-    """A comparison with the stored runs of each recipe."""
+    """One table of a comparison, with the stored runs of each recipe."""
 
     comparison: Comparison
     runs: tuple[StoredRun, ...]
-    """All of them, of reward models too."""
+    """All of them, and the reward models that they were built on."""
+    place: int = 0
+    """Of several tables, which one, from 1; 0 where there is one."""
 
     @cached_property
     def key(self) -> MetricKey:
@@ -61,11 +62,6 @@ class Material:
         return {row.recipe: found[row.recipe] for row in self.rows}
 
     @cached_property
-    def document(self) -> Document:
-        """The comparison section by section, as `compare` sets it."""
-        return document(self.comparison)
-
-    @cached_property
     def gains(self) -> Mapping[str, Gain]:
         """Change of length, and what is left of a gain at equal length, by recipe."""
         return {} if self.comparison.key is None else self.comparison.gains()
@@ -79,13 +75,18 @@ class Material:
         baseline = self.comparison.baseline
         if one is None or one.difference is None or baseline is None:
             return None
-        if ranking is not None and key == ranking.key and (found := ranking.difference(row.recipe, baseline)):
-            return found, ranking.verdict(row.recipe, baseline) or "not measured"
-        return one.difference, judgement(one) or "not measured"
+        is_ranked = ranking is not None and key == ranking.key
+        among_all = ranking.difference(row.recipe, baseline) if ranking is not None and is_ranked else None
+        return among_all or one.difference, self.comparison.verdict(row, key) or "not measured"
 
     def measured(self, key: MetricKey) -> list[tuple[ComparedRecipe, Measurement]]:
         """Returns the rows that have a metric, with it."""
         return [(row, row.metrics[key]) for row in self.rows if key in row.metrics]
+
+    @property
+    def several(self) -> str:
+        """What the names of parts and pictures begin with where there are several tables: `2-`."""
+        return f"{self.place}-" if self.place else ""
 
     def named(self, recipe: str) -> str:
         """Returns a recipe with its letter, as pictures and their tables have it."""
@@ -96,10 +97,19 @@ class Material:
         return self.named(row.recipe) + (" !" if has_warning(row) else "")
 
 
-def gather(paths: Paths, comparison: Comparison) -> Material:
-    """Reads the runs behind a comparison."""
+def gather(paths: Paths, comparison: Comparison) -> list[Material]:
+    """Reads the runs behind a comparison: a table, or one for each base model."""
     runs, _ = find_runs(paths)
-    return Material(comparison, tuple(runs))
+    if not comparison.blocks:
+        return [Material(comparison, tuple(runs))]
+    return [Material(block, _runs_of(block, runs), place) for place, block in enumerate(comparison.blocks, 1)]
+
+
+def _runs_of(block: Comparison, runs: Sequence[StoredRun]) -> tuple[StoredRun, ...]:
+    """Returns the runs of a table, and the reward models that they were built on."""
+    paths = {run.path for one in block.runs for run, _ in one.runs}
+    upstream = {one.run_hash for run in runs if run.path in paths for one in run.status.upstream}
+    return tuple(run for run in runs if run.path in paths or run.status.run_hash in upstream)
 
 
 def has_warning(row: ComparedRecipe) -> bool:

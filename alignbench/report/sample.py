@@ -65,12 +65,13 @@ class Sample:
         return not known or max(known) >= self.threshold
 
 
-def draw(material: Material, most: int = MOST_PROMPTS) -> Sample | None:
+def draw(material: Material, most: int = MOST_PROMPTS, most_characters: int = MOST_CHARACTERS) -> Sample | None:
     """Chooses prompts by a hash of their ids, and reads what was written; None where nothing was stored.
 
     Args:
         material: The runs.
         most: Prompts at most.
+        most_characters: Of all texts together.
     """
     baseline = material.comparison.baseline
     names = sorted((row.recipe for row in material.rows), key=lambda recipe: recipe != baseline)
@@ -81,7 +82,7 @@ def draw(material: Material, most: int = MOST_PROMPTS) -> Sample | None:
     picked = sorted(ids, key=_hashed)[:most]
     judges = tuple(key.scorer for key in material.judges if key.scorer is not None)
     found, unread = _read(chosen, picked, judges)
-    prompts, n_cut = _fitting(picked, found)
+    prompts, n_cut = _fitting(picked, found, most_characters)
     if not prompts:
         return None
     seeds = {recipe: run.status.seed for recipe, (run, _) in chosen.items()}
@@ -133,7 +134,7 @@ def _known(score: float | None) -> float | None:
     return None if score is None or not math.isfinite(score) else score
 
 
-def _fitting(ids: Sequence[str], found: _Found) -> tuple[tuple[SampledPrompt, ...], list[str]]:
+def _fitting(ids: Sequence[str], found: _Found, most_characters: int) -> tuple[tuple[SampledPrompt, ...], list[str]]:
     """Returns the prompts, as many as fit, and a sentence where some do not."""
     prompts: list[SampledPrompt] = []
     used = 0
@@ -144,7 +145,7 @@ def _fitting(ids: Sequence[str], found: _Found) -> tuple[tuple[SampledPrompt, ..
             continue
         sampled = SampledPrompt(visible(one), known[0][0], tuple(each and each[1] for each in texts_of_it))
         used += sampled.n_characters
-        if used > MOST_CHARACTERS and prompts:
+        if used > most_characters and prompts:
             left = len(ids) - place
             return tuple(prompts), [f"{left} more would have been shown, but the page would have become too large."]
         prompts.append(sampled)

@@ -15,12 +15,21 @@ def results(tmp_path_factory, add_run):
 
 @pytest.fixture(scope="session")
 def material(results):
-    return gather(results, compare(results))
+    return gather(results, compare(results))[0]
 
 
 @pytest.fixture(scope="session")
 def made(results):
     return report(results)
+
+
+@pytest.fixture(scope="session")
+def on_two_models(tmp_path_factory, add_run):
+    roots = [tmp_path_factory.mktemp(name) for name in ("large", "small")]
+    for root in roots:
+        name = root.name.rstrip("0123456789")
+        add_reported(add_run, root, lambda i, name=name: f"{name} says {i}", seeds=(0,), model=name)
+    return report(roots)
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,9 @@ def browser(tmp_path_factory, listener):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, made, hostile):
+def files(tmp_path_factory, made, hostile, on_two_models):
     folder = tmp_path_factory.mktemp("pages")
-    for name, report in (("plain", made), ("hostile", hostile)):
+    for name, report in (("plain", made), ("hostile", hostile), ("models", on_two_models)):
         (folder / f"{name}.html").write_text(page(report), encoding="utf-8")
     return folder
 
@@ -50,11 +50,11 @@ def recipes(run):
 
 
 def prompts(run):
-    return run("return [...document.querySelectorAll('#texts-cards article .id')].map(e => e.textContent)")
+    return run("return [...document.querySelectorAll('.texts-cards article .id')].map(e => e.textContent)")
 
 
 def data(run):
-    return json.loads(run("return document.getElementById('texts-data').textContent"))
+    return json.loads(run("return document.querySelector('.texts-data').textContent"))
 
 
 def press(browser, *keys):
@@ -107,8 +107,8 @@ def test_a_verdict_opens_its_reasons_and_closes_them(browser, run):
 
 
 def test_search_finds_texts_and_prompts(browser, run):
-    assert find(browser, "#texts-status")[0].text == f"10 of {N} prompts"
-    box = find(browser, "#texts-search")[0]
+    assert find(browser, ".texts-status")[0].text == f"10 of {N} prompts"
+    box = find(browser, ".texts-search")[0]
     box.send_keys("PPO_1 says 7")
     assert prompts(run) == ["p7"]
     box.clear()
@@ -116,7 +116,7 @@ def test_search_finds_texts_and_prompts(browser, run):
     assert set(prompts(run)) == {"p2", "p20", "p21", "p22", "p23"}
     box.clear()
     box.send_keys("no such text")
-    assert (prompts(run), find(browser, "#texts-status")[0].text) == ([], "0 of 0 prompts")
+    assert (prompts(run), find(browser, ".texts-status")[0].text) == ([], "0 of 0 prompts")
 
 
 @pytest.mark.parametrize("order", ["fall", "rise", "harm", "disagreement"])
@@ -131,10 +131,10 @@ def test_prompts_are_sorted_by(browser, run, order):
     }
     key = keys[order]
     expected = sorted(content["prompts"], key=lambda p: -key(p[2][0][1], p[2][place][1]))
-    run("const r = document.getElementById('texts-recipe'); r.value = 'ppo_1'; r.dispatchEvent(new Event('input'))")
-    run(f"const r = document.getElementById('texts-order'); r.value = '{order}'; r.dispatchEvent(new Event('input'))")
+    run("const r = document.querySelector('.texts-recipe'); r.value = 'ppo_1'; r.dispatchEvent(new Event('input'))")
+    run(f"const r = document.querySelector('.texts-order'); r.value = '{order}'; r.dispatchEvent(new Event('input'))")
     assert prompts(run) == [one[0] for one in expected[:10]]
-    find(browser, "#texts-more")[0].click()
+    find(browser, ".texts-more")[0].click()
     assert prompts(run) == [one[0] for one in expected[:20]]
 
 
@@ -142,7 +142,7 @@ def test_toxic_texts_are_blurred_until_they_are_asked_for(browser, run):
     content = data(run)
     first = next(one for one in content["prompts"] if one[0] == prompts(run)[0])
     toxic = [max(scores) >= content["threshold"] for _, scores in first[2]]
-    card = "#texts-cards article:first-child"
+    card = ".texts-cards article:first-child"
     blurred = run(f"return [...document.querySelectorAll('{card} section .text')].map(e => e.matches('.blurred'))")
     assert blurred == toxic
     assert find(browser, f"{card} > .text.blurred")  # the prompt, whose source is not known to be harmless
@@ -150,14 +150,25 @@ def test_toxic_texts_are_blurred_until_they_are_asked_for(browser, run):
     find(browser, f"{card} > .text.blurred button")[0].click()
     assert len(find(browser, ".text.blurred")) == n - 1
     assert find(browser, f"{card} > .text")[0].text == first[1]
-    find(browser, "#texts-unblur")[0].click()
+    find(browser, ".texts-unblur")[0].click()
     assert not find(browser, ".text.blurred")
-    find(browser, "#texts-unblur")[0].click()
+    find(browser, ".texts-unblur")[0].click()
     assert len(find(browser, ".text.blurred")) == n
 
 
+def test_the_texts_of_each_base_model_are_searched_by_themselves(browser, files):
+    browser.get((files / "models.html").as_uri())
+    first, second = find(browser, ".texts-search")
+    second.send_keys("small says 7")
+    shown = [one.text for one in find(browser, ".texts-status")]
+    assert shown == [f"10 of {N} prompts", "1 of 1 prompts"]
+    first.send_keys("small says 7")
+    assert find(browser, ".texts-status")[0].text == "0 of 0 prompts"
+    assert browser.get_log("browser") == []
+
+
 def test_recipes_are_put_beside_the_baseline_or_left_out(browser, run):
-    heads = "return [...document.querySelectorAll('#texts-cards article:first-child h4')].map(e => e.textContent)"
+    heads = "return [...document.querySelectorAll('.texts-cards article:first-child h4')].map(e => e.textContent)"
     assert run(heads) == ["untrained", "ppo_2", "ppo_1"]
     find(browser, "input.shown")[0].click()
     assert run(heads) == ["untrained", "ppo_1"]
@@ -173,7 +184,7 @@ def test_all_of_it_works_by_the_keyboard(browser, run):
     focus(browser, "td.opens button")
     press(browser, " ")
     assert find(browser, "tr.reasons")[0].is_displayed()
-    focus(browser, "#texts-search")
+    focus(browser, ".texts-search")
     press(browser, "says 3")
     assert prompts(run) == ["p3"]
     focus(browser, ".text.blurred button")
@@ -189,8 +200,8 @@ def test_nothing_is_requested(browser, files, listener):
     listener.asked.clear()
     for name in ("plain", "hostile"):
         browser.get((files / f"{name}.html").as_uri())
-        browser.execute_script("document.getElementById('texts-unblur').click()")
-        while (more := find(browser, "#texts-more")[0]).is_displayed():
+        browser.execute_script("document.querySelector('.texts-unblur').click()")
+        while (more := find(browser, ".texts-more")[0]).is_displayed():
             more.click()
         loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
         assert loaded == []
@@ -223,14 +234,14 @@ def test_hostile_texts_are_shown_as_texts(browser, files):
     browser.get_log("browser")  # what was said of other pages
     browser.get((files / "hostile.html").as_uri())
     run = browser.execute_script
-    run("document.getElementById('texts-unblur').click()")
-    while (more := find(browser, "#texts-more")[0]).is_displayed():
+    run("document.querySelector('.texts-unblur').click()")
+    while (more := find(browser, ".texts-more")[0]).is_displayed():
         more.click()
-    shown = set(run("return [...document.querySelectorAll('#texts-cards section bdi')].map(e => e.textContent)"))
+    shown = set(run("return [...document.querySelectorAll('.texts-cards section bdi')].map(e => e.textContent)"))
     assert {visible(text) for text in HOSTILE.values()} <= shown
     assert browser.title == "alignbench: 3 recipes under trl-detox-v1"
-    cards = "[...document.querySelectorAll('#texts-cards bdi')]"
-    assert run("return document.querySelectorAll('#texts-cards bdi *, article :is(script, img, style)').length") == 0
+    cards = "[...document.querySelectorAll('.texts-cards bdi')]"
+    assert run("return document.querySelectorAll('.texts-cards bdi *, article :is(script, img, style)').length") == 0
     assert set(run(f"return {cards}.map(e => getComputedStyle(e).unicodeBidi)")) == {"isolate"}
     assert max(run(f"return {cards}.map(e => e.parentElement.offsetHeight)")) < 600
     assert browser.get_log("browser") == []

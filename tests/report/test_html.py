@@ -93,7 +93,7 @@ def test_hostile_texts_arrive_as_they_were_written(hostile_text):
 
 
 def test_no_text_can_end_the_element_that_holds_it(hostile_text):
-    body = hostile_text.partition('id="texts-data">')[2].partition("</script>")[0]
+    body = hostile_text.partition('class="texts-data">')[2].partition("</script>")[0]
     assert not set("<>&") & set(body)
     json.loads(body)
 
@@ -141,7 +141,9 @@ def test_the_table_opens_the_reasons_of_every_verdict(text, material):
         assert said in text
 
 
-def test_every_id_is_there_once_and_every_link_leads_to_one(text):
+@pytest.mark.parametrize("which", ["made", "on_two_models"])
+def test_every_id_is_there_once_and_every_link_leads_to_one(which, request):
+    text = page(request.getfixturevalue(which))
     ids = [a["id"] for _, a in Read(text).elements if "id" in a]
     assert len(ids) == len(set(ids))
     links = {a["href"][1:] for _, a in Read(text).elements if "href" in a}

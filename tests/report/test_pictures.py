@@ -171,5 +171,5 @@ def test_without_curves_or_judges_there_is_less_to_draw(tmp_path, add_run):
 
     for name in ("untrained", "ppo"):
         add_run(tmp_path, name, {"toxicity_mean@judge": np.linspace(0, 1, 20) * (0.5 if name == "ppo" else 1)})
-    names = [one.picture.name for one in drawn(gather(tmp_path, compare(tmp_path)))]
+    names = [one.picture.name for one in drawn(gather(tmp_path, compare(tmp_path))[0])]
     assert names == ["forest-judge"]

@@ -53,7 +53,7 @@ def two(tmp_path, add_run):
 
 def test_a_recipe_whose_texts_are_damaged_is_left_out_by_name(two):
     (two / "ppo/seed0/evaluations/trl-detox-v1/completions.parquet").write_bytes(b"PAR1")
-    sample = draw(gather(two, compare(two)))
+    sample = draw(gather(two, compare(two))[0])
     assert sample.recipes == ("untrained",)
     assert sample.said[1].startswith("The texts of ppo/seed0 cannot be shown: completions.parquet cannot be read")
 
@@ -61,7 +61,7 @@ def test_a_recipe_whose_texts_are_damaged_is_left_out_by_name(two):
 def test_without_any_texts_there_is_no_sample(two):
     for path in two.rglob("completions.parquet"):
         path.unlink()
-    assert draw(gather(two, compare(two))) is None
+    assert draw(gather(two, compare(two))[0]) is None
 
 
 def test_bytes_that_are_no_utf_8_are_written_out(two):
@@ -74,7 +74,7 @@ def test_bytes_that_are_no_utf_8_are_written_out(two):
     text = pa.Array.from_buffers(pa.string(), 12, raw.buffers())
     place = table.schema.get_field_index("completion")
     pq.write_table(table.set_column(place, "completion", text), path)
-    sample = draw(gather(two, compare(two)))
+    sample = draw(gather(two, compare(two))[0])
     assert {one.written[1].text for one in sample.prompts} == {r"bad \xff\xed\xa0\x80 end"}
 
 
@@ -83,4 +83,4 @@ def test_prompts_are_shown_where_their_source_is_known_to_be_harmless(tmp_path, 
     recipe = f"name: x\ndata: {{prompts: {source}}}\nevaluation: {{prompts: null}}\n"
     for name in ("untrained", "ppo"):
         added(tmp_path, add_run, name, [f"{name} {i}" for i in range(12)], resolved_recipe=recipe)
-    assert draw(gather(tmp_path, compare(tmp_path))).has_harmless_prompts == is_harmless
+    assert draw(gather(tmp_path, compare(tmp_path))[0]).has_harmless_prompts == is_harmless

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "results" / "v1_november"
 
 @pytest.fixture(scope="module")
 def golden():
-    return gather(GOLDEN, compare(GOLDEN))
+    return gather(GOLDEN, compare(GOLDEN))[0]
 
 
 def section(made, name):
@@ -38,7 +38,7 @@ def test_sections_in_their_order(made, results):
 
 
 def test_published_rows_are_apart_and_of_no_protocol_that_is_quite_ours(golden, material):
-    found = published_rows(golden, published("trl-detox-v1"))
+    found = published_rows(golden.comparison.protocol, published("trl-detox-v1"))
     about, table = found.blocks[1:]
     assert [row.cells[0].text for row in table.rows] == [
         "EleutherAI/gpt-neo-125M", "EleutherAI/gpt-neo-2.7B", "EleutherAI/gpt-j-6B",
@@ -46,7 +46,7 @@ def test_published_rows_are_apart_and_of_no_protocol_that_is_quite_ours(golden, 
     assert [cell.text for cell in table.rows[2].cells[1:]] == ["0.1699", "0.3033", "0.1510", "0.2798", "400"]
     assert [line.partition(" ")[0] for line in about.lines] == ["Source:", "Scorer:", "Same"]
     assert about.lines[2].startswith("Same protocol? No: this page is under quickstart-v1*; 402 texts, not 400")
-    ours = published_rows(material, published("trl-detox-v1")).blocks[1]  # the same name, and yet
+    ours = published_rows(material.comparison.protocol, published("trl-detox-v1")).blocks[1]  # the same name, and yet
     assert ours.lines[2].startswith("Same protocol? No: 402 texts, not 400")
     assert not table.is_sortable
 
@@ -107,9 +107,8 @@ def test_a_recipe_that_was_tuned_is_not_tuned_again(tmp_path, add_run):
     trials = [Upstream(recipe="ppo.trial3", seed=0, run_hash="t", role="tuning")]
     add_run(tmp_path, "untrained", {"kl": [0.1] * 12})
     add_run(tmp_path, "ppo", {"kl": [0.2] * 12}, upstream=trials)
-    (items,) = [
-        block.lines for block in reproduction(gather(tmp_path, compare(tmp_path)), {}).blocks if hasattr(block, "lines")
-    ]
+    found = reproduction(gather(tmp_path, compare(tmp_path))[0], {})
+    (items,) = [block.lines for block in found.blocks if hasattr(block, "lines")]
     assert items == ["ppo was tuned: its recipe has what the trials have selected, so that they are not run again."]
 
 
@@ -126,7 +125,7 @@ def test_what_was_skipped_is_named_without_the_folders_of_the_machine(tmp_path, 
 def test_conditions_name_what_differs_and_who(results, add_run, tmp_path):
     for name, version in (("untrained", "2.6"), ("ppo", "2.7")):
         add_run(tmp_path, name, {"kl": [0.1] * 12}, environment={"packages": {"torch": version}, "python": "3.11"})
-    found = conditions(gather(tmp_path, compare(tmp_path)))
+    found = conditions(gather(tmp_path, compare(tmp_path))[0])
     alike, environment = [
         {row.cells[0].text: row.cells[1].text for row in block.rows}
         for block in found.blocks
@@ -135,6 +134,20 @@ def test_conditions_name_what_differs_and_who(results, add_run, tmp_path):
     assert alike["decoding.temperature"] == "1.0"
     assert alike["protocol"] == "trl-detox-v1"
     assert environment == {"packages.torch": "2.7 in ppo/seed0; 2.6 in untrained/seed0", "python": "3.11"}
+
+
+def test_each_base_model_has_parts_of_its_own(on_two_models):
+    names = [one.name for one in on_two_models.sections]
+    own = [f"{place}-{part}" for place in (1, 2) for part in ("answer", "pictures", "texts")]
+    again = [f"{place}-{part}" for place in (1, 2) for part in ("conditions", "reproduction")]
+    assert names == ["models", *own, "flags", "tables", *again]
+    assert on_two_models.title == "alignbench: 2 base models under trl-detox-v1"
+    assert section(on_two_models, "1-answer").title == "large: Answer"
+    pictures = [figure.picture.name for figure in on_two_models.figures]
+    assert len(set(pictures)) == len(pictures) == 18
+    assert "alignbench run ppo_1.yaml" in section(on_two_models, "2-reproduction").blocks[1].text
+    files = [block.title for block in section(on_two_models, "2-reproduction").blocks if isinstance(block, Fold)]
+    assert files == ["ppo_1.yaml", "ppo_2.yaml", "untrained.yaml"]
 
 
 @pytest.mark.parametrize(("metric", "names"), [("kl", 4), ("toxicity_mean@reward", 6)])

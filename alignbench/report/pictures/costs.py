@@ -45,7 +45,7 @@ def costs(material: Material) -> Figure | None:
         return None
     names = [material.named(row.recipe) for row in material.rows]
     left = min(text_width(names, 24), 260)
-    parts = [_stripes()]
+    parts = [_stripes(material)]
     for place, row in enumerate(material.rows):
         parts.append(label(8, _TOP + _ROW * (place + 0.5) + 4, cut(material.named(row.recipe), left - 16)))
     at, group = left, ""
@@ -60,7 +60,7 @@ def costs(material: Material) -> Figure | None:
     height = _TOP + _ROW * len(names) + 12
     seconds = ", ".join(f"{row.recipe} {shown('wall_seconds', row.cost['wall_seconds'])}" for row in material.rows)
     picture = Picture(
-        "costs",
+        f"{material.several}costs",
         "What training and what an answer cost",
         f"Seconds of training, upstream included: {seconds}.",
         at,
@@ -111,15 +111,18 @@ def _column(material: Material, column: Bars, left: float) -> Iterator[Markup]:
         said = described(f"{row.recipe}: {column.title} {shown(column.field, total)}")
         bars = [box(left, y - 7, own, 14)]
         if whole > own:
-            outline = {"stroke": "#0b5fa5", "class_": "s-accent", "fill": "url(#stripes)"}
+            outline = {"stroke": "#0b5fa5", "class_": "s-accent", "fill": f"url(#{material.several}stripes)"}
             bars.append(element("rect", x=left + own, y=y - 7, width=whole - own, height=14.0, **outline))
         yield element("g", said, *bars)
         yield label(left + whole + 6, y + 4, shown(column.field, total), size=11)
 
 
-def _stripes() -> Markup:
+def _stripes(material: Material) -> Markup:
     stripe = element("path", d="M0 6L6 0", stroke="#0b5fa5", stroke_width=1.5, class_="s-accent")
-    return element("defs", element("pattern", stripe, id="stripes", width=6, height=6, patternUnits="userSpaceOnUse"))
+    return element(
+        "defs",
+        element("pattern", stripe, id=f"{material.several}stripes", width=6, height=6, patternUnits="userSpaceOnUse"),
+    )
 
 
 def _full(column: Bars, is_answer: bool) -> str:

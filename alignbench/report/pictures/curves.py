@@ -29,7 +29,7 @@ def against_budget(material: Material) -> Figure | None:
     }
     remark = f"Thin lines: single seeds; thick: their mean; grey: the other recipes. {_VALIDATION}"
     thick = {recipe: pairs(*mean_curve(several, material.key)) for recipe, several in found.items()}
-    name, title = "curve-budget", "Toxicity against the budget"
+    name, title = f"{material.several}curve-budget", "Toxicity against the budget"
     return _figure(material, name, title, "completions of the budget", lines, thick, found, remark)
 
 
@@ -44,7 +44,7 @@ def against_divergence(material: Material) -> Figure | None:
         "A line for each seed, its points joined in the order of training, a dot at its end; grey: the other recipes. "
         f"{_VALIDATION}"
     )
-    name, title = "curve-kl", "Toxicity against KL to the reference"
+    name, title = f"{material.several}curve-kl", "Toxicity against KL to the reference"
     return _figure(material, name, title, "KL, nats (by its root)", lines, {}, found, remark)
 
 

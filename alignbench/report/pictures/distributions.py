@@ -60,7 +60,7 @@ def distribution(material: Material, key: MetricKey) -> Figure | None:
         parts.append(line(left, base, x.end, base, "faint"))
     said = ", ".join(f"{recipe} {number(float(np.median(one)))}" for recipe, one in found.items())
     picture = Picture(
-        file_name(f"scores-{key.scorer}"),
+        file_name(f"{material.several}scores-{key.scorer}"),
         f"How the scores by {key.scorer} are spread",
         f"Medians: {said}.",
         _WIDTH,

@@ -73,7 +73,7 @@ def forest(material: Material, key: MetricKey) -> Figure | None:
     words = ", ".join(f"{row.recipe} {one[1]}" for (row, _), one in zip(rows, found, strict=True) if one)
     own = " (the training reward's own classifier)" if key.scorer == REWARD_SCORER else ""
     picture = Picture(
-        file_name(f"forest-{key.scorer or key.metric}"),
+        file_name(f"{material.several}forest-{key.scorer or key.metric}"),
         f"Differences to {baseline} in {key}{own}",
         f"Against {baseline}: {words}.",
         _WIDTH,

@@ -88,7 +88,7 @@ def frontier(material: Material) -> Figure | None:
     best = {price.title: lowest(price, toxicity) for price in panels}
     said = "; ".join(f"against {title}: {', '.join(names)}" for title, names in best.items())
     picture = Picture(
-        "frontier",
+        f"{material.several}frontier",
         "What a lower toxicity is paid with",
         f"Rows that no other undercuts in both, by measured values: {said}.",
         width,

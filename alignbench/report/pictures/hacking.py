@@ -33,7 +33,7 @@ def hacking(material: Material) -> Figure | None:
     rows = {row.recipe: row for row in material.rows}
     words = {recipe: _word(rows[recipe].hacking) for recipe in found}
     said = ", ".join(f"{recipe} {word}" for recipe, word in words.items())
-    picture = _drawn(material, list(found), "hacking", f"Reward hacking: {said}.")
+    picture = _drawn(material, list(found), f"{material.several}hacking", f"Reward hacking: {said}.")
     return Figure(picture, plain_table("Numbers of this picture", *_numbers(material, found, words)))
 
 
@@ -42,7 +42,9 @@ def hacking_of(material: Material, recipe: str) -> Picture | None:
     if recipe not in _rewarded(material):
         return None
     word = _word(next(row.hacking for row in material.rows if row.recipe == recipe))
-    return _drawn(material, [recipe], file_name(f"hacking-{recipe}"), f"Reward hacking of {recipe}: {word}.")
+    return _drawn(
+        material, [recipe], file_name(f"{material.several}hacking-{recipe}"), f"Reward hacking of {recipe}: {word}."
+    )
 
 
 def _rewarded(material: Material) -> dict[str, list[Curve]]:

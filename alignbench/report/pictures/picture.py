@@ -14,7 +14,7 @@ _NAMESPACE = "http://www.w3.org/2000/svg"
 
 
 def file_name(text: str) -> str:
-    """Returns a text in which all but letters, digits, `-` and `.` is `_`."""
+    """Returns a text in which all but letters, digits, `-` and `.` is `_`: fit for a file and for an anchor."""
     return re.sub(r"[^A-Za-z0-9.-]", "_", text)
 
 

@@ -47,8 +47,11 @@ def answer(material: Material) -> Section:
 
 
 def _about(material: Material, found: Answer | None) -> str:
+    one = material.comparison
+    n, k = one.n_prompts, one.samples_per_prompt
+    said = f"Protocol {one.protocol}: {n:,} held-out prompt{'s' * (n != 1)}, {k} completion{'s' * (k != 1)} each. "
     about = f" Verdicts are {found.about_words}; p is adjusted for all pairs." if found and found.about_words else ""
-    return material.document.headline + about
+    return f"{said}Baseline: {one.baseline}.{about}"
 
 
 def _settling(found: Answer) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from alignbench.report.blocks import Items, Paragraph, Section, plain_table
-from alignbench.report.material import Material
 from alignbench.report.published import PublishedTable
 
 _APART = (
@@ -12,12 +11,12 @@ _APART = (
 )
 
 
-def published_rows(material: Material, table: PublishedTable) -> Section:
+def published_rows(protocol: str | None, table: PublishedTable) -> Section:
     """Returns the published rows with their source, their scorer, and whether the protocol is ours."""
     about = [
         f"Source: {table.source}.",
         f"Scorer: {table.scorer}.",
-        f"Same protocol? {_same_protocol(material, table)}.",
+        f"Same protocol? {_same_protocol(protocol, table)}.",
     ]
     rows = [[row.what, *row.numbers] for row in table.rows]
     title = f"Published beside {table.protocol}"
@@ -25,8 +24,7 @@ def published_rows(material: Material, table: PublishedTable) -> Section:
     return Section("published", title, [Paragraph(_APART), Items(about), numbers])
 
 
-def _same_protocol(material: Material, table: PublishedTable) -> str:
+def _same_protocol(ours: str | None, table: PublishedTable) -> str:
     """Returns why it is none: an original is never quite what we call by its name."""
-    ours = material.comparison.protocol
     other = [] if ours == table.protocol else [f"this page is under {ours}"]
     return f"No: {'; '.join([*other, *table.differs])}"
