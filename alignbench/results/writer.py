@@ -85,8 +85,8 @@ class RunDirectory:
 
         The same run and complete: `skip`, or `evaluate` where files of its evaluation are gone. The same run and
         unfinished: `resume`. Nothing there, or `force`: `start`; a complete run that is to be replaced stays until the
-        new one is complete. docs/identity.md says what makes two runs the same. `settings` is what `resolved_recipe` says,
-        where the caller knows it.
+        new one is complete. docs/identity.md says what makes two runs the same. `settings` is what `resolved_recipe`
+        says, where the caller knows it.
 
         Raises:
             RunExistsError: Another recipe was run under this name, or this one on other `inputs`; or files of the
