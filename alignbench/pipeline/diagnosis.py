@@ -39,3 +39,9 @@ def _curve_point(point: StoredPoint, trained_on: Collection[str]) -> CurvePoint:
         kl=columns.get("kl"),
         texts={name: columns[name] for name in TEXT_METRICS},
     )
+
+
+def last_tenth(rewards: Sequence[float]) -> float | None:
+    """Mean of the last tenth of the steps, at least one; None where nothing was logged."""
+    last = rewards[-max(1, len(rewards) // 10) :]
+    return sum(last) / len(last) if last else None

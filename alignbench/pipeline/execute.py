@@ -20,7 +20,7 @@ from alignbench.models.fast.layers import choice
 from alignbench.models.loading import shared_classifiers
 from alignbench.pipeline.build import Parts, make_parts, make_yardsticks
 from alignbench.pipeline.curve import AlongTraining, hashes_of_sources
-from alignbench.pipeline.diagnosis import diagnose_run
+from alignbench.pipeline.diagnosis import diagnose_run, last_tenth
 from alignbench.pipeline.direction import check_direction
 from alignbench.pipeline.evaluate import evaluate_again, evaluate_trained
 from alignbench.pipeline.executors.base import Ended, Executor, Order
@@ -212,9 +212,3 @@ def _evaluate_and_store(job: Job, parts: Parts, measuring: Measuring, trained: T
         reward_hacking=diagnosis,
         reward_hacking_reason=why_none,
     )
-
-
-def last_tenth(rewards: Sequence[float]) -> float | None:
-    """Mean of the last tenth of the steps, at least one; None where nothing was logged."""
-    last = rewards[-max(1, len(rewards) // 10) :]
-    return sum(last) / len(last) if last else None

@@ -116,9 +116,8 @@ class RunDirectory:
                     run_hash=run_hash, upstream=tuple(upstream), inputs=inputs, started=_now(),
                 )  # fmt: skip
             else:
-                old = read_record(partial / layout.STATUS_FILE, RunStatus)
                 changes = {"state": "running", "error": None, "run_hash": run_hash, "upstream": tuple(upstream)}
-                status = old.model_copy(update=changes)
+                status = read_record(partial / layout.STATUS_FILE, RunStatus).model_copy(update=changes)
             run = cls(partial, final, action, status, lock)
             run._write_header(resolved_recipe, environment, settings)
         except BaseException:

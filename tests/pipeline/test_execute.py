@@ -378,12 +378,6 @@ def test_weights_that_blow_up_stop_the_run(recipe_folder, name, sets):
     assert not Path(f"results/{name}/seed0").exists()
 
 
-def test_last_tenth():
-    assert execute.last_tenth([]) is None
-    assert execute.last_tenth([5.0]) == 5.0
-    assert execute.last_tenth([*([0.0] * 18), 1.0, 3.0]) == 2.0
-
-
 def test_what_training_saw_is_kept_and_another_split_is_refused(recipe_folder, finished):
     """Hashes of whole texts: of the untrained none are seen; a run that splits otherwise trains on held-out prompts."""
     from alignbench.comparison.compare import compare
