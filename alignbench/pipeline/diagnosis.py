@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, own_judges
