@@ -14,22 +14,20 @@ the tokens of a pass.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from alignbench.methods.base import Facts, RunContext, TrainData
-from alignbench.methods.rankings.settings import RankingSettings
+from alignbench.methods.rankings.pairs import PairRanking
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignbench.methods.rankings.losses import Ranking
-    from alignbench.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
-class CPO(RankingSettings):
+class CPO(PairRanking):
     """CPO; batches count pairs."""
 
     beta: Annotated[float, Field(gt=0)] = 0.1
@@ -37,25 +35,11 @@ class CPO(RankingSettings):
     alpha: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the imitation."""
 
-    facts: ClassVar[Facts] = Facts(
-        architectures=frozenset({"causal", "seq2seq"}),
-        learns_from=frozenset({"preference_pairs"}),
-        texts_in_a_pass=lambda method: 1 if method.gradient_checkpointing else 2 * method.rows_at_once,
-    )
-
     def loss(self, ranking: Ranking) -> Tensor:
         """The loss of each pair, (b,)."""
         from alignbench.methods.rankings.losses import cpo_loss
 
         return cpo_loss(ranking, self.beta, self.alpha)
-
-    def train(self, data: TrainData, run: RunContext) -> LanguageModel:
-        """Trains on all pairs."""
-        from alignbench.methods.rankings.batches import pairs_as_rankings
-        from alignbench.methods.rankings.training import RankingTrainer
-
-        trainer = RankingTrainer(self, self.loss, pairs_as_rankings(data.pairs), run)
-        return trainer.train(title="CPO", drawn_completions=data.drawn_completions)
 
 
 plugin = CPO

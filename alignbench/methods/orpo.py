@@ -14,46 +14,30 @@ the prompt in as well, and the mean is over pairs, where TRL's is over the token
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from alignbench.methods.base import Facts, RunContext, TrainData
-from alignbench.methods.rankings.settings import RankingSettings
+from alignbench.methods.rankings.pairs import PairRanking
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignbench.methods.rankings.losses import Ranking
-    from alignbench.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
-class ORPO(RankingSettings):
+class ORPO(PairRanking):
     """ORPO; batches count pairs."""
 
     weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the odds ratio beside the imitation: lambda in the paper, `beta` in TRL."""
-
-    facts: ClassVar[Facts] = Facts(
-        architectures=frozenset({"causal", "seq2seq"}),
-        learns_from=frozenset({"preference_pairs"}),
-        texts_in_a_pass=lambda method: 1 if method.gradient_checkpointing else 2 * method.rows_at_once,
-    )
 
     def loss(self, ranking: Ranking) -> Tensor:
         """The loss of each pair, (b,)."""
         from alignbench.methods.rankings.losses import orpo_loss
 
         return orpo_loss(ranking, self.weight)
-
-    def train(self, data: TrainData, run: RunContext) -> LanguageModel:
-        """Trains on all pairs."""
-        from alignbench.methods.rankings.batches import pairs_as_rankings
-        from alignbench.methods.rankings.training import RankingTrainer
-
-        trainer = RankingTrainer(self, self.loss, pairs_as_rankings(data.pairs), run)
-        return trainer.train(title="ORPO", drawn_completions=data.drawn_completions)
 
 
 plugin = ORPO
