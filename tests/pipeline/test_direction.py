@@ -67,14 +67,14 @@ def test_the_rule(texts, stops):
 
 
 def test_noise_stops_no_honest_run():
-    """2,000 rewards that have nothing to do with the judge: about two may be stopped."""
+    """1,000 rewards that have nothing to do with the judge: about one may be stopped, and by chance hardly five."""
     stopped = 0
-    for seed in range(2000):
+    for seed in range(1000):
         try:
             require_agreement(table(0.0, n=64, seed=seed), "the reward", ["judge"])
         except UsageError:
             stopped += 1
-    assert stopped <= 6
+    assert stopped <= 4
 
 
 def test_every_judge_is_asked_and_gaps_are_left_out():
