@@ -40,7 +40,8 @@ def score_completions_alone(model: Any) -> None:
     """Has a model that a TRL trainer has given a `fused_lm_head` score labelled tokens alone, on a CPU.
 
     On a GPU TRL does so itself. It is left to it, too, where the output layer must be run as it is (`output_layer`), or
-    takes a gradient of logits that would be large. Entropies and mean logits, which TRL logs and we do not, are 0.
+    takes a gradient of logits that would be large, and where a mixture of experts is asked for the loss of its router.
+    Entropies and mean logits, which TRL logs and we do not, are 0.
     """
     inner = base_model(model)
     whole = inner.forward
@@ -50,7 +51,8 @@ def score_completions_alone(model: Any) -> None:
 
     @functools.wraps(whole)
     def forward(*args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        if not fused_lm_head or labels is None or (_takes_gradient(layer) and _is_large(model, labels)):
+        is_theirs = not fused_lm_head or kwargs.get("output_router_logits")
+        if is_theirs or labels is None or (_takes_gradient(layer) and _is_large(model, labels)):
             return whole(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
         with layer.passed_by() as given:
             whole(*args, **kwargs)

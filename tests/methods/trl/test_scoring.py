@@ -80,3 +80,20 @@ def test_an_output_layer_that_must_be_run_as_it_is_stays_with_trl(tiny_policy):
     model.get_output_embeddings().register_forward_hook(lambda *seen: None)
     score_completions_alone(model)
     assert model.forward == theirs
+
+
+def test_a_loss_of_the_router_is_left_to_trl(tiny_policy):
+    """A mixture of experts has one beside its log-probabilities."""
+    model, asked = tiny_policy().model, []
+    plain = model.forward
+
+    def theirs(*args, output_router_logits=False, **options):
+        return asked.append(options) if output_router_logits else plain(*args, **options)
+
+    model.forward = theirs
+    score_completions_alone(model)
+    read, labels = labelled_batch(tiny_policy())
+    assert model(**read, labels=labels, fused_lm_head=True, output_router_logits=True) is None
+    assert asked[0]["fused_lm_head"]
+    assert asked[0]["labels"] is labels
+    assert model(**read, labels=labels, fused_lm_head=True).log_probs.shape == (3, 8)
