@@ -8,7 +8,7 @@ from functools import cached_property
 
 from alignbench.comparison.flags import REWARD_SCORER, Flag
 from alignbench.comparison.numbers import short
-from alignbench.comparison.pooling import UNTRAINED, Measurement, PairedRecipes
+from alignbench.comparison.pooling import MADE_ELSEWHERE, UNTRAINED, Measurement, PairedRecipes
 from alignbench.comparison.ranks import Ranking
 from alignbench.comparison.rows import ComparedRecipe, settlement
 from alignbench.records import MetricKey
@@ -139,8 +139,13 @@ def answer(
 
 
 def cost_multiples(rows: Sequence[ComparedRecipe], field: str = "wall_seconds") -> dict[str, float]:
-    """Returns what training a row took, in multiples of the cheapest trained row; nothing where that is not known."""
-    costs = {row.recipe: row.cost[field] for row in rows if row.method != UNTRAINED}
+    """Returns what training a row took, in multiples of the cheapest trained row; nothing where that is not known.
+
+    Where some rows have updated weights, those that have not (a prompt, a filter) are no measure of that.
+    """
+    made_here = [row for row in rows if row.method not in {UNTRAINED, *MADE_ELSEWHERE}]
+    updated = [row for row in made_here if row.cost["optimizer_steps"] > 0]
+    costs = {row.recipe: row.cost[field] for row in updated or made_here}
     least = min(costs.values(), default=0.0)
     return {name: cost / least for name, cost in costs.items()} if least > 0 else {}
 

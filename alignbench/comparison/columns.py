@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from alignbench.comparison.answer import cost_multiples
 from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.cost_columns import COSTS, PER_ANSWER, shown, shown_per_answer
+from alignbench.comparison.gains import Gain
 from alignbench.comparison.grid import width_of
 from alignbench.comparison.numbers import interval, short
-from alignbench.comparison.pooling import UNTRAINED
+from alignbench.comparison.pooling import MADE_ELSEWHERE, UNTRAINED
 from alignbench.comparison.rows import ComparedRecipe
 from alignbench.errors import UsageError, did_you_mean
 from alignbench.records import MetricKey
@@ -19,7 +21,7 @@ from alignbench.statistics.estimate import Estimate
 LETTERS = {
     **{"reward_hacking": "R", "degenerate": "D", "length_shift": "L", "unscored": "U", "own_judge": "O"},
     **{"mismatch": "M", "hacking_suspected": "H", "scorers_disagree": "S", "prompts_cut": "C", "budget_differs": "B"},
-    "upstream": "+",
+    **{"made_elsewhere": "E", "upstream": "+"},
 }
 """What flags are called in the table, the gravest first."""
 ALWAYS = ("value", "rank", "verdict", "kl", "train", "flags")
@@ -27,6 +29,10 @@ ALWAYS = ("value", "rank", "verdict", "kl", "train", "flags")
 WIDER = ("difference", "perplexity", "answer", "length", "interval")
 """What comes to it, in this order, while it fits; the value's interval takes the value's place."""
 ORDER = ("value", "interval", "rank", "difference", "verdict", "kl", "perplexity", "length", "train", "answer", "flags")
+
+
+FEW_SEEDS = 5
+"""So many values are shown one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,15 @@ def letters(row: ComparedRecipe) -> str:
     """Returns the flags of a row, a letter each, the gravest first."""
     names = {flag.name for flag in row.flags}
     return "".join(letter for name, letter in LETTERS.items() if name in names)
+
+
+def by_seed(row: ComparedRecipe, key: MetricKey) -> str:
+    """Returns what each seed gave, or of many seeds the least and the most."""
+    values = row.by_seed.get(key, ())
+    if len(values) > FEW_SEEDS:
+        known = [value for value in values if value is not None]
+        return f"{short(min(known))} to {short(max(known))}" if known else "-"
+    return " ".join(short(value) for value in values)
 
 
 class Columns:
@@ -117,6 +132,8 @@ class Columns:
             "train": Column("to train", self._train, lambda row: row.cost["wall_seconds"]),
             "answer": Column("per answer", self._answer, lambda row: row.cost_per_answer.get("flops_per_answer")),
             "flags": Column("flags", letters, letters, is_left=True),
+            "gain": Column("gain at equal length", self._gain, self._place),
+            "by_seed": Column("each seed", lambda row: by_seed(row, key), self._place),
         }
         names = {"kl": ("kl", "KL"), "perplexity": ("perplexity", "perpl."), "length": ("completion_tokens", "tokens")}
         for name, (metric, header) in names.items():
@@ -154,6 +171,13 @@ class Columns:
         ranking = self._comparison.ranking
         return None if ranking is None else ranking.order.index(row.recipe)
 
+    @cached_property
+    def _gains(self) -> Mapping[str, Gain]:
+        return self._comparison.gains()
+
+    def _gain(self, row: ComparedRecipe) -> str:
+        return self._gains[row.recipe].word if row.recipe in self._gains else "-"
+
     def _rank(self, row: ComparedRecipe) -> str:
         ranking = self._comparison.ranking
         return "-" if ranking is None else str(ranking.ranges[row.recipe])
@@ -168,7 +192,7 @@ class Columns:
         return self._comparison.verdict(row, self._key) or "-"
 
     def _train(self, row: ComparedRecipe) -> str:
-        if row.method == UNTRAINED:
+        if row.method in {UNTRAINED, *MADE_ELSEWHERE}:
             return "-"
         multiple = self._multiples.get(row.recipe)
         return _seconds(row.cost["wall_seconds"]) + ("" if multiple is None else f" {multiple:.1f}x")

@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING
 
 from alignbench.comparison.answer import Answer, answer
 from alignbench.comparison.comparability import Mismatch
+from alignbench.comparison.domination import (
+    Contender,
+    Domination,
+    answers_until_it_pays,
+    contenders_of,
+    dominations,
+)
 from alignbench.comparison.equal_length import EqualLength
 from alignbench.comparison.examples import Example, examples
 from alignbench.comparison.flags import judgement
@@ -23,10 +30,13 @@ from alignbench.records import MetricKey
 from alignbench.results.reader import SkippedRun
 from alignbench.results.threads import in_threads
 from alignbench.statistics.estimate import Verdict
+from alignbench.statistics.prompt_means import Groups
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_CONTENDERS = 30
+"""Rows among which dominated ones are looked for, each against each."""
 _OF_THE_TABLE = ("protocol", "n_prompts", "samples_per_prompt")
 _ADDED = ("rank_first", "rank_last", "p_all_pairs", "verdict_all_pairs", "model")
 """Fields of a record that came later, in their order behind all others."""
@@ -98,6 +108,30 @@ class Comparison:
         if self.ranking is None:
             return None
         return answer(self.recipes, self.baseline, self.ranking, not_done(self.runs))
+
+    @cached_property
+    def dominations(self) -> list[Domination]:
+        """Rows that another one does no worse than and is no dearer than; not looked for in very long tables."""
+        return dominations(*self._contenders) if len(self.runs) <= MOST_CONTENDERS else []
+
+    @cached_property
+    def _contenders(self) -> tuple[list[Contender], Groups | None]:
+        return contenders_of(self.runs)
+
+    @cached_property
+    def pays_from(self) -> dict[str, int]:
+        """From how many answers on the best row costs less, training included, than rows that update no weights.
+
+        Of rows that count, and are dearer to answer.
+        """
+        if self.answer is None or len(self.runs) > MOST_CONTENDERS:
+            return {}
+        contenders = {one.recipe: one for one in self._contenders[0]}
+        left_out = {self.baseline, *(one.recipe for one in self.answer.discounted)}
+        best = contenders.get(self.answer.best or "")
+        others = [row.recipe for row in self.recipes if not row.cost["optimizer_steps"] and row.recipe not in left_out]
+        found = {name: answers_until_it_pays(best, contenders[name]) if best else None for name in others}
+        return {name: n for name, n in found.items() if n}
 
     def gains(self, *recipes: str) -> dict[str, Gain]:
         """Returns change of length and gain at equal length of some rows, or of all; the baseline has none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignbench.comparison.pooling import UNTRAINED, RecipeRuns
+from alignbench.comparison.pooling import RecipeRuns
 
 KNOBS = (
     *("learning_rate", "kl_coef", "kl_target", "beta", "alpha", "gamma", "weight", "rank_weight", "coefficient"),
@@ -32,14 +32,14 @@ def untuned(recipes: Sequence[RecipeRuns]) -> dict[str, dict[str, object]]:
     for one in recipes:
         is_tuned = any(upstream.role == "tuning" for run, _ in one.runs for upstream in run.status.upstream)
         method = one.runs[0][0].recipe.get("method")
-        if one.method != UNTRAINED and not is_tuned:
+        if one.varies and not is_tuned:
             found[one.recipe] = knobs(method) if isinstance(method, Mapping) else {}
     return found
 
 
 def not_done(recipes: Sequence[RecipeRuns]) -> tuple[str, ...]:
     """Returns a sentence for each thing that was not done, the longest last."""
-    trained = [one for one in recipes if one.method != UNTRAINED]
+    trained = [one for one in recipes if one.varies]
     said = [_seeds(trained), _prompts(trained), _tuning(recipes, len(trained))]
     return tuple(one for one in said if one)
 

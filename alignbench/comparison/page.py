@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from alignbench.comparison.answer import Answer, listed
-from alignbench.comparison.columns import LETTERS, Columns
+from alignbench.comparison.columns import FEW_SEEDS, LETTERS, Columns, by_seed
 from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.examples import Answered, Example
 from alignbench.comparison.flags import REWARD_SCORER
@@ -22,8 +22,6 @@ MOST_ROWS = 60
 """Rows that the table shows; of more, as many of the best, and the baseline."""
 MOST_TEXT_ROWS = 10
 """Rows of which lengths and seeds are shown."""
-FEW_SEEDS = 5
-"""So many values are shown one by one."""
 MOST_LINES = 40
 """Of a table of up to MOST_TEXT_ROWS recipes."""
 _NARROW = {"not distinguishable": "not disting."}
@@ -39,6 +37,7 @@ MEANINGS = {
     "scorers_disagree": "scorers rank its texts the opposite way",
     "prompts_cut": "scored after a cut prompt",
     "budget_differs": "completions drawn to train differ",
+    "made_elsewhere": "trained elsewhere, at a cost that is not known",
     "upstream": "built on other runs, at their cost",
 }
 """What flags say, in a few words."""
@@ -78,19 +77,23 @@ def page(comparison: Comparison, view: View) -> list[str]:
         _Part(_about(comparison, answer, view.width)),
         _Part(["", *_table(comparison, columns, rows, view)]),
     ]
+    if comparison.pairs:
+        parts.append(_Part(["", *_pairs(comparison, answer, rows, view.width)]))
     if not view.columns:
         texts = _texts(comparison, rows, view.width)
-        parts.append(_Part(texts, 4, [*texts[:6], "the others: --details"]))
+        parts.append(_Part(texts, 4, [*texts[:6], "the others: --columns length,gain,by_seed"]))
     parts.append(_Part(_example(comparison, view.width), 1))
     parts.append(_Part(titled("NOT DONE", " ".join(answer.not_done), view.width) if answer.not_done else []))
     parts.append(_Part(list(_flags(comparison, answer, view.width))))
+    parts.append(_Part(_dominated(comparison, view.width)))
     parts.append(_Part(_settle(answer, view.width), 3))
     notes = list(_notes(comparison, view.width))
     said = remarks(comparison, view.width)
     parts.append(_Part(said, 5, [cut(line, view.width) for line in said if line[0] != " "]))
     parts.append(_Part(notes, 2, [f"NOTES  {len(notes)}: --details"] if len(notes) > 1 else notes))
     parts.append(_Part([] if comparison.model else [_more(comparison, view.width)]))
-    return _in_room(parts, MOST_LINES if len(comparison.recipes) <= MOST_TEXT_ROWS else None)
+    is_short = len(comparison.recipes) <= MOST_TEXT_ROWS and not comparison.pairs
+    return _in_room(parts, MOST_LINES if is_short else None)
 
 
 def _in_room(parts: Sequence[_Part], most: int | None) -> list[str]:
@@ -134,7 +137,8 @@ def _about(comparison: Comparison, answer: Answer, width: int) -> list[str]:
     seeds = (
         f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else f"{min(counts)} seed{'s' * (min(counts) > 1)}"
     )
-    said = f"{n} held-out prompt{'s' * (n != 1)} x {k}, {seeds}, {comparison.protocol}; {answer.key}, 95 % intervals"
+    said = f"{n} held-out prompt{'s' * (n != 1)}, {k} completion{'s' * (k != 1)} each, {seeds}, {comparison.protocol}; "
+    said += f"{answer.key}, 95 % intervals"
     about = f"; verdicts {answer.about_words}, Holm over all pairs" if answer.about_words else ""
     return titled("ABOUT", f"{said}{about}.", width)
 
@@ -168,6 +172,19 @@ def _cut_names(rows: Sequence[ComparedRecipe], most: int) -> dict[str, str]:
     return short_names if len(set(short_names.values())) == len(rows) else {row.recipe: row.recipe for row in rows}
 
 
+def _pairs(comparison: Comparison, answer: Answer, rows: Sequence[ComparedRecipe], width: int) -> list[str]:
+    """Returns the verdict on every pair of rows, a mark each."""
+    names = _names(rows, width)
+    marks = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "=", None: "."}
+    header = ["every pair", *map(str, range(1, len(rows) + 1))]
+    body = [
+        [f"{names[row.recipe]} {place}", *(marks[answer.ranking.verdict(row.recipe, other.recipe)] for other in rows)]
+        for place, row in enumerate(rows, 1)
+    ]
+    legend = "Row beside column: + better, - worse, * different, = not distinguishable."
+    return [*grid(header, body, [True, *(False for _ in rows)]), legend]
+
+
 def _texts(comparison: Comparison, rows: Sequence[ComparedRecipe], width: int) -> list[str]:
     """Returns the table of what each seed gave, of lengths, and of what a gain is at equal length."""
     key = comparison.key
@@ -186,12 +203,12 @@ def _texts(comparison: Comparison, rows: Sequence[ComparedRecipe], width: int) -
         cells = [names[row.recipe], short(one.tokens) + changed, one.word]
         cells.append("-" if distinct is None else short(distinct.value.value) + _mark(comparison, row))
         if several:
-            cells.append(_by_seed(row, key))
+            cells.append(by_seed(row, key))
         body.append(cells)
     if several and (first := next((row for row in rows if row.recipe == comparison.baseline), None)) is not None:
-        distinct = first.metrics.get(MetricKey("distinct_2"))
-        value = "-" if distinct is None else short(distinct.value.value)
-        body.append([names[first.recipe], "-", "-", value, _by_seed(first, key)])
+        found = [first.metrics.get(MetricKey(name)) for name in ("completion_tokens", "distinct_2")]
+        tokens, value = ("-" if one is None else short(one.value.value) for one in found)
+        body.append([names[first.recipe], tokens, "-", value, by_seed(first, key)])
     header += ["each seed"] if several else []
     kept = [place for place in range(len(header)) if any(cells[place] not in ("-", "not known") for cells in body)]
     if len(kept) < 2:
@@ -203,14 +220,6 @@ def _texts(comparison: Comparison, rows: Sequence[ComparedRecipe], width: int) -
 
 def _mark(comparison: Comparison, row: ComparedRecipe) -> str:
     return {"better": " better", "worse": " worse"}.get(comparison.verdict(row, MetricKey("distinct_2")) or "", "")
-
-
-def _by_seed(row: ComparedRecipe, key: MetricKey) -> str:
-    values = row.by_seed.get(key, ())
-    if len(values) > FEW_SEEDS:
-        known = [value for value in values if value is not None]
-        return f"{short(min(known))} to {short(max(known))}" if known else "-"
-    return " ".join(short(value) for value in values)
 
 
 def _example(comparison: Comparison, width: int) -> list[str]:
@@ -247,6 +256,18 @@ def _flags(comparison: Comparison, answer: Answer, width: int) -> Iterator[str]:
             line = f"{letter} {name} ({MEANINGS[name]}): {names}"
             text = " ".join(flagged[0][1].text.split())
             yield cut(line, width) if len(line) > width - 30 else cut(f"{line} - {text}", width)
+
+
+def _dominated(comparison: Comparison, width: int) -> list[str]:
+    """Returns what is dominated by what, and from how many answers on training the best row pays."""
+    by: dict[str, list[str]] = {}
+    for one in comparison.dominations:
+        by.setdefault(one.recipe, []).append(one.by)
+    said = "; ".join(f"{name} by {listed(others, 2)}" for name, others in by.items())
+    lines = titled("DOMINATED", f"no better and no cheaper: {said}.", width, most=2) if by else []
+    pays = [f"{n:,} answers on against {name}" for name, n in comparison.pays_from.items()]
+    best = comparison.answer.best if comparison.answer is not None else None
+    return [*lines, *(titled("PAYS", f"training {best} costs less from {listed(pays, 3)}.", width, 2) if pays else [])]
 
 
 def _settle(answer: Answer, width: int) -> list[str]:
@@ -290,8 +311,8 @@ def _more(comparison: Comparison, width: int) -> str:
         if one.metric == key.metric and one != key
     }
     ways = ["MORE  --details", "--texts" if key.scorer is not None else ""]
-    ways += [f"--metric {min(others, key=others.__getitem__)}" if others else "", "docs/reading_the_table.md"]
-    ways += ["alignbench report", "--format json"]
+    ways += [f"--metric {min(others, key=others.__getitem__)}" if others else "", "alignbench report"]
+    ways += ["docs/reading_the_table.md", "--format json"]
     line = ways[0]
     for way in ways[1:]:
         line += f"  {way}" if way and len(line) + 2 + len(way) <= width else ""

@@ -148,6 +148,38 @@ def test_rows_that_draw_alike_are_not_called_unequal(tables):
     }
 
 
+def test_dominated_rows_and_when_training_pays(tmp_path, add_run):
+    """Of two rows that are alike one draws four answers for each of its own, and a third is worse and dearer."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.4, 0.6, N)
+    costs = {"untrained": (0.0, 0.0, 1e6, 0), "ppo": (-0.21, 1e12, 1e6, 8), "best_of_4": (-0.2, 0.0, 4e6, 0),
+             "dpo": (-0.1, 2e12, 2e6, 8)}  # fmt: skip
+    for name, (change, flops, per_answer, steps) in costs.items():
+        noise = rng.normal(0, 0.01, (2, N))
+        columns = {"toxicity_mean@judge": base + change + noise[0], "perplexity": 2.0 + noise[1]}
+        cost = Cost(wall_seconds=1.0, forward_flops=flops, optimizer_steps=steps)
+        add_run(tmp_path, name, columns, cost=cost, answer_cost=AnswerCost(10, per_answer))
+    comparison = compare(tmp_path)
+    assert [(one.recipe, one.by) for one in comparison.dominations] == [("dpo", "ppo")]
+    assert comparison.answer.cost_multiples == {"ppo": 1.0, "dpo": 1.0}
+    assert comparison.answer.best == "ppo"
+    assert comparison.pays_from == {"best_of_4": 333_334}  # 1e12 + n 1e6 < n 4e6
+    lines = page(comparison, View(120))
+    assert "DOMINATED  no better and no cheaper: dpo by ppo." in lines
+    assert "PAYS  training ppo costs less from 333,334 answers on against best_of_4." in lines
+
+
+def test_every_pair_where_asked_for(tables):
+    comparison = compare(tables(5, 2), all_pairs=True)
+    lines = page(comparison, View(80))
+    start = next(i for i, line in enumerate(lines) if line.startswith("every pair "))
+    order = comparison.ranking.order
+    marks = {"better": "+", "worse": "-", "not distinguishable": "=", None: "."}
+    for place, name in enumerate(order):
+        found = lines[start + 1 + place].split()[2:]
+        assert found == [marks[comparison.ranking.verdict(name, other)] for other in order]
+
+
 @pytest.fixture
 def call(monkeypatch):
     def invoke(*arguments, columns=120, color=False):
