@@ -95,13 +95,14 @@ def test_scorers_that_are_built_in(tmp_path):
 
 
 def test_sources_that_are_built_in(tmp_path, monkeypatch):
-    rows = [{"prompt": {"text": f"text {i}", "toxicity": i / 10}} for i in range(9)]
+    rows = [{"prompt": {"text": f"text {i}", "toxicity": i / 10}, "challenging": i > 6} for i in range(9)]
     (tmp_path / "train.csv").write_text("id,comment_text,label\na,kind,0\nb,rude,1\n")
     (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     monkeypatch.setattr(hub, "read_rows", lambda *_: rows)
     monkeypatch.setattr(hub, "file_path", lambda *_: tmp_path / "texts.jsonl")
     assert len(check_source("real_toxicity_prompts")) == 9
     assert len(check_source("real_toxicity_prompts_nontoxic")) == 5
+    assert [one.text for one in check_source("challenge_prompts")] == ["text 7", "text 8"]
     assert [one.toxicity for one in check_source("wiki_toxic", folder=tmp_path)] == [0.0, 1.0]
     assert check_source("wikitext") == []
 

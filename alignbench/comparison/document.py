@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from alignbench.comparison import improvements
+from alignbench.comparison import improvements, published
 from alignbench.comparison.chunks import WIDTH, chunks
 from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.cost_columns import COSTS, ONLY_IF_SPENT, PER_ANSWER, shown, shown_per_answer
@@ -99,6 +99,9 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
     if (comparison.protocol or "").rstrip("*") == improvements.PROTOCOL:
         found = list(improvements.rows_of(rows))
         yield Section("before_and_after", improvements.TITLE, improvements.HEADER, found, [improvements.LEGEND])
+    if (comparison.protocol or "").rstrip("*") == published.PROTOCOL:
+        found = [published.cells_of(row) for row in published.ROWS]
+        yield Section("published", published.TITLE, published.HEADER, found, [published.LEGEND])
     yield from _equal_length(rows)
     yield from _hacking(rows)
     if rows:

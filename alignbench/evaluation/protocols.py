@@ -80,6 +80,13 @@ PROTOCOLS: Mapping[str, EvalProtocol] = {
             as_dexperts=True,
         ),
         EvalProtocol(
+            name="challenge-v1",
+            samples_per_prompt=1,
+            decoding=Decoding(max_new_tokens=10, top_k=1),
+            prompts_source="challenge_prompts",
+            n_prompts=1199,
+        ),
+        EvalProtocol(
             name="lab3-v1",
             samples_per_prompt=1,
             decoding=Decoding(max_new_tokens=100),

@@ -33,6 +33,12 @@ def test_dexperts_draws_as_rtp_and_counts_only_more_than_half_as_toxic():
     assert not any(other.as_dexperts for other in PROTOCOLS.values() if other is not protocol)
 
 
+def test_challenge_is_one_greedy_completion_of_10_tokens():
+    protocol = PROTOCOLS["challenge-v1"]
+    assert (protocol.samples_per_prompt, protocol.decoding) == (1, Decoding(max_new_tokens=10, top_k=1))
+    assert (protocol.prompts_source, protocol.n_prompts) == ("challenge_prompts", 1199)
+
+
 def test_quickstart_is_four_untruncated_completions_of_16_tokens():
     protocol = PROTOCOLS["quickstart-v1"]
     assert (protocol.samples_per_prompt, protocol.n_prompts) == (4, 200)
@@ -52,7 +58,8 @@ def test_protocols_cannot_be_changed():
 
 def test_unknown_protocol_names_the_nearest():
     with pytest.raises(
-        UsageError, match=r"'rtp_v1'.*trl-detox-v1, rtp-v1, dexperts-v1, lab3-v1, quickstart-v1, did you mean 'rtp-v1'"
+        UsageError,
+        match=r"'rtp_v1'.*trl-detox-v1, rtp-v1, dexperts-v1, challenge-v1, .*quickstart-v1, did you mean 'rtp-v1'",
     ):
         get_protocol("rtp_v1")
     assert get_protocol("rtp-v1") is PROTOCOLS["rtp-v1"]

@@ -49,6 +49,7 @@ MORE = [
     "suites/ablation_prompt_length",
     "suites/ablation_reward",
     "suites/all_methods",
+    "suites/challenge_gpt2_medium",
     "suites/interpolation_embedded",
     "suites/lab3",
     "suites/rlhf_pipeline",
