@@ -14,7 +14,7 @@ from datasets_prep.sources.base import Request, Source
 
 def read_rows(request: Request) -> list[dict[str, Any]]:
     """Returns the rows that are marked as challenging."""
-    return [row for row in real_toxicity_prompts.read_rows(request) if row["challenging"]]
+    return [row for row in real_toxicity_prompts.read_rows(request) if row.get("challenging")]
 
 
 plugin = Source(read_rows, hub_id=real_toxicity_prompts.HUB_ID)
