@@ -47,8 +47,11 @@ def resident_with_torch():
 
 
 def test_what_cannot_be_measured_says_why(memory, tmp_path, monkeypatch):
-    failed = memory.in_own_process("full", [*SMALL, "--mini-batch", "3"], tmp_path)
-    assert "mini_batch_size 3 must divide batch_size 4" in failed["not_measured"]
+    failed = memory.in_own_process("full", [*SMALL, "--layers", "few"], tmp_path)
+    assert "argument --layers: invalid int value: 'few'" in failed["not_measured"]
+    work = memory.ppo_work.parse(memory.arguments(), [*SMALL, "--mini-batch", "3"])
+    with pytest.raises(ValueError, match="mini_batch_size 3 must divide batch_size 4"):
+        memory.measure(work, memory.ROWS["full"])
     monkeypatch.setattr(memory, "find_spec", lambda name: None)
     missing = memory.in_own_process("LoRA, base in 4 bits", [*SMALL], tmp_path)
     assert missing["not_measured"] == "bitsandbytes is not installed"

@@ -39,19 +39,16 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def python(site, tmp_path_factory):
+def python(site, fork, tmp_path_factory):
     """Runs Python with that folder first on its path, in an empty folder; returns what it printed."""
     folder = tmp_path_factory.mktemp("empty")
     environment = {**os.environ, "PYTHONPATH": str(site), "ALIGNBENCH_CACHE": str(folder / "cache")}
     environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "COLUMNS": "200"}
 
     def run(*arguments):
-        done = subprocess.run(
-            [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=folder, env=environment,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        (ended,) = fork(arguments, [environment], folder)
+        assert ended.code == 0, ended.output + ended.errors
+        return ended.output
 
     run.folder = folder
     return run

@@ -18,7 +18,7 @@ def test_two_processes_write_the_runs_of_one(in_two_processes, recipe_folder):
     curve = "evaluation.evaluate_every=32"
     assert [one.state for one in execute.run(load(["ppo.yaml"], [curve]), recipe_folder / "one")] == ["done"]
     names = [f"{name}.yaml" for name in ("base", "ppo", "sharded", "dpo")]
-    codes, said = in_two_processes("-m", "alignbench", "run", *names, "--results", "two", "--set", curve, fresh=True)
+    codes, said = in_two_processes("-m", "alignbench", "run", *names, "--results", "two", "--set", curve)
     assert codes == [1, 1], "\n".join(said)
     for text in said:
         assert "dpo trains in one process, and 2 were started" in text
