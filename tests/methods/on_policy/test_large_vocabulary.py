@@ -16,11 +16,11 @@ LENGTH = 8
 
 
 def trained(policy, reward, prompts, **changes):
-    """Trainer after three steps, what they logged, and how far each weight has moved."""
+    """Trainer after two steps, what they logged, and how far each weight has moved."""
     config = PPOConfig(**(CONFIG | {"completion_tokens": (3, LENGTH), "log_completions_every": 2} | changes))
     trainer, logged = PPOTrainer(policy, reward, prompts, config, seed=0), []
     start = {name: p.detach().clone() for name, p in trainer.parameters.items()}
-    trainer.train(3, log=lambda _, metrics: logged.append(metrics))
+    trainer.train(2, log=lambda _, metrics: logged.append(metrics))
     return trainer, logged, {name: p.detach() - start[name] for name, p in trainer.parameters.items()}
 
 
@@ -47,7 +47,7 @@ def fill(monkeypatch, policy, rows):
 )
 @pytest.mark.parametrize("family", ["gpt_neo", "llama"])
 def test_training_is_the_same(sure_policy, reward, prompts, monkeypatch, family, adapter, changes, by_blocks):
-    """Every number of three steps (the second from what sampling saw) and every weight, to float rounding."""
+    """Every number of two steps (the second from what sampling saw) and every weight, to float rounding."""
     small, expected, moved = trained(sure_policy(family, adapter), reward, prompts, **changes)
     assert small.networks.output_layer is None
     policy = sure_policy(family, adapter)
