@@ -165,6 +165,7 @@ def test_a_resolved_recipe_read_back_has_the_same_identity(recipe_folder, tmp_pa
     [loaded] = load(["ppo.yaml"], ["method.learning_rate=3.3e-7", "chat.system='2026-01-01'"])
     (tmp_path / RECIPE_FILE).write_text(loaded.recipe.to_yaml())
     assert run_hash(read_recipe(tmp_path), {}) == loaded.run_hash
+    assert read_recipe(tmp_path) == loaded.recipe.resolved()  # what the status of a run is given
 
 
 def test_the_documentation_lists_what_is_declared():

@@ -83,10 +83,9 @@ class RunDirectory:
     ) -> Self:
         """Finds out what there is to do for a run, and takes hold of its directory.
 
-        The same run and complete: `skip`, or `evaluate` where files of its evaluation are gone. The same run and
-        unfinished: `resume`. Nothing there, or `force`: `start`; a complete run that is to be replaced stays until the
-        new one is complete. docs/identity.md says what makes two runs the same. `settings` is what `resolved_recipe`
-        says, where the caller knows it.
+        The same run (docs/identity.md) and complete: `skip`, or `evaluate` where files of its evaluation are gone. The
+        same run and unfinished: `resume`. Nothing there, or `force`: `start`; a complete run that is to be replaced
+        stays until the new one is complete. `settings` is what `resolved_recipe` says, where the caller knows it.
 
         Raises:
             RunExistsError: Another recipe was run under this name, or this one on other `inputs`; or files of the

@@ -14,7 +14,6 @@ from alignbench.errors import RunExistsError, TrainingError, UsageError
 from alignbench.pipeline import execute
 from alignbench.pipeline.plan import plan
 from alignbench.recipe.loading import load
-from alignbench.results.reader import read_recipe, read_run
 from alignbench.scorers.reward_model import load_reward_scorer
 
 
@@ -110,8 +109,6 @@ def test_run_again_is_kept_and_a_changed_recipe_refused(recipe_folder, finished)
 
 def test_resolved_recipe_gives_the_same_numbers(recipe_folder, finished):
     finished("ppo")
-    run_of_it = read_run(Path("results/ppo/seed0"))
-    assert run_of_it.status.resolved.settings == read_recipe(run_of_it.path)  # what YAML makes of it
     again = execute.run(load(["results/ppo/seed0/recipe.resolved.yaml"]), Path("other"))
     assert again[0].state == "done"
     ours, theirs = alignbench.load_metrics("results"), alignbench.load_metrics("other")
