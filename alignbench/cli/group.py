@@ -8,7 +8,6 @@ import click
 
 from alignbench._version import __version__
 from alignbench.errors import AlignbenchError
-from alignbench.runtime import progress
 
 _INTERRUPTED = 130
 
@@ -23,6 +22,8 @@ class _Group(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
+            from alignbench.runtime import progress
+
             click.echo(progress.after_interrupt(), err=True)
             ctx.exit(_INTERRUPTED)
 
