@@ -43,6 +43,7 @@ def main() -> None:
         min_completion_tokens=work.new_tokens,
         learning_rate=work.lr,
         kl_target=None,
+        mixed_precision=work.bf16,
     )
     scorer = ClassifierScorer(*ppo_work.reward_model(work), name="reward", label="LABEL_0", transform="logit")
     trainer = PPOTrainer(policy, scorer.score, prompts, config, seed=work.seed)

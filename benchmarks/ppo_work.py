@@ -65,6 +65,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     arguments.add_argument(
         "--lora-rank", type=int, default=0, help="0 trains every weight; else LoRA on q_proj, v_proj"
     )
+    arguments.add_argument("--bf16", action="store_true", help="products in bfloat16, weights in float32")
     arguments.add_argument("--lr", type=float, default=1e-5)
     return arguments
 
@@ -198,7 +199,7 @@ class Iterations:
         sizes = ("shape", "layers", "hidden", "vocab", "batch", "mini_batch", "new_tokens", "ppo_epochs", "lora_rank")
         line: Mapping[str, Any] = {
             "peer": peer,
-            **{key: getattr(work, key) for key in (*sizes, "threads", "clock")},
+            **{key: getattr(work, key) for key in (*sizes, "bf16", "threads", "clock")},
             "iters": len(rows),
             "iter_s": middle.pop("iter_s"),
             "iter_s_min": round(min(seconds), 5),

@@ -300,13 +300,13 @@ class LanguageModel:
     def next_token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
         """Log-probabilities in nats of every word before each token: a float64 CPU tensor (len(token_ids), V) each.
 
-        All completions take part in one forward pass.
+        All completions take part in one forward pass, and are put into float64 one after the other.
         """
         batch = self.batch(prompts, completions)
         self.spent.forward_flops += weights_of(self.model).flops(tokens_of(batch))
         states = completion_forward(self.model, batch)[0][batch.completion_mask]
         lengths = [len(completion.token_ids) for completion in completions]
-        return list(torch.split(states.double().log_softmax(dim=-1).cpu(), lengths))
+        return [rows.double().log_softmax(dim=-1).cpu() for rows in torch.split(states, lengths)]
 
     @torch.no_grad()
     def text_logprobs(self, texts: Sequence[str], max_tokens: int) -> list[Tensor] | None:

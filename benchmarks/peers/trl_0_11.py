@@ -39,6 +39,7 @@ def main() -> None:
         learning_rate=work.lr,
         seed=work.seed,
         log_with=None,
+        accelerator_kwargs={"mixed_precision": "bf16"} if work.bf16 else {},
     )
     trainer = PPOTrainer(config, model=policy, ref_model=None, tokenizer=tokenizer)
     n_iterations = work.warmup + work.iters

@@ -9,6 +9,7 @@ policy's size, which is trained in full even where the policy has an adapter.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -39,6 +40,8 @@ def token_reward(work):
 def main() -> None:
     """Measures, and prints."""
     work = ppo_work.parse(ppo_work.parser(__doc__))
+    if work.bf16:  # as `accelerate launch` says it: the trainer's accelerator does not look at `bf16`
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
     from datasets import Dataset
     from transformers import GPTNeoForSequenceClassification, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
@@ -60,7 +63,7 @@ def main() -> None:
         response_length=work.new_tokens,
         temperature=1.0,
         learning_rate=work.lr,
-        bf16=False,
+        bf16=work.bf16,
         gradient_checkpointing=False,
         num_sample_generations=0,
         logging_steps=1,

@@ -13,6 +13,7 @@ or at most that, where c is a bound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -37,10 +38,11 @@ from alignbench.records import Completion, Decoding, GivesDistributions, Policy,
 
 EXACT_PROMPTS = 64
 """The first so many prompts have the KL over the whole vocabulary: it needs whole distributions of both models."""
-_LEAST_AT_ONCE = 4
-"""Completions whose distributions are held at a time: 4 x 30 states of 250,000 words in float64 are 240 MB."""
 MOST_VALUES = 2**23
-"""More of them are held at a time where all have up to this many values together: 64 MB."""
+"""Completions whose distributions are held at a time have up to so many values together, 64 MB; but it is one at least:
+30 states of 250,000 words in float64 are 60 MB."""
+_VALUES_AT_ONCE = 2**20
+"""Of the probabilities that one sum goes over."""
 _MODELS = ("policy", "reference")
 
 
@@ -154,7 +156,7 @@ def _distributions(
 
     Both models read the same batches: where they are one, so are their numbers, to the last digit.
     """
-    start, size = 0, _LEAST_AT_ONCE
+    start, size = 0, 1  # how many words there are is not known yet
     while start < len(completions):
         rows = slice(start, min(start + size, len(completions)))
         own = _distributions_of(policy, prompts[rows], completions[rows], "policy")
@@ -163,7 +165,7 @@ def _distributions(
             return
         yield rows, own, other
         n_words = own[0].shape[1]
-        start, size = rows.stop, max(_LEAST_AT_ONCE, MOST_VALUES // (DIVERGENCE_TOKENS * n_words))
+        start, size = rows.stop, max(1, MOST_VALUES // (DIVERGENCE_TOKENS * n_words))
 
 
 def exact_kl(own: Sequence[FloatArray], other: Sequence[FloatArray]) -> FloatArray:
@@ -178,11 +180,17 @@ def exact_kl(own: Sequence[FloatArray], other: Sequence[FloatArray]) -> FloatArr
                 f"policy and reference gave next-token distributions of shapes {one.shape} and {reference_one.shape}; "
                 "a KL needs one vocabulary"
             )
-        possible = np.isfinite(one)  # 0 log 0 = 0
-        differences = np.subtract(one, reference_one, where=possible, out=np.zeros_like(one))
-        values.append(float((np.exp(one) * differences).sum()))
+        n_parts = math.ceil(one.size / _VALUES_AT_ONCE) or 1
+        parts = zip(*(np.array_split(both, n_parts) for both in (one, reference_one)), strict=True)
+        values.append(math.fsum(_kl_of_states(*part) for part in parts))
     exact = np.array(values, dtype=np.float64)
     return np.where(np.isfinite(exact), exact, np.nan)
+
+
+def _kl_of_states(one: FloatArray, reference_one: FloatArray) -> float:
+    possible = np.isfinite(one)  # 0 log 0 = 0
+    differences = np.subtract(one, reference_one, where=possible, out=np.zeros_like(one))
+    return float((np.exp(one) * differences).sum())
 
 
 def _of_tokens(distributions: Sequence[FloatArray], completions: Sequence[Completion], who: str) -> list[FloatArray]:

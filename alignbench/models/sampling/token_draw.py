@@ -59,8 +59,12 @@ def sampling_support(logits: Tensor, decoding: Decoding, eos_id: EosId) -> Tenso
     return torch.stack([one for one in kept if one is not None], dim=1)
 
 
-def _support(scaled: Tensor, decoding: Decoding, banned: Sequence[int]) -> Tensor | None:
+def _support(
+    scaled: Tensor, decoding: Decoding, banned: Sequence[int], probabilities: Tensor | None = None
+) -> Tensor | None:
     """Tokens that are kept of logits over temperature (b, V): none of `banned`, then top-k, then top-p of what is left.
+
+    `probabilities` (b, V) are those of the logits, where they are at hand.
 
     Top-k keeps what ties with the last of the k (Fan et al. 2018). Top-p keeps the smallest set of most likely tokens
     whose probability reaches p (Holtzman et al. 2020).
@@ -74,7 +78,9 @@ def _support(scaled: Tensor, decoding: Decoding, banned: Sequence[int]) -> Tenso
         support = scaled >= scaled.topk(decoding.top_k, dim=-1).values[:, -1:]
         scaled = scaled.masked_fill(~support, -torch.inf)
     if decoding.top_p < 1.0:
-        support = _nucleus(scaled.softmax(dim=-1), decoding.top_p)
+        if support is not None or probabilities is None:
+            probabilities = scaled.softmax(dim=-1)
+        support = _nucleus(probabilities, decoding.top_p)
     return support
 
 
@@ -154,7 +160,7 @@ def draw(scaled: Tensor, u: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]
         decoding: Its top-k and top-p; temperature and minimum length are in `scaled`.
     """
     probabilities = scaled.softmax(dim=-1)
-    support = None if decoding.keeps_all(scaled.shape[-1]) else _support(scaled, decoding, ())
+    support = None if decoding.keeps_all(scaled.shape[-1]) else _support(scaled, decoding, (), probabilities)
     kept = probabilities if support is None else torch.where(support, probabilities, 0.0)
     return inverse_cdf(kept, u), probabilities
 

@@ -83,10 +83,14 @@ def test_divergence_per_token_is_total_over_total(categorical, make_prompts):
     assert sum(found["kl_per_token"].group_sizes) == 400
 
 
-@pytest.mark.parametrize(("most_values", "expected"), [(1, 4), (30 * 4 * 7, 7), (divergence.MOST_VALUES, 16)])
+@pytest.mark.parametrize(("most_values", "expected"), [(1, 1), (30 * 4 * 7, 7), (divergence.MOST_VALUES, 19)])
 def test_distributions_that_are_held_at_once(most_values, expected, categorical, make_prompts, monkeypatch):
-    """Four, which show the size of the vocabulary, and then as many as have up to so many values together."""
+    """One, which shows the size of the vocabulary, and then as many as have up to so many values together.
+
+    The sum of one goes over parts of it: here of 9 values, two of its states.
+    """
     monkeypatch.setattr(divergence, "MOST_VALUES", most_values)
+    monkeypatch.setattr(divergence, "_VALUES_AT_ONCE", 9)
     policy, reference = categorical(POLICY), categorical(REFERENCE)
     measured = measure_divergence(policy, reference, make_prompts(20), 3, 20)
     assert (policy.most_distributions, reference.most_distributions) == (expected, expected)
@@ -155,7 +159,7 @@ def test_distributions_that_do_not_fit_are_refused(categorical, make_prompts):
     with pytest.raises(ModelError, match="a KL needs one vocabulary"):
         measure_divergence(policy, reference, prompts, 0, 2)
     policy.next_token_logprobs = lambda prompts, completions: [torch.zeros(1, 4)] * len(prompts)
-    with pytest.raises(ModelError, match=r"the policy gave next-token distributions of shapes \(1, 4\), .* expected"):
+    with pytest.raises(ModelError, match=r"the policy gave next-token distributions of shapes \(1, 4\); expected"):
         measure_divergence(policy, categorical(REFERENCE), prompts, 0, 2)
 
 
