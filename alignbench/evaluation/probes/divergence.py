@@ -41,7 +41,7 @@ EXACT_PROMPTS = 64
 MOST_VALUES = 2**23
 """Completions whose distributions are held at a time have up to so many values together, 64 MB; but it is one at least:
 30 states of 250,000 words in float64 are 60 MB."""
-_VALUES_AT_ONCE = 2**20
+VALUES_AT_ONCE = 2**20
 """Of the probabilities that one sum goes over."""
 _MODELS = ("policy", "reference")
 
@@ -180,7 +180,7 @@ def exact_kl(own: Sequence[FloatArray], other: Sequence[FloatArray]) -> FloatArr
                 f"policy and reference gave next-token distributions of shapes {one.shape} and {reference_one.shape}; "
                 "a KL needs one vocabulary"
             )
-        n_parts = math.ceil(one.size / _VALUES_AT_ONCE) or 1
+        n_parts = math.ceil(one.size / VALUES_AT_ONCE) or 1
         parts = zip(*(np.array_split(both, n_parts) for both in (one, reference_one)), strict=True)
         values.append(math.fsum(_kl_of_states(*part) for part in parts))
     exact = np.array(values, dtype=np.float64)

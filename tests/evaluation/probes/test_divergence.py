@@ -90,7 +90,7 @@ def test_distributions_that_are_held_at_once(most_values, expected, categorical,
     The sum of one goes over parts of it: here of 9 values, two of its states.
     """
     monkeypatch.setattr(divergence, "MOST_VALUES", most_values)
-    monkeypatch.setattr(divergence, "_VALUES_AT_ONCE", 9)
+    monkeypatch.setattr(divergence, "VALUES_AT_ONCE", 9)
     policy, reference = categorical(POLICY), categorical(REFERENCE)
     measured = measure_divergence(policy, reference, make_prompts(20), 3, 20)
     assert (policy.most_distributions, reference.most_distributions) == (expected, expected)
