@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _HEADING = re.compile(r"^(ANSWER|ABOUT|EXAMPLE|NOT DONE|SETTLE|SKIPPED|REWARD MO
 @click.option("--metric", metavar="NAME[@SCORER]", help="What the answer, the ranks and the table are about.")
 @click.option("--columns", metavar="A,B,...", help="Columns of the table: its own, metrics, costs.")
 @click.option("--sort", metavar="COLUMN", help="Column that rows are sorted by; by default the best measured first.")
+@click.option("--at", metavar="AXIS=VALUE", help="Along training, at kl=K, completions=N or flops=F.")
+@click.option("--frontier", metavar="A,B,...", help="Which rows are dominated in these metrics and costs.")
 @click.option("--baseline", help="Recipe that the others are compared with; by default the untrained one.")
 @click.option("--allow-mismatch", is_flag=True, help="Compare runs whose evaluations differ; the table says so.")
 @click.option("--measurement", type=click.IntRange(min=1), help="Of runs that were measured again, which measurement.")
@@ -44,7 +47,7 @@ def compare(paths: tuple[Path, ...], **asked: Any) -> None:
     from alignbench.comparison.asked import Asked, shown
     from alignbench.comparison.compare import compare as compare_runs
 
-    options = Asked(**{name: asked.pop(name) for name in ("style", "details", "sections", "texts", "columns", "sort")})
+    options = Asked(**{one.name: asked.pop(one.name) for one in fields(Asked)})
     options.check()  # before anything is read
     comparison = compare_runs(list(paths), **asked)
     text = shown(comparison, options)

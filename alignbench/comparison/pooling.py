@@ -221,7 +221,7 @@ def _measurement(
     if value is None:
         value = pool.whole(one, key)
     elif traits.scale == "log":
-        value = _exponential(value)
+        value = exponential(value)
     if traits.between_0_and_1:
         value = value.between_0_and_1()
     difference = tested.difference if tested is not None else None
@@ -277,7 +277,7 @@ class Pool:
         value, replicates = _mean_replicates(stored, scale)
         if replicates is not None:
             estimate = replace(jackknife_interval(value, replicates, self._sizes(stored)), p_value=None)
-            return _exponential(estimate) if scale == "log" else estimate
+            return exponential(estimate) if scale == "log" else estimate
         if len(stored) == 1:
             return Estimate(value, stored[0].ci_low, stored[0].ci_high, stored[0].n_scored, reason=stored[0].reason)
         return Estimate(value, reason=NOT_STORED)
@@ -354,7 +354,9 @@ def _mean_replicates(stored: Sequence[StoredMetric], scale: str) -> tuple[float,
     return value, [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
 
 
-def _exponential(estimate: Estimate) -> Estimate:
+def exponential(estimate: Estimate) -> Estimate:
+    """Returns an estimate of a mean logarithm as one of the geometric mean."""
+
     def exp(value: float | None) -> float | None:
         return None if value is None or value > _MAX_LOG else math.exp(value)
 
