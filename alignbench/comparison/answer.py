@@ -110,7 +110,7 @@ class Answer:
         return {
             "these runs": "about these runs (prompts vary, the seed does not)",
             "the method": "about the method (prompts and seeds vary)",
-            "both": "about the method where both rows have two seeds, else about these runs",
+            "both": "about the method where seeds allow it, else about these runs",
         }.get(self.about, "")
 
 
@@ -225,9 +225,11 @@ def _cost(one: Answer) -> str:
 
 
 def _only_the_number(one: Answer) -> str:
-    """Names verdicts that only the number of rows has changed."""
-    lost = one.ranking.lost_to_adjustment
+    """Names verdicts that only the number of rows has changed, those beside the baseline first."""
+    place = one.ranking.order.index
+    lost = [sorted((pair.recipe, pair.other), key=place) for pair in one.ranking.lost_to_adjustment]
     if not lost:
         return ""
-    said = listed([f"{pair.recipe} against {pair.other}" for pair in lost], 3)
+    lost.sort(key=lambda pair: (one.baseline not in pair, place(pair[0]), place(pair[1])))
+    said = listed([f"{first} against {second}" for first, second in lost], 3)
     return f"Open only because there are {len(one.ranking.pairs)} pairs: {said}."

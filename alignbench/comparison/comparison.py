@@ -22,7 +22,7 @@ from alignbench.comparison.flags import judgement
 from alignbench.comparison.gains import Gain, gain
 from alignbench.comparison.models import AcrossModels, Block, across
 from alignbench.comparison.not_done import not_done
-from alignbench.comparison.pooling import PairedRecipes, RecipeRuns, measure_pairs
+from alignbench.comparison.pooling import MADE_ELSEWHERE, PairedRecipes, RecipeRuns, measure_pairs
 from alignbench.comparison.ranks import Ranking, ranking
 from alignbench.comparison.rows import ComparedRecipe, record_of, records_of
 from alignbench.errors import NothingComparedError
@@ -111,8 +111,15 @@ class Comparison:
 
     @cached_property
     def dominations(self) -> list[Domination]:
-        """Rows that another one does no worse than and is no dearer than; not looked for in very long tables."""
-        return dominations(*self._contenders) if len(self.runs) <= MOST_CONTENDERS else []
+        """Rows that another one does no worse than and is no dearer than; not looked for in very long tables.
+
+        Rows that do not count dominate nothing, nor does what was trained elsewhere, at a cost that is not known.
+        """
+        if self.answer is None or len(self.runs) > MOST_CONTENDERS:
+            return []
+        doubtful = {one.recipe for one in self.answer.discounted}
+        doubtful |= {row.recipe for row in self.recipes if row.method in MADE_ELSEWHERE}
+        return [one for one in dominations(*self._contenders) if one.by not in doubtful]
 
     @cached_property
     def _contenders(self) -> tuple[list[Contender], Groups | None]:

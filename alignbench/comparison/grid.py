@@ -49,7 +49,12 @@ def cut_name(name: str, width: int) -> str:
 
 
 def titled(title: str, text: str, width: int, most: int = 3) -> list[str]:
-    """Returns a text beside its title, on no more than so many lines; what does not fit is left out."""
+    """Returns a text beside its title, on no more than so many lines; what does not fit is left out.
+
+    Nothing where there is no text.
+    """
+    if not text:
+        return []
     indent = " " * (len(title) + 2)
     lines = textwrap.wrap(
         text.replace(" %", "\u00a0%"),  # a number stays beside its unit

