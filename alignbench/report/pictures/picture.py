@@ -33,22 +33,25 @@ class Picture:
     remarks: Sequence[str] = ()
     """How it is read, below it."""
 
+    @property
+    def _size(self) -> dict[str, object]:
+        width, height = round(self.width), round(self.height)
+        return {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
+
     def inline(self) -> Markup:
         """Returns it as an element of a page."""
         names = {"role": "img", "aria_label": f"{self.title}. {self.description}", "class_": "picture"}
-        return element("svg", self.body, viewBox=f"0 0 {self.width:.0f} {self.height:.0f}", **names)
+        return element("svg", self.body, **self._size, **names)
 
     def file(self) -> str:
         """Returns it as a file, on a white ground."""
-        size = {"width": round(self.width), "height": round(self.height)}
-        ground = element("rect", **size, fill=COLOURS["ground"])
+        ground = element("rect", width="100%", height="100%", fill=COLOURS["ground"])
         said = element("title", self.title) + element("desc", self.description)
         whole = element(
             "svg",
             said + ground + self.body,
             xmlns=_NAMESPACE,
-            viewBox=f"0 0 {size['width']} {size['height']}",
-            **size,
+            **self._size,
             font_family="Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif",
         )
         return f"{whole}\n"
