@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from alignbench._version import __version__
 from alignbench.comparison.compare import compare
 from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.document import Document, document
@@ -43,7 +44,7 @@ class Report:
     title: str
     warnings: Sequence[Block]
     sections: Sequence[Section]
-    alignbench: str = field(default="")
+    alignbench: str
     """Version of what wrote it."""
 
     @property
@@ -59,8 +60,6 @@ def report(paths: Paths, wanted: Wanted | None = None) -> Report:
         NothingComparedError: There are fewer than two recipes.
         ResultsError, UsageError: As `compare` raises them.
     """
-    from alignbench._version import __version__
-
     wanted = wanted or Wanted()
     comparison = compare(paths, wanted.baseline, wanted.allow_mismatch, wanted.protocol, metric=wanted.metric)
     comparison.require_two()

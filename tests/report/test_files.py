@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from alignbench.cli import main
 from alignbench.errors import AlignbenchError
 from alignbench.report.blocks import Section
 from alignbench.report.files import Target
-from alignbench.report.report import Report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -57,7 +57,7 @@ def test_markdown_with_pictures(call, results):
 
 def test_pictures_as_png(tmp_path, made):
     pytest.importorskip("resvg_py", reason="needs resvg: pip install 'alignbench[png]'")
-    one = Report(made.title, [], [Section("pictures", "Pictures", made.figures[:1])])
+    one = replace(made, sections=[Section("pictures", "Pictures", made.figures[:1])])
     target = Target(tmp_path / "report.md", tmp_path / "pictures", "png")
     target.require()
     picture, report = target.write(one)

@@ -33,7 +33,7 @@ N_BINS = 40
 _ROW, _TOP, _WIDTH = 46.0, 30.0, 860.0
 _LEGEND = (
     "Each bar is a share of the recipe's completions, all seeds together; its height is the square root of the share, "
-    "so that a few texts are still seen. Dot: the mean."
+    "so that a few texts are still seen. Triangle: the mean."
 )
 _LEVELS = (0.5, 0.9, 0.99)
 
@@ -53,10 +53,10 @@ def distribution(material: Material, key: MetricKey) -> Figure | None:
     bottom = _TOP + _ROW * len(found)
     parts = [*x_axis(x, _TOP, bottom, f"score of one completion by {key.scorer} (lower is better)", 6)]
     for place, (recipe, one) in enumerate(found.items()):
-        base = _TOP + _ROW * (place + 1) - 4
+        base = _TOP + _ROW * (place + 1) - 9
         parts.append(label(8, base - 8, cut(material.named(recipe), left - 20)))
         parts += _bars(recipe, shares[recipe], x, base, tallest)
-        parts.append(marker(x(float(one.mean())), base + 1, "dot", "second", 4))
+        parts.append(marker(x(float(one.mean())), base + 5, "up", "second", 4))
         parts.append(line(left, base, x.end, base, "faint"))
     said = ", ".join(f"{recipe} {number(float(np.median(one)))}" for recipe, one in found.items())
     picture = Picture(
@@ -85,7 +85,7 @@ def _bars(recipe: str, shares: NDArray[np.float64], x: Scale, base: float, talle
     step = (x.high - x.low) / N_BINS
     for place, share in enumerate(shares.tolist()):
         if share > 0:
-            height = (_ROW - 12) * share**0.5 / tallest
+            height = (_ROW - 16) * share**0.5 / tallest
             begin = x.low + place * step
             said = f"{recipe}: {share:.1%} of the completions from {begin:.3g} to {begin + step:.3g}"
             bar = box(x.start + place * width + 0.5, base - height, width - 1, height)

@@ -30,7 +30,7 @@ from alignbench.report.pictures.svg import (
 )
 
 _ROW, _TOP, _WIDTH = 26, 34, 960
-_NUMBERS, _RANKS = 160.0, 170.0
+_NUMBERS, _RANKS = 180.0, 170.0
 """Widths of the columns of numbers and of ranks."""
 _MARKS = {
     "better": ("down", "accent"),
