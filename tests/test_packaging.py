@@ -38,6 +38,8 @@ def test_wheel_holds_recipes_and_types(wheel):
     shipped = {path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
     assert {name.removeprefix("alignbench_recipes/") for name in names if name.endswith(".yaml")} == shipped
     assert "alignbench/py.typed" in names
+    templates = {path.name for path in (ROOT / "alignbench" / "report" / "templates").iterdir()}
+    assert {name.rpartition("/")[2] for name in names if name.startswith("alignbench/report/templates/")} == templates
     assert not [name for name in names if name.startswith("tests/")]
     checks = {f"alignbench_conformance/{path.name}" for path in (ROOT / "tests" / "conformance").glob("*.py")}
     assert {name for name in names if name.startswith("alignbench_conformance/")} == checks != set()
