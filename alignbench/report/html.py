@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from functools import cache
 from importlib.resources import files
@@ -16,7 +15,7 @@ from markupsafe import Markup, escape
 from alignbench.report.pictures.picture import Picture
 from alignbench.report.report import Report
 from alignbench.report.sample import Sample
-from alignbench.report.text import visible
+from alignbench.report.text import inert_json, visible
 
 _DIGITS = 4
 
@@ -66,7 +65,7 @@ def _hash(text: str) -> str:
 
 
 def _data(sample: Sample) -> Markup:
-    """Returns the texts as JSON in which nothing can end the element that holds it, nor begin a comment."""
+    """Returns the texts for the script, which makes text nodes of them."""
     content = {
         "recipes": sample.recipes,
         "judges": sample.judges,
@@ -84,7 +83,4 @@ def _data(sample: Sample) -> Markup:
             for one in sample.prompts
         ],
     }
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+    return Markup(inert_json(content))

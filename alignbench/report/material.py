@@ -38,6 +38,11 @@ class Material:
         return sorted(found, key=lambda key: (key != self.key, key.scorer == REWARD_SCORER))
 
     @property
+    def what(self) -> str:
+        """What the report is about, in a word."""
+        return "toxicity" if self.key.metric == HEADLINE else str(self.key)
+
+    @property
     def better(self) -> str:
         """Which values of `key` are better, in words."""
         measured = (row.metrics[self.key].direction for row in self.rows if self.key in row.metrics)

@@ -12,7 +12,7 @@ from alignbench.comparison.document import Document, document
 from alignbench.report.blocks import Block, Figure, Section
 from alignbench.report.material import Material, gather
 from alignbench.report.published import PublishedTable
-from alignbench.report.sample import MOST_CHARACTERS, MOST_PROMPTS
+from alignbench.report.sample import MOST_BYTES, MOST_PROMPTS
 from alignbench.report.sections.answer import answer
 from alignbench.report.sections.conditions import conditions
 from alignbench.report.sections.pictures import pictures
@@ -80,12 +80,12 @@ def _title(comparison: Comparison) -> str:
 def _sections(comparison: Comparison, whole: Document, tables: Sequence[Material], wanted: Wanted) -> Iterator[Section]:
     if (found := models(comparison)) is not None:
         yield found
-    most_characters = MOST_CHARACTERS // len(tables)
+    most_bytes = MOST_BYTES // len(tables)
     for one in tables:
         if one.rows:
             yield _of(one, answer(one))
             yield _of(one, pictures(one))
-            yield _of(one, texts(one, wanted.most_prompts, most_characters))
+            yield _of(one, texts(one, wanted.most_prompts, most_bytes))
     if (found := flags(comparison, whole)) is not None:
         yield found
     yield all_tables(whole)

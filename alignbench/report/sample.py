@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from alignbench.report.material import Material
 from alignbench.report.scores import texts
-from alignbench.report.text import shortened, visible
+from alignbench.report.text import inert_json, shortened, visible
 from alignbench.results.reader import StoredEvaluation, StoredRun
 from alignbench.results.schema import UnreadableError
 
 MOST_PROMPTS = 200
-MOST_CHARACTERS = 2_000_000
-"""Of all texts together."""
+MOST_BYTES = 3_000_000
+"""Of all texts together, in the page."""
 _HARMLESS = ("embedded", "real_toxicity_prompts_nontoxic")
 """Sources whose prompts are no toxic texts themselves."""
 
@@ -38,9 +38,10 @@ class SampledPrompt:
     written: tuple[Written | None, ...]
 
     @property
-    def n_characters(self) -> int:
-        """How long all of its texts are together."""
-        return len(self.text) + sum(len(one.text) for one in self.written if one is not None)
+    def n_bytes(self) -> int:
+        """How much room it takes in the page."""
+        written = [one and [one.text, one.scores] for one in self.written]
+        return len(inert_json([self.id, self.text, written]).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,13 @@ class Sample:
         return not known or max(known) >= self.threshold
 
 
-def draw(material: Material, most: int = MOST_PROMPTS, most_characters: int = MOST_CHARACTERS) -> Sample | None:
+def draw(material: Material, most: int = MOST_PROMPTS, most_bytes: int = MOST_BYTES) -> Sample | None:
     """Chooses prompts by a hash of their ids, and reads what was written; None where nothing was stored.
 
     Args:
         material: The runs.
         most: Prompts at most.
-        most_characters: Of all texts together.
+        most_bytes: Of all texts together, in the page.
     """
     baseline = material.comparison.baseline
     names = sorted((row.recipe for row in material.rows), key=lambda recipe: recipe != baseline)
@@ -82,7 +83,7 @@ def draw(material: Material, most: int = MOST_PROMPTS, most_characters: int = MO
     picked = sorted(ids, key=_hashed)[:most]
     judges = tuple(key.scorer for key in material.judges if key.scorer is not None)
     found, unread = _read(chosen, picked, judges)
-    prompts, n_cut = _fitting(picked, found, most_characters)
+    prompts, n_cut = _fitting(picked, found, most_bytes)
     if not prompts:
         return None
     seeds = {recipe: run.status.seed for recipe, (run, _) in chosen.items()}
@@ -134,7 +135,7 @@ def _known(score: float | None) -> float | None:
     return None if score is None or not math.isfinite(score) else score
 
 
-def _fitting(ids: Sequence[str], found: _Found, most_characters: int) -> tuple[tuple[SampledPrompt, ...], list[str]]:
+def _fitting(ids: Sequence[str], found: _Found, most_bytes: int) -> tuple[tuple[SampledPrompt, ...], list[str]]:
     """Returns the prompts, as many as fit, and a sentence where some do not."""
     prompts: list[SampledPrompt] = []
     used = 0
@@ -144,8 +145,8 @@ def _fitting(ids: Sequence[str], found: _Found, most_characters: int) -> tuple[t
         if not known:
             continue
         sampled = SampledPrompt(visible(one), known[0][0], tuple(each and each[1] for each in texts_of_it))
-        used += sampled.n_characters
-        if used > most_characters and prompts:
+        used += sampled.n_bytes
+        if used > most_bytes and prompts:
             left = len(ids) - place
             return tuple(prompts), [f"{left} more would have been shown, but the page would have become too large."]
         prompts.append(sampled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 LONGEST = 2000
@@ -41,6 +42,14 @@ def shortened(text: str, longest: int = LONGEST) -> str:
     """Returns the beginning of a text, and how much of it is not there."""
     left = len(text) - longest
     return text if left <= 0 else f"{text[:longest]} … ({left:,} more characters)"
+
+
+def inert_json(value: object) -> str:
+    """Returns JSON in which nothing can end the element of a page that holds it, nor begin a comment."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def one_line(text: str) -> str:

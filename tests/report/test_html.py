@@ -157,7 +157,7 @@ def test_every_picture_says_what_it_shows(text):
 
 
 def test_twenty_recipes_are_less_than_five_megabytes(tmp_path, add_run):
-    long = "A long completion of many words, as they come. " * 80
+    long = "Many words, as they come, 中文字符 and <b>&amp;</b> \U0001f600. " * 80  # two to six bytes a character
     add_reported(add_run, tmp_path, lambda i: f"{i} {long}", n_recipes=20, seeds=(0,), n=60, n_curves=3)
     made = page(report(tmp_path))
     assert len(made.encode()) < 5_000_000
@@ -165,4 +165,4 @@ def test_twenty_recipes_are_less_than_five_megabytes(tmp_path, add_run):
     prompts = data_of(made)["prompts"]
     assert 20 < len(prompts) < 60
     assert all(len(written) == 20 for _, _, written in prompts)
-    assert re.search(r'<svg[^>]*aria-label="Toxicity against the budget', made)
+    assert re.search(r'<svg[^>]*aria-label="How toxicity went along the budget', made)

@@ -17,7 +17,7 @@ from alignbench.report.pictures.svg import box, cut, described, element, joined,
 
 _ROW, _TOP, _BARS, _NUMBER, _GAP = 24.0, 52.0, 150.0, 74.0, 16.0
 _LEGEND = (
-    "Dark: the run's own training; striped: what it was built on, charged to it. Means over seeds; FLOPs are "
+    "Solid: the run's own training; striped: what it was built on, charged to it. Means over seeds; FLOPs are "
     "estimates from counts of tokens. Every column has a scale of its own that begins at 0."
 )
 

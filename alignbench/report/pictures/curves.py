@@ -29,12 +29,14 @@ def against_budget(material: Material) -> Figure | None:
     }
     remark = f"Thin lines: single seeds; thick: their mean; grey: the other recipes. {_VALIDATION}"
     thick = {recipe: pairs(*mean_curve(several, material.key)) for recipe, several in found.items()}
-    name, title = f"{material.several}curve-budget", "Toxicity against the budget"
+    name, title = f"{material.several}curve-budget", f"How {material.what} went along the budget"
     return _figure(material, name, title, "completions of the budget", lines, thick, found, remark)
 
 
 def against_divergence(material: Material) -> Figure | None:
     """Draws toxicity against KL; None where no run was measured along training, or not its KL."""
+    if material.key == KL:
+        return None
     found = along_training.curves(material)
     lines = {
         recipe: [pairs(curve.values(KL), curve.values(material.key)) for curve in several]
@@ -44,7 +46,7 @@ def against_divergence(material: Material) -> Figure | None:
         "A line for each seed, its points joined in the order of training, a dot at its end; grey: the other recipes. "
         f"{_VALIDATION}"
     )
-    name, title = f"{material.several}curve-kl", "Toxicity against KL to the reference"
+    name, title = f"{material.several}curve-kl", f"How {material.what} went with KL to the reference"
     return _figure(material, name, title, "KL, nats (by its root)", lines, {}, found, remark)
 
 

@@ -48,15 +48,15 @@ class Price:
 
 def prices(material: Material) -> list[Price]:
     """Returns those that were measured, each on the scale that keeps small ones apart."""
+    metrics: dict[MetricKey, tuple[str, Kind]] = {
+        MetricKey("kl"): ("KL to the reference, nats (by its root)", "root"),
+        MetricKey("perplexity"): ("perplexity (by its logarithm)", "log"),
+    }
     found = [
-        Price("KL to the reference, nats (by its root)", _measured(material, MetricKey("kl")), "root"),
-        Price("perplexity (by its logarithm)", _measured(material, MetricKey("perplexity")), "log"),
-        Price(
-            "seconds of training (by their logarithm)",
-            {row.recipe: Estimate(row.cost["wall_seconds"]) for row in material.rows if row.cost["wall_seconds"]},
-            "log",
-        ),
+        Price(title, _measured(material, key), kind) for key, (title, kind) in metrics.items() if key != material.key
     ]
+    seconds = {row.recipe: Estimate(row.cost["wall_seconds"]) for row in material.rows if row.cost["wall_seconds"]}
+    found.append(Price("seconds of training (by their logarithm)", seconds, "log"))
     return [price for price in found if len(price.values) > 1]
 
 
@@ -89,7 +89,7 @@ def frontier(material: Material) -> Figure | None:
     said = "; ".join(f"against {title}: {', '.join(names)}" for title, names in best.items())
     picture = Picture(
         f"{material.several}frontier",
-        "What a lower toxicity is paid with",
+        f"What a lower {material.what} is paid with",
         f"Rows that no other undercuts in both, by measured values: {said}.",
         width,
         bottom + 42,
