@@ -150,7 +150,7 @@ def test_each_base_model_has_parts_of_its_own(on_two_models):
     assert files == ["ppo_1.yaml", "ppo_2.yaml", "untrained.yaml"]
 
 
-@pytest.mark.parametrize(("metric", "names"), [("kl", 4), ("toxicity_mean@reward", 6)])
+@pytest.mark.parametrize(("metric", "names"), [("kl", 4), ("toxicity_mean@reward", 6), ("perplexity", 6)])
 def test_it_can_be_about_another_metric(results, metric, names):
     made = report(results, Wanted(metric=metric))
     table = next(block for block in section(made, "answer").blocks if isinstance(block, Table))
