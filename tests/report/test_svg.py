@@ -25,6 +25,11 @@ def test_a_scale_by_logarithms():
     assert min(b - a for a, b in pairwise(places)) >= 30
 
 
+def test_a_scale_by_logarithms_of_numbers_that_are_near_each_other():
+    """None of 1, 2, 5 and their tens lies between, so even steps mark it."""
+    assert Scale(2.3, 4.1, 0.0, 200.0, "log").ticks() == pytest.approx([2.5, 3, 3.5, 4])
+
+
 def test_a_scale_by_square_roots():
     scale = Scale(0.0, 25.0, 0.0, 100.0, "root")
     assert [scale(v) for v in (0, 1, 4, 25)] == pytest.approx([0, 20, 40, 100])

@@ -148,12 +148,13 @@ class Scale:
 
     def ticks(self, most: int = 6) -> list[float]:
         """Returns round numbers between the ends."""
+        step = _round_step((self.high - self.low) / max(most - 1, 1))
+        even = [n * step for n in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
         if self.kind == "even":
-            step = _round_step((self.high - self.low) / max(most - 1, 1))
-            first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-            return [n * step for n in range(first, last + 1)]
+            return even
+        rounder = self._round_numbers()
         found: list[float] = []
-        for tick in self._round_numbers():
+        for tick in rounder if len(rounder) > 1 else even:
             if not found or abs(self(tick) - self(found[-1])) >= _APART:
                 found.append(tick)
         return found

@@ -67,7 +67,13 @@ def _table(material: Material) -> Table:
     header = ["recipe", str(material.key), "rank", f"difference to {baseline}", "verdict"]
     header += [*(_METRICS[key.metric] for key in keys), "tokens", "gain at equal length"]
     header += ["training, s", "FLOPs per answer", "flags"]
-    rows = [Row(list(_cells(material, row, keys)), list(_reasons(material, row))) for row in material.rows]
+    cells = [list(_cells(material, row, keys)) for row in material.rows]
+    kept = [place for place in range(len(header)) if any(row[place].text != "-" for row in cells)]
+    rows = [
+        Row([own[place] for place in kept], list(_reasons(material, row)))
+        for row, own in zip(material.rows, cells, strict=True)
+    ]
+    header = [header[place] for place in kept]
     return Table(_HELP, header, rows, opens=header.index("verdict"), is_sortable=True)
 
 
