@@ -36,4 +36,5 @@ def main() -> None:
     \b
     alignbench run quickstart       a tiny world, offline, in minutes on a laptop
     alignbench compare results/     one table, with uncertainty, cost and verdicts
+    alignbench report results/      a page to look at and to pass on
     """
