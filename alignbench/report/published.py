@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from alignbench.comparison import published as published_below
 from alignbench.errors import UsageError, did_you_mean
 
 
@@ -32,6 +33,29 @@ class PublishedTable:
 def _rows(*lines: str) -> tuple[PublishedRow, ...]:
     cells = (line.split("|") for line in lines)
     return tuple(PublishedRow(what.strip(), tuple(one.strip() for one in numbers)) for what, *numbers in cells)
+
+
+def _challenge() -> PublishedTable:
+    """Returns what `compare` shows below runs under this protocol."""
+    rows = [
+        PublishedRow(
+            f"{row.policy}, {row.method}",
+            [
+                f"{row.toxicity:.4f}",
+                "-" if row.toxicity_sd is None else f"{row.toxicity_sd:.4f}",
+                "-" if row.perplexity is None else f"{row.perplexity:.2f}",
+            ],
+        )
+        for row in published_below.ROWS
+    ]
+    return PublishedTable(
+        published_below.PROTOCOL,
+        published_below.SOURCE,
+        "unitary/toxic-bert; perplexity of the texts under the original model",
+        ("perhaps other prompts", "10 new tokens, which the papers do not say", "means of three runs on 2,000 pairs"),
+        ("toxicity", "sd over runs", "perplexity"),
+        rows,
+    )
 
 
 TABLES: Mapping[str, PublishedTable] = {
@@ -104,6 +128,7 @@ TABLES: Mapping[str, PublishedTable] = {
                 "DExperts small | 0.302 | 0.118 | 38.20 | 0.557 | 0.820 | 0.829",
             ),
         ),
+        _challenge(),
     )
 }
 """By protocol."""
