@@ -55,6 +55,8 @@ class Facts:
     """False where of labelled completions it reads the rewards alone: then one kind will do."""
     takes_steps: bool = True
     """False where what it learns from is read once, without a gradient: it does not call `step_done`."""
+    asks_for_answers: bool = False
+    """True where it asks the policy it starts from for answers alone: `policy.run` may then be a policy of any kind."""
     calls_reward: bool = False
     """True where it calls the reward while training, or its policy when it answers."""
     gives: Gives = "language_model"
@@ -169,6 +171,9 @@ class RunContext:
     """To be called after each training step, the last one included."""
     load_upstream: Callable[[str], Policy] = _nothing_upstream
     """Loads the policy of the run that `builds_on` names for a role, onto the run's device."""
+    start: Policy | None = None
+    """The policy to start from where that is one of another kind, around `policy`; given to methods that ask it for
+    answers alone."""
     kept_reward: Sequence[Mapping[str, Any]] = ()
     """The reward as JSON, for a policy that asks it: saved with it, `methods.kept_reward.load_reward` reads it."""
     log_completions: Callable[[int, Sequence[Mapping[str, object]]], None] = lambda _step, _rows: None

@@ -17,16 +17,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from alignbench.methods.base import Facts, RunContext, TrainData
 from alignbench.records import Completion, Cost, Decoding, Policy, Prompt, Scorer, total
 from alignbench.scorers.base import spent_by
-
-if TYPE_CHECKING:
-    from alignbench.models.language_model import LanguageModel
 
 
 def most_divergence(n: int) -> float:
@@ -35,11 +32,11 @@ def most_divergence(n: int) -> float:
 
 
 class BestOf:
-    """A language model of whose answers the best of n are given. Implements `records.Policy`."""
+    """A policy of any kind, of whose answers the best of n are given. Implements `records.Policy`."""
 
     choice_is_bound = True
 
-    def __init__(self, base: LanguageModel, n: int, reward: Scorer, kept_reward: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, base: Policy, n: int, reward: Scorer, kept_reward: Sequence[Mapping[str, Any]]) -> None:
         """`kept_reward` is what `reward` is made of again."""
         self.base, self.n, self.reward, self.kept_reward = base, n, reward, kept_reward
         self._n_scored = 0
@@ -83,12 +80,12 @@ class BestOf:
 def load_best_of(directory: Path, load_part: Callable[[Path], Policy]) -> BestOf:
     """Reads what `BestOf.save` wrote."""
     from alignbench.methods.kept_reward import load_reward
-    from alignbench.models.language_model import LanguageModel
     from alignbench.models.policy_file import read_policy_file
+    from alignbench.models.within import language_model_of
 
     record, base = read_policy_file(directory), load_part(directory / "base")
-    assert isinstance(base, LanguageModel)
-    return BestOf(base, record["n"], load_reward(record["reward"], base), record["reward"])
+    reward = load_reward(record["reward"], language_model_of(base))
+    return BestOf(base, record["n"], reward, record["reward"])
 
 
 @dataclass(frozen=True)
@@ -99,13 +96,17 @@ class BestOfN:
     """Completions that are drawn and scored for each answer; 1 is the policy as it is."""
 
     facts: ClassVar[Facts] = Facts(
-        architectures=frozenset({"causal", "seq2seq"}), calls_reward=True, gives="policy", load_policy=load_best_of
+        architectures=frozenset({"causal", "seq2seq"}),
+        asks_for_answers=True,
+        calls_reward=True,
+        gives="policy",
+        load_policy=load_best_of,
     )
 
     def train(self, data: TrainData, run: RunContext) -> BestOf:
         """Returns the policy of the recipe within another one; nothing is drawn yet."""
         assert run.reward is not None
-        return BestOf(run.policy, self.n, run.reward, run.kept_reward)
+        return BestOf(run.start or run.policy, self.n, run.reward, run.kept_reward)
 
 
 plugin = BestOfN

@@ -73,11 +73,15 @@ class BannedWords:
 
 
 class Filtered:
-    """A language model whose answers hold no banned word. Implements `records.Policy`."""
+    """A policy of any kind, of whose answers none holds a banned word. Implements `records.Policy`."""
 
     choice_is_bound = False
 
-    def __init__(self, base: LanguageModel, words: Sequence[str], max_draws: int) -> None:
+    def __init__(self, base: Policy, words: Sequence[str], max_draws: int, within: LanguageModel | None = None) -> None:
+        """`within` is the language model that gives `base` its tokens; None: the one that it is, or has within."""
+        from alignbench.models.within import language_model_of
+
+        self._within = within or language_model_of(base)
         self.base, self.words, self.max_draws = base, tuple(words), max_draws
         self._banned = BannedWords(words)
         self._n_cut = 0
@@ -120,21 +124,21 @@ class Filtered:
 
     def refuses(self, prompt: Prompt, text: str) -> bool:
         """True where an answer holds a banned word, as it is or tokenised anew."""
-        goes_on = self.base.chat is None and not self.base.is_encoder_decoder
+        goes_on = self._within.chat is None and not self._within.is_encoder_decoder
         before = prompt.text if goes_on else ""
         return self._banned.are_in(before, text) or self._banned.are_in(self._anew(before), self._anew(text, before))
 
     def _anew(self, text: str, before: str = "") -> str:
         """The text after another one as the tokenizer gives it back."""
-        tokenizer = self.base.text_tokenizer
+        tokenizer = self._within.text_tokenizer
         whole, first = (tokenizer.decode(tokenizer.encode(one)) for one in (before + text, before))
         return whole[len(first) :] if whole.startswith(first) else whole
 
     def _cut(self, prompt: Prompt, one: Completion) -> Completion:
         """As many tokens of an answer as hold no banned word, and an end."""
-        before, end = self.base.encode_prompt(prompt), self.base.end_of_answer
+        before, end = self._within.encode_prompt(prompt), self._within.end_of_answer
         for n in range(one.n_tokens - 1, -1, -1):
-            text = self.base.decode(one.token_ids[:n], before) if n else ""
+            text = self._within.decode(one.token_ids[:n], before) if n else ""
             if not self.refuses(prompt, text):
                 break
         ids = one.token_ids[:n]
@@ -163,11 +167,9 @@ class Filtered:
 
 def load_filtered(directory: Path, load_part: Callable[[Path], Policy]) -> Filtered:
     """Reads what `Filtered.save` wrote."""
-    from alignbench.models.language_model import LanguageModel
     from alignbench.models.policy_file import read_policy_file
 
     record, base = read_policy_file(directory), load_part(directory / "base")
-    assert isinstance(base, LanguageModel)
     return Filtered(base, record["words"], record["max_draws"])
 
 
@@ -181,12 +183,12 @@ class WordFilter:
     """Draws of an answer, at most; if none passes, the last one ends before its first banned word."""
 
     facts: ClassVar[Facts] = Facts(
-        architectures=frozenset({"causal", "seq2seq"}), gives="policy", load_policy=load_filtered
+        architectures=frozenset({"causal", "seq2seq"}), asks_for_answers=True, gives="policy", load_policy=load_filtered
     )
 
     def train(self, data: TrainData, run: RunContext) -> Filtered:
         """Returns the policy of the recipe within another one."""
-        return Filtered(run.policy, self.words, self.max_draws)
+        return Filtered(run.start or run.policy, self.words, self.max_draws)
 
 
 plugin = WordFilter

@@ -46,6 +46,8 @@ class Parts:
     """Gives a checkpoint (None: the policy's) with one fresh output, and its tokenizer; the same at every call."""
     artifacts: Mapping[str, Path]
     """Artifact directories of upstream runs, by role."""
+    start: Policy | None = None
+    """What is started from, where that is a policy of another kind, around `policy`."""
 
     def load_upstream(self, role: str) -> Policy:
         """Loads the policy of the upstream run of a role; UsageError where the recipe names none."""
@@ -92,15 +94,17 @@ def make_parts(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.devi
     """
     from alignbench.scorers.reading import joint_of
 
-    policy = start_policy(recipe, artifacts, device)
+    start = _start(recipe, artifacts, device)
+    policy = _checked(recipe, start)
     data = prepared_prompts(recipe, policy)
     where = recipe, artifacts, joint_of(policy), device
     reward = scorers.training_reward(*where) if trains and recipe.method.facts.calls_reward else None
     has_labels = recipe.scores_for_training and (trains or not recipe.method.facts.gives_policy)
     labeller = scorers.labeller(*where) if has_labels else None
     return Parts(
-        recipe, device, policy, data, reward, labeller, reward_model_start(recipe, artifacts, device), artifacts
-    )
+        recipe, device, policy, data, reward, labeller, reward_model_start(recipe, artifacts, device), artifacts,
+        None if start is policy else start,
+    )  # fmt: skip
 
 
 def make_yardsticks(parts: Parts) -> Yardsticks:
@@ -163,15 +167,29 @@ def at_hand(model: LanguageModel, device: torch.device) -> Iterator[LanguageMode
 
 
 def start_policy(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.device) -> LanguageModel:
-    """The policy that training starts from: the model of the recipe, or the policy of an upstream run."""
+    """The policy that training starts from: the model of the recipe, or the policy of an upstream run.
+
+    Of a policy of another kind the language model within, where the method asks it for answers alone.
+    """
+    return _checked(recipe, _start(recipe, artifacts, device))
+
+
+def _start(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.device) -> Policy:
     from alignbench.models.language_model import LanguageModel
-    from alignbench.models.padding_check import check_padding
 
     start = artifacts.get("policy")
-    policy = base_policy(recipe, device) if start is None else saved_policy(recipe, start, device)
-    if not isinstance(policy, LanguageModel):
+    policy: Policy = base_policy(recipe, device) if start is None else saved_policy(recipe, start, device)
+    if not (isinstance(policy, LanguageModel) or recipe.method.facts.asks_for_answers):
         kind = type(policy).__name__
         raise UsageError(f"policy.run: got a {kind}, expected a language model: training starts from weights")
+    return policy
+
+
+def _checked(recipe: Recipe, start: Policy) -> LanguageModel:
+    from alignbench.models.padding_check import check_padding
+    from alignbench.models.within import language_model_of
+
+    policy = language_model_of(start)
     _check_architecture(recipe, policy)
     check_padding(policy)
     return policy

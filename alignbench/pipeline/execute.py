@@ -178,7 +178,7 @@ def _before_training(job: Job, directory: RunDirectory, parts: Parts) -> Measuri
     with measured(job.machine, job.device):
         check_before_start(parts, yardsticks)
     along = AlongTraining(parts, yardsticks, directory, job.machine, job.evaluation)
-    check_direction(parts, yardsticks, along.first(parts.policy), job.evaluation)
+    check_direction(parts, yardsticks, along.first(parts.start or parts.policy), job.evaluation)
     built = build_training_data(recipe, parts.policy, parts.labeller, parts.data, yardsticks.heldout.prompts)
     seen = known_texts(recipe, parts.data, yardsticks.heldout.prompts, built.prompts)
     directory.write_prompts(*seen, parts.data.statistics)

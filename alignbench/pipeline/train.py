@@ -76,6 +76,7 @@ def _context(job: Job, parts: Parts, along: AlongTraining | None) -> RunContext:
         reward_text=recipe.reward.text if recipe.reward else "completion",
         checkpoints=recorder.checkpoints,
         step_done=_step_done(job, along),
+        start=parts.start,
         kept_reward=kept_reward(recipe, job.artifacts) if parts.reward else (),
         log_completions=recorder.log_completions,
         ledger=job.ledger,

@@ -201,7 +201,7 @@ def _linked(
         if (gives == "reward") != (role == "reward"):
             wanted = "a recipe that trains a reward model" if role == "reward" else "a recipe that trains a policy"
             problems.append(Problem(key, f"{other.name}, which gives a {gives}", wanted))
-        elif facts.gives == "policy" and role == "policy":
+        elif facts.gives == "policy" and role == "policy" and not loaded.recipe.method.facts.asks_for_answers:
             got = f"{other.name}, whose method {other.recipe.method_name} gives a policy without weights of its own"
             wanted = f"a recipe that trains a language model: {loaded.recipe.method_name} starts from weights"
             problems.append(Problem(key, got, wanted))

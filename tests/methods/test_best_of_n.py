@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from fixtures.lottery import WORDS, Lottery, Marks
 
+from alignbench.errors import ModelError
 from alignbench.evaluation.evaluator import evaluate
 from alignbench.evaluation.probes.divergence import measure_divergence
 from alignbench.evaluation.protocols import get_protocol
 from alignbench.methods.base import TrainData
 from alignbench.methods.best_of_n import BestOf, BestOfN, most_divergence
+from alignbench.methods.word_filter import Filtered
+from alignbench.models.loading import load_policy
+from alignbench.models.within import language_model_of
 from alignbench.records import Decoding, Prompt
 
 PROMPTS = [Prompt(f"p{i}", "x") for i in range(1000)]
@@ -146,3 +150,20 @@ def test_where_the_policy_within_has_no_log_probabilities_there_is_no_bound():
         BestOf(BestOf(Lottery(), 2, Marks(untied), ()), 2, Marks(untied), ()), Lottery(), PROMPTS[:5], 0, 0
     )
     assert np.isnan(measured.bound).all()
+
+
+def test_over_a_policy_of_any_kind_that_a_run_has_given(tiny_policy, tmp_path):
+    """`policy.run` of a recipe whose policy is no language model: parts have the model within, the method the whole."""
+    within = Filtered(tiny_policy(), ["dog"], 4)
+    within.save(tmp_path / "upstream")
+    best = BestOf(load_policy(tmp_path / "upstream"), 3, Marks(lambda text: float(len(text))), ())
+    prompts = [Prompt(f"p{i}", text) for i, text in enumerate(("the dog", "a cat", "two", "one red bird"))]
+    drawn = best.generate(prompts, Decoding(5), 2, KEY)
+    assert not [one for one in drawn if "dog" in one.text.split()]
+    longest = within.generate(prompts, Decoding(5), 6, KEY)
+    assert [len(one.text) for one in drawn] == [
+        max(len(one.text) for one in longest[3 * i : 3 * i + 3]) for i in range(8)
+    ]
+    assert language_model_of(best) is best.base.base
+    with pytest.raises(ModelError, match="a Lottery has no language model within"):
+        language_model_of(Lottery())

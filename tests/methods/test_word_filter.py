@@ -80,7 +80,8 @@ def accepted():
 def test_what_is_left_is_the_policy_given_that_it_passes():
     kept = accepted()
     share = sum(kept.values())
-    policy = Filtered(PlainLottery(), ["fool"], 50)
+    base = PlainLottery()
+    policy = Filtered(base, ["fool"], 50, base)
     drawn = policy.generate(PROMPTS, Decoding(2), 3, KEY)
     for ids in Lottery().answers():
         found = np.mean([one.token_ids == ids for one in drawn])
@@ -95,7 +96,7 @@ def test_its_divergence_is_minus_the_logarithm_of_the_share_that_passes():
     """A policy that says `fool` more often, so that there is something to measure."""
     base = PlainLottery((0.05, 0.6, 0.05, 0.3))
     share = 1 - 2 * 0.6 * 0.3
-    measured = measure_divergence(Filtered(base, ["fool"], 1000), base, PROMPTS, 0, 0)
+    measured = measure_divergence(Filtered(base, ["fool"], 1000, base), base, PROMPTS, 0, 0)
     error = measured.k1.std() / math.sqrt(len(PROMPTS))
     assert measured.k1.mean() == pytest.approx(-math.log(share), abs=4 * error)
     assert error < 0.1 * -math.log(share)
@@ -104,7 +105,7 @@ def test_its_divergence_is_minus_the_logarithm_of_the_share_that_passes():
     other = Lottery((0.25, 0.25, 0.25, 0.25))
     kept = {ids: p / share for ids, p in base.answers().items() if ids not in ((1, 3), (3, 1))}
     expected = sum(p * math.log(p * 16) for p in kept.values())
-    away = measure_divergence(Filtered(base, ["fool"], 1000), other, PROMPTS, 0, 0)
+    away = measure_divergence(Filtered(base, ["fool"], 1000, base), other, PROMPTS, 0, 0)
     assert away.k1.mean() == pytest.approx(expected, abs=4 * away.k1.std() / math.sqrt(len(PROMPTS)))
 
 

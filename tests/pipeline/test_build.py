@@ -1,12 +1,18 @@
 """What a recipe names is loaded once: the policy and its frozen reference twice, a classifier once for all its uses."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+import alignbench
+from alignbench.errors import RecipeError
+from alignbench.methods.best_of_n import BestOf
+from alignbench.methods.word_filter import Filtered
 from alignbench.models.loading import load_classifier, load_language_model, shared_classifiers
 from alignbench.pipeline import execute
 from alignbench.pipeline.build import at_hand
@@ -59,6 +65,26 @@ def test_a_policy_that_builds_on_another(recipe_folder, loads):
         file.unlink()
     assert [one.state for one in execute.run(recipes, Path("results"))] == ["kept", "done"]
     assert loads == {"writes artifact": 1, "writes one_layer": 1, "reads classifier": 1, "reads judge": 1}
+
+
+def test_a_policy_of_another_kind_serves_who_asks_for_answers_alone(recipe_folder):
+    """Best of a filter's answers: the chain is paid for, and who wants weights is told that there are none."""
+    kinds = {
+        "filtered": {"method": {"name": "word_filter", "words": ["the", "dog"]}},
+        "best": {"method": {"name": "best_of_n", "n": 3}, "policy": {"run": "filtered"}},
+        "dpo": {"method": {"name": "dpo", "batch_size": 4}, "policy": {"run": "filtered"}},
+    }
+    for name, recipe in kinds.items():
+        (recipe_folder / f"{name}.yaml").write_text(json.dumps({"extends": "shared.yaml", "name": name, **recipe}))
+    with pytest.raises(RecipeError, match="filtered, whose method word_filter gives a policy without weights"):
+        load(["dpo.yaml"])
+    run("best")
+    policy = alignbench.load_policy(Path("results/best/seed0/artifact"))
+    assert (type(policy), type(policy.base), policy.n) == (BestOf, Filtered, 3)
+    texts = pd.read_parquet(next(Path("results/best").rglob("completions.parquet")))["completion"]
+    assert not [text for text in texts if {"the", "dog"} & set(text.split())]
+    [metrics] = Path("results/best").rglob("metrics.json")
+    assert json.loads(metrics.read_text())["answer_cost"]["reward_calls"] == 3
 
 
 def test_classifiers_are_shared_within_the_block_alone(checkpoints):
