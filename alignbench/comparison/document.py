@@ -48,8 +48,8 @@ class Section:
 
 
 SECTION_NAMES = (
-    *("toxicity", "design", "pairs", "before_and_after", "equal_length", "hacking", "other_toxicity", "quality"),
-    *("cost", "models", "reward_models", "flags", "notes", "skipped"),
+    *("toxicity", "design", "pairs", "before_and_after", "published", "equal_length", "hacking", "other_toxicity"),
+    *("quality", "cost", "models", "reward_models", "flags", "notes", "skipped"),
 )
 """What `--section` takes, in the order of the page."""
 
