@@ -143,6 +143,7 @@ def test_methods(call):
     shown = call("methods", "ppo").output
     assert "kl_coef: float >= 0 = 0.2" in shown
     assert "arXiv:1909.08593" in shown
+    assert "words: tuple[str, ...] required\n" in call("methods", "word_filter").output
     assert call("methods", "pppo").exit_code == 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from alignbench.cli.group import main
@@ -24,4 +26,5 @@ def methods(name: str | None) -> None:
     if description.fields:
         click.echo("\nFields:")
     for field in description.fields:
-        click.echo(f"  {field.name}: {field.type} = {field.default!r}\n      {field.doc}")
+        default = "required" if field.default is dataclasses.MISSING else f"= {field.default!r}"
+        click.echo(f"  {field.name}: {field.type} {default}\n      {field.doc}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER
+from alignbench.comparison.numbers import p_value
 from alignbench.comparison.pooling import Matrix, Pool, RecipeRuns, metric_keys
 from alignbench.records import MetricKey
 from alignbench.statistics.differences import Pair, compare_pairs
@@ -69,7 +70,7 @@ class Domination:
         return (
             f"{self.recipe} is dominated by {self.by}: no more toxic by any held-out judge (margin "
             f"{TOXICITY_MARGIN:g}), no more perplexing (margin {PERPLEXITY_MARGIN:.0%}), no dearer, and better on "
-            f"{' and '.join(self.better_on)} (p = {self.p_adjusted:.2g}, adjusted)"
+            f"{' and '.join(self.better_on)} (adjusted p {p_value(self.p_adjusted)})"
         )
 
 
