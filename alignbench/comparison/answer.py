@@ -8,7 +8,7 @@ from functools import cached_property
 
 from alignbench.comparison.flags import REWARD_SCORER, Flag
 from alignbench.comparison.numbers import short
-from alignbench.comparison.pooling import MADE_ELSEWHERE, UNTRAINED, Measurement, PairedRecipes
+from alignbench.comparison.pooling import NOT_TRAINED_HERE, Measurement, PairedRecipes
 from alignbench.comparison.ranks import Ranking
 from alignbench.comparison.rows import ComparedRecipe, settlement
 from alignbench.records import MetricKey
@@ -143,7 +143,7 @@ def cost_multiples(rows: Sequence[ComparedRecipe], field: str = "wall_seconds") 
 
     Where some rows have updated weights, those that have not (a prompt, a filter) are no measure of that.
     """
-    made_here = [row for row in rows if row.method not in {UNTRAINED, *MADE_ELSEWHERE}]
+    made_here = [row for row in rows if row.method not in NOT_TRAINED_HERE]
     updated = [row for row in made_here if row.cost["optimizer_steps"] > 0]
     costs = {row.recipe: row.cost[field] for row in updated or made_here}
     least = min(costs.values(), default=0.0)

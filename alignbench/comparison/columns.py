@@ -12,7 +12,7 @@ from alignbench.comparison.cost_columns import COSTS, PER_ANSWER, shown, shown_p
 from alignbench.comparison.gains import Gain
 from alignbench.comparison.grid import width_of
 from alignbench.comparison.numbers import interval, short
-from alignbench.comparison.pooling import MADE_ELSEWHERE, UNTRAINED
+from alignbench.comparison.pooling import NOT_TRAINED_HERE
 from alignbench.comparison.rows import ComparedRecipe
 from alignbench.errors import UsageError, did_you_mean
 from alignbench.records import MetricKey
@@ -192,7 +192,7 @@ class Columns:
         return self._comparison.verdict(row, self._key) or "-"
 
     def _train(self, row: ComparedRecipe) -> str:
-        if row.method in {UNTRAINED, *MADE_ELSEWHERE}:
+        if row.method in NOT_TRAINED_HERE:
             return "-"
         multiple = self._multiples.get(row.recipe)
         return _seconds(row.cost["wall_seconds"]) + ("" if multiple is None else f" {multiple:.1f}x")

@@ -11,7 +11,7 @@ from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.cost_columns import COSTS, ONLY_IF_SPENT, PER_ANSWER, shown, shown_per_answer
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag, judgement, lost_at_equal_length
 from alignbench.comparison.numbers import number, p_value, with_interval
-from alignbench.comparison.pooling import MADE_ELSEWHERE, UNTRAINED, Measurement
+from alignbench.comparison.pooling import NOT_TRAINED_HERE, Measurement
 from alignbench.comparison.rows import ComparedRecipe, detectable, settlement
 from alignbench.errors import UsageError, did_you_mean
 from alignbench.records import MetricKey
@@ -250,7 +250,7 @@ def _hacking(rows: Sequence[ComparedRecipe]) -> Iterator[Section]:
     body, remarks = [], []
     for row in rows:
         found = row.hacking
-        if found is None or (found.word is None and row.method in {UNTRAINED, *MADE_ELSEWHERE}):
+        if found is None or (found.word is None and row.method in NOT_TRAINED_HERE):
             continue
         remarks += [f"{row.recipe}, {sentence}" for sentence in (*found.evidence, *found.reasons)]
         if found.word is not None:

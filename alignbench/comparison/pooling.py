@@ -28,6 +28,8 @@ UNTRAINED = "untrained"
 """The method that trains nothing: its seeds share one policy, and differ in the sampling of completions alone."""
 MADE_ELSEWHERE = frozenset({"external", "stored_completions"})
 """Methods whose policies were trained elsewhere: neither their cost nor what they have seen is known."""
+NOT_TRAINED_HERE = MADE_ELSEWHERE | {UNTRAINED}
+"""Methods whose seeds share one policy, and whose training has cost nothing here."""
 _MAX_LOG = math.log(sys.float_info.max)
 NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
 
@@ -43,7 +45,7 @@ class RecipeRuns:
     @property
     def varies(self) -> bool:
         """True where another seed is another policy."""
-        return self.method not in {UNTRAINED, *MADE_ELSEWHERE}
+        return self.method not in NOT_TRAINED_HERE
 
     @property
     def seeds(self) -> tuple[int, ...]:

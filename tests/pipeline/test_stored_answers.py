@@ -62,7 +62,7 @@ def test_what_texts_say_is_measured_and_the_rest_withheld(here):
     assert comparison.mismatches == ()
     [shown] = [one for one in comparison.recipes if one.recipe == "theirs"]
     assert "made_elsewhere" in {flag.name for flag in shown.flags}
-    assert shown.answer_cost == {}
+    assert shown.cost_per_answer == {}
 
 
 def test_more_completions_than_are_drawn_and_a_column_that_says_how_they_ended(here):
