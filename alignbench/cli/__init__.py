@@ -1,6 +1,20 @@
 """The command line: one verb, one file; each parses, calls and prints."""
 
-from alignbench.cli import check, compare, evaluate, export, keys, ls, methods, report, rescore, run, score, status
+from alignbench.cli import (
+    check,
+    compare,
+    evaluate,
+    export,
+    init,
+    keys,
+    ls,
+    methods,
+    report,
+    rescore,
+    run,
+    score,
+    status,
+)
 from alignbench.cli.group import main
 
 __all__ = [
@@ -8,6 +22,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "init",
     "keys",
     "ls",
     "main",
