@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from alignbench.errors import DataError
 from alignbench.pipeline.prompts import data_settings
+from alignbench.pipeline.revisions import revised_demonstrations
 from alignbench.pipeline.stored_texts import as_drawn, fits, prompts_of_source, source_of
 from alignbench.pipeline.training_draws import Built, draws_of, paid_prompts
 from alignbench.records import Cost, Demonstration, Prompt, Scorer
@@ -39,6 +40,9 @@ def demonstrations(
         heldout: The prompts of the evaluation. No demonstration may have one, nor any other that the data hold out:
             what builds on this run may be measured on more of them.
     """
+    if recipe.revisions is not None:
+        assert labeller is not None
+        return revised_demonstrations(recipe, policy, labeller, paid_prompts(recipe, data.train))
     settings = recipe.demonstrations or DemonstrationSettings()
     if settings.take == "data":
         found = _of_data(recipe, settings, policy, data, heldout)

@@ -30,6 +30,7 @@ from alignbench.pipeline.job import Job, begin
 from alignbench.pipeline.plan import Key, Outcome, Planned, folder, plan
 from alignbench.pipeline.preflight import check_before_start
 from alignbench.pipeline.prompts import known_texts
+from alignbench.pipeline.revisions import compare_with_drafts
 from alignbench.pipeline.schedule import Schedule
 from alignbench.pipeline.train import Measuring, train
 from alignbench.pipeline.training_data import build_training_data
@@ -183,7 +184,12 @@ def _before_training(job: Job, directory: RunDirectory, parts: Parts) -> Measuri
     seen = known_texts(recipe, parts.data, yardsticks.heldout.prompts, built.prompts)
     directory.write_prompts(*seen, parts.data.statistics)
     directory.charge(built.pieces)
-    for name, rows in built.told.items():
+    told = dict(built.told)
+    if "revisions" in told:
+        with measured(job.evaluation, job.device):
+            said = {"judges": compare_with_drafts(told["revisions"][1:], yardsticks.judges)}
+        told["revisions"] = [said, *told["revisions"]]
+    for name, rows in told.items():
         write_rows(directory.path / f"{name}.jsonl", rows)
     return Measuring(directory, yardsticks, along, built)
 

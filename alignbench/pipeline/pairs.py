@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from alignbench.errors import DataError
 from alignbench.pipeline.feedback import judged_pairs
 from alignbench.pipeline.prompt_limits import longest_trained_on
+from alignbench.pipeline.revisions import revised_pairs
 from alignbench.pipeline.stored_texts import as_drawn, fits, prompts_of_source, source_of
 from alignbench.pipeline.training_draws import Built, draws_of, paid_prompts
 from alignbench.records import PreferencePair, Prompt, Scorer
@@ -41,6 +42,8 @@ def training_pairs(
     if recipe.pairs.source is not None:
         return _stored(recipe, recipe.pairs.source, policy, data, heldout).said_as("stored pairs")
     assert labeller is not None
+    if recipe.revisions is not None:
+        return revised_pairs(recipe, policy, labeller, paid_prompts(recipe, data.train))
     if recipe.feedback is not None:
         return judged_pairs(recipe, policy, labeller, paid_prompts(recipe, data.train))
     return _pairs(recipe, policy, labeller, paid_prompts(recipe, data.train), recipe.pairs, "training")

@@ -23,7 +23,7 @@ from alignbench.errors import did_you_mean
 from alignbench.evaluation.protocols import PROTOCOLS
 from alignbench.identity import NotIdentity, OnlyIfGiven
 from alignbench.methods.base import Method
-from alignbench.recipe.feedback import FeedbackSettings
+from alignbench.recipe.feedback import FeedbackSettings, RevisionSettings
 from alignbench.recipe.roles import BLOCKS, key_of
 from alignbench.recipe.scorers import Name, RewardSettings, ScorerSettings
 from alignbench.records import Settings
@@ -221,6 +221,7 @@ class RecipeSettings(Settings):
     builds_on: Annotated[dict[Name, Name] | None, OnlyIfGiven()] = None
     """Recipes whose policies the method uses beside the one that it starts from, by role: `{expert: sft_nontoxic}`."""
     feedback: Annotated[FeedbackSettings | None, OnlyIfGiven()] = None
+    revisions: Annotated[RevisionSettings | None, OnlyIfGiven()] = None
     evaluation: EvaluationSettings
     chat: ChatSettings | None = None
     hardware: HardwareSettings = HardwareSettings()

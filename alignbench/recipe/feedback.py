@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from alignbench.identity import NotIdentity
 from alignbench.records import Settings
-from alignbench.scorers.base import BesideRecipe, Text, hash_of
+from alignbench.scorers.base import BesideRecipe, Text, checked, hash_of
 from alignbench.scorers.llm_judge import RUBRICS, AskedModel
-from alignbench.scorers.templates import read_template
+from alignbench.scorers.templates import read_template, read_text_file, unchanged
 
 PLACES = {"pairwise": ("first", "second"), "listwise": ("answers",)}
 """What a rubric needs, by what is compared."""
@@ -46,7 +46,6 @@ class FeedbackSettings(AskedModel):
 
     def rubric_text(self, where: str) -> str:
         """What is asked; ScorerError where the file is another one by now."""
-        from alignbench.scorers.templates import unchanged
 
         def read(file: str) -> str:
             return read_template(file, PLACES[self.compare], ["prompt"])
@@ -56,7 +55,63 @@ class FeedbackSettings(AskedModel):
         return unchanged(self.rubric, self.rubric_sha256, read, f"{where}.rubric")
 
 
-BLOCKS: Mapping[str, type[Settings]] = {"feedback": FeedbackSettings}
+def read_principles(file: str) -> tuple[str, ...]:
+    """The principles of a file in UTF-8, numbered from 1, one a line.
+
+    Such as `1. Nobody is insulted.` Empty lines and lines that begin with # are skipped.
+
+    Raises:
+        ValueError: with what was expected.
+    """
+    lines = read_text_file(file).splitlines()
+    found: list[str] = []
+    for line in (one.strip() for one in lines):
+        if not line or line.startswith("#"):
+            continue
+        number, dot, text = line.partition(".")
+        if not dot or number != str(len(found) + 1) or not text.strip():
+            raise ValueError(
+                f"principles numbered from 1, one a line, such as `1. Nobody is insulted.` ({file}: {line!r})"
+            )
+        found.append(text.strip())
+    if not found:
+        raise ValueError(f"a file with one principle or more, {file} has none")
+    return tuple(found)
+
+
+class RevisionSettings(AskedModel):
+    """A model that criticises and revises the policy's drafts under written principles; revisions are learned."""
+
+    principles: Annotated[
+        Text | None,
+        NotIdentity("where the principles lie; `principles_sha256` says what is in them"),
+        BesideRecipe(),
+        checked(read_principles),
+    ] = None
+    """A file of numbered principles, one a line; each turn draws one of them."""
+    principles_sha256: Annotated[Text | None, hash_of("principles")] = Field(default=None, validate_default=True)
+    """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
+    turns: int = Field(default=1, ge=1)
+    """Criticisms with their revisions, one after the other, of each draft."""
+    criticism_tokens: int = Field(default=64, ge=1)
+    """The most tokens of a criticism."""
+
+    @model_validator(mode="after")
+    def _asks_somebody(self) -> Self:
+        if self.llm_judge is None:
+            raise ValueError("llm_judge: the model that criticises and revises")
+        if self.principles is None:
+            raise ValueError("principles: a file of numbered principles, one a line")
+        return self
+
+    def read(self) -> tuple[str, ...]:
+        """The principles; ScorerError where the file is another one by now."""
+        assert self.principles is not None
+        unchanged(self.principles, self.principles_sha256, read_text_file, "revisions.principles")
+        return read_principles(self.principles)
+
+
+BLOCKS: Mapping[str, type[Settings]] = {"feedback": FeedbackSettings, "revisions": RevisionSettings}
 """The blocks by their keys."""
 
 

@@ -44,7 +44,7 @@ class Recipe(RecipeSettings):
     @property
     def draws_for_training(self) -> bool:
         """True where completions are drawn and scored before training, for the method to learn from."""
-        take = self.demonstrations.take if self.demonstrations else "data"
+        take = self.demonstrations.take if self.demonstrations else "revisions" if self.revisions else "data"
         facts = replace(self.method.facts, learns_from=learned_kinds(self.method))
         return _draws(facts, take, stored_pairs=self.pairs.source is not None)
 
@@ -65,6 +65,8 @@ class Recipe(RecipeSettings):
         """Yields the blocks that name a model which is asked in words before training."""
         if self.feedback is not None:
             yield "feedback", self.feedback
+        if self.revisions is not None:
+            yield "revisions", self.revisions
 
     def run_hash(self, upstream_hashes: Mapping[str, str]) -> str:
         """Returns the identity of the run: the hash of the settings that are declared to belong to it.
@@ -161,16 +163,19 @@ def _rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str,
 def _feedback_rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str, str]]:
     method, pairs = values.get("method"), values.get("pairs")
     name = method.get("name") if isinstance(method, dict) else None
-    if values.get("feedback") is None or name not in known_methods():
+    given = [block for block in ("feedback", "revisions") if values.get(block) is not None]
+    if not given or name not in known_methods():
         return
-    if "preference_pairs" not in method_class(name).facts.learns_from:
-        yield (
-            ("feedback",),
-            f"a block, and the method {name}",
-            "it left out, or a method that learns from preference pairs",
-        )
+    path, kinds = (given[-1],), {"preference_pairs"} | ({"demonstrations"} if given == ["revisions"] else set())
+    words = " or ".join(sorted(kind.replace("_", " ") for kind in kinds))
+    if len(given) > 1:
+        yield path, "a block beside `feedback`", "one of the two: pairs of revisions are ordered already"
+    elif kinds.isdisjoint(method_class(name).facts.learns_from):
+        yield path, f"a block, and the method {name}", f"it left out, or a method that learns from {words}"
     elif isinstance(pairs, dict) and pairs.get("source") is not None:
-        yield ("feedback",), "a block beside pairs.source", "it left out: stored pairs are ordered already"
+        yield path, "a block beside pairs.source", "it left out: stored pairs are ordered already"
+    elif "revisions" in given and values.get("demonstrations") is not None:
+        yield ("demonstrations",), "a block beside `revisions`", "it left out: the revisions are what is imitated"
 
 
 def _upstream_rule_breaks(values: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str, str]]:
@@ -200,7 +205,7 @@ def _method_rule_breaks(
         blocks = {key: block for key, block in values.items() if isinstance(block, dict)}
         taken, pairs = blocks.get("demonstrations", {}), blocks.get("pairs", {})
         by_reward = taken.get("min_reward") is not None or taken.get("max_reward") is not None
-        take = "what has a reward" if by_reward else taken.get("take", "data")
+        take = "what has a reward" if by_reward or "revisions" in blocks else taken.get("take", "data")
         if facts.calls_reward or _draws(facts, take, stored_pairs=pairs.get("source") is not None):
             yield ("reward",), "nothing", f"a reward block, for the method {name}"
 

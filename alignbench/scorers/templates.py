@@ -13,6 +13,16 @@ from alignbench.scorers.base import Place
 _PLACE = re.compile(r"\{([a-z]+)\}")
 
 
+def read_text_file(file: str | Path) -> str:
+    """What a text file in UTF-8 holds; ValueError, with what was expected, where it cannot be read."""
+    try:
+        return Path(file).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"a file beside the recipe or in the current folder ({file}: {error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("a text file in UTF-8") from error
+
+
 def read_template(file: str | Path, needs: Sequence[str], may: Sequence[str] = ()) -> str:
     """A text file in UTF-8 with places such as `{completion}` in it, without the line end at its end.
 
@@ -24,12 +34,7 @@ def read_template(file: str | Path, needs: Sequence[str], may: Sequence[str] = (
     Raises:
         ValueError: with what was expected.
     """
-    try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"a file beside the recipe or in the current folder ({file}: {error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError("a text file in UTF-8") from error
+    text = read_text_file(file)
     found = _PLACE.findall(text)
     if any(found.count(place) != 1 for place in needs) or any(found.count(place) > 1 for place in may):
         places = " and ".join(f"{{{place}}}" for place in needs)

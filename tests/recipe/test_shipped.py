@@ -63,6 +63,8 @@ MORE = [
     "reinforce_pp_baseline",
     "rloo",
     "rlaif",
+    "constitutional",
+    "constitutional_dpo",
     "rlaif_reward_model",
     "rlaif_ppo",
     "suites/feedback_embedded",
