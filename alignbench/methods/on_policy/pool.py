@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from alignbench.methods.on_policy.rollout import RewardFunction, Rollout, measure
+from alignbench.methods.on_policy.rollout import Rollout, measure
 from alignbench.methods.on_policy.trainer import OnPolicyTrainer
 from alignbench.models.forward import collate
-from alignbench.records import Completion, Cost, Demonstration, Prompt, total
+from alignbench.records import Completion, Cost, Prompt, total
 from alignbench.runtime.randomness import generator
 
 if TYPE_CHECKING:
-    from alignbench.methods.on_policy.config import OnPolicyConfig
-    from alignbench.methods.on_policy.objective import Objective
     from alignbench.models.control_tokens import ControlledModel
     from alignbench.models.forward import SequenceBatch
     from alignbench.models.sampling.capture import Capture
@@ -50,26 +48,16 @@ class PoolTrainer(OnPolicyTrainer):
     In the first step completions are those of the reference, without a token.
     """
 
-    def __init__(
-        self,
-        policy: ControlledModel,
-        reward: RewardFunction,
-        prompts: Sequence[Prompt],
-        config: OnPolicyConfig,
-        objective: Objective,
-        *,
-        seed: int = 0,
-        demonstrations: Sequence[Demonstration] = (),
-    ) -> None:
+    def __init__(self, policy: ControlledModel, *arguments: Any, **options: Any) -> None:
         """As of `OnPolicyTrainer`; there is a quantile for each control token of the policy."""
         self.n_quantiles = len(policy.embedding.controls)
         policy.control = self.n_quantiles - 1  # room is left for it
-        super().__init__(policy, reward, prompts, config, objective, seed=seed, demonstrations=demonstrations)
+        super().__init__(policy, *arguments, **options)
         if self.updater.imitation is not None:
             self.updater.imitation.policy = copy.copy(policy)  # behind the best token, in the first step too
         self.controlled = policy
         self.networks.seen_by_reference = policy.without_controls
-        self.by_id = {prompt.id: prompt for prompt in prompts}
+        self.by_id = {prompt.id: prompt for prompt in self.prompts}
 
     def sample(self, step: int, capture: Capture | None = None) -> tuple[list[Prompt], list[Completion]]:
         """As of `OnPolicyTrainer`."""
