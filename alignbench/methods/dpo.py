@@ -100,21 +100,18 @@ class DPO(TrainerSettings):
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Trains on all pairs."""
-        from datasets import Dataset
         from trl import DPOConfig
 
-        from alignbench.methods.trl.arguments import trl_config
+        from alignbench.methods.trl.arguments import trainer_arguments
         from alignbench.methods.trl.checkpoints import last_checkpoint, training_identity
         from alignbench.methods.trl.collator import SampledTokensCollator, preference_rows
         from alignbench.methods.trl.reference import cost_of_one_pass, no_progress_bar
         from alignbench.methods.trl.scoring import PairTrainer
-        from alignbench.methods.trl.training import train
-        from alignbench.models.adapters import lora_config
+        from alignbench.methods.trl.training import train_policy
 
         policy = run.policy
         rows = preference_rows(data.pairs, policy)
         identity = training_identity(self, policy.model, rows, seed=run.seed, lora=run.lora)
-        on_cpu = policy.device.type == "cpu"
         # What the reference says of a pair is the same in every epoch. Asked before training it is the policy itself.
         is_asked_once = self.epochs >= SEVERAL
         asked: dict[str, Any] = {"precompute_ref_log_probs": True} if is_asked_once else {}
@@ -122,31 +119,22 @@ class DPO(TrainerSettings):
             last_checkpoint(run.checkpoints, identity)  # its kernels multiply for the reference too
         with no_progress_bar():
             trainer = PairTrainer(
-                model=policy.model,
+                **trainer_arguments(DPOConfig, self, rows, run, **self.objective(), **asked),
                 # Left to itself TRL reloads a reference from the hub name; with an adapter it switches the adapter off.
                 ref_model=None if run.lora or is_asked_once else policy.frozen_copy().model,
-                args=trl_config(
-                    DPOConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **self.objective(), **asked
-                ),
-                train_dataset=Dataset.from_list(rows),
                 data_collator=SampledTokensCollator(policy.pad_id),
-                processing_class=policy.tokenizer,
-                peft_config=lora_config(run.lora, policy.model) if run.lora else None,
             )
-        train(
+        return train_policy(
             trainer,
             run,
             identity,
             title="DPO",
             names=LOG_NAMES,
             drawn_completions=data.drawn_completions,
-            as_policy=policy.with_model,
             check_first_step=self.check_first_step,
             n_forward=1 if is_asked_once else 2,  # policy and reference
             before=cost_of_one_pass(trainer.model, rows) if is_asked_once else None,
         )
-        policy.model = trainer.model.eval()
-        return policy
 
     def check_first_step(self, logs: Mapping[str, float]) -> None:
         """Before the first update policy and reference agree: both implicit rewards are 0, and the loss is known.

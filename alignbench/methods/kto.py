@@ -62,49 +62,38 @@ class KTO(TrainerSettings):
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Trains on all labelled completions, as they were sampled."""
-        from datasets import Dataset
         from trl import KTOConfig, KTOTrainer
 
-        from alignbench.methods.trl.arguments import trl_config
+        from alignbench.methods.trl.arguments import trainer_arguments
         from alignbench.methods.trl.checkpoints import training_identity
         from alignbench.methods.trl.collator import LabelledTokensCollator, labelled_rows
         from alignbench.methods.trl.scoring import score_completions_alone
-        from alignbench.methods.trl.training import train
-        from alignbench.models.adapters import lora_config
+        from alignbench.methods.trl.training import train_policy
 
         policy, found = run.policy, data.labelled_completions
         labels = [one.is_wanted for one in found]
         order = mixed_batches(labels, self.batch_size, self.epochs, run.seed)
         rows = labelled_rows([found[i] for i in order], policy)
         identity = training_identity(self, policy.model, rows, seed=run.seed, lora=run.lora)
-        on_cpu = policy.device.type == "cpu"
         laid_out = {"num_train_epochs": 1, "train_sampling_strategy": "sequential"}
-        own = self.objective() | laid_out
         trainer = KTOTrainer(
-            model=policy.model,
+            **trainer_arguments(KTOConfig, self, rows, run, **self.objective(), **laid_out),
             ref_model=None if run.lora else policy.frozen_copy().model,
-            args=trl_config(KTOConfig, self, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **own),
-            train_dataset=Dataset.from_list(rows),
             data_collator=LabelledTokensCollator(policy.pad_id),
-            processing_class=policy.tokenizer,
-            peft_config=lora_config(run.lora, policy.model) if run.lora else None,
         )
         for model in filter(None, (trainer.model, trainer.ref_model)):
             score_completions_alone(model)
         expected = self._first_loss(found)
-        train(
+        return train_policy(
             trainer,
             run,
             identity,
             title="KTO",
             names=LOG_NAMES,
             drawn_completions=data.drawn_completions,
-            as_policy=policy.with_model,
             check_first_step=lambda logs: check_first_step(logs, expected),
             n_forward=2,  # policy and reference
         )
-        policy.model = trainer.model.eval()
-        return policy
 
     def _first_loss(self, found: Sequence[LabelledCompletion]) -> float:
         """What the loss of the first batch is; says what the batches are made of, and how the two kinds weigh."""

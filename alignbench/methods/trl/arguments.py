@@ -5,13 +5,14 @@ TRL says nothing where a setting has no effect beside another one, and where it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alignbench.errors import TrainingError, did_you_mean
 from alignbench.identity import default_of
+from alignbench.methods.base import RunContext
 from alignbench.methods.trl.settings import TrainerSettings
 
 Config = TypeVar("Config")
@@ -94,6 +95,24 @@ def trl_config(
     if config.mixed_precision != "no":  # type: ignore[attr-defined]
         raise TrainingError("the environment variable ACCELERATE_MIXED_PRECISION is set: training is in float32")
     return config
+
+
+def trainer_arguments(
+    kind: type[Config], settings: TrainerSettings, rows: Sequence[Mapping[str, Any]], run: RunContext, **own: Any
+) -> dict[str, Any]:
+    """What any TRL trainer is given that trains the policy of a run on rows; `own` is for its configuration."""
+    from datasets import Dataset
+
+    from alignbench.models.adapters import lora_config
+
+    policy, on_cpu = run.policy, run.policy.device.type == "cpu"
+    return {
+        "model": policy.model,
+        "args": trl_config(kind, settings, run.checkpoints, seed=run.seed, on_cpu=on_cpu, **own),
+        "train_dataset": Dataset.from_list(list(rows)),
+        "processing_class": policy.tokenizer,
+        "peft_config": lora_config(run.lora, policy.model) if run.lora else None,
+    }
 
 
 def _check_effects(

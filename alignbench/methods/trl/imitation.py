@@ -11,20 +11,18 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from trl import SFTConfig, SFTTrainer
 
 from alignbench.errors import ModelError
 from alignbench.methods.base import RunContext
-from alignbench.methods.trl.arguments import trl_config
+from alignbench.methods.trl.arguments import trainer_arguments
 from alignbench.methods.trl.checkpoints import training_identity
 from alignbench.methods.trl.scoring import IGNORED, labelled_logprobs
 from alignbench.methods.trl.settings import ImitationSettings
 from alignbench.methods.trl.step_costs import BatchTokens
-from alignbench.methods.trl.training import train
-from alignbench.models.adapters import lora_config
+from alignbench.methods.trl.training import train_policy
 from alignbench.models.forward import accepts, base_model, decoder_start, is_encoder_decoder, token_logprobs
 from alignbench.models.output_layer import OutputLayer, output_layer
 from alignbench.models.padding_check import ROUNDED_TOLERANCE, TOLERANCE
@@ -72,27 +70,19 @@ def imitate(
     rows = imitation_rows(demonstrations, policy)
     collator = collator_of(policy, rows, packing=settings.packing)
     identity = training_identity(settings, policy.model, rows, seed=run.seed, lora=run.lora)
-    on_cpu = policy.device.type == "cpu"
     training = (trainer or ImitationTrainer)(
-        model=policy.model,
-        args=trl_config(SFTConfig, settings, run.checkpoints, seed=run.seed, on_cpu=on_cpu),
-        train_dataset=Dataset.from_list(rows),
-        data_collator=collator,
-        processing_class=policy.tokenizer,
-        peft_config=lora_config(run.lora, policy.model) if run.lora else None,
+        **trainer_arguments(SFTConfig, settings, rows, run), data_collator=collator
     )
-    train(
+    return train_policy(
         training,
         run,
         identity,
         title=title,
         names=LOG_NAMES,
         drawn_completions=drawn_completions,
-        as_policy=as_policy or policy.with_model,
+        as_policy=as_policy,
         count=partial(tokens_of_texts, apart=policy.is_encoder_decoder),
     )
-    policy.model = training.model.eval()
-    return policy
 
 
 def imitation_rows(demonstrations: Sequence[Demonstration], policy: LanguageModel) -> list[dict[str, list[int]]]:

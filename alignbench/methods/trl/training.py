@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
@@ -17,6 +17,9 @@ from alignbench.models.loading import has_finite_weights
 from alignbench.records import Cost, Policy
 from alignbench.runtime.allocator import keeping_freed_memory
 from alignbench.runtime.progress import progress_bar
+
+if TYPE_CHECKING:
+    from alignbench.models.language_model import LanguageModel
 
 
 class Steps(TrainerCallback):  # type: ignore[misc]
@@ -116,3 +119,18 @@ def train(
         trainer.add_callback(callback)
     with keeping_freed_memory():  # TRL makes logits in large pieces, which else are mapped anew each
         trainer.train(resume_from_checkpoint=last_checkpoint(run.checkpoints, identity))
+
+
+def train_policy(
+    trainer: Any,
+    run: RunContext,
+    identity: Identity,
+    *,
+    as_policy: Callable[[Any], Policy] | None = None,
+    **options: Any,
+) -> LanguageModel:
+    """Trains the policy of a run, as `train` does with its other arguments, and returns it."""
+    policy = run.policy
+    train(trainer, run, identity, as_policy=as_policy or policy.with_model, **options)
+    policy.model = trainer.model.eval()
+    return policy
