@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,19 +83,20 @@ class Answer:
     @cached_property
     def open_questions(self) -> tuple[OpenQuestion, ...]:
         """What would settle what is open: undecided rows against the baseline, and the best against the runner-up."""
+        return tuple(self.questions())
+
+    def questions(self) -> Iterator[OpenQuestion]:
+        """Yields the same one by one: each takes a while."""
         wanted = [(name, self.baseline) for name in self.ranking.order if name != self.baseline]
-        wanted += [(name, self.best) for name in self.unbeaten[1:2]]
-        found: dict[tuple[str, str], OpenQuestion] = {}
+        wanted += [(name, self.best) for name in self.unbeaten[1:2] if self.baseline not in (name, self.best)]
         for name, other in wanted:
             pair = None if other is None else self._pair(name, other)
             needed = None if pair is None else settlement(pair.measurement)
-            if pair is not None and needed is not None and (needed.prompts or needed.seeds):
-                found.setdefault((pair.recipe, pair.other), OpenQuestion(name, str(other), needed))
-        return tuple(found.values())
+            if needed is not None and (needed.prompts or needed.seeds):
+                yield OpenQuestion(name, str(other), needed)
 
     def _pair(self, recipe: str, other: str) -> PairedRecipes | None:
-        sides = {recipe, other}
-        return next((pair for pair in self.ranking.pairs if {pair.recipe, pair.other} == sides), None)
+        return self.ranking.pair(recipe, other) or self.ranking.pair(other, recipe)
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from alignbench.comparison.answer import Answer, listed
 from alignbench.comparison.columns import FEW_SEEDS, LETTERS, Columns, by_seed
@@ -280,10 +281,10 @@ def _dominated(comparison: Comparison, width: int, most: int) -> list[str]:
 
 def _settle(answer: Answer, width: int) -> list[str]:
     said = []
-    for one in answer.open_questions:
+    for one in islice(answer.questions(), 3):
         ways = [f"{n:,} {what}" for n, what in ((one.needed.seeds, "seeds each"), (one.needed.prompts, "prompts")) if n]
         said.append(f"{one.recipe} against {one.other}: {' or '.join(ways)}")
-    return titled("SETTLE", f"{'; '.join(said[:3])}.", width, most=1) if said else []
+    return titled("SETTLE", f"{'; '.join(said)}.", width, most=1) if said else []
 
 
 def remarks(comparison: Comparison, width: int) -> list[str]:

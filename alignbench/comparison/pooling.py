@@ -187,7 +187,7 @@ def _tests(
     pool: Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]], keys: Collection[MetricKey] | None = None
 ) -> dict[_Place, Tested]:
     """Returns the tests of recipes against others, by (recipe, other, metric), adjusted metric by metric."""
-    measured = {one.recipe: metric_keys([one]) for one, _ in pairs}
+    measured = {one.recipe: metric_keys([one]) for one in {one.recipe: one for one, _ in pairs}.values()}
     if keys is not None:
         measured = {recipe: [key for key in own if key in keys] for recipe, own in measured.items()}
     over_prompts: dict[_Place, Pair] = {}

@@ -47,18 +47,22 @@ class Ranking:
     def _by_names(self) -> dict[tuple[str, str], PairedRecipes]:
         return {(pair.recipe, pair.other): pair for pair in self.pairs}
 
+    def pair(self, recipe: str, other: str) -> PairedRecipes | None:
+        """Returns a pair as it was tested; None the other way round, or where the two were not compared."""
+        return self._by_names.get((recipe, other))
+
     def difference(self, recipe: str, other: str) -> Estimate | None:
         """Returns recipe minus other, interval and p with it; None where they were not compared."""
-        if (pair := self._by_names.get((recipe, other))) is not None:
+        if (pair := self.pair(recipe, other)) is not None:
             return pair.measurement.difference
-        pair = self._by_names.get((other, recipe))
+        pair = self.pair(other, recipe)
         return None if pair is None or pair.measurement.difference is None else _negative(pair.measurement.difference)
 
     def verdict(self, recipe: str, other: str) -> Verdict | None:
         """Returns what a recipe is beside another, the one verdict on these two; None where they were not compared."""
-        if (pair := self._by_names.get((recipe, other))) is not None:
+        if (pair := self.pair(recipe, other)) is not None:
             return judgement(pair.measurement)
-        pair = self._by_names.get((other, recipe))
+        pair = self.pair(other, recipe)
         word = None if pair is None else judgement(pair.measurement)
         return _TURNED.get(word, word)
 

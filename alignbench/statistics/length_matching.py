@@ -17,6 +17,7 @@ runs, like every interval over prompts, and it is no cause: texts of one length 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ MAX_LOST = 0.01
 """Share of resamples that may be left without a single common bin; beyond, there is no interval."""
 _SEED = 20_232
 _BLOCK = 1 << 22
+_MOST_KEPT = 4096
+"""Prompts of which all resamples are kept: 80 MB."""
+_AT_ONCE = 1000
 _ROUNDING = 1e-12
 
 Floats = NDArray[np.float64]
@@ -122,20 +126,28 @@ def _resampled(sides: Floats) -> Floats:
     flat = sides.reshape(2, 2, n_prompts, -1)
     rng, drawn = np.random.default_rng(_SEED), np.empty((N_RESAMPLES, shape[0]))
     step = max(1, _BLOCK // (n_prompts + 4 * flat.shape[3]))
+    is_kept = n_prompts <= _MOST_KEPT
     for start in range(0, N_RESAMPLES, step):
         stop = min(N_RESAMPLES, start + step)
-        counts = _draw_counts(rng, stop - start, n_prompts)
-        drawn[start:stop] = _standardised((counts @ flat).reshape(2, 2, stop - start, *shape))[0]
+        counts = _counts(n_prompts)[start:stop] if is_kept else _draw_counts(rng, stop - start, n_prompts)
+        drawn[start:stop] = _standardised((counts.astype(np.float64) @ flat).reshape(2, 2, stop - start, *shape))[0]
     return drawn
 
 
-def _draw_counts(rng: np.random.Generator, n_resamples: int, n_prompts: int) -> Floats:
+def _draw_counts(rng: np.random.Generator, n_resamples: int, n_prompts: int) -> NDArray[np.int16]:
     """Returns how often each prompt is drawn in each resample, (resamples, prompts), rows summing to `n_prompts`."""
     drawn = rng.integers(0, n_prompts, size=(n_resamples, n_prompts))
     drawn += np.arange(n_resamples)[:, None] * n_prompts
-    return (
-        np.bincount(drawn.ravel(), minlength=n_resamples * n_prompts).reshape(n_resamples, n_prompts).astype(np.float64)
-    )
+    counts = np.bincount(drawn.ravel(), minlength=n_resamples * n_prompts)
+    return counts.reshape(n_resamples, n_prompts).astype(np.int16)
+
+
+@lru_cache(maxsize=1)
+def _counts(n_prompts: int) -> NDArray[np.int16]:
+    """Returns the counts of all resamples, the same ones for every recipe of a table."""
+    rng = np.random.default_rng(_SEED)
+    starts = range(0, N_RESAMPLES, _AT_ONCE)
+    return np.concatenate([_draw_counts(rng, min(_AT_ONCE, N_RESAMPLES - one), n_prompts) for one in starts])
 
 
 def _estimate(difference: float, drawn: Floats, n_prompts: int) -> Estimate:
