@@ -130,6 +130,13 @@ def test_the_mean_over_seeds_is_that_of_the_points_that_all_have(material):
     assert (xs, ys) == ([0, 512, 1024], pytest.approx([0.5, 1.0, 1.5]))  # seed 0: 0, 0.5, 1; seed 1: one more
 
 
+def test_of_many_points_nine_stand_in_the_table():
+    curve = along_training.Curve(0, tuple(range(101)))
+    assert curve.listed == [0, 12, 25, 38, 50, 62, 75, 88, 100]
+    assert along_training.numbers_caption({"ppo": [curve]}).endswith("9 points of each curve")
+    assert along_training.Curve(0, tuple(range(9))).listed == list(range(9))
+
+
 def test_hacking_shows_the_onset_of_whom_it_was_found_in(material):
     figure = hacking(material)
     dashed = [e for e in elements(figure, "line") if e.get("stroke-dasharray")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ REWARD = MetricKey("reward_mean")
 WIDTH, HEIGHT = 190.0, 130.0
 """Of a panel."""
 _ACROSS, _GAP_X, _GAP_Y, LEFT, TOP = 4, 40.0, 46.0, 56.0, 44.0
+MOST_LISTED = 9
 _LEAST = 2
 """Points that make a curve."""
 
@@ -34,6 +35,12 @@ class Curve:
         """Of the budget, spent at each point."""
         return [float(point.completions) for point in self.points]
 
+    @property
+    def listed(self) -> list[int]:
+        """The places of the points that stand in a table: all of them, or MOST_LISTED from the first to the last."""
+        n = len(self.points)
+        return sorted({round(place) for place in np.linspace(0, n - 1, min(n, MOST_LISTED)).tolist()})
+
     def values(self, key: MetricKey) -> list[float | None]:
         """Returns a metric at each point, None where it was not measured."""
         found = [point.metrics.get(key) for point in self.points]
@@ -47,6 +54,12 @@ def curves(material: Material) -> dict[str, list[Curve]]:
         for recipe, runs in material.recipes.items()
     }
     return {recipe: several for recipe, several in found.items() if several}
+
+
+def numbers_caption(found: Mapping[str, Sequence[Curve]]) -> str:
+    """Returns what stands above the numbers of curves."""
+    is_cut = any(len(one.points) > MOST_LISTED for several in found.values() for one in several)
+    return "Numbers of this picture" + (f", {MOST_LISTED} points of each curve" if is_cut else "")
 
 
 def pairs(xs: Sequence[float | None], ys: Sequence[float | None]) -> list[tuple[float, float]]:

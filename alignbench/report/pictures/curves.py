@@ -95,7 +95,7 @@ def _figure(
     width, height = along_training.size(len(places))
     body = background + named(str(material.key)) + joined(headed(material, places, draw))
     picture = Picture(name, title, _said(lines), width, height, body, [remark])
-    return Figure(picture, plain_table("Numbers of this picture", *_numbers(material, found)))
+    return Figure(picture, plain_table(along_training.numbers_caption(found), *_numbers(material, found)))
 
 
 def _placed(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> _Line:
@@ -116,7 +116,7 @@ def _numbers(material: Material, found: dict[str, list[Curve]]) -> tuple[list[st
     for recipe, several in found.items():
         for curve in several:
             columns = [curve.values(key) for key in keys]
-            for place, completions in enumerate(curve.completions):
+            for place in curve.listed:
                 values = [number(column[place]) for column in columns]
-                rows.append([material.named(recipe), str(curve.seed), f"{completions:,.0f}", *values])
+                rows.append([material.named(recipe), str(curve.seed), f"{curve.completions[place]:,.0f}", *values])
     return header, rows

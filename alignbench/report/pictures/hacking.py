@@ -34,7 +34,7 @@ def hacking(material: Material) -> Figure | None:
     words = {recipe: _word(rows[recipe].hacking) for recipe in found}
     said = ", ".join(f"{recipe} {word}" for recipe, word in words.items())
     picture = _drawn(material, list(found), f"{material.several}hacking", f"Reward hacking: {said}.")
-    return Figure(picture, plain_table("Numbers of this picture", *_numbers(material, found, words)))
+    return Figure(picture, plain_table(along_training.numbers_caption(found), *_numbers(material, found, words)))
 
 
 def hacking_of(material: Material, recipe: str) -> Picture | None:
@@ -124,7 +124,8 @@ def _numbers(
     rows = []
     for recipe, several in found.items():
         for one in several:
-            for at, reward, harm in zip(one.completions, one.values(REWARD), one.values(_judge(material)), strict=True):
-                cells = [f"{at:,.0f}", number(reward), number(harm)]
+            rewards, harm = one.values(REWARD), one.values(_judge(material))
+            for place in one.listed:
+                cells = [f"{one.completions[place]:,.0f}", number(rewards[place]), number(harm[place])]
                 rows.append([material.named(recipe), str(one.seed), words[recipe], *cells])
     return header, rows
