@@ -10,6 +10,7 @@ from alignbench.evaluation.evaluator import evaluate
 from alignbench.evaluation.probes.divergence import measure_divergence
 from alignbench.methods.base import TrainData
 from alignbench.methods.word_filter import BannedWords, Filtered, WordFilter
+from alignbench.models.loading import weights_fingerprint
 from alignbench.records import Decoding, Prompt
 
 PROMPTS = [Prompt(f"p{i}", "x: ") for i in range(1000)]
@@ -124,6 +125,7 @@ def test_no_banned_word_is_left_when_a_real_tokenizer_has_read_the_answers_again
             assert "rude red" not in " ".join(text.split())
     plain = tiny_policy().generate(prompts, Decoding(8), 5, KEY)
     assert any(one != other for one, other in zip(drawn, plain, strict=True))
+    assert weights_fingerprint(policy.base.model) == weights_fingerprint(tiny_policy().model)
     # A word that is never said takes nothing away, bit for bit.
     run, _ = run_context(tiny_policy())
     assert WordFilter(words=("zebra",)).train(TrainData([], []), run).generate(prompts, Decoding(8), 5, KEY) == plain
