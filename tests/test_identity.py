@@ -97,6 +97,7 @@ BESIDE = [
     "reward.may_oppose_judges=true",
     "hardware.device=auto",
     "hardware.threads=3",
+    "tracking=[tensorboard]",
     "method.micro_batch_size=2",
     "method.gradient_checkpointing=true",
     "method.sharding=full",

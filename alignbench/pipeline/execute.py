@@ -32,6 +32,7 @@ from alignbench.pipeline.preflight import check_before_start
 from alignbench.pipeline.prompts import known_texts
 from alignbench.pipeline.revisions import compare_with_drafts
 from alignbench.pipeline.schedule import Schedule
+from alignbench.pipeline.tracked import tracked
 from alignbench.pipeline.train import Measuring, train
 from alignbench.pipeline.training_data import build_training_data
 from alignbench.records import Cost, Policy
@@ -136,13 +137,14 @@ def _run_one(planned: Planned, results: Path, tuning: TuningFile | None, *, forc
             job.directory.path / layout.PROGRESS_FILE if job.directory is not None else None,
         )
         logger.info("%s, seed %d: %s", *planned.key, recorder.action)
-        if recorder.action == "evaluate":
-            with distributed.agreed():
-                if job.directory is not None:
-                    evaluate_again(job, job.directory)
-                    progress.run_ends()
-        else:
-            _train_and_evaluate(job, profile=profile)
+        with tracked(job, results):
+            if recorder.action == "evaluate":
+                with distributed.agreed():
+                    if job.directory is not None:
+                        evaluate_again(job, job.directory)
+                        progress.run_ends()
+            else:
+                _train_and_evaluate(job, profile=profile)
     return Ended("done", distributed.from_first(recorder.path))
 
 

@@ -93,6 +93,8 @@ def _step_done(job: Job, along: AlongTraining | None) -> StepDone:
         for event, amounts in cost.items():
             job.ledger.book(step, event, amounts)
         job.recorder.log_step(step, metrics)
+        if job.directory is not None:
+            job.directory.told(step, {"budget/completions": completions})
         progress.show(reward=metrics.get("objective/reward"), KL=metrics.get("objective/kl"))
         wall = machine.wall_seconds + watch.wall_seconds
         held = (machine.device_seconds + watch.device_seconds) * distributed.world_size()

@@ -29,6 +29,7 @@ from alignbench.recipe.scorers import Name, RewardSettings, ScorerSettings
 from alignbench.records import Settings
 from alignbench.scorers.base import Text, checked
 from alignbench.scorers.presets import written_out
+from alignbench.tracking.trackers import TrackerName
 from datasets_prep.neutral_texts import check_source
 from datasets_prep.settings import (
     DemonstrationSettings,
@@ -225,6 +226,10 @@ class RecipeSettings(Settings):
     evaluation: EvaluationSettings
     chat: ChatSettings | None = None
     hardware: HardwareSettings = HardwareSettings()
+    tracking: Annotated[
+        tuple[TrackerName, ...] | None, OnlyIfGiven(), NotIdentity("who is told of the run while it is under way")
+    ] = None
+    """Trackers that are told of the run, in their order; each needs its client (`pip install 'alignbench[wandb]'`)."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Decides every draw; a run of each seed shows how much of a result is chance."""
 

@@ -4,7 +4,6 @@ run = RunDirectory.begin(results, recipe="ppo", method="ppo", seed=0, run_hash=.
 if run.action == "skip": ...
 with run:                       # an exception is written down, the lock is given back
 run.log_step(1, {"objective/kl": 0.01})
-...
 run.write_evaluation(report, comparability)
 run.complete(cost=cost)
 """
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,6 +62,8 @@ class RunDirectory:
         self._final = final
         self._lock = lock
         self._logs: dict[str, TextIO] = {}
+        self.told: Callable[[int | None, Mapping[str, object]], None] = lambda _step, _values: None
+        """Is given the numbers of every step and evaluation."""
 
     @classmethod
     def begin(
@@ -154,6 +155,7 @@ class RunDirectory:
         The first call after a resume drops the rows of this step and later: they are run again.
         """
         self._append(layout.TRAIN_LOG_FILE, step, [metrics])
+        self.told(step, metrics)
 
     def log_completions(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         """Appends a sample of a step's completions, one row each, in the manner of `log_step`."""
@@ -259,6 +261,8 @@ class RunDirectory:
             answer_cost=report.answer_cost,
         )
         write_record(path / layout.METRICS_FILE, record)
+        on = "heldout/" if step is None else "validation/"
+        self.told(step, {on + str(metric.key): metric.value for metric in record.metrics})
 
     def charge(
         self, pieces: Mapping[str, Cost], upstream: Sequence[Upstream] = (), tuning: TuningFile | None = None
