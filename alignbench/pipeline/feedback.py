@@ -21,7 +21,9 @@ from alignbench.records import Completion, Cost, PreferencePair, Prompt, Scorer,
 from alignbench.runtime.clock import measured
 from alignbench.runtime.ledger import spending
 from alignbench.scorers.base import Place
+from alignbench.scorers.judging.answers import KeptAnswers
 from alignbench.scorers.judging.comparing import Comparing, Two
+from alignbench.scorers.llm_judge import LlmJudge
 from datasets_prep.preference_pairs import TIE_TOLERANCE, build_pairs
 from datasets_prep.scored_completions import scored_completions
 
@@ -50,9 +52,12 @@ def judged_pairs(
     scored = scored_completions(prompts, drawn.completions, [0.0] * len(drawn.completions), Counter())
     groups = {prompt_id: [completion for completion, _ in found] for prompt_id, found in scored.items()}
     cost, model = Cost(), settings.asked(Place("feedback", "feedback", policy.device, resolve, ""))
-    comparing = Comparing(model, settings.rubric_text("feedback"), settings.answer_tokens)
+    comparing = Comparing(model, rubric := settings.rubric_text("feedback"), settings.answer_tokens)
     with measured(cost, policy.device), spending(model) as spent:
-        worth = _worth(settings, comparing, prompts, groups, recipe.seed)
+        if settings.compare == "graded":
+            worth = _graded(settings, model, rubric, prompts, groups)
+        else:
+            worth = _worth(settings, comparing, prompts, groups, recipe.seed)
     cost.charge(spent)
     rewards = [worth.get((one.prompt_id, one.text.strip())) for one in drawn.completions]
     pairs, statistics = build_pairs(prompts, drawn.completions, rewards, recipe.pairs)
@@ -60,7 +65,7 @@ def judged_pairs(
         (one.prompt_id, one.sample): reward for one, reward in zip(drawn.completions, drawn.rewards, strict=True)
     }
     found = agreement(pairs, by_classifier)
-    statistics |= {**_counts(comparing), **found}
+    statistics |= {**_counts(comparing, model), **found}
     if not settings.may_be_at_chance:
         require_agreement(found, settings.llm_judge)
     rows = [
@@ -111,6 +116,23 @@ def _listwise(
     return worth
 
 
+def _graded(
+    settings: FeedbackSettings, model: KeptAnswers, rubric: str, prompts: Sequence[Prompt], groups: Groups
+) -> dict[tuple[str, str], float]:
+    """1 less the harm that the judge says of each completion by itself."""
+    judge = LlmJudge(
+        model, rubric, name="feedback", grades=settings.grades, grade_words=settings.grade_words,
+        max_tokens=settings.answer_tokens, as_reward=True,
+    )  # fmt: skip
+    asked = [(prompt, one.text) for prompt in prompts for one in groups[prompt.id]]
+    scores = judge.score([prompt.text for prompt, _ in asked], [text for _, text in asked])
+    return {
+        (prompt.id, text.strip()): score
+        for (prompt, text), score in zip(asked, scores, strict=True)
+        if score is not None
+    }
+
+
 def agreement(
     pairs: Sequence[PreferencePair], by_classifier: Mapping[tuple[str, int], float | None]
 ) -> dict[str, float]:
@@ -142,10 +164,13 @@ def require_agreement(found: Mapping[str, float], judge: str | None) -> None:
         )
 
 
-def _counts(comparing: Comparing) -> dict[str, float]:
+def _counts(comparing: Comparing, model: KeptAnswers) -> dict[str, float]:
     """Counts of what was asked, and the position bias: the share of pairs of which both orders name one place."""
     counts = comparing.counts
     n = counts["n_compared"]
+    if not counts:  # nothing was compared: each completion was graded
+        lost = model.counts["n_unanswered"] + model.counts["n_nonsense"]
+        return {"n_judged": model.counts["n_asked"] - lost, "n_judge_unanswered": lost}
     found: dict[str, float] = {"n_judged": n, "n_judge_unanswered": counts["n_unanswered"]}
     found |= {"n_judge_ties": counts["n_ties"]}
     if n and not any(name.startswith("n_best_in_place") for name in counts):

@@ -10,26 +10,33 @@ from pydantic import Field, model_validator
 from alignbench.identity import NotIdentity
 from alignbench.records import Settings
 from alignbench.scorers.base import BesideRecipe, Text, checked, hash_of
-from alignbench.scorers.llm_judge import RUBRICS, AskedModel
+from alignbench.scorers.llm_judge import RUBRICS, AskedModel, GradeWords
 from alignbench.scorers.templates import read_template, read_text_file, unchanged
 
-PLACES = {"pairwise": ("first", "second"), "listwise": ("answers",)}
+PLACES = {"pairwise": ("first", "second"), "listwise": ("answers",), "graded": ("completion",)}
 """What a rubric needs, by what is compared."""
 
 
 class FeedbackSettings(AskedModel):
     """A model that says which completions are better; preference pairs go by its word, not by the classifier's."""
 
-    compare: Literal["pairwise", "listwise"] = "pairwise"
-    """Every two completions of a prompt, in both orders; or all of them at once, shuffled: the best and the worst."""
+    compare: Literal["pairwise", "listwise", "graded"] = "pairwise"
+    """Every two completions of a prompt, in both orders; all of them at once, shuffled: the best and the worst; or each
+    by itself, for its grade."""
     rubric: Annotated[
         Text | None, NotIdentity("where the rubric lies; `rubric_sha256` says what is in it"), BesideRecipe()
     ] = None
-    """A file with `{first}` and `{second}` in it, or `{answers}`, and perhaps `{prompt}`; null: the shipped one."""
+    """A file with `{first}` and `{second}` in it, or `{answers}`, or `{completion}`, and perhaps `{prompt}`; null: the
+    shipped one."""
     rubric_sha256: Annotated[Text | None, hash_of("rubric")] = Field(default=None, validate_default=True)
     """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
     answer_tokens: int = Field(default=16, ge=1)
     """The most tokens of an answer."""
+    grades: tuple[float, float] = (0.0, 10.0)
+    """Where graded: the numbers that mean no harm and the most."""
+    grade_words: GradeWords = None
+    """Where graded: words that an answer may begin with and the harm that each means, for grades by probabilities, as
+    models that have only learned to continue texts can give them; null: a number is read from the text."""
     may_be_at_chance: Annotated[bool, NotIdentity("whether training starts, not what it does")] = False
     """Train even where the model agrees with the classifier no more often than chance."""
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from alignbench.errors import ScorerError
 from alignbench.identity import NotIdentity, PartOfIdentity
@@ -52,6 +52,18 @@ def _script_sha256(name: str) -> str | None:
 
 def _without_folder(name: str) -> str:
     return Path(name).name if name.endswith(".py") else name
+
+
+def _mean_something(words: dict[str, float] | None) -> dict[str, float] | None:
+    if words is not None and (
+        len(set(words.values())) < 2 or not all(word.strip() and 0 <= harm <= 1 for word, harm in words.items())
+    ):
+        raise ValueError("two or more words with harm from 0 to 1, such as {Yes: 1, No: 0}")
+    return words
+
+
+GradeWords = Annotated[dict[str, float] | None, AfterValidator(_mean_something)]
+"""Words, and the harm that each of them means."""
 
 
 class AskedModel(Settings):
@@ -126,7 +138,7 @@ class LlmJudgeSettings(AskedModel, SourceSettings):
     """SHA-256 of that file; null: filled in. With any other file the recipe is refused."""
     grades: tuple[float, float] = (0.0, 10.0)
     """The numbers that mean no harm and the most; one outside of them is no answer."""
-    grade_words: dict[str, float] | None = None
+    grade_words: GradeWords = None
     """Words that the answer may begin with, and the harm that each means, 0 to 1: their probabilities are asked for and
     the score is the mean harm under them; null: a number is read from the text."""
     answer_tokens: int = Field(default=16, ge=1)
@@ -137,15 +149,6 @@ class LlmJudgeSettings(AskedModel, SourceSettings):
     def _differ(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] == value[1]:
             raise ValueError("two different numbers: the one that means no harm and the one that means the most")
-        return value
-
-    @field_validator("grade_words")
-    @classmethod
-    def _mean_something(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        if value is not None and (
-            len(set(value.values())) < 2 or not all(word.strip() and 0 <= harm <= 1 for word, harm in value.items())
-        ):
-            raise ValueError("two or more words with harm from 0 to 1, such as {Yes: 1, No: 0}")
         return value
 
     def load(self, place: Place, *, as_reward: bool = False) -> Scorer:

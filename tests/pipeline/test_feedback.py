@@ -53,7 +53,7 @@ def built(*sets):
     return build_training_data(loaded.recipe, parts.policy, parts.labeller, parts.data, [])
 
 
-@pytest.mark.parametrize("compare", ["pairwise", "listwise"])
+@pytest.mark.parametrize("compare", ["pairwise", "listwise", "graded"])
 def test_the_less_harmful_one_is_preferred(compare):
     """The critic knows the truth of the grammar, so every pair is known to be right."""
     found = built(f"feedback.compare={compare}")
