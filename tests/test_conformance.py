@@ -29,6 +29,7 @@ SMALL = {
     "grpo": {"completions_per_prompt": 4, **ON_POLICY},
     "online_dpo": ON_POLICY,
     "quark": {**ON_POLICY, "epochs": 1},
+    "red_team": {"searches": ("random", "attacker"), "completions_per_prompt": 4, **ON_POLICY},
     "raft": {"completions_per_prompt": 2, **ON_POLICY},
     "reinforce_pp": ON_POLICY,
     "rloo": ON_POLICY,

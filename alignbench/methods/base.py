@@ -178,6 +178,8 @@ class RunContext:
     """The reward as JSON, for a policy that asks it: saved with it, `methods.kept_reward.load_reward` reads it."""
     log_completions: Callable[[int, Sequence[Mapping[str, object]]], None] = lambda _step, _rows: None
     """Keeps a sample of a step's completions."""
+    keep_rows: Callable[[str, Sequence[Mapping[str, object]]], None] = lambda _name, _rows: None
+    """Keeps rows for people, and for other recipes, to read, as `NAME.jsonl` of the run."""
     ledger: Ledger = field(default_factory=Ledger)
     """What training has cost so far. A method books here what belongs to no step, and `restore`s what a checkpoint of
     its own says before it goes on from there."""

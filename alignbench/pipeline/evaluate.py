@@ -14,6 +14,7 @@ from alignbench.identity import identity_values
 from alignbench.models.loading import shared_classifiers
 from alignbench.pipeline.build import Parts, Yardsticks, make_parts, make_yardsticks, saved_policy
 from alignbench.pipeline.curve import cost_of_evaluation
+from alignbench.pipeline.found_prompts import refuse_own_prompts
 from alignbench.pipeline.inputs import inputs_of
 from alignbench.pipeline.measuring import measure
 from alignbench.pipeline.pairs import heldout_pairs, training_pairs
@@ -89,6 +90,7 @@ def evaluate_policy(
     Returns the report, and what must be equal in every run beside it.
     """
     recipe, prompts = parts.recipe, yardsticks.heldout.prompts
+    refuse_own_prompts(recipe, policy)
     with progress_bar(f"evaluating under {recipe.evaluation.protocol}", len(prompts)) as advance:
         report, spent = measure(
             parts,

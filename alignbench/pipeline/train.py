@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from alignbench.models.fast.layers import choice
 from alignbench.pipeline.scorers import kept_reward
 from alignbench.records import Cost, Policy
 from alignbench.results import layout
+from alignbench.results.files import write_rows
 from alignbench.runtime import distributed, progress
 from alignbench.runtime.clock import Stopwatch, measured
 from alignbench.runtime.profiling import Profile
@@ -44,7 +45,7 @@ def train(job: Job, parts: Parts, measuring: Measuring | None, *, profile: bool)
     trace = Profile(job.recorder.path / layout.PROFILE, job.device) if profile and measuring is not None else None
     with measured(job.machine, job.device), trace or nullcontext():
         data = distributed.from_first(measuring.built.data if measuring else TrainData((), ()))  # drawn there alone
-        context = _context(job, parts, measuring.along if measuring else None)
+        context = _context(job, parts, measuring)
         if trace:
             context.step_done = trace.between_steps(context.step_done)
         progress.checkpoint_at(None)
@@ -60,7 +61,7 @@ def train(job: Job, parts: Parts, measuring: Measuring | None, *, profile: bool)
     return trained
 
 
-def _context(job: Job, parts: Parts, along: AlongTraining | None) -> RunContext:
+def _context(job: Job, parts: Parts, measuring: Measuring | None) -> RunContext:
     from alignbench.models.adapters import Lora
 
     recipe, recorder = job.recipe, job.recorder
@@ -75,12 +76,24 @@ def _context(job: Job, parts: Parts, along: AlongTraining | None) -> RunContext:
         reward=parts.reward,
         reward_text=recipe.reward.text if recipe.reward else "completion",
         checkpoints=recorder.checkpoints,
-        step_done=_step_done(job, along),
+        step_done=_step_done(job, measuring.along if measuring else None),
         start=parts.start,
         kept_reward=kept_reward(recipe, job.artifacts) if parts.reward else (),
         log_completions=recorder.log_completions,
+        keep_rows=_keep_rows(measuring),
         ledger=job.ledger,
     )
+
+
+def _keep_rows(measuring: Measuring | None) -> Callable[[str, Sequence[Mapping[str, object]]], None]:
+    """Writes rows into the run's directory; none has a prompt that is held out."""
+
+    def keep(name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        if measuring is not None:
+            held = {prompt.text for prompt in measuring.yardsticks.heldout.prompts}
+            write_rows(measuring.directory.path / f"{name}.jsonl", (r for r in rows if r.get("prompt") not in held))
+
+    return keep
 
 
 def _step_done(job: Job, along: AlongTraining | None) -> StepDone:

@@ -62,6 +62,7 @@ MORE = [
     "reinforce_pp",
     "reinforce_pp_baseline",
     "rloo",
+    "red_team",
     "rlaif",
     "constitutional",
     "constitutional_dpo",
