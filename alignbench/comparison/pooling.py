@@ -164,6 +164,10 @@ def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[
     return found
 
 
+_Place = tuple[str, str, MetricKey]
+"""Recipe, the other one, metric."""
+
+
 def measure_pairs(
     recipes: Sequence[RecipeRuns],
     measured: Mapping[tuple[str, MetricKey], Measurement],
@@ -171,22 +175,35 @@ def measure_pairs(
 ) -> list[PairedRecipes]:
     """Tests every pair of recipes, the later one against the earlier; all pairs on one metric are one family.
 
-    With `keys` on these metrics alone.
+    Half of its alpha is for the pairs with the first recipe, the baseline, half for the others: what is asked first is
+    whether a method does better than nothing, and many rows shall not make that unanswerable. With `keys` on these
+    metrics alone.
     """
     pairs = [(one, other) for place, one in enumerate(recipes) for other in recipes[:place]]
     return [
         PairedRecipes(recipe, other, key, replace(measured[recipe, key], difference=tested.difference, tested=tested))
-        for (recipe, other, key), tested in _tests(Pool(recipes), pairs, keys).items()
+        for (recipe, other, key), tested in _tests(Pool(recipes), pairs, keys, recipes[0].recipe).items()
     ]
 
 
-_Place = tuple[str, str, MetricKey]
+def _shares(family: Sequence[_Place], first: str) -> list[float] | None:
+    """Returns each pair's share of alpha: half of it for those with the first recipe; None where all or none are."""
+    n_first = sum(other == first for _, other, _ in family)
+    if not 0 < n_first < len(family):
+        return None
+    return [0.5 / n_first if other == first else 0.5 / (len(family) - n_first) for _, other, _ in family]
 
 
 def _tests(
-    pool: Pool, pairs: Sequence[tuple[RecipeRuns, RecipeRuns]], keys: Collection[MetricKey] | None = None
+    pool: Pool,
+    pairs: Sequence[tuple[RecipeRuns, RecipeRuns]],
+    keys: Collection[MetricKey] | None = None,
+    first: str = "",
 ) -> dict[_Place, Tested]:
-    """Returns the tests of recipes against others, by (recipe, other, metric), adjusted metric by metric."""
+    """Returns the tests of recipes against others, by (recipe, other, metric), adjusted metric by metric.
+
+    The pairs with the recipe `first` share half of a family's alpha.
+    """
     measured = {one.recipe: metric_keys([one]) for one in {one.recipe: one for one, _ in pairs}.values()}
     if keys is not None:
         measured = {recipe: [key for key in own if key in keys] for recipe, own in measured.items()}
@@ -206,7 +223,7 @@ def _tests(
     for place in found:
         families.setdefault(place[2], []).append(place)
     for family in families.values():
-        found |= zip(family, adjust([found[place] for place in family]), strict=True)
+        found |= zip(family, adjust([found[place] for place in family], _shares(family, first)), strict=True)
     return found
 
 

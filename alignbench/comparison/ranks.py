@@ -1,9 +1,9 @@
 """Which ranks a recipe may have on one metric: what tests of all pairs, adjusted together, leave open.
 
-With Holm's adjustment over all m pairs the chance that any of their verdicts is false is at most 5 %, whatever the
-dependence between them. A recipe's range of ranks goes from 1 + the rows shown to be better to the number of rows less
-those shown to be worse, so that with at least 95 % all ranges together hold the true ranks. Rows whose ranges overlap
-are not equal: they have not been told apart.
+With Holm's adjustment over all pairs, half of the 5 % for those with the baseline and half for the others, the chance
+that any of their verdicts is false is at most 5 %, whatever the dependence between them. A recipe's range of ranks goes
+from 1 + the rows shown to be better to the number of rows less those shown to be worse, so that with at least 95 % all
+ranges together hold the true ranks. Rows whose ranges overlap are not equal: they have not been told apart.
 """
 
 from __future__ import annotations

@@ -202,21 +202,22 @@ def _corpus_begun(pair: CorpusPair, sides: _CorpusSides) -> Tested | _OfMethod:
     return _OfMethod(change, runs, 0, "", components(variance, n_groups, arms))
 
 
-def adjust(family: Sequence[Tested]) -> list[Tested]:
-    """Returns the tests of one family with Holm-adjusted p, each estimand by itself."""
-    runs = holm([one.these_runs.p_value for one in family])
-    shown = holm([one.difference.p_value for one in family])
-    n_tests = sum(one.difference.p_value is not None for one in family)
+def adjust(family: Sequence[Tested], weights: Sequence[float] | None = None) -> list[Tested]:
+    """Returns the tests of one family with Holm-adjusted p, each estimand by itself; weights are those of `holm`."""
+    runs = holm([one.these_runs.p_value for one in family], weights)
+    shown = holm([one.difference.p_value for one in family], weights)
+    shares = [1.0] * len(family) if weights is None else weights
+    whole = math.fsum(share for one, share in zip(family, shares, strict=True) if one.difference.p_value is not None)
     return [
         replace(
             one,
             these_runs=replace(one.these_runs, p_adjusted=mine),
             method=None if one.method is None else replace(one.method, p_adjusted=adjusted),
-            n_tests=max(1, n_tests),
+            n_tests=max(1, round(whole / share)),
         )
         if one.method is not None
-        else replace(one, these_runs=replace(one.these_runs, p_adjusted=adjusted), n_tests=max(1, n_tests))
-        for one, mine, adjusted in zip(family, runs, shown, strict=True)
+        else replace(one, these_runs=replace(one.these_runs, p_adjusted=adjusted), n_tests=max(1, round(whole / share)))
+        for one, share, mine, adjusted in zip(family, shares, runs, shown, strict=True)
     ]
 
 
