@@ -32,19 +32,19 @@ def code_hash(*modules: str, follow: bool = False) -> str:
     `ModuleNotFoundError` where one inside the project does not exist.
     """
     packages = (*PROJECT, *(name.partition(".")[0] for name in modules if follow))
-    code = {name: ast.dump(tree) for name, tree in import_graph(modules, packages).items()}
+    code = import_graph(modules, packages)
     return fingerprint([code, list(sys.version_info[:2]), {name: installed_version(name) for name in LIBRARIES}])
 
 
-def import_graph(modules: Sequence[str], packages: Sequence[str] = ()) -> Mapping[str, ast.Module]:
+def import_graph(modules: Sequence[str], packages: Sequence[str] = ()) -> Mapping[str, str]:
     """Returns the code of modules and of whatever they import inside some packages, directly or not, by module name.
 
-    The packages are those of the project where none are given.
+    Code is the text of its syntax tree. The packages are those of the project where none are given.
 
     An import counts wherever it is, in a function or in an `except`, but for what only type checkers see. With a
     module come the packages that it is in, whose `__init__` runs first.
     """
-    packages, graph = packages or PROJECT, dict[str, ast.Module]()
+    packages, graph = packages or PROJECT, dict[str, str]()
     for name in modules:
         if name.partition(".")[0] in PROJECT and _source_file(name, packages) is None:
             raise ModuleNotFoundError(f"no source of {name}", name=name)
@@ -53,10 +53,17 @@ def import_graph(modules: Sequence[str], packages: Sequence[str] = ()) -> Mappin
         name = waiting.pop()
         file = None if name in graph else _source_file(name, packages)
         if file is not None:
-            graph[name] = _without_words(ast.parse(read_source(name, file)))
             package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-            waiting += [name.rpartition(".")[0], *_imported(graph[name], package)]
+            graph[name], imported = _code_of(read_source(name, file), package)
+            waiting += [name.rpartition(".")[0], *imported]
     return dict(sorted(graph.items()))
+
+
+@cache
+def _code_of(source: bytes, package: str) -> tuple[str, Sequence[str]]:
+    """A module's code without words, and what it imports: one run asks for several hashes of much the same modules."""
+    tree = _without_words(ast.parse(source))
+    return ast.dump(tree), tuple(_imported(tree, package))
 
 
 def read_source(name: str, file: Path) -> bytes:
