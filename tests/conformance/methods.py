@@ -84,8 +84,9 @@ def check_training(method: Method, *, budget: int = 16, lora: Lora | None = None
         lora: The adapter that is trained; None: all weights.
     """
     name, facts = type(method).__name__, method.facts
+    data = _data(tiny_policy(), facts, budget)
     with TemporaryDirectory() as folder:
-        said, trained = _train(method, budget, lora, Path(folder))
+        said, trained = _train(method, data, budget, lora, Path(folder))
     _check_steps(name, facts, said, budget)
     if facts.gives == "reward_model":
         kind = type(trained).__name__
@@ -102,8 +103,8 @@ def check_training(method: Method, *, budget: int = 16, lora: Lora | None = None
         check_policy(cast("Policy", trained), prompts(4))
     with TemporaryDirectory() as folder:
         with suppress(_CutOff):
-            _train(method, budget, lora, Path(folder), cut_off_at=len(said))
-        again = _train(method, budget, lora, Path(folder))[1]
+            _train(method, data, budget, lora, Path(folder), cut_off_at=len(said))
+        again = _train(method, data, budget, lora, Path(folder))[1]
     expect(
         _answers(again) == _answers(trained),
         f"{name}.train: cut off at its last step and started again, it gave something else; expected the seed and what "
@@ -120,7 +121,7 @@ def _answers(trained: Trained) -> Sequence[object]:
 
 
 def _train(
-    method: Method, budget: int, lora: Lora | None, folder: Path, cut_off_at: int | None = None
+    method: Method, data: TrainData, budget: int, lora: Lora | None, folder: Path, cut_off_at: int | None = None
 ) -> tuple[list[tuple[Any, ...]], Trained]:
     """Returns what `step_done` was told, and what was trained."""
     from alignbench.embedded import resolve
@@ -128,7 +129,6 @@ def _train(
     from alignbench.runtime.randomness import seed_everything
 
     policy, said = tiny_policy(), list[tuple[Any, ...]]()
-    data = _data(policy, method.facts, budget)
 
     def load_reward_model(model: str | None) -> tuple[Any, Any]:
         seed_everything(0)
