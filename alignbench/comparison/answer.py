@@ -222,7 +222,9 @@ def _cost(one: Answer) -> str:
     if multiple == 1.0:
         return f"{one.best} is the cheapest to train."
     cheapest = min(one.cost_multiples, key=lambda name: one.cost_multiples[name])
-    return f"{one.best} takes {multiple:.1f} times as long to train as {cheapest}, the cheapest."
+    said = f"{one.best} takes {multiple:.1f} times as long to train as {cheapest}, the cheapest"
+    least, name = min((one.cost_multiples[name], name) for name in one.unbeaten if name in one.cost_multiples)
+    return f"{said}." if name == one.best else f"{said}; of those not told apart {name} takes least, {least:.1f} times."
 
 
 def _only_the_number(one: Answer) -> str:
