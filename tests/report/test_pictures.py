@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from alignbench.records import MetricKey
+from alignbench.report.material import trained_for
 from alignbench.report.pictures import along_training
 from alignbench.report.pictures.costs import costs
 from alignbench.report.pictures.curves import against_budget, against_divergence
@@ -109,7 +110,7 @@ def test_frontier_has_a_panel_for_each_price(material):
     for title in ("KL to the reference", "perplexity", "seconds of training"):
         assert [text for text in said if text.startswith(title)]
     letters = [e.text.rstrip("!") for e in elements(figure, "text") if e.get("font-weight") == "bold"]
-    assert sorted(letters) == sorted(["A", "B", "C"] * 2 + ["A", "B"])  # the untrained one has cost no seconds
+    assert sorted(letters) == sorted(["A", "B", "C"] * 3)
     assert all(len(row.cells) == 6 for row in figure.numbers.rows)
 
 
@@ -170,6 +171,13 @@ def test_costs_keep_training_and_answers_apart(material):
     own, upstream = g.findall(SVG + "rect")
     assert float(own.get("width")) == pytest.approx(4 * float(upstream.get("width")), abs=0.3)  # 20 s and 5 s
     assert upstream.get("fill") == "url(#stripes)"
+
+
+@pytest.mark.parametrize(
+    ("method", "seconds"), [("ppo", 20.0), ("untrained", 0.0), ("external", None), ("stored_completions", None)]
+)
+def test_what_was_not_trained_here_has_cost_nothing_or_nobody_knows(method, seconds):
+    assert trained_for(method, 20.0) == seconds
 
 
 def test_without_curves_or_judges_there_is_less_to_draw(tmp_path, add_run):

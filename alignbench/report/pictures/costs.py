@@ -9,9 +9,10 @@ import numpy as np
 from markupsafe import Markup
 
 from alignbench.comparison.cost_columns import shown
+from alignbench.comparison.pooling import RecipeRuns
 from alignbench.records import Cost
 from alignbench.report.blocks import Figure, plain_table
-from alignbench.report.material import Material
+from alignbench.report.material import Material, trained_for
 from alignbench.report.pictures.picture import Picture
 from alignbench.report.pictures.svg import box, cut, described, element, joined, label, line, text_width
 
@@ -58,11 +59,12 @@ def costs(material: Material) -> Figure | None:
         parts += _column(material, column, at)
         at += _BARS + _NUMBER + _GAP
     height = _TOP + _ROW * len(names) + 12
-    seconds = ", ".join(f"{row.recipe} {shown('wall_seconds', row.cost['wall_seconds'])}" for row in material.rows)
+    first = columns[0]
+    words = ", ".join(f"{row.recipe} {_cell(first, row.recipe)}" for row in material.rows)
     picture = Picture(
         f"{material.several}costs",
         "What training and what an answer cost",
-        f"Seconds of training, upstream included: {seconds}.",
+        f"{_full(first, first in answers)}: {words}.",
         at,
         height,
         joined(parts),
@@ -73,14 +75,19 @@ def costs(material: Material) -> Figure | None:
 
 
 def _training(material: Material) -> list[Bars]:
-    def mean(name: str, side: str) -> dict[str, float]:
-        return {
-            recipe: float(np.mean([_amount(getattr(run.status, side), name) for run, _ in runs.runs]))
-            for recipe, runs in material.recipes.items()
-        }
+    def mean(runs: RecipeRuns, name: str, side: str) -> float:
+        return float(np.mean([_amount(getattr(run.status, side), name) for run, _ in runs.runs]))
 
-    fields = {"wall_seconds": "seconds", "flops": "FLOPs"}
-    return [Bars(title, name, dict(mean(name, "cost")), mean(name, "upstream_cost")) for name, title in fields.items()]
+    recipes = material.recipes.items()
+    return [
+        Bars(
+            title,
+            name,
+            {recipe: trained_for(runs.method, mean(runs, name, "cost")) for recipe, runs in recipes},
+            {recipe: mean(runs, name, "upstream_cost") for recipe, runs in recipes},
+        )
+        for name, title in {"wall_seconds": "seconds", "flops": "FLOPs"}.items()
+    ]
 
 
 def _amount(cost: Cost, name: str) -> float:
@@ -130,8 +137,9 @@ def _full(column: Bars, is_answer: bool) -> str:
 
 
 def _numbers(material: Material, columns: Sequence[Bars]) -> list[list[str]]:
-    def cell(column: Bars, recipe: str) -> str:
-        total = column.total(recipe)
-        return "-" if total is None else shown(column.field, total)
+    return [[material.named(row.recipe), *(_cell(column, row.recipe) for column in columns)] for row in material.rows]
 
-    return [[material.named(row.recipe), *(cell(column, row.recipe) for column in columns)] for row in material.rows]
+
+def _cell(column: Bars, recipe: str) -> str:
+    total = column.total(recipe)
+    return "-" if total is None else shown(column.field, total)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from alignbench.comparison.numbers import with_interval
 from alignbench.records import MetricKey
 from alignbench.report.blocks import Figure, plain_table
-from alignbench.report.material import Material, has_warning
+from alignbench.report.material import Material, has_warning, trained_for
 from alignbench.report.pictures.picture import Picture
 from alignbench.report.pictures.svg import (
     Kind,
@@ -55,9 +55,10 @@ def prices(material: Material) -> list[Price]:
     found = [
         Price(title, _measured(material, key), kind) for key, (title, kind) in metrics.items() if key != material.key
     ]
-    seconds = {row.recipe: Estimate(row.cost["wall_seconds"]) for row in material.rows if row.cost["wall_seconds"]}
-    found.append(Price("seconds of training (by their logarithm)", seconds, "log"))
-    return [price for price in found if len(price.values) > 1]
+    seconds = {row.recipe: trained_for(row.method, row.cost["wall_seconds"]) for row in material.rows}
+    known = {recipe: Estimate(one) for recipe, one in seconds.items() if one is not None}
+    found.append(Price("seconds of training (by their root)", known, "root"))
+    return [price for price in found if len({one.value for one in price.values.values()}) > 1]
 
 
 def _measured(material: Material, key: MetricKey) -> dict[str, Estimate]:

@@ -8,7 +8,7 @@ from alignbench.comparison.answer import Answer, cost_multiples
 from alignbench.comparison.cost_columns import shown, shown_per_answer
 from alignbench.comparison.flags import REWARD_SCORER
 from alignbench.comparison.numbers import number, p_value, with_interval
-from alignbench.comparison.pooling import Measurement
+from alignbench.comparison.pooling import NOT_TRAINED_HERE, Measurement
 from alignbench.comparison.rows import ComparedRecipe, detectable, settlement
 from alignbench.records import MetricKey
 from alignbench.report.blocks import Block, Cell, Drawing, Items, Paragraph, Row, Section, Table, plain_table
@@ -97,9 +97,10 @@ def _cells(material: Material, row: ComparedRecipe, keys: Sequence[MetricKey]) -
     changed = "" if gain is None or gain.change is None else f" ({gain.change:+.0%})"
     yield Cell("-" if tokens is None else f"{tokens:.1f}{changed}", tokens)
     yield Cell("-" if gain is None else gain.word, None if gain is None else gain.left)
-    seconds = row.cost["wall_seconds"]
+    seconds = None if row.method in NOT_TRAINED_HERE else row.cost["wall_seconds"]
     times = cost_multiples(material.rows).get(row.recipe)
-    yield Cell(shown("wall_seconds", seconds) + ("" if times is None else f" ({times:.3g}x)"), seconds)
+    said = "-" if seconds is None else shown("wall_seconds", seconds)
+    yield Cell(said + ("" if times is None else f" ({times:.3g}x)"), seconds)
     spent = row.cost_per_answer.get("flops_per_answer")
     first = next((r.cost_per_answer for r in material.rows if r.recipe == material.comparison.baseline), {})
     yield Cell(shown_per_answer("flops_per_answer", spent, first.get("flops_per_answer")), spent)
