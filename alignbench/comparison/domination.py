@@ -177,14 +177,15 @@ def contenders_of(recipes: Sequence[RecipeRuns]) -> tuple[list[Contender], Group
 def answers_until_it_pays(one: Contender, other: Contender) -> int | None:
     """From how many answers on a recipe costs less FLOPs, training included, than another with a cheaper start.
 
-    0 where it does from the beginning, None where it never does or a cost is not known.
+    0 where it does from the beginning, None where it never does, where an answer costs about the same (SAME_COST), or
+    where a cost is not known.
     """
     if not (one.costs and other.costs):
         return None
     (start, each), (other_start, other_each) = one.costs, other.costs
     if start <= other_start and each <= other_each:
         return 0 if (start, each) != (other_start, other_each) else None
-    if each >= other_each:
+    if (1 + SAME_COST) * each >= other_each:
         return None
     return math.ceil((start - other_start) / (other_each - each))
 

@@ -101,6 +101,7 @@ def test_answers_from_which_on_training_pays():
     assert answers_until_it_pays(trained, base) is None
     assert answers_until_it_pays(base, trained) == 0
     assert answers_until_it_pays(base, base) is None
+    assert answers_until_it_pays(trained, contender("longer", (0.0, 1.04))) is None  # answers differ in length
     assert answers_until_it_pays(best_of_ten, contender("x", (5.0, None))) is None
 
 
