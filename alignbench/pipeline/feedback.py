@@ -59,7 +59,8 @@ def judged_pairs(
         else:
             worth = _worth(settings, comparing, prompts, groups, recipe.seed)
     cost.charge(spent)
-    rewards = [worth.get((one.prompt_id, one.text.strip())) for one in drawn.completions]
+    # A blank one has a reward, whatever it is, to be counted as blank and not as unscored.
+    rewards = [worth.get((one.prompt_id, text)) if (text := one.text.strip()) else 0.0 for one in drawn.completions]
     pairs, statistics = build_pairs(prompts, drawn.completions, rewards, recipe.pairs)
     by_classifier = {
         (one.prompt_id, one.sample): reward for one, reward in zip(drawn.completions, drawn.rewards, strict=True)

@@ -1,6 +1,7 @@
 """Pairs by the word of a model: what it prefers, its agreement with the classifier, its position bias, chance."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,20 @@ def test_a_silent_judge_makes_up_nothing(folder):
     (folder / "judge.py").write_text("def answer(q):\n    raise OSError\n")
     with pytest.raises(DataError, match=r"no preference pair came out of 160 completions \(160 unscored"):
         built("feedback.llm_judge=judge.py")
+
+
+def test_blank_completions_are_counted_as_blank(monkeypatch):
+    from alignbench.pipeline import feedback
+
+    drawn = feedback.draws_of
+
+    def one_is_blank(*arguments):
+        found = drawn(*arguments)
+        return replace(found, completions=(replace(found.completions[0], text=" "), *found.completions[1:]))
+
+    monkeypatch.setattr(feedback, "draws_of", one_is_blank)
+    known = built().pairs.statistics
+    assert (known["n_blank"], known["n_unscored"]) == (1, 0)
 
 
 def test_agreement_by_hand():

@@ -78,6 +78,7 @@ class EndpointModel:
             raise UsageError(f"{where}.endpoint: needs the openai client: pip install 'alignbench[judge]'") from error
         self._openai, self._model, self._where = openai, model, where
         self._attempts, self._at_once, self._in_a_row = attempts, at_once, 0
+        self._limit, self._temperature = "max_tokens", {"temperature": 0.0}
         self._endpoint, self._key_from = endpoint, key_from
         self._client = openai.OpenAI(
             api_key=os.environ.get(key_from) or "none", base_url=endpoint, timeout=timeout_seconds, max_retries=0
@@ -121,7 +122,9 @@ class EndpointModel:
                 return self._sent(question), ""
             except self._openai.APIStatusError as error:
                 self._require_right(error)
-                problem = f"the server answers {error.status_code}"
+                problem, asked_for = f"the server answers {error.status_code}", "0"
+                if self._has_other_names(error):
+                    continue
                 if error.status_code < 500 and error.status_code not in _AGAIN:
                     break
                 asked_for = error.response.headers.get("retry-after")
@@ -135,13 +138,23 @@ class EndpointModel:
 
     def _sent(self, question: Question) -> Any:
         options: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP} if question.words else {}
+        options |= {self._limit: 1 if question.words else question.max_tokens}
+        messages = [{"role": "user", "content": question.text}]
         return self._client.chat.completions.create(
-            model=self._model,
-            messages=[{"role": "user", "content": question.text}],
-            max_tokens=1 if question.words else question.max_tokens,
-            temperature=0.0,
-            **options,
+            model=self._model, messages=messages, **options, **self._temperature
         )
+
+    def _has_other_names(self, error: Any) -> bool:
+        """True where the server wants a setting under its later name, or not at all; from now on it is asked so."""
+        if error.status_code != 400:
+            return False
+        if error.param == "max_tokens" and self._limit == "max_tokens":
+            self._limit = "max_completion_tokens"
+            return True
+        if error.param == "temperature" and self._temperature:
+            self._temperature = {}
+            return True
+        return False
 
     def _answer(self, said: Any, question: Question) -> Answer:
         usage = getattr(said, "usage", None)

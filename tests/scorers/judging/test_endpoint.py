@@ -55,6 +55,15 @@ def test_grades_are_read_and_counted():
         assert stub.headers[-1]["authorization"] == f"Bearer {KEY}"
 
 
+def test_settings_that_newer_models_refuse_are_named_anew_or_left_out():
+    with serving(grade) as stub:
+        stub.refused = ("max_tokens", "temperature")
+        assert judge(stub).score([""] * 2, TEXTS[:2]) == [1.0, 0.0]
+        assert {*stub.requests[-1]} == {"model", "messages", "max_completion_tokens"}
+        stub.refused = ("messages",)  # what nothing helps against
+        assert judge(stub).score([""], ["other"]) == [None]
+
+
 def test_a_question_is_asked_once_and_charged_each_time():
     with serving(grade) as stub:
         first = judge(stub)
