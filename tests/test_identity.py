@@ -114,10 +114,26 @@ def test_what_decides_no_number_is_no_part_of_the_hash(recipe_folder, change):
     assert changed.run_hash == plain.run_hash
 
 
+OF_ASKED_MODELS = ["key_from=OTHER", "timeout_seconds=7.0", "attempts=2", "at_once=2", "price=[1.0, 2.0]"]
+BESIDE_FEEDBACK = [
+    *(f"rlaif feedback.{change}" for change in [*OF_ASKED_MODELS, "may_be_at_chance=true"]),
+    *(f"constitutional revisions.{change}" for change in OF_ASKED_MODELS),
+]
+
+
+@pytest.mark.parametrize("change", BESIDE_FEEDBACK)
+def test_how_a_model_is_asked_is_no_part_of_the_hash(change):
+    recipe, setting = change.split(" ", 1)
+    [plain], [changed] = load([recipe]), load([recipe], [setting])
+    assert changed.recipe.resolved() != plain.recipe.resolved()
+    assert changed.run_hash == plain.run_hash
+
+
 def test_every_declared_key_is_tried():
-    """In `BESIDE`, or here: terms that are added to a reward, and the places of functions and lists."""
-    tried = {change.partition("=")[0] for change in BESIDE}
+    """In `BESIDE`, or here: terms that are added to a reward, and the places of functions, lists, rubrics, scripts."""
+    tried = {change.split(" ", 1)[-1].partition("=")[0] for change in (*BESIDE, *BESIDE_FEEDBACK)}
     files = {"reward.function", "reward.also.function", "evaluation.scorers.function", "evaluation.scorers.lexicon"}
+    files |= {"feedback.llm_judge", "feedback.rubric", "revisions.llm_judge", "revisions.principles"}
     declared = {key.partition(" (")[0] for key in settings_beside_identity()}
     assert declared == tried | files | {"reward.also.batch_size"}
 
