@@ -3,6 +3,7 @@
 from alignbench.cli import (
     check,
     compare,
+    demo,
     evaluate,
     export,
     init,
@@ -20,6 +21,7 @@ from alignbench.cli.group import main
 __all__ = [
     "check",
     "compare",
+    "demo",
     "evaluate",
     "export",
     "init",
