@@ -84,7 +84,7 @@ def test_entry_points_are_found_where_the_package_is_installed(python, site):
 def test_they_run_and_are_compared(python, results):
     for recipe in ("base", "best_of_few", "unpaired_apo"):
         assert json.loads((results / recipe / "seed0" / "status.json").read_text())["state"] == "complete"
-    table = python("-m", "alignbench", "compare", results)
+    table = python("-m", "alignbench", "compare", results, "--details")
     assert "toxicity_mean@at_you: held-out judge" in table
     costs = [
         line
