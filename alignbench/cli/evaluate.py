@@ -73,7 +73,7 @@ def evaluate(
     recipe, run = elsewhere.yardstick(like, results)
     if completions is not None:
         method, over = elsewhere.of_completions(completions, recipe, run, columns, sets, own_prompts=own_prompts)
-        own_name = name or elsewhere.name_of(completions.partition(".")[0])
+        own_name = name or elsewhere.name_of(Path(completions).name.partition(".")[0])
     else:
         assert model is not None
         method, over = (

@@ -101,6 +101,8 @@ class BestOfN:
         calls_reward=True,
         gives="policy",
         load_policy=load_best_of,
+        beside_its_models="Of n answers the one is given that the reward likes best; policy.json has n and names the "
+        "reward, whose models are not here.",
     )
 
     def train(self, data: TrainData, run: RunContext) -> BestOf:

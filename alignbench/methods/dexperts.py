@@ -91,6 +91,8 @@ class DExperts:
         gives="policy",
         roles=frozenset({"policy", "expert", "anti_expert"}),
         load_policy=load_contrast,
+        beside_its_models="The logits of the base are moved by alpha times the difference of expert and anti-expert, "
+        "within the base's top-p; policy.json has both numbers.",
     )
 
     def train(self, data: TrainData, run: RunContext) -> Contrast:

@@ -122,6 +122,7 @@ class Prompted:
         architectures=frozenset({"causal", "seq2seq"}),
         gives="policy",
         load_policy=load_instructed,
+        beside_its_models="Before every prompt stands the instruction of policy.json.",
         tokens_before_a_prompt=lambda method, policy: method.longest_instruction(policy),
     )
 

@@ -115,6 +115,7 @@ class Steered:
         takes_steps=False,
         gives="policy",
         load_policy=load_steered,
+        beside_its_models="To what a layer gives a vector is added; policy.json has the layer and how much of it.",
     )
 
     def train(self, data: TrainData, run: RunContext) -> ByVector:

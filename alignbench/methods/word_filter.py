@@ -183,7 +183,11 @@ class WordFilter:
     """Draws of an answer, at most; if none passes, the last one ends before its first banned word."""
 
     facts: ClassVar[Facts] = Facts(
-        architectures=frozenset({"causal", "seq2seq"}), asks_for_answers=True, gives="policy", load_policy=load_filtered
+        architectures=frozenset({"causal", "seq2seq"}),
+        asks_for_answers=True,
+        gives="policy",
+        load_policy=load_filtered,
+        beside_its_models="An answer with one of the words of policy.json is drawn again.",
     )
 
     def train(self, data: TrainData, run: RunContext) -> Filtered:

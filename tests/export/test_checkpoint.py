@@ -12,9 +12,12 @@ import torch
 from alignbench.embedded import resolve
 from alignbench.errors import ModelError
 from alignbench.export.checkpoint import export_policy
+from alignbench.methods.dexperts import Contrast
 from alignbench.methods.steerlm import Steered
 from alignbench.models.adapters import Lora
 from alignbench.models.loading import load_language_model, load_policy
+from alignbench.models.logit_ensemble import LogitEnsemble
+from alignbench.plugins import METHODS
 from alignbench.recipe.loading import load
 from alignbench.records import Decoding, Prompt
 
@@ -156,6 +159,28 @@ def test_what_is_no_single_model_says_what_it_lacks_and_loads_whole_with_alignbe
     assert "Before every prompt stands the text `words`" in steered.notes[0]
     whole = load_policy(folder / "steerlm/out")
     assert greedy(whole) == expected["steerlm"]
+
+
+def test_three_models_together_are_three_checkpoints(tmp_path, enter, monkeypatch, checkpoints):
+    enter(tmp_path, monkeypatch)
+    base = str(checkpoints / "policy")
+    parts = [moved(load_language_model(base), scale) for scale in (0.05, 0.1, 0.15)]
+    contrast = Contrast(LogitEnsemble(*parts, 2.0, 1.0))
+    contrast.save(tmp_path / "artifact")
+    recipe = recipe_of(tmp_path, model=base)
+    exported = export_policy(recipe, tmp_path / "artifact", tmp_path / "out", merge=False)
+    assert (exported.kind, exported.models) == ("dexperts", ["anti_expert", "base", "expert"])
+    assert "alpha times the difference of expert and anti-expert" in exported.notes[0]
+    assert greedy(load_policy(tmp_path / "out")) == greedy(contrast)
+    for name, part in zip(("base", "expert", "anti_expert"), parts, strict=True):
+        assert greedy(load_language_model(str(tmp_path / "out" / name))) == greedy(part)
+
+
+def test_every_policy_that_is_no_single_model_says_what_it_lacks():
+    facts = {name: METHODS.load(name).facts for name in METHODS.built_in}
+    several = {name for name, one in facts.items() if one.gives == "policy"}
+    assert {name for name, one in facts.items() if one.beside_its_models} == several
+    assert {"best_of_n", "dexperts", "quark", "steerlm"} <= several
 
 
 def test_an_adapter_on_an_embedded_base_names_where_that_lies(tmp_path, enter, monkeypatch):
