@@ -12,7 +12,8 @@ from alignbench.comparison.document import require_sections
 from alignbench.comparison.formats import writer
 from alignbench.comparison.grid import terminal_width
 from alignbench.comparison.page import example_lines
-from alignbench.comparison.writers import details, table
+from alignbench.comparison.text_table import details
+from alignbench.comparison.writers import table
 from alignbench.errors import ResultsError, UsageError
 
 
@@ -69,7 +70,7 @@ def shown(comparison: Comparison, asked: Asked) -> str:
         others = Columns(comparison, comparison.key).sorted(others, asked.sort)
         comparison = replace(comparison, recipes=(first, *others))
     if asked.format == "details":
-        return details.written(comparison, asked.sections)
+        return details(comparison, asked.sections)
     return writer(asked.format)(comparison)
 
 

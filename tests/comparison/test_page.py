@@ -292,3 +292,15 @@ def test_setting_of_text():
     assert titled("X", "one two three four", 10) == ["X  one two", "   three", "   four"]
     assert titled("X", "one two three four five six", 14, most=2) == ["X  one two", "   three ..."]
     assert titled("X", "about 95 % of it", 12) == ["X  about", "   95 % of", "   it"]
+
+
+def test_without_toxicity_there_are_the_details(tmp_path, add_run, call):
+    for name in ("untrained", "ppo"):
+        add_run(tmp_path, name, {"kl": np.linspace(0, 1, N)})
+    (tmp_path / "ppo" / "seed1").mkdir()
+    result = call(tmp_path)
+    assert result.exit_code == 0
+    assert "Quality" in result.output
+    assert "1 skipped:" in result.output
+    assert result.output == call(tmp_path, "--details").output
+    assert call(tmp_path, "--metric", "kl").output.startswith("ANSWER  ")

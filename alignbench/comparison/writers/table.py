@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from alignbench.comparison.comparison import Comparison
-from alignbench.comparison.document import document
 from alignbench.comparison.grid import grid, terminal_width
 from alignbench.comparison.models import AcrossModels
 from alignbench.comparison.page import View, page, remarks
-from alignbench.comparison.text_table import table
+from alignbench.comparison.text_table import details
 
 
 def write(comparison: Comparison) -> str:
@@ -22,15 +21,13 @@ def written(comparison: Comparison, columns: Sequence[str], sort: str | None) ->
     view = View(terminal_width(), tuple(columns), sort)
     if comparison.across is not None:
         return "\n".join(_of_models(comparison, comparison.across, view))
-    if lines := page(comparison, view):
-        return "\n".join(lines)
-    return "\n\n".join(map(table, document(comparison).sections))
+    return "\n".join(page(comparison, view)) or details(comparison)  # where no policy has any toxicity
 
 
 def _of_models(comparison: Comparison, across: AcrossModels, view: View) -> Iterator[str]:
     """Yields a page for each model, and at the end what they have in common."""
     for block in comparison.blocks:
-        yield from (f"MODEL  {block.model}", *page(block, view), "")
+        yield from (f"MODEL  {block.model}", *(page(block, view) or [details(block)]), "")
     header, rows = across.table()
     yield "MODELS  Verdicts on each model, against its own baseline; nothing is tested across models."
     yield from grid(header, rows, [place <= len(across.models) for place in range(len(header))])
