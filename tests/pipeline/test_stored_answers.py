@@ -83,7 +83,7 @@ def test_a_table_of_their_own_prompts(here):
     columns = [part for name in ("prompt=q", "completion=a", "group=g") for part in ("--column", name)]
     protocol = ("--set", "evaluation.protocol=trl-detox-v1")
     said = call(
-        "--completions", "own.csv", *columns, "--own-prompts", *protocol, "--results", "own", "--like", "results"
+        "--completions", "./own.csv", *columns, "--own-prompts", *protocol, "--results", "own", "--like", "results"
     )
     assert said.exit_code == 0, said.output
     [run] = Path("own/own/seed0/evaluations").glob("*/metrics.json")
@@ -103,7 +103,7 @@ FAULTS = {
     "got unequal numbers of completions per prompt, 3 of": lambda frame: frame[1:],
     "got unequal numbers of completions per prompt, 4 of": lambda frame: pd.concat([frame, frame[:4]]),
     "got 3 completions per prompt, expected 4": lambda frame: frame.groupby("instruction").head(3),
-    "measured under trl-detox-v1, lab3-v1": lambda frame: frame.groupby("instruction").head(3),
+    "with so many it can be measured under trl-detox-v1, ": lambda frame: frame.groupby("instruction").head(3),
     "has no completion column": lambda frame: frame.rename(columns={"output": "said"}),
 }
 
