@@ -69,7 +69,7 @@ def test_more_than_one_percent_unscored_is_withheld_with_the_reason(evaluated):
 
 
 def test_the_table_counts_and_says_withheld(evaluated):
-    result = CliRunner().invoke(main, ["compare", "results"])
+    result = CliRunner().invoke(main, ["compare", "results", "--details"])
     assert result.exit_code == 3, result.output  # shown, but there is nothing to compare it with
     said = " ".join(result.output.split())
     assert "toxicity_mean@some 1.7% (withheld)" in said
@@ -100,7 +100,7 @@ def test_who_was_trained_on_a_judge_is_marked(recipe_folder, checkpoints):
     flags = {record["recipe"]: record["flags"] for record in json.loads(result.output)}
     marked = {recipe for recipe, names in flags.items() if "own_judge" in names}
     assert marked == {"ppo", "dpo", "ppo_learned_reward", "by_other"}
-    result = CliRunner().invoke(main, ["compare", "results", "--allow-mismatch"])
+    result = CliRunner().invoke(main, ["compare", "results", "--allow-mismatch", "--details"])
     said = " ".join(result.output.split())
     assert "judges it here: other;" in said  # by_other
     assert "judges it here: same_weights;" in said
