@@ -23,7 +23,6 @@ FRAMES = (
     *("load_results", "load_metrics", "load_curves", "load_completions", "load_divergence", "load_train_log"),
     *("load_train_completions", "load_events"),
 )
-VERBS = ("run", "compare", "check", "methods", "ls", "report")
 
 
 def files() -> dict[str, str]:
@@ -47,9 +46,11 @@ def recipes() -> dict[str, str]:
 
 def command_line() -> dict[str, str]:
     """What `--help` says of every verb, and what the verbs that train nothing say of what is shipped."""
+    from alignbench.cli import main
     from alignbench.methods.registry import known_methods
 
-    found = {f"help/{verb}.txt": _said(verb, "--help") for verb in VERBS} | {"help/alignbench.txt": _said("--help")}
+    found = {f"help/{verb}.txt": _said(verb, "--help") for verb in main.commands}
+    found |= {"help/alignbench.txt": _said("--help")}
     found |= {"methods/all.txt": _said("methods")}
     found |= {f"methods/{name}.txt": _said("methods", name) for name in known_methods()}
     found["dry_run.txt"] = _said("run", "quickstart", "--dry-run", "--results", "nowhere")
