@@ -13,7 +13,11 @@ from alignbench.errors import UsageError
 @main.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--scorer", "scorers", multiple=True, metavar="SETTINGS", help="A judge: '{name: a, lexicon: words.txt}'."
+    "--scorer",
+    "scorers",
+    multiple=True,
+    metavar="SETTINGS",
+    help="A judge: '{name: a, classifier: MODEL, label: toxic}'.",
 )
 @click.option("--metric", "metrics", multiple=True, help="A metric that needs texts alone, such as one of a package.")
 def rescore(runs: tuple[Path, ...], scorers: tuple[str, ...], metrics: tuple[str, ...]) -> None:

@@ -25,7 +25,7 @@ LOADED = {}
 
 
 @dataclass(frozen=True)
-class Steered:
+class Contrasted:
     """Loads an expert and an anti-expert, and leaves the policy as it is."""
 
     facts: ClassVar[Facts] = Facts(
@@ -44,10 +44,10 @@ class Steered:
 
 @pytest.fixture
 def folder(recipe_folder, monkeypatch):
-    offered = [EntryPoint("steered", f"{__name__}:Steered", "alignbench.methods")]
+    offered = [EntryPoint("contrasted", f"{__name__}:Contrasted", "alignbench.methods")]
     monkeypatch.setattr(plugins, "entry_points", lambda group: offered if group == "alignbench.methods" else [])
     plugins.entries_of.cache_clear()
-    write("steered", {"expert": "dpo", "anti_expert": "ppo"})
+    write("contrasted", {"expert": "dpo", "anti_expert": "ppo"})
     LOADED.clear()
     yield recipe_folder
     monkeypatch.undo()
@@ -55,7 +55,7 @@ def folder(recipe_folder, monkeypatch):
 
 
 def write(name, builds_on, **more):
-    recipe = {"extends": "shared.yaml", "name": name, "method": {"name": "steered"}, "builds_on": builds_on, **more}
+    recipe = {"extends": "shared.yaml", "name": name, "method": {"name": "contrasted"}, "builds_on": builds_on, **more}
     Path(f"{name}.yaml").write_text(json.dumps(recipe))
 
 
@@ -63,47 +63,47 @@ SMALL = ["evaluation.evaluate_every=0", "evaluation.n_prompts=5"]
 
 
 def test_they_run_first_are_loaded_by_role_and_charged(folder):
-    loaded = load(["steered.yaml"], SMALL)
+    loaded = load(["contrasted.yaml"], SMALL)
     planned = plan(loaded)
-    assert [one.recipe.name for one in planned] == ["dpo", "ppo", "steered"]
+    assert [one.recipe.name for one in planned] == ["dpo", "ppo", "contrasted"]
     roles = {"expert": "dpo", "anti_expert": "ppo"}
     assert {role: other.recipe.name for role, other in planned[2].upstream.items()} == roles
 
     outcomes = execute.run(loaded, Path("results"))
     assert [outcome.state for outcome in outcomes] == ["done"] * 3, outcomes
-    runs = {name: read_run(Path(f"results/{name}/seed0")) for name in ("dpo", "ppo", "steered")}
+    runs = {name: read_run(Path(f"results/{name}/seed0")) for name in ("dpo", "ppo", "contrasted")}
     assert LOADED["expert"] != LOADED["anti_expert"]
-    records = runs["steered"].status.upstream
+    records = runs["contrasted"].status.upstream
     assert [(one.role, one.recipe, one.run_hash) for one in records] == [
         ("expert", "dpo", runs["dpo"].status.run_hash), ("anti_expert", "ppo", runs["ppo"].status.run_hash),
     ]  # fmt: skip
     drawn = runs["dpo"].status.upstream_cost.training_completions + runs["ppo"].status.cost.training_completions
     assert drawn > 32
-    assert runs["steered"].status.upstream_cost.training_completions == drawn
+    assert runs["contrasted"].status.upstream_cost.training_completions == drawn
     artifacts = {"expert": runs["dpo"].artifact, "anti_expert": runs["ppo"].artifact}
     read = inputs_of(loaded[0].recipe, artifacts)
     assert {"builds_on.expert", "builds_on.anti_expert"} <= set(read)
-    assert runs["steered"].status.inputs["builds_on.expert"] == read["builds_on.expert"]
+    assert runs["contrasted"].status.inputs["builds_on.expert"] == read["builds_on.expert"]
 
     assert [outcome.state for outcome in execute.run(loaded, Path("results"))] == ["kept"] * 3
     # The resolved recipe that lies beside a run finds them in the same results folder.
-    (again,) = load([f"results/steered/seed0/{layout.RECIPE_FILE}"])
+    (again,) = load([f"results/contrasted/seed0/{layout.RECIPE_FILE}"])
     assert {role: other.name for role, other in again.upstream.items()} == roles
     assert again.run_hash == loaded[0].run_hash
 
 
 def test_identity_goes_by_what_they_are_and_by_their_roles(folder):
     def run_hash(*sets):
-        return load(["steered.yaml"], sets)[0].run_hash
+        return load(["contrasted.yaml"], sets)[0].run_hash
 
     plain = run_hash()
-    write("steered", {"expert": "ppo", "anti_expert": "dpo"})
+    write("contrasted", {"expert": "ppo", "anti_expert": "dpo"})
     assert run_hash() != plain
-    write("steered", {"anti_expert": "ppo", "expert": "dpo"})
+    write("contrasted", {"anti_expert": "ppo", "expert": "dpo"})
     assert run_hash() == plain
     renamed = json.loads(Path("dpo.yaml").read_text()) | {"name": "other"}
     Path("other.yaml").write_text(json.dumps(renamed))
-    write("steered", {"anti_expert": "ppo", "expert": "other"})
+    write("contrasted", {"anti_expert": "ppo", "expert": "other"})
     assert run_hash() == plain
     Path("other.yaml").write_text(json.dumps(renamed | {"method": {"name": "dpo", "batch_size": 2}}))
     assert run_hash() != plain
@@ -113,67 +113,67 @@ def test_identity_goes_by_what_they_are_and_by_their_roles(folder):
     assert fingerprint(ppo.recipe.resolved()) == fingerprint(load(["ppo.yaml"])[0].recipe.resolved())
 
 
-def refused(*sets, name="steered"):
+def refused(*sets, name="contrasted"):
     with pytest.raises(RecipeError) as caught:
         load([f"{name}.yaml"], sets)
     return "\n".join(map(str, caught.value.problems))
 
 
 def test_roles_that_the_method_does_not_take(folder):
-    write("steered", {"expret": "dpo"})
+    write("contrasted", {"expret": "dpo"})
     said = refused()
-    assert "steered.yaml: builds_on.expret: got a role that the method steered does not take" in said
+    assert "contrasted.yaml: builds_on.expret: got a role that the method contrasted does not take" in said
     assert "did you mean 'expert'" in said
     assert "one of builds_on.anti_expert, builds_on.expert, policy.run" in said
     assert "builds_on.expert: got a role that the method ppo does not take" in refused(
         "builds_on={expert: dpo}", name="ppo"
     )
-    assert "reward.run: got a role that the method steered does not take" in refused("reward.run=reward_model")
+    assert "reward.run: got a role that the method contrasted does not take" in refused("reward.run=reward_model")
 
 
 def test_what_gives_something_else_what_is_not_there_and_circles(folder):
-    write("steered", {"expert": "reward_model", "anti_expert": "ppo"})
+    write("contrasted", {"expert": "reward_model", "anti_expert": "ppo"})
     expected = "builds_on.expert: got reward_model, which gives a reward, expected a recipe that trains a policy"
     assert expected in refused()
-    write("steered", {"expert": "steered"})
-    assert 'builds_on.expert: got "steered", expected another recipe' in refused()
-    write("steered", {"expert": "nothing"})
-    with pytest.raises(UsageError, match=r"steered\.yaml: builds_on\.expert: no file 'nothing'"):
-        load(["steered.yaml"])
-    write("steered", {"expert": "back"})
-    write("back", {"anti_expert": "steered"})
+    write("contrasted", {"expert": "contrasted"})
+    assert 'builds_on.expert: got "contrasted", expected another recipe' in refused()
+    write("contrasted", {"expert": "nothing"})
+    with pytest.raises(UsageError, match=r"contrasted\.yaml: builds_on\.expert: no file 'nothing'"):
+        load(["contrasted.yaml"])
+    write("contrasted", {"expert": "back"})
+    write("back", {"anti_expert": "contrasted"})
     said = refused()
-    assert "steered.yaml: builds_on.expert: got a circle: steered > back > steered" in said
-    write("steered", {"policy": "dpo"})
+    assert "contrasted.yaml: builds_on.expert: got a circle: contrasted > back > contrasted" in said
+    write("contrasted", {"policy": "dpo"})
     assert 'builds_on.policy: got "dpo", expected it left out here, and the recipe named by policy.run' in refused()
 
 
 def test_prompts_that_it_holds_out_were_not_trained_on_by_them(folder):
     dpo = json.loads(Path("dpo.yaml").read_text()) | {"data": {"heldout_fraction": 0.3}}
     Path("dpo.yaml").write_text(json.dumps(dpo))
-    with pytest.raises(UsageError, match=r"steered: builds_on\.expert: dpo has another `data` block"):
-        plan(load(["steered.yaml"]))
+    with pytest.raises(UsageError, match=r"contrasted: builds_on\.expert: dpo has another `data` block"):
+        plan(load(["contrasted.yaml"]))
 
 
 def test_a_role_that_is_not_filled_is_said_when_it_is_asked_for(folder):
-    write("steered", {"expert": "dpo"})
-    outcomes = execute.run(load(["steered.yaml"], SMALL), Path("results"))
+    write("contrasted", {"expert": "dpo"})
+    outcomes = execute.run(load(["contrasted.yaml"], SMALL), Path("results"))
     expected = "builds_on.anti_expert: got nothing, expected the recipe whose policy has this role"
     assert expected in str(outcomes[-1].error)
 
 
 def test_trials_and_tuned_recipes_follow(folder):
     suite = {
-        "name": "s", "description": "words", "recipes": ["dpo.yaml", "ppo.yaml", "steered.yaml"], "seeds": [1],
+        "name": "s", "description": "words", "recipes": ["dpo.yaml", "ppo.yaml", "contrasted.yaml"], "seeds": [1],
         "sweep": {
             "trials": 2, "criterion": {"metric": "toxicity_mean", "scorer": "judge"},
             "grids": {"dpo": {"method.beta": [0.1, 0.2]}, "ppo": {"method.kl_coef": [0.1, 0.2]},
-                      "steered": {"method.strength": [1.0, 2.0]}},
+                      "contrasted": {"method.strength": [1.0, 2.0]}},
         },
     }  # fmt: skip
     Path("suite.yaml").write_text(json.dumps(suite))
-    steered = load(["suite.yaml"])[-1]
-    tuned = steered.tuned({"dpo": {"method.beta": 0.2}, "ppo": {"method.kl_coef": 0.1}})
+    contrasted = load(["suite.yaml"])[-1]
+    tuned = contrasted.tuned({"dpo": {"method.beta": 0.2}, "ppo": {"method.kl_coef": 0.1}})
     assert tuned.upstream["expert"].recipe.method.beta == 0.2
     trial = tuned.trial(0, {"method.strength": 2.0})
     assert trial.recipe.method.strength == 2.0
