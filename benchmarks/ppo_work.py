@@ -184,6 +184,7 @@ class Iterations:
     def end(self, **stages: float) -> None:
         """An iteration has ended; `stages` are seconds within it."""
         total, used = self.now() - self._started, resource.getrusage(resource.RUSAGE_SELF)
+        self.peak_mb = used.ru_maxrss / 1024
         usage = {name: getattr(used, f"ru_{key}") - getattr(self._usage, f"ru_{key}") for name, key in USAGE.items()}
         self.rows.append({"iter_s": total, **usage, **stages, "other": total - sum(stages.values())})
         self._begin()
@@ -209,7 +210,7 @@ class Iterations:
             "split_s": middle,
             "parts": [name for name in middle if name != "other"],
             "rss_before_mb": round(self.rss_before_mb, 1),
-            "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "peak_rss_mb": round(self.peak_mb, 1),
             "trainable_params": n_trainable,
             "kl": round(kl, 5),
             "torch": torch.__version__,
