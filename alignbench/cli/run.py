@@ -55,7 +55,7 @@ def run(
     from alignbench.pipeline.executors.engines import engine
     from alignbench.recipe.loading import load
     from alignbench.recipe.yaml import parse_set
-    from alignbench.runtime import distributed
+    from alignbench.runtime import distributed, logs
 
     loaded = load(recipes, sets, seeds, name)
     if dry_run:
@@ -65,7 +65,10 @@ def run(
     distributed.join()
     _set_up_log(verbose=verbose, quiet=quiet, as_json=log_json)
     chosen = engine(executor, workers, {key: value for one in options for key, value in parse_set(one).items()})
-    outcomes = tuning.run(loaded, results, force=force, profile=profile, engine=chosen, retries=retries)
+    try:
+        outcomes = tuning.run(loaded, results, force=force, profile=profile, engine=chosen, retries=retries)
+    finally:
+        logs.tear_down()
     failures = _say_what_came_out(outcomes, results)
     if failures:
         n = len(outcomes)

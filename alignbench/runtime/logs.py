@@ -46,6 +46,14 @@ def set_up(level: int, as_json: bool = False, libraries: bool = False, *, run_fi
     logging.getLogger("alignbench").setLevel(level)
 
 
+def tear_down() -> None:
+    """Takes back what `set_up` did, for whoever goes on in this process."""
+    root = logging.getLogger()
+    root.handlers = [one for one in root.handlers if not isinstance(one, _ToStandardError)]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("alignbench").setLevel(logging.NOTSET)
+
+
 class _ToStandardError(logging.Handler):
     """Looks up standard error at every line: a progress line puts another one there, which prints above itself."""
 

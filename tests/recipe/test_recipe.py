@@ -151,10 +151,14 @@ def test_unreadable_file(write, monkeypatch):
         ("batch_size: 8", "kl_coeff: 1", "did you mean 'kl_coef'?"),
         ("policy:", "polcy:", "ppo.yaml: polcy: got an unknown key, expected one of budget, builds_on, chat,"),
         ("policy:", "polcy:", "ppo.yaml: policy: got nothing, expected a value"),
-        ("name: ppo", "name: pppo", 'ppo.yaml: method.name: got "pppo", expected one of cpo, dpo, grpo, '),
+        (
+            "name: ppo",
+            "name: pppo",
+            'ppo.yaml: method.name: got "pppo", expected one of best_of_n, cpo, dexperts, dpo, ',
+        ),
         ("name: ppo", "name: pppo", "did you mean 'ppo'?"),
-        ("{name: ppo, ", "{", "ppo.yaml: method.name: got nothing, expected one of cpo"),
-        ("name: ppo, ", "name: 3, ", "ppo.yaml: method.name: got 3, expected one of cpo"),
+        ("{name: ppo, ", "{", "ppo.yaml: method.name: got nothing, expected one of best_of_n, cpo"),
+        ("name: ppo, ", "name: 3, ", "ppo.yaml: method.name: got 3, expected one of best_of_n, cpo"),
         ("batch_size: 8", "batch_size: 8.5", "ppo.yaml: method.batch_size: got 8.5, expected a whole number"),
         ("batch_size: 8", "batch_size: '8'", 'ppo.yaml: method.batch_size: got "8", expected a whole number'),
         ("batch_size: 8", "batch_size: true", "ppo.yaml: method.batch_size: got true, expected a whole number"),
@@ -297,7 +301,7 @@ def test_resolved_writes_every_default(write):
     assert resolved["hardware"] == {"device": "auto", "threads": None}
     # Blocks that are not given are no part of it.
     assert set(resolved) == set(Recipe.model_fields) - {
-        *("builds_on", "demonstrations", "labelled_completions", "feedback", "revisions"),
+        *("builds_on", "demonstrations", "labelled_completions", "feedback", "revisions", "tracking"),
     }
 
 
