@@ -74,10 +74,20 @@ class Answer:
 
     @property
     def includes_zero(self) -> bool:
-        """True where every interval of a difference holds zero, before any adjustment."""
+        """True where every interval of a difference holds zero, before any adjustment, or there is none."""
         found = [pair.measurement.difference for pair in self.ranking.pairs]
         return all(
             one is None or one.ci_low is None or one.ci_high is None or one.ci_low <= 0 <= one.ci_high for one in found
+        )
+
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """Why differences have no interval and no test, a reason for each pair that lacks them."""
+        found = [pair.measurement.difference for pair in self.ranking.pairs]
+        return tuple(
+            "not measured" if one is None or one.reason is None else one.reason
+            for one in found
+            if one is None or one.ci_low is None
         )
 
     @cached_property
@@ -193,8 +203,7 @@ def _unbeaten(one: Answer) -> str:
     if n == 0 or one.best is None:
         return ""
     if one.decides_nothing:
-        why = "All differences include zero" if one.includes_zero else f"No difference is shown ({together})"
-        return f"{why}: this comparison decides nothing."
+        return f"{_undecided(one, together)}: this comparison decides nothing."
     others = "row" if not one.discounted else "row that counts"
     if len(one.unbeaten) > 1:
         return f"No {others} is shown to be better than {listed(one.unbeaten)}: {together}."
@@ -204,6 +213,17 @@ def _unbeaten(one: Answer) -> str:
         every = f"{'the only' if counted == 1 else 'every'} other {others}"
         return f"{one.best} is shown to be better than {every}: {together}." if counted else ""
     return f"No {others} is shown to be better than {one.best}: {together}."
+
+
+def _undecided(one: Answer, together: str) -> str:
+    """Why nothing is decided: no test was possible, none found a difference, or none does among so many."""
+    n_untested, reasons = len(one.untested), listed(list(dict.fromkeys(one.untested)), 1)
+    if n_untested == len(one.ranking.pairs):
+        return f"No difference could be tested ({reasons})"
+    if not one.includes_zero:
+        return f"No difference is shown ({together})"
+    but = f", but {n_untested} of {len(one.ranking.pairs)} could not be tested ({reasons})" if n_untested else ""
+    return f"All differences include zero{but}"
 
 
 def _discounted(one: Answer) -> str:

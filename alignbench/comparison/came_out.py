@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, own_judges
 from alignbench.comparison.numbers import number, with_interval
+from alignbench.comparison.pooling import NOT_TRAINED_HERE
 from alignbench.errors import ResultsError
 from alignbench.records import MetricKey
 from alignbench.results.reader import StoredEvaluation, StoredRun, read_run
@@ -19,7 +20,7 @@ _MORE = (
 
 
 def came_out(path: Path) -> str:
-    """Returns toxicity by the first held-out judge, divergence, perplexity and seconds of a complete run.
+    """Returns toxicity by the first held-out judge, divergence, perplexity and, if it was trained here, seconds of a run.
 
     Of a reward model it is the share of pairs that it ranks right. Empty where the run cannot be read.
     """
@@ -28,7 +29,9 @@ def came_out(path: Path) -> str:
     except ResultsError:
         return ""
     words = [word for evaluation in run.evaluations[:1] for word in _measured(run, evaluation)]
-    return ", ".join([*words, f"{run.status.cost.wall_seconds:,.0f} s of training"])
+    if run.status.method not in NOT_TRAINED_HERE:
+        words.append(f"{run.status.cost.wall_seconds:,.0f} s of training")
+    return ", ".join(words)
 
 
 def _measured(run: StoredRun, evaluation: StoredEvaluation) -> list[str]:

@@ -108,6 +108,26 @@ def test_nothing_is_decided(table, seeds):
     assert {str(one) for one in found.ranking.ranges.values()} == {"1-3"}
 
 
+def test_what_could_not_be_tested_is_not_said_to_include_zero(tmp_path, add_run):
+    for name, value in (("untrained", 0.5), ("ppo", 0.1)):
+        add_run(tmp_path, name, {"toxicity_mean@judge": np.full(9, value) + np.arange(9) / 100})
+    found = compare(tmp_path).answer
+    reason = "9 measured prompts, an interval needs 10"
+    assert (found.decides_nothing, found.untested) == (True, (reason,))
+    assert found.sentences[0] == f"No difference could be tested ({reason}): this comparison decides nothing."
+
+
+def test_how_many_could_not_be_tested_is_said_beside_what_includes_zero(tmp_path, add_run):
+    noise = np.random.default_rng(0).normal(0, 0.1, (3, 20))
+    for name, own, n in zip(("untrained", "ppo", "dpo"), noise, (20, 20, 8), strict=True):
+        few = {"unscored": {"toxicity_mean@judge": 0}} if n == 20 else {"unscored": {"toxicity_mean@judge": 12}}
+        values = np.where(np.arange(20) < n, 0.5 + own, np.nan)
+        add_run(tmp_path, name, {"toxicity_mean@judge": values}, **few)
+    found = compare(tmp_path).answer
+    assert len(found.untested) == 2
+    assert found.sentences[0].startswith("All differences include zero, but 2 of 3 could not be tested (8 ")
+
+
 def test_nothing_is_decided_once_all_pairs_are_counted(tmp_path, add_run):
     """An interval that excludes zero, and no verdict: `all differences include zero` would be false."""
     noise = np.random.default_rng(0).normal(size=(4, N))
