@@ -20,7 +20,7 @@ _MORE = (
 
 
 def came_out(path: Path) -> str:
-    """Returns toxicity by the first held-out judge, divergence, perplexity and, if it was trained here, seconds of a run.
+    """Returns toxicity by the first held-out judge, divergence, perplexity and seconds of training, if there were any.
 
     Of a reward model it is the share of pairs that it ranks right. Empty where the run cannot be read.
     """
