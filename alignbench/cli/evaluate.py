@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from alignbench.cli.group import main
+from alignbench.cli.run import line_of
 from alignbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def run_all(recipes: Sequence[LoadedRecipe], results: Path, *, force: bool) -> N
     say_progress()
     outcomes = tuning.run(recipes, results, force=force)
     for outcome in outcomes:
-        click.echo(str(outcome), err=outcome.error is not None)
+        click.echo(line_of(outcome), err=outcome.error is not None)
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     if errors:
         sys.exit(errors[0].exit_code)

@@ -27,7 +27,8 @@ def export(run: Path, directory: Path, merge: bool, push: str | None) -> None:
         hub.require_token()
     quiet_libraries()
     exported = export_run(run, directory, merge=merge)
-    click.echo(f"{run}: {', '.join(exported.models) or 'no model'} in {directory}, with README.md")
+    models = ["a model" if one == "." else one for one in exported.models]
+    click.echo(f"{run}: {', '.join(models) or 'no model'} in {directory}, with README.md")
     if exported.base is not None:
         click.echo(f"an adapter, which needs its base model {exported.base}; --merge writes one whole checkpoint")
     for note in exported.notes:

@@ -92,15 +92,21 @@ def _set_up_log(*, verbose: bool, quiet: bool, as_json: bool) -> None:
 
 def _say_what_came_out(outcomes: Sequence[Outcome], results: Path) -> list[AlignbenchError]:
     """A line for every run, and what to type next; returns the errors of those that failed."""
-    from alignbench.comparison.came_out import came_out
     from alignbench.runtime import distributed
 
     is_first = distributed.rank() == 0
     for outcome in outcomes:
         if is_first or outcome.error is not None:
-            found = came_out(outcome.path) if outcome.path is not None and outcome.error is None else ""
-            click.echo(f"{outcome}{f': {found}' if found else ''}", err=outcome.error is not None)
+            click.echo(line_of(outcome), err=outcome.error is not None)
     n_complete = len({outcome.recipe for outcome in outcomes if outcome.error is None})
     if is_first and n_complete:
         click.echo(f"next: alignbench {'compare' if n_complete > 1 else 'ls'} {results}")
     return [outcome.error for outcome in outcomes if outcome.error is not None and outcome.state == "failed"]
+
+
+def line_of(outcome: Outcome) -> str:
+    """Returns what became of a run, and of a complete one what came out of it."""
+    from alignbench.comparison.came_out import came_out
+
+    found = came_out(outcome.path) if outcome.path is not None and outcome.error is None else ""
+    return f"{outcome}: {found}" if found else str(outcome)

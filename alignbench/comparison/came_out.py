@@ -22,7 +22,8 @@ _MORE = (
 def came_out(path: Path) -> str:
     """Returns toxicity by the first held-out judge, divergence, perplexity and seconds of training, if there were any.
 
-    Of a reward model it is the share of pairs that it ranks right. Empty where the run cannot be read.
+    Of a reward model it is the share of pairs that it ranks right; what was not trained here has no seconds. Empty
+    where the run cannot be read.
     """
     try:
         run = read_run(path)

@@ -43,7 +43,8 @@ def _complete(run: StoredRun) -> list[str]:
 def _unfinished(run: SkippedRun) -> list[str]:
     status = run.status
     assert status is not None
-    state = "interrupted" if status.state == "running" and not is_locked(lock_path(run.path)) else status.state
+    was_killed = status.state == "running" and not is_locked(lock_path(run.path))
+    state = "interrupted" if was_killed or status.is_interrupted else status.state
     return [
         status.recipe, str(status.seed), status.method, status.kind, state, "-",
         f"{status.cost.wall_seconds:,.1f}",

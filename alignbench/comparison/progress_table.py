@@ -73,6 +73,8 @@ def _unfinished(run: SkippedRun) -> list[str]:
 def _state(run: SkippedRun, progress: Mapping[str, Any]) -> str:
     if run.status is None:
         return "damaged"
+    if run.status.is_interrupted:
+        return "interrupted"
     if run.status.state != "running":
         return run.status.state
     fresh = time.time() - progress.get("time", 0.0) < _FRESH

@@ -377,6 +377,6 @@ def _read_or_skip(path: Path) -> StoredRun | SkippedRun:
 
 
 def _why_unfinished(status: RunStatus) -> str:
-    if status.state == "failed":
+    if status.state == "failed" and not status.is_interrupted:
         return f"failed: {status.error}" if status.error else "failed, and did not say why"
     return "run its recipe again and it goes on"

@@ -175,6 +175,11 @@ class RunStatus(Record):
     started: str
     finished: str | None = None
 
+    @property
+    def is_interrupted(self) -> bool:
+        """True where Ctrl-C ended the run, which is stored as an error of that name: nothing is wrong with it."""
+        return self.state == "failed" and self.error == KeyboardInterrupt.__name__
+
 
 class EvaluationFile(Record):
     """metrics.json: what was measured under one protocol."""

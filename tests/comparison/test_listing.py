@@ -11,6 +11,9 @@ def test_listing_shows_every_state(tmp_path, add_run, begin):
     for name in ("untrained", "ppo"):
         add_run(results, name, {"kl": [0.1, 0.2]})
     begin(results, "dpo_killed").release()
+    stopped = begin(results, "dpo_stopped")
+    stopped.log_step(1, {"objective/kl": 0.0})
+    stopped.fail("KeyboardInterrupt")
     broken = begin(results, "dpo_broken")
     broken.log_step(1, {"objective/kl": 0.0})
     broken.fail("loss is not finite")
@@ -20,10 +23,12 @@ def test_listing_shows_every_state(tmp_path, add_run, begin):
     rows = {line.split()[0]: line for line in text.splitlines() if line and not line.startswith(" ")}
     assert "complete" in rows["untrained"]
     assert "interrupted" in rows["dpo_killed"]
+    assert "interrupted" in rows["dpo_stopped"]
     assert "failed" in rows["dpo_broken"]
     assert "running" in rows["dpo_now"]
     remarks = " ".join(text.split())
     assert "failed: loss is not finite" in remarks
+    assert "dpo_stopped/.seed0.partial: unfinished, run its recipe again and it goes on" in remarks
     assert "ppo/seed0: corrupt" in remarks
     assert max(len(line) for line in text.splitlines()) <= 120
 

@@ -73,6 +73,14 @@ def test_progress_that_is_half_written_is_passed_over(results):
     assert "interrupted" in lines(results)["ppo_detox", "2"]
 
 
+def test_a_run_that_ctrl_c_has_ended_is_interrupted_and_has_not_failed(results):
+    status = write_progress(results) / layout.STATUS_FILE
+    changed = {"state": "failed", "error": "KeyboardInterrupt"}
+    status.write_text(json.dumps(json.loads(status.read_text()) | changed))
+    assert "interrupted" in lines(results)["ppo_detox", "2"]
+    assert "KeyboardInterrupt" not in render_progress(results)
+
+
 def test_a_failed_run_says_why(results):
     status = results / "ppo_detox" / ".seed2.partial" / layout.STATUS_FILE
     status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "failed", "error": "the loss is nan"}))

@@ -26,6 +26,7 @@ def test_the_folder_and_its_card(recipe_folder, finished):
     finished("base", "ppo")
     said = call("export", "results/ppo", "deep/out")
     assert said.exit_code == 0, said.output
+    assert "results/ppo: a model in deep/out, with README.md" in said.output
     names = {path.name for path in Path("deep/out").iterdir()}
     assert {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "README.md"} < names
     assert "recipe.resolved.yaml" in names

@@ -89,6 +89,7 @@ def test_a_lost_evaluation_is_made_again(here, folder):
     file.unlink()
     said = call("evaluate", "taken", "--name", "back", "--results", "copy", "--like", "results/base")
     assert said.exit_code == 0, said.output
+    assert "back, seed 0: done, copy/back/seed0: toxicity by judge 0." in said.output
     assert json.loads(file.read_text())["metrics"] == before
 
 
