@@ -97,10 +97,9 @@ def measure_again(run: StoredRun, recipe: Recipe, sets: Sequence[str]) -> Path:
             report, same = evaluate_policy(parts, yardsticks, policy, cost)
         sources = {name: sources_of(judge) for name, judge in yardsticks.judges.items()}
         record = new_measurement(run, "evaluate", sets, recipe.resolved()["evaluation"])
+        if (known := run.prompts) is not None:
+            directory.write_prompts(known.seen, {**known.heldout, **heldout}, known.statistics, anew=True)
         directory.write_evaluation(report, same, sources, prompt_rows=yardsticks.heldout.rows, measurement=record)
-        if run.prompts is not None:
-            known = run.prompts
-            directory.write_prompts(known.seen, {**known.heldout, **heldout}, known.statistics)
         directory.complete_again(cost)
     return layout.evaluation_path(run.path, report.protocol, number=record.number)
 

@@ -204,13 +204,12 @@ class RunDirectory:
             require_same_inputs(self.path, self.status.inputs, inputs)
         self._set_status(inputs={**self.status.inputs, **inputs})
 
-    def write_prompts(self, seen: Iterable[str], heldout: Mapping[str, str], counts: Mapping[str, float] = {}) -> None:
-        """Writes what `PromptsFile.of` makes of what a run knows of its data.
-
-        RunExistsError where the run that is resumed had others: those are known to it for ever.
-        """
+    def write_prompts(
+        self, seen: Iterable[str], heldout: Mapping[str, str], counts: Mapping[str, float] = {}, *, anew: bool = False
+    ) -> None:
+        """Writes `PromptsFile.of` these; RunExistsError where a resumed run had others, unless they are told `anew`."""
         record = PromptsFile.of(seen, heldout, counts)
-        if self.has_progress and (self.path / layout.PROMPTS_FILE).exists():
+        if not anew and self.has_progress and (self.path / layout.PROMPTS_FILE).exists():
             before = read_record(self.path / layout.PROMPTS_FILE, PromptsFile)
             texts = [{"seen": fingerprint(one.seen), "held out": fingerprint(one.heldout)} for one in (before, record)]
             require_same_inputs(self.path, {"prompts": texts[0]}, {"prompts": texts[1]})

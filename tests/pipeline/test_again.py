@@ -1,6 +1,7 @@
 """Finished runs measured again, and judged by further scorers: nothing is trained, and nothing is lost."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,23 @@ def test_method_seed_and_model_stay_and_what_it_took_is_charged(here):
     assert charged == status["evaluation_cost"]["reward_calls"]
     outcomes = execute.run(load(["ppo.yaml"]), Path("results"))
     assert [one.state for one in outcomes] == ["kept"]
+
+
+def test_a_trained_run_measured_on_prompts_that_it_has_not_seen_knows_them_from_then_on(here):
+    """Its log of training makes it a run with progress, which must not be taken for one that is resumed."""
+    shutil.copytree("results", "others")
+    Path("others.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"a wholly other text {i}"}) + "\n" for i in range(9))
+    )
+    before = read_run(Path("others/ppo/seed0")).prompts
+    changes = ("--set", "evaluation.prompts=others.jsonl", "--set", "evaluation.n_prompts=null")
+    said = call("evaluate", "others", *changes)
+    assert said.exit_code == 0, said.output
+    run = read_run(Path("others/ppo/seed0"))
+    assert (run.prompts.seen, len(run.prompts.heldout)) == (before.seen, len(before.heldout) + 9)
+    assert [one.n_prompts for one in [alignbench.compare("others"), alignbench.compare("others", measurement=1)]] == [
+        9, 12,
+    ]  # fmt: skip
 
 
 def test_what_training_could_see_is_not_measured_on(here, prompt_file):
