@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.cost_columns import COSTS, PER_ANSWER
 from alignbench.comparison.flags import judgement
-from alignbench.comparison.pooling import PairedRecipes, measure_pairs
+from alignbench.comparison.pooling import PairedRecipes, measure_pairs, trained_for
 from alignbench.comparison.ranks import named_metric
 from alignbench.comparison.rows import ComparedRecipe
 from alignbench.errors import ResultsError, UsageError, did_you_mean
@@ -94,7 +94,8 @@ def _sign(comparison: Comparison, one: Named) -> int:
 
 def _value(row: ComparedRecipe, one: Named) -> Estimate:
     if isinstance(one, str):
-        return Estimate(row.cost.get(one, row.cost_per_answer.get(one)))
+        amount = row.cost.get(one)
+        return Estimate(row.cost_per_answer.get(one) if amount is None else trained_for(row.method, amount))
     return row.metrics[one].value if one in row.metrics else Estimate(None)
 
 

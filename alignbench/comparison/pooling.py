@@ -34,6 +34,11 @@ _MAX_LOG = math.log(sys.float_info.max)
 NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
 
 
+def trained_for(method: str, amount: float) -> float | None:
+    """Returns what training has cost: nothing where there was none, None where it was done elsewhere."""
+    return None if method in MADE_ELSEWHERE else 0.0 if method == UNTRAINED else amount
+
+
 @dataclass(frozen=True)
 class RecipeRuns:
     """All seeds of one recipe."""

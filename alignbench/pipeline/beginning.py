@@ -159,7 +159,8 @@ def write(wanted: Wanted, found: Found, directory: Path) -> list[Path]:
         files[f"{name}.yaml"] = _recipe(name, said, {"name": name, **_sizes(name, wanted.budget)}, **more)
     names = ["base", *wanted.methods]
     files["suite.yaml"] = (
-        "# Run all of it:  alignbench run suite.yaml   and then:  alignbench compare results/\n"
+        f"# Run all of it from where init was called, which relative paths start at:  alignbench run "
+        f"{(directory / 'suite.yaml').as_posix()}\n# and then:  alignbench compare results/\n"
         "# More seeds say how much the method's luck counts: from two on verdicts are about the method.\n"
         + dump_yaml({"name": "suite", "recipes": [f"{name}.yaml" for name in names], "seeds": [0]})
     )

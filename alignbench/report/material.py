@@ -9,7 +9,7 @@ from functools import cached_property
 from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS
 from alignbench.comparison.gains import Gain
-from alignbench.comparison.pooling import MADE_ELSEWHERE, UNTRAINED, Measurement, RecipeRuns
+from alignbench.comparison.pooling import Measurement, RecipeRuns
 from alignbench.comparison.rows import ComparedRecipe
 from alignbench.records import MetricKey
 from alignbench.results.reader import Paths, StoredRun, find_runs
@@ -100,11 +100,6 @@ class Material:
     def marked(self, row: ComparedRecipe) -> str:
         """Returns the same with a `!` where a flag speaks against the row."""
         return self.named(row.recipe) + (" !" if has_warning(row) else "")
-
-
-def trained_for(method: str, amount: float) -> float | None:
-    """Returns what training has cost: nothing where there was none, None where it was done elsewhere."""
-    return None if method in MADE_ELSEWHERE else 0.0 if method == UNTRAINED else amount
 
 
 def gather(paths: Paths, comparison: Comparison) -> list[Material]:

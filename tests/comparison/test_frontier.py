@@ -55,6 +55,19 @@ def test_no_dearer_is_part_of_it(results):
     assert rows[0].values[2].value == 30.0
 
 
+def test_what_trains_nothing_is_not_dominated_for_the_time_that_it_took_to_load(tmp_path, add_run):
+    for name, method, toxicity, seconds in (("base", "untrained", 0.5, 25.0), ("ppo", "ppo", 0.3, 17.0)):
+        columns = {"toxicity_mean@judge": toxicity + np.linspace(0, 0.1, N)}
+        add_run(tmp_path, name, columns, method=method, cost=Cost(wall_seconds=seconds))
+    _, rows = frontier(compare(tmp_path), ["toxicity_mean@judge", "wall_seconds"])
+    assert {row.recipe: (row.values[1].value, row.shown, row.measured) for row in rows} == {
+        "base": (0.0, (), ()), "ppo": (17.0, (), ()),
+    }  # fmt: skip
+    add_run(tmp_path, "theirs", {"toxicity_mean@judge": np.linspace(0.2, 0.3, N)}, method="external")
+    with pytest.raises(ResultsError, match="--frontier: theirs was not measured in all of toxicity_mean@judge, wall"):
+        frontier(compare(tmp_path), ["toxicity_mean@judge", "wall_seconds"])
+
+
 def test_higher_is_better_where_it_is(results):
     _, rows = frontier(compare(results), ["distinct_2", "wall_seconds"])
     found = {row.recipe: set(row.shown) for row in rows}

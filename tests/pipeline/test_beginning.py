@@ -53,6 +53,7 @@ def test_what_is_written_is_accepted_and_says_what_was_seen(asked, checkpoints):
     ):
         assert wanted in said.output
         assert f"# {wanted}" in shared or wanted in shared
+    assert "alignbench run mine/suite.yaml\n" in Path("mine/suite.yaml").read_text()
     again = call("mine", *asked)
     assert again.exit_code == 2
     assert "mine/shared.yaml: it is there already" in again.output

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from alignbench.comparison.pooling import trained_for
 from alignbench.records import MetricKey
-from alignbench.report.material import trained_for
 from alignbench.report.pictures import along_training
 from alignbench.report.pictures.costs import costs
 from alignbench.report.pictures.curves import against_budget, against_divergence

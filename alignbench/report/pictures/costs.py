@@ -9,10 +9,10 @@ import numpy as np
 from markupsafe import Markup
 
 from alignbench.comparison.cost_columns import shown
-from alignbench.comparison.pooling import RecipeRuns
+from alignbench.comparison.pooling import RecipeRuns, trained_for
 from alignbench.records import Cost
 from alignbench.report.blocks import Figure, plain_table
-from alignbench.report.material import Material, trained_for
+from alignbench.report.material import Material
 from alignbench.report.pictures.picture import Picture
 from alignbench.report.pictures.svg import box, cut, described, element, joined, label, line, text_width
 

@@ -9,9 +9,10 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from alignbench.comparison.numbers import with_interval
+from alignbench.comparison.pooling import trained_for
 from alignbench.records import MetricKey
 from alignbench.report.blocks import Figure, plain_table
-from alignbench.report.material import Material, has_warning, trained_for
+from alignbench.report.material import Material, has_warning
 from alignbench.report.pictures.picture import Picture
 from alignbench.report.pictures.svg import (
     Kind,
