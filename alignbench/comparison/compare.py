@@ -80,11 +80,11 @@ def compare(
         ResultsError: There is nothing to compare.
         ComparabilityError: The runs were not evaluated alike.
         LeakError: Training of one could see what another was evaluated on; `allow_mismatch` does not help.
-        UsageError: No such baseline, or none to be guessed; no such metric.
+        UsageError: No such baseline, or none to be guessed; no such metric; no run has such a measurement.
     """
     runs, skipped = find_runs(paths)
     if measurement is not None:
-        runs = [run.at_measurement(measurement) for run in runs]
+        runs = _at_measurement(runs, measurement)
     measured = [(run, _evaluation(run, protocol)) for run in runs]
     usable, unusable = _with_evaluation(measured)
     skipped += unusable
@@ -167,6 +167,14 @@ def _refuse_duplicates(runs: Sequence[StoredRun]) -> None:
             raise ResultsError(
                 f"{run.label} occurs twice, in {other.path} and {run.path}; leave one out, or give one another --name"
             )
+
+
+def _at_measurement(runs: Sequence[StoredRun], number: int) -> list[StoredRun]:
+    """Returns the runs with the evaluations of one measurement; UsageError where none was measured so often."""
+    most = max((run.n_measurements for run in runs), default=number)
+    if number > most:
+        raise UsageError(f"measurement: got {number}, expected at most {most}, the latest of these runs")
+    return [run.at_measurement(number) for run in runs]
 
 
 def _evaluation(run: StoredRun, protocol: str | None) -> StoredEvaluation | None:

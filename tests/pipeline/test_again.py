@@ -97,6 +97,12 @@ def test_tables_show_the_latest_and_say_so(here):
     assert "words" in call("compare", "results", "--measurement", 2).output
 
 
+def test_a_measurement_that_no_run_has_is_refused_by_its_number(here):
+    said = call("compare", "results", "--measurement", 4)
+    assert said.exit_code == 2
+    assert "measurement: got 4, expected at most 3, the latest of these runs" in said.output
+
+
 def test_method_seed_and_model_stay_and_what_it_took_is_charged(here):
     status, whole = (json.loads(Path(f"{one}/ppo/seed0/status.json").read_text()) for one in ("results", "whole"))
     for key in ("method", "seed", "state", "trained_on"):
