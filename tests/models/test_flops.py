@@ -13,6 +13,7 @@ from alignbench.models.fast import layers
 from alignbench.models.flops import Tokens, Weights, sampling_flops, tokens_of, weights_of
 from alignbench.models.forward import collate, completion_forward, is_encoder_decoder
 from alignbench.models.language_model import LanguageModel
+from alignbench.models.output_layer import output_layer
 from alignbench.records import Completion, Decoding, PreferencePair, Prompt
 
 H, LAYERS, MLP = 64, 3, 4 * 64
@@ -158,7 +159,9 @@ def test_a_dpo_step_against_torch(gpt2, tmp_path, lora):
         0, 16, gpt2, None, lora, None, "completion", tmp_path,
         lambda _step, _completions, _metrics, cost, _policy: booked.append(cost["train"]),
     )  # fmt: skip
-    found = counted(lambda: DPO(batch_size=4).train(TrainData([], [], pairs), run))
+    tried = counted(lambda: output_layer(gpt2.model))  # of each model, before training: no part of a step
+    n_models = 1 if lora else 2
+    found = counted(lambda: DPO(batch_size=4).train(TrainData([], [], pairs), run)) - n_models * tried
     [cost] = booked
     assert cost.optimizer_steps == 1
     assert cost.trained_tokens == 4 * 2 * 12
