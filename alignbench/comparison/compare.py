@@ -48,7 +48,7 @@ from alignbench.comparison.ranks import headline
 from alignbench.comparison.rows import ComparedRecipe
 from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.records import MetricKey
-from alignbench.results.reader import Paths, SkippedRun, StoredEvaluation, StoredRun, find_runs
+from alignbench.results.reader import Paths, SkippedRun, StoredEvaluation, StoredRun, at_measurement, find_runs
 from alignbench.results.threads import in_threads
 
 _Measured = list[tuple[StoredRun, StoredEvaluation]]
@@ -84,7 +84,7 @@ def compare(
     """
     runs, skipped = find_runs(paths)
     if measurement is not None:
-        runs = _at_measurement(runs, measurement)
+        runs = at_measurement(runs, measurement)
     measured = [(run, _evaluation(run, protocol)) for run in runs]
     usable, unusable = _with_evaluation(measured)
     skipped += unusable
@@ -167,14 +167,6 @@ def _refuse_duplicates(runs: Sequence[StoredRun]) -> None:
             raise ResultsError(
                 f"{run.label} occurs twice, in {other.path} and {run.path}; leave one out, or give one another --name"
             )
-
-
-def _at_measurement(runs: Sequence[StoredRun], number: int) -> list[StoredRun]:
-    """Returns the runs with the evaluations of one measurement; UsageError where none was measured so often."""
-    most = max((run.n_measurements for run in runs), default=number)
-    if number > most:
-        raise UsageError(f"measurement: got {number}, expected at most {most}, the latest of these runs")
-    return [run.at_measurement(number) for run in runs]
 
 
 def _evaluation(run: StoredRun, protocol: str | None) -> StoredEvaluation | None:

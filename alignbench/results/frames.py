@@ -15,7 +15,7 @@ from alignbench.results.layout import (
     TRAIN_COMPLETIONS_FILE,
     TRAIN_LOG_FILE,
 )
-from alignbench.results.reader import Paths, SkippedRun, StoredRun, find_runs, readable
+from alignbench.results.reader import Paths, SkippedRun, StoredRun, at_measurement, find_runs, readable
 from alignbench.results.schema import UnreadableError
 
 if TYPE_CHECKING:
@@ -29,9 +29,14 @@ _NUMBERS = {"value": "float64", "ci_low": "float64", "ci_high": "float64"}
 _Part = TypeVar("_Part")
 
 
-def _collect(paths: Paths, read: Callable[[StoredRun], Iterable[_Part]]) -> list[_Part]:
-    """Returns what `read` finds in every run; a warning names the directories that had to be skipped."""
+def _collect(paths: Paths, read: Callable[[StoredRun], Iterable[_Part]], measurement: int | None = None) -> list[_Part]:
+    """Returns what `read` finds in every run, as one measurement has it; None is the latest.
+
+    A warning names the directories that had to be skipped. UsageError where no run was measured so often.
+    """
     runs, skipped = find_runs(paths)
+    if measurement is not None:
+        runs = at_measurement(runs, measurement)
     parts: list[_Part] = []
     for run in runs:
         try:
@@ -44,15 +49,16 @@ def _collect(paths: Paths, read: Callable[[StoredRun], Iterable[_Part]]) -> list
     return parts
 
 
-def load_results(paths: Paths) -> pd.DataFrame:
+def load_results(paths: Paths, measurement: int | None = None) -> pd.DataFrame:
     """Returns a row per run: identity, state, protocol, train_reward and costs.
 
     Costs: `wall_seconds` and so on are what the run is charged, its own work plus what it was built on; the parts
-    are in `own_...` and `upstream_...`, and what measuring it took in `evaluation_...`.
+    are in `own_...` and `upstream_...`, and what measuring it took in `evaluation_...`. The protocol is that of a
+    measurement as in `load_metrics`.
     """
     import pandas as pd
 
-    return pd.DataFrame(_collect(paths, lambda run: [_result_row(run)]))
+    return pd.DataFrame(_collect(paths, lambda run: [_result_row(run)], measurement))
 
 
 def _result_row(run: StoredRun) -> dict[str, object]:
@@ -70,8 +76,12 @@ def _result_row(run: StoredRun) -> dict[str, object]:
     return row | {"path": str(run.path)}
 
 
-def load_metrics(paths: Paths) -> pd.DataFrame:
-    """Returns a row per run, protocol and metric, with its 95 % interval."""
+def load_metrics(paths: Paths, measurement: int | None = None) -> pd.DataFrame:
+    """Returns a row per run, protocol and metric, with its 95 % interval.
+
+    `measurement` is which one to take of runs that were measured again, 1 being the run's own; None is the latest. Runs
+    that were not measured so often have no rows.
+    """
     import pandas as pd
 
     def rows(run: StoredRun) -> Iterator[dict[str, object]]:
@@ -80,7 +90,7 @@ def load_metrics(paths: Paths) -> pd.DataFrame:
                 yield {**_keys(run), "protocol": evaluation.record.protocol, **metric.model_dump()}
 
     names = ["recipe", "method", "seed", "protocol", *_METRIC_COLUMNS]
-    return pd.DataFrame(_collect(paths, rows), columns=names).astype(_NUMBERS)
+    return pd.DataFrame(_collect(paths, rows, measurement), columns=names).astype(_NUMBERS)
 
 
 def load_curves(paths: Paths) -> pd.DataFrame:
@@ -98,14 +108,17 @@ def load_curves(paths: Paths) -> pd.DataFrame:
     return pd.DataFrame(_collect(paths, rows), columns=names).astype(_NUMBERS)
 
 
-def load_completions(paths: Paths) -> pd.DataFrame:
-    """Returns a row per evaluated completion."""
-    return _concatenated(_collect(paths, _frames_in(COMPLETIONS_FILE)))
+def load_completions(paths: Paths, measurement: int | None = None) -> pd.DataFrame:
+    """Returns a row per evaluated completion, of the measurement that `load_metrics` would take."""
+    return _concatenated(_collect(paths, _frames_in(COMPLETIONS_FILE), measurement))
 
 
-def load_divergence(paths: Paths) -> pd.DataFrame:
-    """Returns a row per evaluated prompt: its token ids, and the completion that KL is measured on."""
-    return _concatenated(_collect(paths, _frames_in(DIVERGENCE_FILE)))
+def load_divergence(paths: Paths, measurement: int | None = None) -> pd.DataFrame:
+    """Returns a row per evaluated prompt: its token ids, and the completion that KL is measured on.
+
+    Of the measurement that `load_metrics` would take.
+    """
+    return _concatenated(_collect(paths, _frames_in(DIVERGENCE_FILE), measurement))
 
 
 def _frames_in(file_name: str) -> Callable[[StoredRun], Iterator[pd.DataFrame]]:

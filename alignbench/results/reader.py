@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.errors import ResultsError
+from alignbench.errors import ResultsError, UsageError
 from alignbench.records import Cost, MetricKey, file_sha256, total
 from alignbench.results.layout import (
     ARTIFACT,
@@ -346,6 +346,14 @@ def find_runs(paths: Paths) -> tuple[list[StoredRun], list[SkippedRun]]:
         details = "".join(f"\n  {run}" for run in skipped)
         raise ResultsError(f"no complete run in {looked}; `alignbench run RECIPE` makes one{details}")
     return runs, skipped
+
+
+def at_measurement(runs: Sequence[StoredRun], number: int) -> list[StoredRun]:
+    """Returns runs with the evaluations of one measurement; UsageError where none of them was measured so often."""
+    most = max((run.n_measurements for run in runs), default=number)
+    if number > most:
+        raise UsageError(f"measurement: got {number}, expected at most {most}, the latest of these runs")
+    return [run.at_measurement(number) for run in runs]
 
 
 def _as_list(paths: Paths) -> list[Path]:

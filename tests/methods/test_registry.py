@@ -76,9 +76,7 @@ def test_every_built_in_hyperparameter_is_documented(name):
 
 
 def test_unknown_method_names_the_nearest():
-    with pytest.raises(
-        UsageError, match=r"unknown method 'pppo', did you mean 'ppo'\? \(known: best_of_n, .*, ppo"
-    ):
+    with pytest.raises(UsageError, match=r"unknown method 'pppo', did you mean 'ppo'\? \(known: best_of_n, .*, ppo"):
         registry.method_class("pppo")
 
 

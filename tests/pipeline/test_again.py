@@ -1,21 +1,39 @@
 """Finished runs measured again, and judged by further scorers: nothing is trained, and nothing is lost."""
 
+import importlib
 import json
 import shutil
+import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import alignbench
+from alignbench import plugins
 from alignbench.cli import main
-from alignbench.errors import LeakError
+from alignbench.errors import LeakError, UsageError
+from alignbench.evaluation.metrics.aggregate import SetStatistic
+from alignbench.evaluation.metrics.metric import Metric
 from alignbench.pipeline import execute
 from alignbench.pipeline.again import changed_recipe, measure_again
 from alignbench.recipe.loading import load
 from alignbench.results.reader import read_run
 
 WORDS = "{name: words, lexicon: words.txt}"
+of_a_package = (
+    Metric(
+        name="n_words",
+        direction="higher",
+        of_prompts=lambda sample: [[len(text.split()) for text in own] for own in sample.texts],
+    ),
+    Metric(
+        name="n_different",
+        direction="higher",
+        of_set=lambda sample: SetStatistic(float(len({text for own in sample.texts for text in own}))),
+    ),
+)
 
 
 def call(*arguments):
@@ -103,6 +121,29 @@ def test_a_measurement_that_no_run_has_is_refused_by_its_number(here):
     assert "measurement: got 4, expected at most 3, the latest of these runs" in said.output
 
 
+def test_frames_show_the_latest_or_the_one_that_is_asked_for(here):
+    for number, n_prompts in ((None, 10), (3, 10), (2, 12), (1, 12)):
+        stored = record("results/ppo", number or 3)
+        frame = alignbench.load_metrics("results/ppo", measurement=number)
+        shown = frame.astype(object).where(frame.notna(), None)
+        assert dict(zip(zip(shown.metric, shown.scorer, strict=True), shown.value, strict=True)) == {
+            key: one["value"] for key, one in values(stored).items()
+        }
+        completions = alignbench.load_completions("results/ppo", measurement=number)
+        assert len(completions) == n_prompts * 4
+        assert ("toxicity@words" in completions) == (number == 2)
+        assert len(alignbench.load_divergence("results/ppo", measurement=number)) == n_prompts
+        assert alignbench.load_results("results/ppo", measurement=number)["protocol"].tolist() == [stored["protocol"]]
+
+
+def test_a_measurement_that_a_run_lacks_has_no_rows_and_one_that_all_lack_is_an_error(here):
+    alone, beside = (alignbench.load_metrics(paths, measurement=2) for paths in ("results", ["results", "whole"]))
+    assert len(beside) == len(alone) > 0
+    for load_frame in (alignbench.load_metrics, alignbench.load_completions, alignbench.load_results):
+        with pytest.raises(UsageError, match="measurement: got 4, expected at most 3, the latest of these runs"):
+            load_frame("results", measurement=4)
+
+
 def test_method_seed_and_model_stay_and_what_it_took_is_charged(here):
     status, whole = (json.loads(Path(f"{one}/ppo/seed0/status.json").read_text()) for one in ("results", "whole"))
     for key in ("method", "seed", "state", "trained_on"):
@@ -131,6 +172,47 @@ def test_a_trained_run_measured_on_prompts_that_it_has_not_seen_knows_them_from_
     assert [one.n_prompts for one in [alignbench.compare("others"), alignbench.compare("others", measurement=1)]] == [
         9, 12,
     ]  # fmt: skip
+
+
+def test_metrics_of_a_package_that_came_later_are_added_to_the_stored_texts(here, installed, tmp_path):
+    shutil.copytree("results/ppo", tmp_path / "ppo")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("evaluations/*/*")}
+    said = call("rescore", tmp_path, "--metric", "n_words", "--metric", "n_different")
+    assert said.exit_code == 0, said.output
+    assert {path: path.read_bytes() for path in before} == before
+    added, earlier = record(tmp_path / "ppo", 4), record(tmp_path / "ppo", 3)
+    assert (added["measurement"]["by"], added["measurement"]["changed"]) == (
+        "rescore",
+        ["metric n_words", "metric n_different"],
+    )
+    assert added["comparability"] == earlier["comparability"]
+    assert {key: one for key, one in values(added).items() if key in values(earlier)} == values(earlier)
+    assert values(added).keys() - values(earlier).keys() == {("n_words", None), ("n_different", None)}
+    texts = alignbench.load_completions(tmp_path)
+    assert texts.equals(alignbench.load_completions(tmp_path, measurement=3))
+    lengths = texts["completion"].str.split().str.len()
+    of_prompts = lengths.groupby(texts["prompt_id"]).mean()
+    n_words, n_different = values(added)["n_words", None], values(added)["n_different", None]
+    assert n_words["value"] == pytest.approx(of_prompts.mean(), abs=1e-12)
+    assert n_words["reason"] == values(earlier)["completion_tokens", None]["reason"]  # of the same prompts and groups
+    assert n_words["n_scored"] == len(texts)
+    assert n_different["value"] == texts["completion"].nunique()
+    ids, columns = read_run(tmp_path / "ppo/seed0").evaluations[0].prompt_values
+    assert dict(zip(ids, columns["n_words"], strict=True)) == pytest.approx(of_prompts.to_dict())
+    [row] = alignbench.compare([tmp_path], baseline="ppo").recipes
+    assert {"n_words", "n_different"} <= {str(key) for key in row.metrics}
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Metrics of this file, as a package offers them that was not there when the runs were made."""
+    entries = [EntryPoint("of_a_package", "came_later:of_a_package", "alignbench.metrics")]
+    monkeypatch.setitem(sys.modules, "came_later", importlib.import_module(__name__))
+    monkeypatch.setattr(plugins, "entry_points", lambda group: entries if group == "alignbench.metrics" else [])
+    plugins.entries_of.cache_clear()
+    yield
+    monkeypatch.undo()
+    plugins.entries_of.cache_clear()
 
 
 def test_what_training_could_see_is_not_measured_on(here, prompt_file):
