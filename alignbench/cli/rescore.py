@@ -17,14 +17,14 @@ from alignbench.errors import UsageError
     "scorers",
     multiple=True,
     metavar="SETTINGS",
-    help="A judge: '{name: a, classifier: MODEL, label: toxic}'.",
+    help="A judge: '{name: a, classifier: MODEL, label: toxic}', or the name of a preset.",
 )
 @click.option("--metric", "metrics", multiple=True, help="A metric that needs texts alone, such as one of a package.")
 def rescore(runs: tuple[Path, ...], scorers: tuple[str, ...], metrics: tuple[str, ...]) -> None:
     """Add a judge to finished RUNS, on their stored completions: nothing is trained or drawn.
 
-    SETTINGS are those of an entry of `evaluation.scorers`. The measurement is written beside the earlier ones, and
-    tables show the latest.
+    SETTINGS are an entry of `evaluation.scorers`. The measurement is written beside the earlier ones, and tables show
+    the latest.
     """
     from alignbench.pipeline.again import runs_to_measure
     from alignbench.pipeline.named_scorers import judge_scorer, judge_settings

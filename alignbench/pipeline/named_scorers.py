@@ -17,6 +17,7 @@ from alignbench.records import Scorer, TextWindow
 from alignbench.results.layout import STATUS_FILE
 from alignbench.results.reader import StoredRun, read_run
 from alignbench.scorers.base import Place
+from alignbench.scorers.presets import PRESETS
 from alignbench.scorers.reward_model import REWARD_LABEL, load_classifier_scorer, load_reward_scorer
 
 if TYPE_CHECKING:
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 
 
 def judge_settings(text: str, option: str) -> ScorerSettings:
-    """Reads the settings of a judge, as they stand among `evaluation.scorers`: `{classifier: PATH, label: toxic}`.
+    """Reads a judge, as it stands among `evaluation.scorers`: `{classifier: PATH, label: toxic}`, or a preset's name.
 
-    UsageError, which begins with the option, where they are none.
+    UsageError, which begins with the option, where it is none.
     """
     values = read_yaml(text, option)
+    values = {"name": values, **PRESETS[values]} if isinstance(values, str) and values in PRESETS else values
     if not isinstance(values, dict):
-        raise UsageError(f"{option}: got {text!r}, expected settings such as {{classifier: PATH, label: toxic}}")
+        raise UsageError(
+            f"{option}: got {text!r}, expected settings such as {{classifier: PATH, label: toxic}}, or one of the "
+            f"presets {', '.join(PRESETS)}{did_you_mean(text, [*PRESETS])}"
+        )
     try:
         found = ScorerSettings.model_validate_json(json.dumps(values))
     except ValidationError as error:

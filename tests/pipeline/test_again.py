@@ -18,8 +18,10 @@ from alignbench.evaluation.metrics.aggregate import SetStatistic
 from alignbench.evaluation.metrics.metric import Metric
 from alignbench.pipeline import execute
 from alignbench.pipeline.again import changed_recipe, measure_again
+from alignbench.pipeline.named_scorers import judge_settings
 from alignbench.recipe.loading import load
 from alignbench.results.reader import read_run
+from alignbench.scorers.presets import PRESETS
 
 WORDS = "{name: words, lexicon: words.txt}"
 of_a_package = (
@@ -92,6 +94,12 @@ def test_a_judge_that_is_added_says_what_it_would_have_said_in_the_run(here):
     assert values(added) == values(whole)
     for key in ("comparability", "scorer_sources", "n_prompts", "samples_per_prompt", "prompt_groups", "answer_cost"):
         assert added[key] == whole[key]
+
+
+def test_a_judge_has_the_name_of_a_preset_or_its_settings():
+    settings = judge_settings("s-nlp", "--scorer")
+    assert (settings.name, settings.classifier) == ("s-nlp", "s-nlp/roberta_toxicity_classifier")
+    assert settings == judge_settings(json.dumps({"name": "s-nlp", **PRESETS["s-nlp"]}), "--scorer")
 
 
 def test_measured_again_on_fewer_prompts(here):
@@ -231,6 +239,8 @@ def test_what_training_could_see_is_not_measured_on(here, prompt_file):
         (("rescore", "results", "--scorer", WORDS.replace("words", "judge", 1)), "'judge' has judged it already"),
         (("rescore", "results", "--scorer", WORDS, "--scorer", WORDS), "got one name twice"),
         (("rescore", "results", "--scorer", "words.txt"), "expected settings such as"),
+        (("rescore", "results", "--scorer", "s-nlpp"), "one of the presets s-nlp, "),
+        (("rescore", "results", "--scorer", "reward"), "expected settings such as"),
         (("rescore", "results", "--scorer", "{lexicn: words.txt}"), "--scorer: "),
         (("rescore", "results", "--metric", "self_blue"), "did you mean 'self_bleu'?"),
         (("rescore", "results", "--metric", "toxicity_mean"), "which needs scores, expected"),
