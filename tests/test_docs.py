@@ -1,9 +1,16 @@
 """What the documentation shows runs, and what it links to is there."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from alignbench.cli import main
+from alignbench.pipeline.named_scorers import judge_settings
+from alignbench.recipe.layers import find_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -15,6 +22,99 @@ def test_local_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    """Lines for a shell: all of bash blocks, those with a prompt `$ ` of any other, indented ones outside of blocks."""
+    language = None
+    for line in text.replace("\\\n", " ").splitlines():
+        if fence := re.match(r" *```(\w*)", line):
+            language = fence[1] if language is None else None
+        elif prompt := re.match(r" *\$ (.+)", line):
+            yield prompt[1]
+        elif language in ("bash", "sh", "shell") or (language is None and line.startswith("    alignbench ")):
+            yield line.strip()
+
+
+def commands(line: str) -> Iterator[list[str]]:
+    """What is given to alignbench in a line for a shell, which may be a loop, and may start it by `python -m`."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&<>")
+    lexer.whitespace_split, lexer.commenters = True, "#"
+    statement: list[str] = []
+    for word in [*lexer, ";"]:
+        if set(word) - set(";|&<>"):
+            statement.append(word)
+            continue
+        for place, name in enumerate(statement):
+            if Path(name).name == "alignbench" and (
+                place == 0 or statement[place - 1] in ("do", "-m", "nohup", "time")
+            ):
+                yield statement[place + 1 :]
+        statement = []
+
+
+def parsed(words: list[str]) -> click.Context:
+    """What click makes of a command; UsageError where there is no such verb, option or value. Nothing is run."""
+    verb, *given = words
+    command = main.get_command(click.Context(main), verb)
+    if command is None:
+        raise click.UsageError(f"no such verb: {verb}")
+    return command.make_context(verb, given, parent=click.Context(main))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_is_shown_exists_and_takes_what_it_is_given(page):
+    text = page.read_text(encoding="utf-8")
+    for words in (words for line in shell_lines(text) for words in commands(line)):
+        try:
+            given = parsed(words).params
+            for judge in given.get("scorers", ()):
+                judge_settings(judge, "--scorer")
+            for recipe in given.get("recipes", ()):
+                assert recipe.endswith(".yaml") or find_recipe(recipe, ROOT / "recipes")
+        except Exception as error:
+            raise AssertionError(f"{page.name}: alignbench {shlex.join(words)}: {error}") from error
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_verbs_and_options_that_a_sentence_names_exist(page):
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for said, verb in re.findall(r"`((?:[\w./]*/)?alignbench (\w[\w-]*)[^`]*)`", prose):
+        assert verb in main.commands, f"{page.name}: {said}"
+        known = {option for parameter in main.commands[verb].params for option in parameter.opts} | {"--help"}
+        assert {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", said)} <= known, f"{page.name}: {said}"
+
+
+def test_commands_are_found_wherever_they_stand():
+    text = """
+```console
+$ make quickstart      # alignbench run nothing
+$ .venv/bin/alignbench run a --set x='1 2' \\
+    --seed 0   # alignbench ls
+$ for f in a b; do alignbench ls $f/*; done > out
+alignbench prints this
+```
+
+```bash
+pip install 'alignbench[demo]' && torchrun --nproc 2 -m alignbench check it
+```
+
+    alignbench score '{lexicon: words.txt}' it.txt | head
+"""
+    assert [words for line in shell_lines(text) for words in commands(line)] == [
+        ["run", "a", "--set", "x=1 2", "--seed", "0"],
+        ["ls", "$f/*"],
+        ["check", "it"],
+        ["score", "{lexicon: words.txt}", "it.txt"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [["exprot", "a", "b"], ["export", "a", "b", "--mrge"], ["export", "a"], ["run", "a", "--seed", "x"]]
+)
+def test_a_command_that_is_none_is_found_out(words):
+    with pytest.raises(click.UsageError):
+        parsed(words)
 
 
 def test_the_ppo_example_runs(checkpoints, monkeypatch, tmp_path, capsys):
