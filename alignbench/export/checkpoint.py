@@ -13,15 +13,17 @@ import torch
 from alignbench.embedded import resolve
 from alignbench.errors import ModelError
 from alignbench.evaluation.protocols import get_protocol
+from alignbench.export.folders import TakenAlong, without_folders
 from alignbench.methods.registry import is_usable, method_class
 from alignbench.models.adapters import merged
 from alignbench.models.language_model import LanguageModel
 from alignbench.models.loading import load_language_model
-from alignbench.models.policy_file import FILE, LANGUAGE_MODEL, read_policy_file
+from alignbench.models.policy_file import FILE, LANGUAGE_MODEL, read_policy_file, write_policy_file
 from alignbench.models.quantization import dequantized
 from alignbench.pipeline.build import policy_options, saved_policy
 
 if TYPE_CHECKING:
+    from alignbench.methods.base import Facts
     from alignbench.recipe.recipe import Recipe
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -56,7 +58,8 @@ def export_policy(recipe: Recipe, artifact: Path, directory: Path, *, merge: boo
     """Writes the checkpoints of a policy of any kind.
 
     One that is no single model keeps its `policy.json`, its parts in their folders, and everything that it has saved
-    beside them, so that alignbench loads it as before; what its models lack of it is said in the notes.
+    beside them, so that alignbench loads it as before, on any machine: what lies on this one and is named there, such
+    as the reward of `best_of_n`, goes with it. What its models lack of it is said in the notes.
     """
     record = read_policy_file(artifact)
     if record["kind"] == LANGUAGE_MODEL:
@@ -64,6 +67,8 @@ def export_policy(recipe: Recipe, artifact: Path, directory: Path, *, merge: boo
     exported = Exported(record["kind"])
     directory.mkdir(exist_ok=True)
     for path in sorted(artifact.iterdir()):
+        if path.name == FILE:
+            continue
         if not (path / FILE).is_file():
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, directory / path.name)
@@ -72,12 +77,18 @@ def export_policy(recipe: Recipe, artifact: Path, directory: Path, *, merge: boo
         exported.models += [f"{path.name}/{model}".removesuffix("/.") for model in part.models]
         exported.notes += [note for note in part.notes if note not in exported.notes]
         exported.base, exported.loader = exported.base or part.base, part.loader
-    exported.notes.insert(0, _what_is_lacking(record["kind"], exported.models))
+    take = TakenAlong(directory, lambda policy, target: export_policy(recipe, policy, target, merge=merge))
+    facts = method_class(record["kind"]).facts if is_usable(record["kind"]) else None
+    write_policy_file(directory, **without_folders(facts.moved(record, take) if facts else record))
+    exported.notes.insert(0, _what_is_lacking(record["kind"], facts, exported.models))
+    if take.places:
+        exported.notes.append(
+            f"What {FILE} names and lay on the exporting machine is in {', '.join(take.places.values())}."
+        )
     return exported
 
 
-def _what_is_lacking(kind: str, models: list[str]) -> str:
-    facts = method_class(kind).facts if is_usable(kind) else None
+def _what_is_lacking(kind: str, facts: Facts | None, models: list[str]) -> str:
     how = f" {facts.beside_its_models}" if facts and facts.beside_its_models else ""
     what = f"the models in {', '.join(models)} are parts of it" if models else "no part of it is a model of its own"
     return (
@@ -101,6 +112,11 @@ def _export_model(recipe: Recipe, artifact: Path, directory: Path, record: dict[
         exported.base = str(Path(base).resolve()) if Path(base).is_dir() else base
         if quantization != "none":
             exported.notes.append(_loading_quantized(recipe))
+        if Path(base).is_dir():
+            exported.notes.append(
+                f"Its base lies in a folder of the exporting machine, which {ADAPTER_CONFIG} names; on another one say "
+                "there where it is (`base_model_name_or_path`)."
+            )
     assert isinstance(policy, LanguageModel)
     if policy.is_encoder_decoder:
         exported.loader = "AutoModelForSeq2SeqLM"

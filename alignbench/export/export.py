@@ -10,8 +10,10 @@ from pathlib import Path
 
 from alignbench.errors import ResultsError, UsageError
 from alignbench.export.checkpoint import Exported, export_classifier, export_policy
+from alignbench.export.folders import without_folders
 from alignbench.export.model_card import model_card
 from alignbench.pipeline.stored import recipe_of_run
+from alignbench.recipe.yaml import dump_yaml
 from alignbench.results import layout
 from alignbench.results.reader import StoredRun, find_runs
 
@@ -42,7 +44,7 @@ def export(path: Path, directory: Path, *, merge: bool = False) -> Exported:
             exported = export_classifier(recipe, run.artifact, scratch)
         else:
             exported = export_policy(recipe, run.artifact, scratch, merge=merge)
-        shutil.copyfile(run.path / layout.RECIPE_FILE, scratch / layout.RECIPE_FILE)
+        (scratch / layout.RECIPE_FILE).write_text(dump_yaml(without_folders(dict(run.recipe))), encoding="utf-8")
         (scratch / "README.md").write_text(model_card(run, recipe, exported), encoding="utf-8")
     return exported
 

@@ -10,6 +10,7 @@ from alignbench._version import __version__
 from alignbench.comparison.comparability import group_key
 from alignbench.comparison.numbers import number
 from alignbench.export.checkpoint import Exported
+from alignbench.export.folders import without_folders
 from alignbench.export.licences import data_licence, model_licence
 from alignbench.recipe.recipe import Recipe
 from alignbench.recipe.yaml import dump_yaml
@@ -30,8 +31,9 @@ def model_card(run: StoredRun, recipe: Recipe, exported: Exported) -> str:
         "Trained": _trained(run, recipe),
         "Data and models": _data(recipe),
         "Recipe": [
-            f"The whole recipe is in `{RECIPE_FILE}`: `alignbench run {RECIPE_FILE}` trains it again.",
-            f"```yaml\n{dump_yaml(recipe.resolved()['method'])}```",
+            f"The whole recipe is in `{RECIPE_FILE}`: `alignbench run {RECIPE_FILE}` trains it again, where the models "
+            "and files are that it names without their folders.",
+            f"```yaml\n{dump_yaml(without_folders(recipe.resolved()['method']))}```",
         ],
     }
     title = [_front_matter(recipe, exported), f"# {recipe.name}", *_what(run, recipe, exported)]
@@ -162,7 +164,8 @@ def _trained(run: StoredRun, recipe: Recipe) -> list[str]:
         label = reward.label or f"anything but {reward.harmful_label}"
         said.append(f"The reward is the score of `{label}` by {_public(str(reward.classifier))}.")
     elif reward is not None:
-        said.append(f"The reward is {'the reward model of ' + reward.run if reward.run else f'a {reward.source}'}.")
+        model = f"the reward model of {without_folders(reward.run)}" if reward.run else f"a {reward.source}"
+        said.append(f"The reward is {model}.")
     said += [f"Built on {one.recipe}, seed {one.seed} ({one.role})." for one in run.status.upstream]
     return said or ["It was not trained."]
 

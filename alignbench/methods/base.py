@@ -89,6 +89,9 @@ class Facts:
     load_policy: Callable[[Path, Callable[[Path], Policy]], Policy] | None = None
     """Reads what the policy has saved, where it gives a `policy`. `policy.json` names the method there, as its `kind`.
     The second argument loads a policy that lies in a folder of the first one, such as the language model within."""
+    moved: Callable[[dict[str, Any], Callable[[str], str]], dict[str, Any]] = lambda record, _move: record
+    """Returns what such a policy's `policy.json` says, with a function applied to each model and file that it names:
+    an export takes along what lies on this machine."""
     beside_its_models: str = ""
     """Of such a policy: what makes an answer besides the models that it saves in folders of its own, in sentences for
     those who take these models away."""

@@ -77,6 +77,13 @@ class BestOf:
         self.base.save(directory / "base")
 
 
+def moved_best_of(record: dict[str, Any], move: Callable[[str], str]) -> dict[str, Any]:
+    """What `BestOf.save` wrote, with the models and files of the reward elsewhere."""
+    from alignbench.methods.kept_reward import moved_reward
+
+    return record | {"reward": moved_reward(record["reward"], move)}
+
+
 def load_best_of(directory: Path, load_part: Callable[[Path], Policy]) -> BestOf:
     """Reads what `BestOf.save` wrote."""
     from alignbench.methods.kept_reward import load_reward
@@ -101,8 +108,9 @@ class BestOfN:
         calls_reward=True,
         gives="policy",
         load_policy=load_best_of,
+        moved=moved_best_of,
         beside_its_models="Of n answers the one is given that the reward likes best; policy.json has n and names the "
-        "reward, whose models are not here.",
+        "reward.",
     )
 
     def train(self, data: TrainData, run: RunContext) -> BestOf:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
 
 
+NAMES = ("model", "adapter", "reference")
+"""What `policy.json` names."""
+
+
 class ExternalPolicy:
     """A policy of another origin, its completions told in the tokens of the reference. Implements `records.Policy`."""
 
@@ -113,6 +117,7 @@ class External:
         architectures=frozenset({"causal", "seq2seq"}),
         gives="policy",
         load_policy=load_external,
+        moved=lambda record, move: record | {key: move(record[key]) for key in NAMES if record[key] is not None},
         is_made_elsewhere=True,
         reads=lambda method: {"model": method.model} | ({"adapter": method.adapter} if method.adapter else {}),
         beside_its_models="It was trained elsewhere, and is the model that policy.json names.",

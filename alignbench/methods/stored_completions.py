@@ -88,6 +88,7 @@ class StoredCompletions:
         architectures=frozenset({"causal", "seq2seq"}),
         gives="policy",
         load_policy=load_stored,
+        moved=lambda record, move: record | {key: move(record[key]) for key in ("file", "reader")},
         is_made_elsewhere=True,
         reads=lambda method: {"file": method.file},
         beside_its_models="It is the texts of the file that policy.json names.",

@@ -13,6 +13,7 @@ from alignbench.export.checkpoint import Exported
 from alignbench.export.model_card import model_card
 from alignbench.models.loading import load_classifier
 from alignbench.pipeline.stored import recipe_of_run
+from alignbench.recipe.yaml import read_yaml
 from alignbench.results.reader import find_runs
 
 GOLDEN = Path(__file__).parents[1] / "golden/results/v1_november"
@@ -22,7 +23,14 @@ def call(*arguments):
     return CliRunner().invoke(main, [str(one) for one in arguments])
 
 
-def test_the_folder_and_its_card(recipe_folder, finished):
+def names_no_folder(export, *places):
+    for path in Path(export).rglob("*"):
+        if path.is_file() and path.suffix != ".safetensors":
+            for place in (*places, Path.home()):
+                assert f"{place}/" not in path.read_text(), path
+
+
+def test_the_folder_and_its_card(recipe_folder, finished, checkpoints, prompt_file):
     finished("base", "ppo")
     said = call("export", "results/ppo", "deep/out")
     assert said.exit_code == 0, said.output
@@ -42,6 +50,9 @@ def test_the_folder_and_its_card(recipe_folder, finished):
     ):
         assert wanted in card
     assert str(recipe_folder) not in card
+    names_no_folder("deep/out", recipe_folder, checkpoints, prompt_file.parent)
+    recipe = read_yaml(Path("deep/out/recipe.resolved.yaml").read_text(), "recipe.resolved.yaml")
+    assert (recipe["policy"]["model"], recipe["data"]["prompts"]) == ("one_layer", "prompts.jsonl")
     assert card.startswith("---\nlibrary_name: transformers\n")
 
 
@@ -100,9 +111,10 @@ def test_nothing_is_left_of_an_export_that_fails(recipe_folder, finished):
     assert sorted(path.name for path in Path().iterdir()) == before
 
 
-def test_a_reward_model(recipe_folder, finished):
+def test_a_reward_model(recipe_folder, finished, checkpoints):
     finished("reward_model")
     assert call("export", "results/reward_model", "out").exit_code == 0
+    names_no_folder("out", recipe_folder, checkpoints)
     model, _ = load_classifier("out", where="test")
     assert model.config.num_labels == 1
     card = Path("out/README.md").read_text()

@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from alignbench.errors import ScorerError, UsageError
-from alignbench.methods.kept_reward import load_reward
+from alignbench.methods.kept_reward import load_reward, moved_reward
 from alignbench.pipeline.scorers import kept_reward, training_reward
 from alignbench.recipe.loading import load
 from alignbench.scorers.reward_model import reward_scorer
@@ -62,6 +63,26 @@ def test_it_is_the_same_again(recipe, upstream, tiny_policy, name, tmp_path, mon
     assert type(again) is type(reward)
     assert again.fingerprint == reward.fingerprint
     assert again.score(PROMPTS, TEXTS) == reward.score(PROMPTS, TEXTS)
+
+
+@pytest.mark.parametrize("name", ["sum", "learned sum"])
+def test_it_can_be_taken_elsewhere(recipe, upstream, tiny_policy, name, tmp_path):
+    of = recipe(REWARDS[name])
+    artifacts = {"reward": upstream} if "learned" in name else {}
+    reward = training_reward(of, artifacts, "", torch.device("cpu"))
+    (tmp_path / "there").mkdir()
+    taken = []
+
+    def move(place):
+        taken.append(place)
+        copy = shutil.copytree if Path(place).is_dir() else shutil.copyfile
+        return str(copy(place, tmp_path / "there" / Path(place).name))
+
+    moved = moved_reward(kept_reward(of, artifacts), move)
+    assert len(taken) == 2
+    assert not [place for place in taken if place in json.dumps(moved)]
+    Path("rewards.py").unlink()
+    assert load_reward(moved, tiny_policy()).score(PROMPTS, TEXTS) == reward.score(PROMPTS, TEXTS)
 
 
 def test_one_that_cannot_be_had_again_says_why(recipe, tiny_policy):
