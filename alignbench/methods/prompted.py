@@ -13,7 +13,7 @@ Differences from the source: the paper compares two prompts token by token; here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -22,11 +22,10 @@ from pydantic import Field
 
 from alignbench.errors import ModelError
 from alignbench.methods.base import Facts, RunContext, TrainData
-from alignbench.records import Completion, Cost, Decoding, Messages, Policy, Prompt
+from alignbench.models.asked_otherwise import AskedOtherwise
+from alignbench.records import Messages, Policy, Prompt
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from alignbench.models.language_model import LanguageModel
 
 INSTRUCTIONS: Mapping[str, str] = {
@@ -40,11 +39,12 @@ Turn = Literal["none", "system", "user"]
 """Where a chat model is told."""
 
 
-class Instructed:
+class Instructed(AskedOtherwise):
     """A language model that is given an instruction with every prompt. Implements `records.Policy`."""
 
     def __init__(self, base: LanguageModel, instruction: str) -> None:
-        self.base, self.instruction = base, instruction
+        super().__init__(base)
+        self.instruction = instruction
         self._turn: Turn = "none" if base.chat is None else "system"
         if base.chat is not None:
             try:
@@ -66,32 +66,6 @@ class Instructed:
         role, content = turns[place]
         told = f"{self.instruction}\n\n{content}".strip()
         return replace(prompt, messages=(*turns[:place], (role, told), *turns[place + 1 :]))
-
-    def _asked(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        return [self.asked(prompt) for prompt in prompts]
-
-    @property
-    def spent(self) -> Cost:
-        """What the model within has spent, reading the instruction included."""
-        return self.base.spent
-
-    def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
-    ) -> list[Completion]:
-        """Samples completions of prompts; the instruction is no part of them."""
-        return self.base.generate(self._asked(prompts), decoding, n_samples, key)
-
-    def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
-        """Log-probabilities in nats, one float32 CPU tensor (len(token_ids),) per completion."""
-        return self.base.token_logprobs(self._asked(prompts), completions)
-
-    def next_token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
-        """Log-probabilities in nats of every word before each token: a float64 CPU tensor (len(token_ids), V) each."""
-        return self.base.next_token_logprobs(self._asked(prompts), completions)
-
-    def text_logprobs(self, texts: Sequence[str], max_tokens: int) -> list[Tensor] | None:
-        """Log-probabilities in nats of texts that answer no prompt, and follow no instruction."""
-        return self.base.text_logprobs(texts, max_tokens)
 
     def save(self, directory: Path) -> None:
         """Writes the model within, and the instruction."""

@@ -25,11 +25,10 @@ from pydantic import AfterValidator, Field
 from alignbench.errors import TrainingError
 from alignbench.methods.base import Facts, RunContext, TrainData
 from alignbench.methods.trl.settings import ImitationSettings
-from alignbench.records import Completion, Cost, Decoding, Demonstration, Policy, Prompt
+from alignbench.models.asked_otherwise import AskedOtherwise
+from alignbench.records import Demonstration, Policy, Prompt
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from alignbench.models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
@@ -60,37 +59,16 @@ def levels_of(rewards: Sequence[float], n_levels: int) -> list[int]:
     return [n_levels * bisect_left(ordered, reward) // len(ordered) for reward in rewards]
 
 
-class Steered:
+class Steered(AskedOtherwise):
     """A language model that is asked for an attribute before every prompt. Implements `records.Policy`."""
 
     def __init__(self, base: LanguageModel, words: str) -> None:
-        self.base, self.words = base, words
+        super().__init__(base)
+        self.words = words
 
-    def _asked(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        return [with_words(prompt, self.words) for prompt in prompts]
-
-    @property
-    def spent(self) -> Cost:
-        """What the model within has spent, the words before each prompt included."""
-        return self.base.spent
-
-    def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, n_samples: int, key: Sequence[int | str]
-    ) -> list[Completion]:
-        """Samples completions of prompts; the attribute is no part of them."""
-        return self.base.generate(self._asked(prompts), decoding, n_samples, key)
-
-    def token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
-        """Log-probabilities in nats, one float32 CPU tensor (len(token_ids),) per completion."""
-        return self.base.token_logprobs(self._asked(prompts), completions)
-
-    def next_token_logprobs(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Tensor]:
-        """Log-probabilities in nats of every word before each token: a float64 CPU tensor (len(token_ids), V) each."""
-        return self.base.next_token_logprobs(self._asked(prompts), completions)
-
-    def text_logprobs(self, texts: Sequence[str], max_tokens: int) -> list[Tensor] | None:
-        """Log-probabilities in nats of texts that answer no prompt, and are asked for by no attribute."""
-        return self.base.text_logprobs(texts, max_tokens)
+    def asked(self, prompt: Prompt) -> Prompt:
+        """Returns the prompt with the words before it."""
+        return with_words(prompt, self.words)
 
     def save(self, directory: Path) -> None:
         """Writes the model within, and the words."""
