@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from alignbench.cli import main
+from alignbench import cli
+from alignbench.cli import group, main
 from alignbench.runtime import progress
 
 
@@ -22,6 +24,12 @@ def call():
         return result
 
     return invoke
+
+
+def test_the_list_of_verbs_says_of_each_what_it_says_itself():
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "group"}
+    said = {name: main.resolve_command(click.Context(main), [name])[1].help for name in files}
+    assert {name: text.split("\n\n")[0].replace("\n", " ") for name, text in said.items()} == group.VERBS
 
 
 def test_run_compare_ls(recipe_folder, finished, call):

@@ -55,10 +55,8 @@ def commands(line: str) -> Iterator[list[str]]:
 
 def parsed(words: list[str]) -> click.Context:
     """What click makes of a command; UsageError where there is no such verb, option or value. Nothing is run."""
-    verb, *given = words
-    command = main.get_command(click.Context(main), verb)
-    if command is None:
-        raise click.UsageError(f"no such verb: {verb}")
+    verb, command, given = main.resolve_command(click.Context(main), words)
+    assert command is not None
     return command.make_context(verb, given, parent=click.Context(main))
 
 
@@ -81,7 +79,8 @@ def test_verbs_and_options_that_a_sentence_names_exist(page):
     prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for said, verb in re.findall(r"`((?:[\w./]*/)?alignbench (\w[\w-]*)[^`]*)`", prose):
         assert verb in main.commands, f"{page.name}: {said}"
-        known = {option for parameter in main.commands[verb].params for option in parameter.opts} | {"--help"}
+        _, command, _ = main.resolve_command(click.Context(main), [verb])
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", said)} <= known, f"{page.name}: {said}"
 
 
