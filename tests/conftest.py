@@ -10,7 +10,9 @@ os.environ["ALIGNBENCH_KERNELS"] = "linear"  # no number depends on what is fast
 import pytest
 from fixtures.read_once import read_once
 
-pytest_plugins = ("fixtures.families", "fixtures.processes", "fixtures.stored_runs")
+pytest_plugins = (
+    *("fixtures.families", "fixtures.made_once", "fixtures.packages", "fixtures.processes", "fixtures.stored_runs"),
+)
 
 WORDS = (
     *("the", "a", "one", "two", "dog", "dogs", "cat", "bird", "man", "woman", "runs", "sings", "sleeps", "old", "red"),
@@ -95,11 +97,21 @@ def make_tokenizer():
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory):
+def checkpoints(made_once):
     """Directories of small random checkpoints: `policy` (GPT-Neo), `classifier` (RoBERTa), `judge` (DistilBERT).
 
     `one_layer` is a policy for whole runs, of which most of the time is passes of the policy, token by token.
     """
+    from alignbench.embedded.world import SHIPPED
+
+    root = made_once("checkpoints", save_checkpoints)
+    with pytest.MonkeyPatch.context() as patch:
+        read_once((root, SHIPPED), patch)
+        yield root
+
+
+def save_checkpoints(root):
+    """Makes what `checkpoints` gives."""
     import torch
     from transformers import (
         DistilBertConfig,
@@ -110,9 +122,6 @@ def checkpoints(tmp_path_factory):
         RobertaForSequenceClassification,
     )
 
-    from alignbench.embedded.world import SHIPPED
-
-    root = tmp_path_factory.mktemp("checkpoints")
     policy_tokenizer = word_tokenizer(unk_token="<unk>", eos_token="<eos>")
     classifier_tokenizer = word_tokenizer(
         sorted(WORDS), bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
@@ -146,14 +155,16 @@ def checkpoints(tmp_path_factory):
     for name, (model, tokenizer) in models.items():
         model.save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
-    with pytest.MonkeyPatch.context() as patch:
-        read_once((root, SHIPPED), patch)
-        yield root
 
 
 @pytest.fixture(scope="session")
-def prompt_file(tmp_path_factory):
+def prompt_file(made_once):
     """120 distinct prompts over the tiny vocabulary, with toxicities, as JSONL."""
+    return made_once("prompts", save_prompts) / "prompts.jsonl"
+
+
+def save_prompts(root):
+    """Makes what `prompt_file` gives."""
     import itertools
     import json
 
@@ -164,9 +175,7 @@ def prompt_file(tmp_path_factory):
             itertools.product(["now", "and"], subjects, ["runs", "sings"], ["red", "old", "good", "bad", "nice"])
         )
     ]
-    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture(scope="session")
@@ -248,21 +257,19 @@ def recipe_folder(enter, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def finished(enter, tmp_path_factory):
+def finished(enter, in_turn):
     """Puts the runs of recipes of `recipe_folder`, and their cache, here; each is run once, whoever asks for it."""
+    import hashlib
     import shutil
-    from collections import defaultdict
     from pathlib import Path
 
-    folders = defaultdict(lambda: tmp_path_factory.mktemp("finished"))
-
     def put(*names, sets=(), results="results"):
-        folder = folders[tuple(sets)]
-        if missing := [name for name in names if not (folder / "results" / name).exists()]:
-            _run(missing, sets, folder, enter)
-        for name in names:
-            shutil.copytree(folder / "results" / name, Path(results, name))
-        shutil.copytree(folder / "cache", "cache", dirs_exist_ok=True)
+        with in_turn(f"finished {hashlib.sha256(repr([*sets]).encode()).hexdigest()[:8]}") as folder:
+            if missing := [name for name in names if not (folder / "results" / name).exists()]:
+                _run(missing, sets, folder, enter)
+            for name in names:
+                shutil.copytree(folder / "results" / name, Path(results, name))
+            shutil.copytree(folder / "cache", "cache", dirs_exist_ok=True)
 
     return put
 

@@ -2,35 +2,14 @@
 
 import configparser
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 from alignbench.code_hash import code_hash
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    pytest.importorskip("setuptools")
-    target = tmp_path_factory.mktemp("wheel")
-    # From a copy, since setuptools leaves a build folder behind whose old files enter the next wheel.
-    source = tmp_path_factory.mktemp("source")
-    for name in ("alignbench", "datasets_prep", "recipes", "tests/conformance"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    # --no-isolation: the build must not need a network; setuptools is among the dev dependencies.
-    # Without --wheel the wheel is built from the source distribution, which therefore has all that a wheel has.
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return next(target.glob("*.whl"))
 
 
 def test_wheel_holds_recipes_and_types(wheel):

@@ -30,12 +30,39 @@ def memory():
         del sys.modules[name]
 
 
+PROGRAM = """
+import argparse, json
+parser = argparse.ArgumentParser()
+parser.add_argument("--layers", type=int)
+given, _ = parser.parse_known_args()
+print("what a library says")
+print(json.dumps({"peak_rss_mb": given.layers}))
+"""
+
+
+@pytest.fixture
+def in_place_of_itself(memory, tmp_path, monkeypatch):
+    """Has rows measured by a program that starts at once, for it loads no library."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    monkeypatch.setattr(memory, "__file__", str(tmp_path / "program.py"))
+
+
+def test_what_a_process_of_its_own_says(memory, in_place_of_itself, tmp_path):
+    """With `test_a_row_is_measured_in_a_process_of_its_own`, which loads all that a row needs, three times."""
+    assert memory.in_own_process("full", [*SMALL], tmp_path) == {"row": "full", "peak_rss_mb": 2}
+    failed = memory.in_own_process("full", [*SMALL, "--layers", "few"], tmp_path)
+    assert "argument --layers: invalid int value: 'few'" in failed["not_measured"]
+
+
+@pytest.mark.slow
 def test_a_row_is_measured_in_a_process_of_its_own(memory, tmp_path):
     """Its peak, of training alone, is at most what the system says was the most in any child of this process."""
     found = memory.in_own_process("full, gradient checkpointing", [*SMALL], tmp_path)
     most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     assert resident_with_torch() < found["peak_rss_mb"] <= most + 1
     assert found["iter_s"] > 0
+    failed = memory.in_own_process("full", [*SMALL, "--layers", "few"], tmp_path)
+    assert "argument --layers: invalid int value: 'few'" in failed["not_measured"]
 
 
 def resident_with_torch():
@@ -47,8 +74,6 @@ def resident_with_torch():
 
 
 def test_what_cannot_be_measured_says_why(memory, tmp_path, monkeypatch):
-    failed = memory.in_own_process("full", [*SMALL, "--layers", "few"], tmp_path)
-    assert "argument --layers: invalid int value: 'few'" in failed["not_measured"]
     work = memory.ppo_work.parse(memory.arguments(), [*SMALL, "--mini-batch", "3"])
     with pytest.raises(ValueError, match="mini_batch_size 3 must divide batch_size 4"):
         memory.measure(work, memory.ROWS["full"])

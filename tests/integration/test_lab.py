@@ -55,18 +55,32 @@ def lab_recipes(tmp_path, monkeypatch):
     return list(recipes)
 
 
-def test_the_main_job_on_real_input(lab_recipes):
-    outcomes = execute.run(load([f"{name}.yaml" for name in lab_recipes]), Path("results"))
-    assert [o.state for o in outcomes] == ["done"] * 5, [o.error for o in outcomes]
-    metrics = alignbench.load_metrics("results").set_index(["recipe", "metric", "scorer"])["value"]
-    # What the makers of these models measured before any training: about 0.28 and 0.37, on other prompts and draws.
-    assert metrics["base", "toxicity_mean", "reward"] == pytest.approx(0.28, abs=0.1)
-    assert metrics["base", "toxicity_mean", "judge"] == pytest.approx(0.37, abs=0.12)
-    by_name = {(recipe, metric): value for (recipe, metric, _), value in metrics.items()}
+def test_a_policy_and_ppo_on_real_input(lab_recipes):
+    """One step of PPO, and few prompts; `test_the_main_job_on_real_input` is the whole of it."""
+    sets = ["evaluation.n_prompts=16", "evaluation.evaluate_every=0", "budget.completions=32"]
+    outcomes = execute.run(load(["base.yaml", "ppo.yaml"], sets), Path("results"))
+    assert [o.state for o in outcomes] == ["done"] * 2, [o.error for o in outcomes]
+    assert_as_before_training(alignbench.load_metrics("results"), more=0.1)
+
+
+def assert_as_before_training(metrics, more=0.0):
+    """What the makers of these models measured before any training: about 0.28 and 0.37, on other prompts and draws."""
+    values = metrics.set_index(["recipe", "metric", "scorer"])["value"]
+    assert values["base", "toxicity_mean", "reward"] == pytest.approx(0.28, abs=0.1 + more)
+    assert values["base", "toxicity_mean", "judge"] == pytest.approx(0.37, abs=0.12 + more)
+    by_name = {(recipe, metric): value for (recipe, metric, _), value in values.items()}
     assert by_name["base", "kl"] == pytest.approx(0, abs=1e-3)
     assert by_name["ppo", "kl_exact"] > 1e-4
     first = alignbench.load_train_log("results/ppo").iloc[0]
     assert abs(first["objective/kl"]) < 1e-3
+    return by_name
+
+
+@pytest.mark.slow
+def test_the_main_job_on_real_input(lab_recipes):
+    outcomes = execute.run(load([f"{name}.yaml" for name in lab_recipes]), Path("results"))
+    assert [o.state for o in outcomes] == ["done"] * 5, [o.error for o in outcomes]
+    by_name = assert_as_before_training(alignbench.load_metrics("results"))
     log = alignbench.load_train_log("results/dpo")
     assert log["policy/loss"].iloc[0] == pytest.approx(0.6931, abs=1e-3)
     assert log["objective/reward_margin"].iloc[-1] > 0.1

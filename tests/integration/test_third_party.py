@@ -20,22 +20,18 @@ EXAMPLE = ROOT / "examples" / "third_party"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(wheel, made_once):
     """A folder with nothing but wheels of alignbench and of the example; their dependencies are the interpreter's."""
-    pytest.importorskip("setuptools")
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    # From copies, since setuptools leaves a build folder behind.
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("alignbench", "datasets_prep", "recipes", "tests/conformance"):
-        shutil.copytree(ROOT / name, source / "alignbench" / name, ignore=ignored)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / "alignbench")
-    shutil.copytree(EXAMPLE, source / "example", ignore=ignored)
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--target", str(target))
-    done = subprocess.run([*pip, *offline, *map(str, source.iterdir())], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return target
+
+    def install(folder):
+        source = folder / "source"  # a copy, since setuptools leaves a build folder behind
+        shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__"))
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile")
+        offline = ("--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder / "site"))
+        done = subprocess.run([*pip, *offline, str(wheel), str(source)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return made_once("site", install) / "site"
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,8 @@ GROUP_METHODS = {
     "online dpo": {"kind": OnlineDPO, "completions_per_prompt": 2},
 }  # fmt: skip
 """Those on the same engine without values, of which an option of PPO would say nothing new."""
-SHARDED = {f"sharded, {name}": {**changes, "sharding": "full"} for name, changes in CASES.items()}
+SHARDED = ("lora", "logits too large to be made whole", "separate value model", "shared layers")
+"""Those in which a process has parts of something else; full weights are in parts where a run is resumed."""
 
 
 def score(prompts, completions):
@@ -196,10 +197,22 @@ def evaluated_while_sharded(checkpoint):
     return drawn
 
 
+def sharded(checkpoint, names):
+    """What is trained where each process has a part of the weights."""
+    return {f"sharded, {name}": trained(checkpoint, **CASES[name], sharding="full") for name in names}
+
+
+def more_sharded(checkpoint, folder):
+    """What the program runs for `make slow`."""
+    rollout.MAX_UNSCORED = 0.5
+    return sharded(checkpoint, [name for name in CASES if name not in SHARDED])
+
+
 def everything(checkpoint, folder):
     """What the program runs: all cases, and what needs two processes."""
     rollout.MAX_UNSCORED = 0.5
-    found = {name: trained(checkpoint, **changes) for name, changes in {**CASES, **SHARDED, **GROUP_METHODS}.items()}
+    found = {name: trained(checkpoint, **changes) for name, changes in {**CASES, **GROUP_METHODS}.items()}
+    found |= sharded(checkpoint, SHARDED)
     found["resumed"] = trained(checkpoint, checkpoints=folder / "begun by one")
     found["resumed, sharded"] = trained(checkpoint, checkpoints=folder / "begun by one too", sharding="full")
     for name, sharding in (("begun by two", "none"), ("begun by two, sharded", "full")):
@@ -213,6 +226,7 @@ def everything(checkpoint, folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     distributed.join()
-    here = Path(sys.argv[2])
-    torch.save(everything(sys.argv[1], here), here / f"{os.environ['RANK']}.pt")
+    checkpoint, here, work = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    found = {"everything": everything, "more_sharded": more_sharded}[work](checkpoint, here)
+    torch.save(found, here / f"{work}{os.environ['RANK']}.pt")
     distributed.leave()

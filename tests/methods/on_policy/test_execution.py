@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fixtures.cases import few_of_product
 
 from alignbench.methods.on_policy import trainer as trainer_module
 from alignbench.methods.on_policy.config import PPOConfig
@@ -22,21 +23,22 @@ def build(policy, reward, prompts, **changes):
     return PPOTrainer(policy, reward, prompts, PPOConfig(**(CONFIG | changes)), seed=0)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"temperature": 0.7, "min_completion_tokens": 2, "kl_estimator": "k3"},
-        {"kl_placement": "loss", "kl_estimator": "k2", "kl_target": 0.5, "whiten_over": "mini_batch"},
-        {"kl_placement": "loss", "kl_estimator": "exact"},
-        {"value_model": "separate"},
-        {"shared_layers": 1},
-        {"top_k": 5},
-        {"stop_strings": ("good",)},
-    ],
-    ids=lambda changes: ", ".join(f"{key} {value}" for key, value in changes.items()) or "defaults",
-)
-@pytest.mark.parametrize("family", ["gpt_neo", "llama", "llama-lora"])
+CHANGES = {
+    "defaults": {},
+    "k3": {"temperature": 0.7, "min_completion_tokens": 2, "kl_estimator": "k3"},
+    "k2 in the loss": {"kl_placement": "loss", "kl_estimator": "k2", "kl_target": 0.5, "whiten_over": "mini_batch"},
+    "exact in the loss": {"kl_placement": "loss", "kl_estimator": "exact"},
+    "separate": {"value_model": "separate"},
+    "shared layer": {"shared_layers": 1},
+    "top-k": {"top_k": 5},
+    "stop": {"stop_strings": ("good",)},
+}
+KINDS = {name: name for name in ("gpt_neo", "llama", "llama-lora")}
+FEW = [*(("gpt_neo", name) for name in CHANGES), ("llama", "defaults"), ("llama", "shared layer")]
+FEW += [("llama-lora", "defaults"), ("llama-lora", "separate")]
+
+
+@pytest.mark.parametrize(("family", "changes"), few_of_product(KINDS, CHANGES, FEW))
 def test_fast_is_plain(sure_policy, reward, prompts, monkeypatch, take_kernel, family, changes):
     """Two steps, float32: the first one is measured by full passes in either case, the second is not."""
     name, _, lora = family.partition("-")

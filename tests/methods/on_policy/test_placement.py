@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fixtures.cases import few_of
 
 from alignbench.errors import ModelError, UsageError
 from alignbench.methods.on_policy import placement
@@ -51,12 +52,26 @@ def alone(checkpoints, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def both(alone, checkpoints, in_two_processes):
-    """What each of two processes gives."""
+def of_each(alone, checkpoints, in_two_processes):
+    """What each of two processes gives of a part of the program."""
     _, folder = alone
-    codes, said = in_two_processes(PROGRAM, checkpoints / "policy", folder)
-    assert codes == [0, 0], "\n".join(said)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+    def of_each(part):
+        codes, said = in_two_processes(PROGRAM, checkpoints / "policy", folder, part)
+        assert codes == [0, 0], "\n".join(said)
+        return [torch.load(folder / f"{part}{rank}.pt") for rank in (0, 1)]
+
+    return of_each
+
+
+@pytest.fixture(scope="module")
+def both(of_each):
+    return of_each("everything")
+
+
+@pytest.fixture(scope="module")
+def more_sharded(of_each):
+    return of_each("more_sharded")
 
 
 def assert_same(found, expected):
@@ -72,11 +87,16 @@ def assert_same(found, expected):
         torch.testing.assert_close(found["weights"][name], weight, **TOLERANCE)
 
 
-@pytest.mark.parametrize("how", ["copies", "parts"])
 @pytest.mark.parametrize("case", work.CASES)
-def test_two_processes_give_the_update_of_one(alone, both, case, how):
+def test_two_processes_give_the_update_of_one(alone, both, case):
     """Weights, losses, KL and every other metric; completions are the same text by text."""
-    assert_update_of_one(alone[0][case], *(found[case if how == "copies" else f"sharded, {case}"] for found in both))
+    assert_update_of_one(alone[0][case], *(found[case] for found in both))
+
+
+@pytest.mark.parametrize("case", few_of(work.CASES, work.SHARDED))
+def test_so_do_two_with_a_part_of_the_weights_each(alone, request, case):
+    found = request.getfixturevalue("both" if case in work.SHARDED else "more_sharded")
+    assert_update_of_one(alone[0][case], *(one[f"sharded, {case}"] for one in found))
 
 
 @pytest.mark.parametrize("case", work.GROUP_METHODS)

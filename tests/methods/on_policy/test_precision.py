@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from fixtures.cases import few_of_product
 
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
@@ -26,9 +27,13 @@ def build(policy, reward, prompts, **changes):
     return PPOTrainer(policy, reward, prompts, dataclasses.replace(CONFIG, **changes))
 
 
-@pytest.mark.parametrize("family", ["gpt_neo", "llama"])
 @pytest.mark.parametrize(
-    "changes", [{}, {"shared_layers": 1, "value_model": "separate"}, EXACT], ids=["plain", "shared, separate", "exact"]
+    ("family", "changes"),
+    few_of_product(
+        {"gpt_neo": "gpt_neo", "llama": "llama"},
+        {"plain": {}, "shared, separate": {"shared_layers": 1, "value_model": "separate"}, "exact": EXACT},
+        [("gpt_neo", "plain"), ("llama", "shared, separate"), ("gpt_neo", "exact")],
+    ),
 )
 def test_gradient_checkpointing_gives_the_same_update(sure_policy, reward, prompts, family, changes):
     plain = build(sure_policy(family), reward, prompts, **changes)
@@ -60,11 +65,17 @@ def test_gradient_checkpointing_computes_layers_again(sure_policy, reward, promp
     assert counts == {False: 8, True: 16}
 
 
-@pytest.mark.parametrize("adapter", [None, "fresh", "trained"])
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {**EXACT, "shared_layers": 1}, {"value_model": "separate", "gradient_checkpointing": True}],
-    ids=["plain", "exact, shared", "separate"],
+    ("adapter", "changes"),
+    few_of_product(
+        {"none": None, "fresh": "fresh", "trained": "trained"},
+        {
+            "plain": {},
+            "exact, shared": {**EXACT, "shared_layers": 1},
+            "separate": {"value_model": "separate", "gradient_checkpointing": True},
+        },
+        [("none", "plain"), ("trained", "exact, shared"), ("fresh", "separate")],
+    ),
 )
 def test_mixed_precision(sure_policy, reward, prompts, adapter, changes):
     trainer = build(

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from fixtures.cases import few_of_product
 
 from alignbench.errors import ModelError
 from alignbench.methods.on_policy.config import PPOConfig
@@ -87,14 +88,17 @@ def test_a_replay_changes_no_number(sure_policy, reward, prompts, family):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"kl_placement": "loss", "kl_estimator": "exact"},
-        {"value_model": "separate", "gradient_checkpointing": True},
-    ],
+    ("adapter", "changes"),
+    few_of_product(
+        {"none": None, "fresh": "fresh", "trained": "trained"},
+        {
+            "plain": {},
+            "exact": {"kl_placement": "loss", "kl_estimator": "exact"},
+            "separate": {"value_model": "separate", "gradient_checkpointing": True},
+        },
+        [("none", "plain"), ("none", "separate"), ("fresh", "plain"), ("trained", "exact")],
+    ),
 )
-@pytest.mark.parametrize("adapter", [None, "fresh", "trained"])
 def test_a_run_is_the_same_without_replay(sure_policy, reward, prompts, monkeypatch, adapter, changes):
     monkeypatch.setattr(Rollout, "trimmed", lambda self: self)  # another width rounds otherwise
     replayed = build(sure_policy("llama", adapter), reward, prompts, **changes)

@@ -301,6 +301,7 @@ def test_a_kl_coef_of_0_is_warned_about(tiny_policy, reward, prompts, caplog):
     assert "kl_coef is 0, and no kl_target changes that: nothing holds the policy near the reference" in caplog.text
 
 
+@pytest.mark.slow  # `test_bandit.py` has the same of other options
 def test_reward_goes_up_on_an_easy_task(tiny_policy, reward, prompts):
     """A bandit: `good` pays, nothing else does. Its share starts near 1 in 20 and must come to dominate."""
     rewards = {}
@@ -313,6 +314,7 @@ def test_reward_goes_up_on_an_easy_task(tiny_policy, reward, prompts):
     assert sum(rewards[step] for step in range(14, 19)) / 5 > 0.5  # most words
 
 
+@pytest.mark.slow  # `test_bandit.py` says by how much less
 def test_more_kl_coef_means_less_kl(tiny_policy, reward, prompts):
     ends = []
     for kl_coef in (0.0, 0.1, 1.0):

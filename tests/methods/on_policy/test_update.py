@@ -7,7 +7,6 @@ step it takes over the trained weights and AdamW's moments, so that rounding doe
 """
 
 import dataclasses
-import sys
 
 import pytest
 from fixtures.update_oracle import SEED, Oracle, distance
@@ -37,6 +36,8 @@ CONFIG = PPOConfig(
     weight_decay=0.1,
     adam_epsilon=1e-6,
 )
+MEASURED = {"kl_estimator", "min_completion_tokens", "shared_layers", "value_init", "stop_strings"}
+"""Options that the measuring of a rollout reads."""
 
 
 def score(prompts, completions):
@@ -47,19 +48,21 @@ def score_with_a_hole(prompts, completions):
     return [None if i == 2 else value for i, value in enumerate(score(prompts, completions))]
 
 
-@pytest.fixture(params=["fast", "plain"], autouse=True)
-def execution(request, monkeypatch):
-    """Everything here holds of either; the fast one has what it captured in every step but the first."""
-    monkeypatch.setattr(sys.modules[__name__], "EXECUTION", request.param)
-    return request.param
+def of_both(*cases, plain=True, **named):
+    """Cases under fast execution, which has what it captured in every step but the first, and under plain execution.
 
-
-EXECUTION = ""
+    Where a pass must be whole, `fast` is plain already. What is not about measuring a rollout comes after it, and does
+    not know how it was measured: such a case is tried under plain execution by `make slow` alone.
+    """
+    for name, changes in {**{f"{i}": one for i, one in enumerate(cases)}, **named}.items():
+        yield pytest.param({**changes, "execution": "fast"}, id=f"{name}-fast")
+        if dataclasses.replace(CONFIG, **changes).fuses:
+            marks = () if plain or MEASURED.intersection(changes) else pytest.mark.slow
+            yield pytest.param({**changes, "execution": "plain"}, id=f"{name}-plain", marks=marks)
 
 
 def compare(policy, prompts, config, *, n_steps=2, reward=score):
     """Runs the trainer beside the oracle; returns the trainer and what it logged."""
-    config = dataclasses.replace(config, execution=EXECUTION)
     oracle = Oracle(policy, reward, config, n_steps)
     trainer = PPOTrainer(policy, reward, prompts, config, seed=SEED)
     gradients, logged = [], []
@@ -96,8 +99,9 @@ def compare(policy, prompts, config, *, n_steps=2, reward=score):
     return trainer, logged
 
 
-def test_the_plain_recipe(tiny_policy, prompts):
-    _, logged = compare(tiny_policy(), prompts[:4], CONFIG)
+@pytest.mark.parametrize("changes", of_both({}))
+def test_the_plain_recipe(tiny_policy, prompts, changes):
+    _, logged = compare(tiny_policy(), prompts[:4], dataclasses.replace(CONFIG, **changes))
     assert logged[1]["policy/clip_fraction"] > 0
     assert logged[1]["value/clip_fraction"] > 0
     assert abs(logged[1]["objective/kl"]) > 1e-3
@@ -136,7 +140,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("changes", of_both(plain=False, **CASES))
 def test_options(sure_policy, prompts, changes):
     trainer, logged = compare(sure_policy(), prompts, dataclasses.replace(SHORT, **changes))
     if "early_stop_kl" in changes:
@@ -146,27 +150,32 @@ def test_options(sure_policy, prompts, changes):
         assert 0 < logged[0]["tokens/truncation_rate"] < 1 - logged[0]["tokens/eos_rate"]
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
-def test_schedules(sure_policy, prompts, schedule):
-    config = dataclasses.replace(CONFIG, schedule=schedule, warmup_steps=1, ppo_epochs=1)
+EXPECTED_RATES = {"constant": [1e-3, 2e-3, 2e-3], "linear": [1e-3, 2e-3, 1e-3], "cosine": [1e-3, 2e-3, 1e-3]}
+
+
+@pytest.mark.parametrize("changes", of_both(*({"schedule": one} for one in EXPECTED_RATES), plain=False))
+def test_schedules(sure_policy, prompts, changes):
+    config = dataclasses.replace(CONFIG, warmup_steps=1, ppo_epochs=1, **changes)
     _, logged = compare(sure_policy(), prompts, config, n_steps=3)
-    expected = {"constant": [1e-3, 2e-3, 2e-3], "linear": [1e-3, 2e-3, 1e-3], "cosine": [1e-3, 2e-3, 1e-3]}
-    assert [metrics["policy/learning_rate"] for metrics in logged] == pytest.approx(expected[schedule])
+    expected = EXPECTED_RATES[changes["schedule"]]
+    assert [metrics["policy/learning_rate"] for metrics in logged] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("adapter", ["fresh", "trained"])
-@pytest.mark.parametrize("changes", [{}, {**LOSS, "kl_estimator": "exact", "shared_layers": 1}])
+@pytest.mark.parametrize("changes", of_both({}, {**LOSS, "kl_estimator": "exact", "shared_layers": 1}))
 def test_adapters(sure_policy, prompts, adapter, changes):
     """The reference is the policy as it came: without a fresh adapter, and with one that was trained before."""
     compare(sure_policy("llama", adapter), prompts, dataclasses.replace(SHORT, learning_rate=1e-2, **changes))
 
 
-@pytest.mark.parametrize("changes", [{}, {"shared_layers": 1, "value_model": "separate", "top_p": 0.7}])
+@pytest.mark.parametrize("changes", of_both({}, {"shared_layers": 1, "value_model": "separate", "top_p": 0.7}))
 def test_another_family(sure_policy, prompts, changes):
     compare(sure_policy("llama"), prompts, dataclasses.replace(SHORT, **changes))
 
 
-@pytest.mark.parametrize("changes", [{}, {"whiten_over": "mini_batch"}, {"whiten_advantages": False}])
+@pytest.mark.parametrize(
+    "changes", of_both({}, {"whiten_over": "mini_batch"}, {"whiten_advantages": False}, plain=False)
+)
 def test_an_unscored_completion_is_as_if_it_had_not_been_drawn(sure_policy, prompts, monkeypatch, changes):
     monkeypatch.setattr(rollout, "MAX_UNSCORED", 0.5)
     config = dataclasses.replace(SHORT, reward_scaling="mean_std", **changes)
