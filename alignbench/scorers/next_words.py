@@ -9,7 +9,8 @@ import torch
 
 from alignbench.errors import ModelError
 from alignbench.models.flops import tokens_of, weights_of
-from alignbench.models.forward import collate, completion_forward
+from alignbench.models.forward import collate
+from alignbench.models.shared_prompts import next_logits
 
 if TYPE_CHECKING:
     from alignbench.models.language_model import LanguageModel
@@ -65,7 +66,7 @@ class NextWords:
             texts, [self._ids[:1]] * len(texts), model.pad_id, model.device, for_encoder=model.is_encoder_decoder
         )
         model.spent.forward_flops += weights_of(model.model).flops(tokens_of(batch))
-        logits = completion_forward(model.model, batch)[0][:, 0].double()
+        logits = next_logits(model.model, texts, model.pad_id, model.device).double()
         probabilities: list[list[float]] = logits.softmax(dim=-1)[:, self._ids].tolist()
         return probabilities
 
