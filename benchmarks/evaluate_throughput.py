@@ -19,10 +19,10 @@ import argparse
 import contextlib
 import copy
 import json
+import math
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,9 +77,9 @@ def likely_to_end(model: Any, eos_id: int, probability: float) -> None:
         norm, words = model.transformer.ln_f, model.lm_head.weight
         direction = torch.randn_like(norm.bias)
         norm.bias += 10 * direction / direction.norm()
-        typical = torch.randn(256, len(norm.bias)) + norm.bias
+        typical = torch.randn(256, len(norm.bias), device=norm.bias.device) + norm.bias
         others = (typical @ words.T).logsumexp(dim=-1).mean()
-        words[eos_id] = norm.bias / 100 * (others + torch.tensor(probability / (1 - probability)).log())
+        words[eos_id] = norm.bias / 100 * (others + math.log(probability / (1 - probability)))
 
 
 def twin(model: Any) -> Any:
@@ -112,11 +112,11 @@ def ways(work: argparse.Namespace) -> dict[str, Way]:
         transform="probability",
         batch_size=work.batch,
     )
-    pipe = pipeline("text-classification", model=classifier, tokenizer=its_tokenizer, device="cpu", top_k=None)
+    pipe = pipeline("text-classification", model=classifier, tokenizer=its_tokenizer, device=work.device, top_k=None)
     decoding = Decoding(work.new_tokens, top_p=work.top_p, min_new_tokens=shortest)
 
     def by_transformers(prompts: Sequence[str]) -> Texts:
-        inputs = tokenizer(list(prompts), padding=True, return_tensors="pt")
+        inputs = tokenizer(list(prompts), padding=True, return_tensors="pt").to(work.device)
         output = model.generate(
             **inputs,
             do_sample=True,
@@ -158,7 +158,7 @@ def ways(work: argparse.Namespace) -> dict[str, Way]:
 
 def measure(found: dict[str, Way], prompts: Sequence[str], work: argparse.Namespace) -> None:
     """Runs every way in every round, and keeps what it took but for the warm-up."""
-    now = time.process_time if work.clock == "cpu" else time.perf_counter
+    now = ppo_work.clock(work)
     for seed in range(work.warmup + work.iters):
         for way in found.values():
             forget_peak()
@@ -199,7 +199,10 @@ def lines(found: dict[str, Way], work: argparse.Namespace) -> Iterator[dict[str,
         split = [statistics.median(part) for part in zip(*way.rounds, strict=True)]
         yield {
             "peer": peer,
-            **{key: getattr(work, key) for key in ("shape", "layers", "hidden", "vocab", "prompts", "samples")},
+            **{
+                key: getattr(work, key)
+                for key in ("shape", "layers", "hidden", "vocab", "prompts", "samples", "device")
+            },
             **{key: getattr(work, key) for key in ("batch", "new_tokens", "top_p", "end", "threads", "clock")},
             "completions": way.n,
             "completion_tokens": round(statistics.mean(way.n_tokens), 2),

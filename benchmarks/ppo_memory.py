@@ -3,7 +3,8 @@
     python benchmarks/ppo_memory.py --shape 125m --ppo-epochs 1 --iters 1 --threads 1 --clock cpu
 
 The work is that of ppo_throughput.py. Every row is a process of its own; memory is the most that was resident in it
-while it trained, libraries and reward model included, and on a GPU the most that torch had allocated there.
+while it trained, libraries and reward model included, and on a GPU (`--device cuda`) the most that torch had allocated
+there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -81,17 +81,20 @@ def peak_mib() -> int:
     return round(int(line.split()[1]) / 1024)
 
 
-def start_policy(work: argparse.Namespace, row: Row, device: Any) -> Any:
+def start_policy(work: argparse.Namespace, row: Row) -> Any:
     """The work's random policy, from memory; from its saved weights where they are to be quantized."""
+    import torch
+
     from alignbench.models.adapters import Lora
     from alignbench.models.language_model import LanguageModel
     from alignbench.models.loading import load_language_model
 
     if row.quantization == "none":
-        model, tokenizer = ppo_work.policy(work)
-        policy = LanguageModel(model.to(device), tokenizer, "random")
+        policy = LanguageModel(*ppo_work.policy(work), "random")
     else:
-        policy = load_language_model(str(work.policy), quantization=row.quantization, device=device)
+        policy = load_language_model(
+            str(work.policy), dtype=work.dtype, quantization=row.quantization, device=torch.device(work.device)
+        )
     if row.lora_rank:
         policy.add_adapter(Lora(r=row.lora_rank, alpha=2 * row.lora_rank, target_modules=("q_proj", "v_proj")))
     return policy
@@ -99,7 +102,6 @@ def start_policy(work: argparse.Namespace, row: Row, device: Any) -> Any:
 
 def measure(work: argparse.Namespace, row: Row) -> dict[str, Any]:
     """Runs one row in this process."""
-    import torch
     import transformers
 
     from alignbench.methods.on_policy.config import PPOConfig
@@ -109,11 +111,9 @@ def measure(work: argparse.Namespace, row: Row) -> dict[str, Any]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    now = time.process_time if work.clock == "cpu" else time.perf_counter
-    policy = start_policy(work, row, device)
-    model, tokenizer = ppo_work.reward_model(work)
-    scorer = ClassifierScorer(model.to(device), tokenizer, name="reward", label="LABEL_0", transform="logit")
+    now = ppo_work.clock(work)
+    policy = start_policy(work, row)
+    scorer = ClassifierScorer(*ppo_work.reward_model(work), name="reward", label="LABEL_0", transform="logit")
     n_iterations = work.warmup + work.iters
     texts = [" ".join(prompt) for prompt in ppo_work.prompts(work, n_iterations * work.batch)]
     options: dict[str, Any] = {
@@ -124,6 +124,7 @@ def measure(work: argparse.Namespace, row: Row) -> dict[str, Any]:
         "min_completion_tokens": work.new_tokens,
         "learning_rate": work.lr,
         "kl_target": None,
+        "mixed_precision": work.bf16,
     }
     prompts = [Prompt(id=str(i), text=text) for i, text in enumerate(texts)]
     trainer = PPOTrainer(policy, scorer.score, prompts, PPOConfig(**(options | row.options)), seed=work.seed)
@@ -134,11 +135,12 @@ def measure(work: argparse.Namespace, row: Row) -> dict[str, Any]:
         kl.append(metrics["objective/kl"])
 
     begin_peak()
+    ppo_work.forget_cuda_peak(work)
     trainer.train(n_iterations, log=log)
     seconds = [after - before for before, after in pairwise(ends)][work.warmup :]
     return {
         "peak_rss_mb": peak_mib(),
-        "peak_cuda_mb": round(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else None,
+        "peak_cuda_mb": ppo_work.cuda_peak_mib(work),
         "iter_s": round(statistics.median(seconds), 3),
         "kl": round(kl[-1], 6),
     }

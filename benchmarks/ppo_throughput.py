@@ -55,14 +55,14 @@ def main() -> None:
         kl.append(metrics["objective/kl"])
 
     trainer.train(n_iterations, log=log)
-    rates, limit = ppo_work.matmul_rates(), ppo_work.product_seconds(work)
+    on_cpu = work.device == "cpu"
     iterations.report(
         "alignbench",
         sum(p.numel() for p in trainer.parameters.values()),
         kl[-1],
         matmul_gflop=round(ppo_work.matmul_gflop(work), 1),
-        matmul_gflop_per_s=rates,
-        product_s=round(limit, 3),
+        matmul_gflop_per_s=ppo_work.matmul_rates() if on_cpu else None,
+        product_s=round(ppo_work.product_seconds(work), 3) if on_cpu else None,
     )
 
 

@@ -32,8 +32,10 @@ SHAPES = {
              "batch": 16, "mini_batch": 4},
     "262k": {"layers": 6, "hidden": 640, "heads": 10, "vocab": 262144, "rlayers": 2, "rhidden": 128, "rheads": 2,
              "batch": 16, "mini_batch": 16},
+    "gptj": {"layers": 28, "hidden": 4096, "heads": 16, "vocab": 50400, "rlayers": 12, "rhidden": 768, "rheads": 12,
+             "batch": 16, "mini_batch": 4},
 }  # fmt: skip
-"""Of the policy (GPT-Neo), the reward model (`r...`) and the batch."""
+"""Of the policy (GPT-Neo; `gptj` is a GPT-J), the reward model (`r...`) and the batch."""
 
 
 def common_parser(description: str | None) -> argparse.ArgumentParser:
@@ -54,6 +56,8 @@ def common_parser(description: str | None) -> argparse.ArgumentParser:
         default="wall",
         help="cpu: CPU seconds of the process; with --threads 1 what a busy machine disturbs least",
     )
+    arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the policy")
     arguments.add_argument("--seed", type=int, default=0)
     return arguments
 
@@ -105,23 +109,36 @@ def tokenizer(vocabulary: dict[str, int], unknown: str, template: Any = None, **
 
 
 def policy(work: argparse.Namespace) -> tuple[Any, Any]:
-    """A random GPT-Neo and its tokenizer."""
-    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+    """A random policy, drawn on its device, and its tokenizer."""
+    import torch
+    from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
     vocabulary = {word: i for i, word in enumerate([*words(work.vocab - 3), "<unk>", "<end>", "<pad>"])}
     own = tokenizer(vocabulary, "<unk>", eos_token="<end>", bos_token="<end>", pad_token="<pad>")
-    config = GPTNeoConfig(
-        vocab_size=work.vocab,
-        max_position_embeddings=512,
-        hidden_size=work.hidden,
-        num_layers=work.layers,
-        num_heads=work.heads,
-        attention_types=[[["global", "local"], work.layers // 2]],
-        bos_token_id=own.eos_token_id,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id,
-    )
-    return GPTNeoForCausalLM(config), own
+    special = {"bos_token_id": own.eos_token_id, "eos_token_id": own.eos_token_id, "pad_token_id": own.pad_token_id}
+    config: Any
+    if work.shape == "gptj":
+        sizes = {"n_embd": work.hidden, "n_layer": work.layers, "n_head": work.heads}
+        rotary = min(64, work.hidden // work.heads)
+        config = GPTJConfig(vocab_size=work.vocab, n_positions=512, rotary_dim=rotary, **sizes, **special)
+    else:
+        config = GPTNeoConfig(
+            vocab_size=work.vocab,
+            max_position_embeddings=512,
+            hidden_size=work.hidden,
+            num_layers=work.layers,
+            num_heads=work.heads,
+            attention_types=[[["global", "local"], work.layers // 2]],
+            **special,
+        )
+    family = GPTJForCausalLM if work.shape == "gptj" else GPTNeoForCausalLM
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, work.dtype))
+    try:
+        with torch.device(work.device):
+            return family(config), own
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def lora_config(work: argparse.Namespace) -> Any:
@@ -153,7 +170,7 @@ def reward_model(work: argparse.Namespace) -> tuple[Any, Any]:
         type_vocab_size=1,
         pad_token_id=1,
     )
-    return RobertaForSequenceClassification(config).eval(), own
+    return RobertaForSequenceClassification(config).to(work.device).eval(), own
 
 
 def prompts(work: argparse.Namespace, n: int) -> list[list[str]]:
@@ -163,8 +180,32 @@ def prompts(work: argparse.Namespace, n: int) -> list[list[str]]:
 
 
 def clock(work: argparse.Namespace) -> Callable[[], float]:
-    """What `--clock` names."""
-    return time.process_time if work.clock == "cpu" else time.perf_counter
+    """What `--clock` names; on a GPU it is read when all work there is done."""
+    now = time.process_time if work.clock == "cpu" else time.perf_counter
+    if work.device == "cpu":
+        return now
+    import torch
+
+    def when_done() -> float:
+        torch.cuda.synchronize()
+        return now()
+
+    return when_done
+
+
+def forget_cuda_peak(work: argparse.Namespace) -> None:
+    """Starts the peak of the GPU's memory anew."""
+    import torch
+
+    if work.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def cuda_peak_mib(work: argparse.Namespace) -> int | None:
+    """The most that torch had allocated on the GPU since then; None without one."""
+    import torch
+
+    return round(torch.cuda.max_memory_allocated() / 2**20) if work.device == "cuda" else None
 
 
 class Iterations:
@@ -176,6 +217,7 @@ class Iterations:
         self.rows: list[dict[str, float]] = []
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.rss_before_mb = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        forget_cuda_peak(work)
         self._begin()
 
     def _begin(self) -> None:
@@ -200,7 +242,7 @@ class Iterations:
         sizes = ("shape", "layers", "hidden", "vocab", "batch", "mini_batch", "new_tokens", "ppo_epochs", "lora_rank")
         line: Mapping[str, Any] = {
             "peer": peer,
-            **{key: getattr(work, key) for key in (*sizes, "bf16", "threads", "clock")},
+            **{key: getattr(work, key) for key in (*sizes, "device", "dtype", "bf16", "threads", "clock")},
             "iters": len(rows),
             "iter_s": middle.pop("iter_s"),
             "iter_s_min": round(min(seconds), 5),
@@ -211,6 +253,7 @@ class Iterations:
             "parts": [name for name in middle if name != "other"],
             "rss_before_mb": round(self.rss_before_mb, 1),
             "peak_rss_mb": round(self.peak_mb, 1),
+            "peak_cuda_mb": cuda_peak_mib(work),
             "trainable_params": n_trainable,
             "kl": round(kl, 5),
             "torch": torch.__version__,

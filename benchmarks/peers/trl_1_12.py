@@ -70,7 +70,7 @@ def main() -> None:
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,
-        use_cpu=True,
+        use_cpu=work.device == "cpu",
         dataloader_pin_memory=False,
         seed=work.seed,
     )
