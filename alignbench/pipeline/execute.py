@@ -88,7 +88,7 @@ def run(
     order = Order({one.key: one for one in plan(recipes)}, results, force, profile, tuning or {}, fresh)
     if engine is not None:
         with engine(order) as executor:
-            return Schedule(order, executor, retries=retries).carry_out()
+            return Schedule(order, executor, retries=retries, longest_first=True).carry_out()
 
     def carry_out(key: Key) -> Ended:
         of_sweep = order.tuning.get(key[0])

@@ -93,6 +93,28 @@ def plan(recipes: Sequence[LoadedRecipe]) -> list[Planned]:
     return list(planned.values())
 
 
+def on_the_way(planned: Mapping[Key, Planned]) -> dict[Key, int]:
+    """Returns how much there is to do from each run on to the last of those that build on it, by the longest way.
+
+    A rough measure, to begin first what others will be waiting for: texts that training reads.
+    """
+    ways: dict[Key, int] = {}
+    for key, one in reversed(planned.items()):  # what builds on a run stands behind it
+        ways[key] = ways.get(key, 0) + _effort(one.recipe)
+        for other in one.upstream.values():
+            ways[other.key] = max(ways.get(other.key, 0), ways[key])
+    return ways
+
+
+def _effort(recipe: Recipe) -> int:
+    """The budget, once for drawing and once for each pass; a little where nothing is trained."""
+    method = recipe.method
+    if not method.facts.trains:
+        return 1
+    passes = getattr(method, "ppo_epochs", None) or getattr(method, "epochs", 1)
+    return 1 + recipe.budget.completions * (1 + passes)
+
+
 def describe_run(planned: Planned, results: Path, *, force: bool) -> str:
     """One line on what running this would do, without doing it."""
     recipe, place = planned.recipe, folder(planned.recipe, results)

@@ -10,7 +10,7 @@ from time import sleep
 
 from alignbench.errors import AlignbenchError
 from alignbench.pipeline.executors.base import Ended, Executor, Order
-from alignbench.pipeline.plan import Key, Outcome, folder
+from alignbench.pipeline.plan import Key, Outcome, folder, on_the_way
 from alignbench.results.layout import lock_path, run_path
 from alignbench.results.lock import is_locked
 from alignbench.runtime import distributed
@@ -24,16 +24,18 @@ PATIENCE = 1.0
 class Schedule:
     """What is still to begin, what is under way, and what has ended."""
 
-    def __init__(self, order: Order, executor: Executor, *, retries: int = 0) -> None:
+    def __init__(self, order: Order, executor: Executor, *, retries: int = 0, longest_first: bool = False) -> None:
         """Begins nothing.
 
         Args:
             order: What to run.
             executor: What carries it out.
             retries: How often a run is tried again that died, or failed for a reason that nobody has foreseen.
+            longest_first: Begin with what most is left to do behind, as runs go side by side.
         """
         self._order, self._executor, self._retries = order, executor, retries
         self._waiting, self._under_way = list(order.planned), set[Key]()
+        self._ways = on_the_way(order.planned) if longest_first else {}
         self._outcomes: dict[Key, Outcome] = {}
         self._tries = Counter[Key]()
         self._held = set[Key]()
@@ -69,7 +71,7 @@ class Schedule:
         return [self._outcomes[key] for key in self._order.planned if key in self._outcomes]
 
     def _begin_what_can(self) -> None:
-        for key in list(self._waiting) if not self._is_stopping else ():
+        for key in sorted(self._waiting, key=lambda one: -self._ways.get(one, 0)) if not self._is_stopping else ():
             needed = [other.key for other in self._order.planned[key].upstream.values()]
             failed = [one for one in needed if one in self._outcomes and self._outcomes[one].state == "failed"]
             if failed:

@@ -1,5 +1,6 @@
 """Which run begins when, and what becomes of those that fail, die, are held by others, or are interrupted."""
 
+import heapq
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,38 @@ def test_a_run_that_died_is_tried_again(order, retries, state):
     outcomes = carried_out(order, executor, retries=retries)
     assert outcomes["ppo"].state == state
     assert executor.begun.count("ppo") == retries + 1
+
+
+class Timed(Scripted):
+    """Two at a time by a clock of its own: each run takes the seconds it is said to."""
+
+    def __init__(self, seconds):
+        super().__init__(room=2)
+        self.seconds, self.now = seconds, 0.0
+
+    def submit(self, key):
+        self.begun.append(key[0])
+        heapq.heappush(self.under_way, (self.now + self.seconds[key[0]], key))
+
+    def wait(self, seconds):
+        self.now, key = heapq.heappop(self.under_way)
+        return [(key, Ended("done", Path(key[0])))]
+
+
+def test_what_most_is_left_to_do_behind_begins_first(tmp_path):
+    loaded = load(["quickstart"])
+    quickstart = Order({one.key: one for one in plan(loaded)}, tmp_path)
+    # CPU seconds on one thread of a shared Intel Xeon, rounded
+    seconds = {"base": 5, "ppo_detox": 19, "ppo_no_kl": 21, "dpo_classifier_pairs": 11, "reward_model": 8}
+    seconds["ppo_learned_reward"] = 20
+    listed, longest_first = Timed(seconds), Timed(seconds)
+    carried_out(quickstart, listed)
+    outcomes = carried_out(quickstart, longest_first, longest_first=True)
+    assert list(outcomes) == [key[0] for key in quickstart.planned]  # told as they are listed
+    assert longest_first.begun[0] == "reward_model"  # PPO on it is the longest way
+    assert longest_first.begun[-1] == "base"
+    assert listed.now == 54  # by hand: PPO on the reward model from second 34 on, alone since 35
+    assert longest_first.now == 44  # two workers could do no better than 42
 
 
 def test_a_run_that_another_process_has_is_waited_for_while_others_go_on(order, monkeypatch):
