@@ -51,7 +51,6 @@ def run(
     log_json: bool,
 ) -> None:
     """Train and evaluate recipes, given as files, shipped names or suites."""
-    from alignbench.pipeline import tuning
     from alignbench.pipeline.executors.engines import engine
     from alignbench.recipe.loading import load
     from alignbench.recipe.yaml import parse_set
@@ -59,12 +58,16 @@ def run(
 
     loaded = load(recipes, sets, seeds, name)
     if dry_run:
+        from alignbench.pipeline import tuning
+
         for line in tuning.describe(loaded, results, force=force):
             click.echo(line)
         return
     distributed.join()
     _set_up_log(verbose=verbose, quiet=quiet, as_json=log_json)
     chosen = engine(executor, workers, {key: value for one in options for key, value in parse_set(one).items()})
+    from alignbench.pipeline import tuning  # seconds, in which workers load what they need
+
     try:
         outcomes = tuning.run(loaded, results, force=force, profile=profile, engine=chosen, retries=retries)
     finally:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import UsageError, did_you_mean
-from alignbench.pipeline.execute import Engine
+
+if TYPE_CHECKING:
+    from alignbench.pipeline.execute import Engine
 
 ENGINES = ("local", "slurm", "ray")
 
 
 def engine(name: str | None, n_workers: int | None, options: Mapping[str, Any]) -> Engine | None:
     """Returns what makes an executor; None where everything is to be run in this process.
+
+    Local workers get ready from now on: what takes seconds to import is best imported after this.
 
     Args:
         name: One of ENGINES; None: `local` where there are workers.
@@ -29,8 +33,9 @@ def engine(name: str | None, n_workers: int | None, options: Mapping[str, Any]) 
     if name in (None, "local"):
         if options:
             raise UsageError(f"--executor-option: {', '.join(options)}: local workers have no options")
-        from alignbench.pipeline.executors.local import LocalExecutor
+        from alignbench.pipeline.executors.local import LocalExecutor, get_ready
 
+        get_ready(n_workers or 1)
         return lambda order: LocalExecutor(order, n_workers or 1)
     if name == "slurm":
         from alignbench.pipeline.executors.slurm import SlurmExecutor

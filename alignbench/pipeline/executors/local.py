@@ -8,11 +8,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Self
 
 from alignbench.errors import AlignbenchError
@@ -21,12 +22,16 @@ from alignbench.pipeline.executors.work import Work, carry_out, environment_of_s
 from alignbench.pipeline.plan import Key
 from alignbench.runtime import logs, progress, stopping
 
-_SPAWN = multiprocessing.get_context("spawn")
+_IS_FORKED = sys.platform == "linux"
+"""Elsewhere libraries do not stand it: each worker loads them for itself."""
+_PROCESSES = multiprocessing.get_context("forkserver" if _IS_FORKED else "spawn")
+_LOADED = ("alignbench.pipeline.execute", "transformers.generation.utils", "transformers.modeling_utils", "pandas")
+"""What every run needs of our code and of libraries, seconds of it: loaded once, for all workers."""
 
 
 @dataclass(slots=True)
 class _Worker:
-    process: SpawnProcess
+    process: BaseProcess
     pipe: Connection
     key: Key | None = None
 
@@ -56,16 +61,12 @@ class LocalExecutor:
         worker.pipe.send(self._works[key])
 
     def _started(self, place: int) -> _Worker:
-        ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=_serve, args=(theirs, logs.settings()), daemon=True)
-        share = environment_of_share(self._n, place, len(os.sched_getaffinity(0)), _n_gpus())
-        before = {name: os.environ.get(name) for name in share}
-        os.environ.update(share)  # libraries read it when they are loaded
-        try:
+        get_ready(self._n)
+        ours, theirs = _PROCESSES.Pipe()
+        environment = os.environ | environment_of_share(self._n, place, len(os.sched_getaffinity(0)), _n_gpus())
+        process = _PROCESSES.Process(target=_serve, args=(theirs, logs.settings(), environment), daemon=True)
+        with _environment(environment):  # libraries read it when they are loaded
             process.start()
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
         theirs.close()
         return _Worker(process, ours)
 
@@ -106,9 +107,28 @@ class LocalExecutor:
         self._open.close()
 
 
-def _serve(pipe: Connection, log: logs.LogSettings) -> None:
+def get_ready(n_workers: int) -> None:
+    """Has what workers need loaded, by a process that they are forked from, while this one goes on to other things."""
+    from multiprocessing import forkserver
+
+    if _IS_FORKED:
+        _PROCESSES.set_forkserver_preload(list(_LOADED))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a Ctrl-C is for the command alone
+        try:
+            with _environment(environment_of_share(n_workers, 0, len(os.sched_getaffinity(0)), 0)):
+                forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: Connection, log: logs.LogSettings, environment: Mapping[str, str]) -> None:
     """What a worker does: one run after the other, until there is nobody to give it any."""
+    import torch
+
     os.setsid()  # a Ctrl-C of the terminal is for the command, which tells its workers
+    os.environ.clear()  # it may be forked from a process that is older than some of it
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     logs.set_up(*log, run_first=True)
     progress.use_bar(False)
     signal.signal(signal.SIGTERM, lambda _number, _frame: stopping.ask())
@@ -118,6 +138,18 @@ def _serve(pipe: Connection, log: logs.LogSettings) -> None:
         except (EOFError, OSError):
             return
         pipe.send(carry_out(work))
+
+
+@contextmanager
+def _environment(changed: Mapping[str, str]) -> Iterator[None]:
+    """Within the block processes begin with these variables."""
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _n_gpus() -> int:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from alignbench.cli import main
 from alignbench.errors import UsageError
 from alignbench.pipeline import execute
+from alignbench.pipeline.executors import local
 from alignbench.pipeline.executors.base import Order
 from alignbench.pipeline.executors.engines import engine
 from alignbench.pipeline.executors.local import LocalExecutor
@@ -20,8 +21,11 @@ def test_nothing_is_asked_for():
     assert engine(None, None, {}) is None
 
 
-def test_workers_are_local(tmp_path):
+def test_workers_are_local_and_get_ready_at_once(tmp_path, monkeypatch):
+    ready = []
+    monkeypatch.setattr(local, "get_ready", ready.append)
     made = engine(None, 2, {})(Order({}, tmp_path))
+    assert ready == [2]
     assert isinstance(made, LocalExecutor)
 
 

@@ -107,3 +107,4 @@ def test_a_hundred_runs_over_eight_workers_end_with_nothing_missing(suite, tmp_p
     runs, skipped = reader.scan_runs(tmp_path / "many")
     assert len(runs) == 100
     assert skipped == []
+    assert any((tmp_path / "cache").iterdir())  # the environment of now, not of when the first worker was made ready
