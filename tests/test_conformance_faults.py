@@ -53,12 +53,16 @@ class Nudge:
         if self.fault == "resume" and started.exists():
             return run.policy
         started.touch()
+        reference = run.policy.frozen_copy()
+        moved = {"still": [], "reference": [run.policy, reference]}.get(self.fault, [run.policy])
         with torch.no_grad():
-            for weight in run.policy.model.parameters():
+            for weight in (one for policy in moved for one in policy.model.parameters()):
                 weight += 0.1
                 if self.fault == "chance":
                     weight.copy_(weight.roll(int(CHANCE.integers(len(weight))), 0))
-        cost = Cost(optimizer_steps=1, trained_tokens=10, backward_flops=0.0 if self.fault == "cost" else 1.0)
+        torch.ones(2, 3) @ torch.ones(3, 5)  # what its costs are of: 60 FLOPs
+        backward = {"cost": 0.0, "too little": 15.0, "too much": 60.0}.get(self.fault, 30.0)
+        cost = Cost(optimizer_steps=1, trained_tokens=10, backward_flops=backward)
         for step in (1, 2):
             told = None if self.fault == "policy" else run.policy
             n = run.budget_completions * step // (1 if self.fault == "budget" else 2)
@@ -75,12 +79,20 @@ class Nudge:
         ("policy", "step_done was given no policy"),
         ("chance", "cut off at its last step and started again, it gave something else"),
         ("resume", "cut off at its last step and started again, it gave something else"),
+        ("still", "no weight had moved after its first step"),
+        ("reference", r"changed .*weight of the frozen copy of the policy.* bit for bit as it was"),
+        ("too little", "told of costs of 30 FLOPs, and torch counted 60"),
+        ("too much", "told of costs of 120 FLOPs, and torch counted 60"),
         ("kind", "gave a Answers, and facts.gives says 'language_model'"),
     ],
 )
 def test_a_method_with_a_fault(fault, said):
     with fails(f"Nudge.*{said}"):
         check_training(Nudge(fault))
+
+
+def test_a_method_as_it_should_be():
+    check_training(Nudge())
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,12 @@ from alignbench.records import (
     RankedCompletions,
     total,
 )
+from alignbench.scorers.base import parts_of
 
 from .expectations import expect
 from .policies import check_policy
 from .scorers import check_scorer
+from .watched import Watched, counting
 from .world import KEPT_REWARD, prompts, tiny_policy
 
 N_DRAWN = 4
@@ -85,9 +87,13 @@ def check_training(method: Method, *, budget: int = 16, lora: Lora | None = None
     """
     name, facts = type(method).__name__, method.facts
     data = _data(tiny_policy(), facts, budget)
-    with TemporaryDirectory() as folder:
-        said, trained = _train(method, data, budget, lora, Path(folder))
+    watched = Watched()
+    with TemporaryDirectory() as folder, counting() as counted:
+        said, trained = _train(method, data, budget, lora, Path(folder), watched=watched)
+        n_flops = counted()
     _check_steps(name, facts, said, budget)
+    if facts.trains and facts.takes_steps:
+        _check_what_moved(name, facts.gives_policy, said, watched, n_flops)
     if facts.gives == "reward_model":
         kind = type(trained).__name__
         expect(
@@ -121,35 +127,54 @@ def _answers(trained: Trained) -> Sequence[object]:
 
 
 def _train(
-    method: Method, data: TrainData, budget: int, lora: Lora | None, folder: Path, cut_off_at: int | None = None
+    method: Method,
+    data: TrainData,
+    budget: int,
+    lora: Lora | None,
+    folder: Path,
+    cut_off_at: int | None = None,
+    watched: Watched | None = None,
 ) -> tuple[list[tuple[Any, ...]], Trained]:
     """Returns what `step_done` was told, and what was trained."""
     from alignbench.embedded import resolve
     from alignbench.models.loading import load_classifier
     from alignbench.runtime.randomness import seed_everything
 
-    policy, said = tiny_policy(), list[tuple[Any, ...]]()
+    policy, said, watched = tiny_policy(), list[tuple[Any, ...]](), watched or Watched()
+    reward = load_reward(KEPT_REWARD, policy) if method.facts.calls_reward else None
+    watched.give_policy(policy)
+    for part in () if reward is None else parts_of(reward):
+        watched.keep("the reward", getattr(part, "model", None))
 
     def load_reward_model(model: str | None) -> tuple[Any, Any]:
         seed_everything(0)
-        return load_classifier(model or resolve("embedded/policy"), where="method.model", labels=["reward"])
+        fresh = load_classifier(model or resolve("embedded/policy"), where="method.model", labels=["reward"])
+        watched.give(fresh[0])
+        return fresh
+
+    def load_upstream(role: str) -> Policy:
+        upstream = tiny_policy()
+        watched.keep(f"the policy that it builds on as {role}", upstream.model)
+        return upstream
 
     def step_done(
         step: int, completions: int, metrics: Mapping[str, float], cost: Mapping[str, Cost], policy: Policy | None
     ) -> None:
         if step == cut_off_at:
             raise _CutOff
+        if not said:
+            watched.note_first_step()
         said.append((step, completions, dict(metrics), dict(cost), policy))
 
     seed_everything(0)
     run = RunContext(
         seed=0, budget_completions=budget, policy=policy, load_reward_model=load_reward_model, lora=lora,
-        reward=load_reward(KEPT_REWARD, policy) if method.facts.calls_reward else None,
-        reward_text="completion", checkpoints=folder, step_done=step_done,
-        load_upstream=lambda role: tiny_policy(),
+        reward=reward, reward_text="completion", checkpoints=folder, step_done=step_done, load_upstream=load_upstream,
         kept_reward=KEPT_REWARD if method.facts.calls_reward else (),
     )  # fmt: skip
-    return said, method.train(data, run)
+    trained = method.train(data, run)
+    watched.beside_steps = run.ledger.cost
+    return said, trained
 
 
 def _data(policy: LanguageModel, facts: Facts, budget: int) -> TrainData:
@@ -203,3 +228,24 @@ def _check_steps(name: str, facts: Facts, said: Sequence[tuple[Any, ...]], budge
     expect(not missing, f"{name}: the costs that step_done was told of have no {', '.join(missing)}")
     if facts.gives_policy:
         expect(said[-1][4] is not None, f"{name}: step_done was given no policy, expected it as training leaves it")
+
+
+def _check_what_moved(
+    name: str, gives_policy: bool, said: Sequence[tuple[Any, ...]], watched: Watched, n_flops: float
+) -> None:
+    expect(watched.moved_at_first, f"{name}.train: no weight had moved after its first step, expected it to train")
+    disturbed = watched.disturbed()
+    expect(
+        not disturbed,
+        f"{name}.train changed {', '.join(disturbed[:3])} and {max(0, len(disturbed) - 3)} more, expected what it "
+        "compares with, or does not train, to stay bit for bit as it was",
+    )
+    cost = total((watched.beside_steps, *(one for _, _, _, costs, _ in said for one in costs.values())))
+    booked = cost.generation_flops + cost.forward_flops + cost.backward_flops
+    # Padding is multiplied and not booked; a reward model is tried on padding, at length, before it is trained.
+    least, most = 0.7 * n_flops if gives_policy else 0.0, 1.05 * n_flops
+    expect(
+        least <= booked <= most,
+        f"{name}.train told of costs of {booked:.4g} FLOPs, and torch counted {n_flops:.4g} in products with weights; "
+        "expected these, but for padding",
+    )

@@ -8,13 +8,16 @@ from alignbench.methods.base import RunContext, TrainData
 from alignbench.methods.dpo import DPO
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.methods.reward_model import RewardModel
 from alignbench.models.adapters import Lora
 from alignbench.models.fast import layers
 from alignbench.models.flops import Tokens, Weights, sampling_flops, tokens_of, weights_of
 from alignbench.models.forward import collate, completion_forward, is_encoder_decoder
 from alignbench.models.language_model import LanguageModel
+from alignbench.models.loading import load_classifier
 from alignbench.models.output_layer import output_layer
 from alignbench.records import Completion, Decoding, PreferencePair, Prompt
+from alignbench.scorers import padding, text_classifier
 
 H, LAYERS, MLP = 64, 3, 4 * 64
 TRUNK = LAYERS * (4 * H * H + 2 * H * MLP)  # query, key, value and output projections; up and down
@@ -166,6 +169,29 @@ def test_a_dpo_step_against_torch(gpt2, tmp_path, lora):
     assert cost.optimizer_steps == 1
     assert cost.trained_tokens == 4 * 2 * 12
     assert cost.forward_flops + cost.backward_flops == pytest.approx(found, rel=LORA_TOLERANCE if lora else TOLERANCE)
+
+
+def test_a_reward_model_against_torch(tiny_policy, checkpoints, tmp_path, monkeypatch):
+    """Its step, and the scoring of its own pairs behind it; what it is tried on beforehand is no part of either."""
+    for module in (padding, text_classifier):
+        monkeypatch.setattr(module, "ignores_padding", lambda *_: True)
+    pairs = []
+    for prompt in PROMPTS:
+        sides = (
+            Completion(prompt.id, i, f" very {word} now", (5, 6, 7), "length") for i, word in enumerate(("good", "bad"))
+        )
+        pairs.append(PreferencePair(prompt, *sides, 1.0, 0.0))
+    booked = []
+    run = RunContext(
+        0, 16, tiny_policy(), lambda model: load_classifier(str(checkpoints / "policy"), where="m", labels=["reward"]),
+        None, None, "prompt_and_completion", tmp_path,
+        lambda _step, _completions, _metrics, cost, _policy: booked.append(cost["train"]),
+    )  # fmt: skip
+    found = counted(lambda: RewardModel(batch_size=4).train(TrainData([], [], pairs), run))
+    [step], scoring = booked, run.ledger.cost
+    assert step.trained_tokens == 8 * (4 + 3)
+    assert scoring.reward_calls == 8
+    assert step.forward_flops + step.backward_flops + scoring.forward_flops == pytest.approx(found, rel=TOLERANCE)
 
 
 def test_a_classifier_against_torch(checkpoints):
