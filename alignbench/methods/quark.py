@@ -109,24 +109,24 @@ class Quark(GroupConfig, Objective):
 
     facts: ClassVar[Facts] = replace(
         FACTS,
-        architectures=frozenset({"causal"}),
         gives="policy",
         load_policy=load_asking,
         beside_its_models="In front of every prompt stands an embedding that is no word's, the last row of "
         "controls.safetensors.",
-        several_processes=False,
         longest_completion=lambda quark: quark.completion_tokens[1] + 1,
         tokens_before_a_prompt=lambda _quark, _policy: 1,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, got, expected in (
-            ("kl_placement", self.kl_placement, "loss"),
-            ("shared_layers", self.shared_layers, 0),
+        own_token = "the policy reads a token that ref does not"
+        for name, got, expected, why in (
+            ("kl_placement", self.kl_placement, "loss", own_token),
+            ("shared_layers", self.shared_layers, 0, own_token),
+            ("sharding", self.sharding, "none", "the embeddings of its tokens are no layer that can be sharded"),
         ):
             if got != expected:
-                raise ValueError(f"{name}: got {got}, expected {expected}: the policy reads a token that ref does not")
+                raise ValueError(f"{name}: got {got}, expected {expected}: {why}")
         self.require_whole_distributions("what is imitated was drawn by earlier policies, from other tokens than now")
         if self.reward_scaling != "none":
             raise ValueError(

@@ -44,7 +44,7 @@ class ControlledModel(LanguageModel):
     """
 
     def __init__(self, policy: LanguageModel, controls: Tensor) -> None:
-        """Puts control tokens (n, d) beside the words of a causal model."""
+        """Puts control tokens (n, d) beside the words of a model; an encoder-decoder model's encoder reads them."""
         self.__dict__.update(policy.__dict__)
         inner = base_model(self.model)
         self.embedding = ControlEmbedding(inner.get_input_embeddings(), controls)
@@ -75,9 +75,13 @@ class ControlledModel(LanguageModel):
         return super().decode(token_ids, words, skip_special_tokens=skip_special_tokens)
 
     def without_controls(self, batch: SequenceBatch) -> SequenceBatch:
-        """The batch as it is without control tokens: where they stand is padding."""
+        """The batch as it is without control tokens: where they stand is padding, behind the prompt for an encoder."""
         is_control = batch.input_ids >= self.n_words
         ids, mask = batch.input_ids.masked_fill(is_control, 0), batch.attention_mask.masked_fill(is_control, 0)
+        if batch.for_encoder:  # it may count positions from the first column
+            t = batch.completion_mask.shape[1]
+            order = is_control[:, :-t].int().argsort(dim=1, stable=True)
+            ids, mask = (torch.cat([one[:, :-t].gather(1, order), one[:, -t:]], dim=1) for one in (ids, mask))
         return replace(batch, input_ids=ids, attention_mask=mask)
 
     @contextmanager

@@ -238,13 +238,16 @@ def run(name, sets, saved):
 
 
 def test_recipes_that_can_train_it(recipe_folder, saved):
-    for name, sets in (("base", []), ("ppo", ["policy.lora.r=4"])):
+    quark = {"name": "quark", "batch_size": 8, "mini_batch_size": 4, "completion_tokens": [4, 6], "quantiles": 2}
+    Path("quark.yaml").write_text(json.dumps({"extends": "shared.yaml", "name": "quark", "method": quark}))
+    for name, sets in (("base", []), ("ppo", ["policy.lora.r=4"]), ("quark", [])):
         outcome = run(name, sets, saved)
         assert outcome.state == "done", outcome.error
     metrics = alignbench.load_metrics("results/base").set_index("metric")["value"]
     assert metrics["kl"] == metrics["kl_exact"] == 0
     assert metrics["perplexity"] > 1
     assert len(alignbench.load_completions("results/ppo")) == 12 * 4
+    assert alignbench.load_metrics("results/quark").set_index("metric")["value"]["kl_exact"] > 0
 
 
 @pytest.mark.parametrize(

@@ -15,19 +15,22 @@ def test_two_processes_write_the_runs_of_one(in_two_processes, recipe_folder):
     recipe = json.loads((recipe_folder / "ppo.yaml").read_text())
     recipe["method"]["sharding"] = "full"
     (recipe_folder / "sharded.yaml").write_text(json.dumps({**recipe, "name": "sharded"}))
+    method = {"name": "quark", "batch_size": 16, "mini_batch_size": 8, "completion_tokens": [4, 6], "epochs": 1}
+    (recipe_folder / "quark.yaml").write_text(json.dumps({**recipe, "name": "quark", "method": method}))
     curve = "evaluation.evaluate_every=32"
-    assert [one.state for one in execute.run(load(["ppo.yaml"], [curve]), recipe_folder / "one")] == ["done"]
-    names = [f"{name}.yaml" for name in ("base", "ppo", "sharded", "dpo")]
+    alone = execute.run(load(["ppo.yaml", "quark.yaml"], [curve]), recipe_folder / "one")
+    assert [one.state for one in alone] == ["done", "done"]
+    names = [f"{name}.yaml" for name in ("base", "ppo", "sharded", "quark", "dpo")]
     codes, said = in_two_processes("-m", "alignbench", "run", *names, "--results", "two", "--set", curve)
     assert codes == [1, 1], "\n".join(said)
     for text in said:
         assert "dpo trains in one process, and 2 were started" in text
-        assert "1 of 4 runs failed" in text
-    expected = load_train_log(recipe_folder / "one" / "ppo")
-    texts = load_completions(recipe_folder / "one" / "ppo")["completion"].tolist()
-    points = read_points(recipe_folder / "one" / "ppo" / "seed0")
-    assert len(points) > 1
-    for name in ("ppo", "sharded"):
+        assert "1 of 5 runs failed" in text
+    for name, of_one in (("ppo", "ppo"), ("sharded", "ppo"), ("quark", "quark")):
+        expected = load_train_log(recipe_folder / "one" / of_one)
+        texts = load_completions(recipe_folder / "one" / of_one)["completion"].tolist()
+        points = read_points(recipe_folder / "one" / of_one / "seed0")
+        assert len(points) > 1
         run = recipe_folder / "two" / name / "seed0"
         log = load_train_log(run)
         numbers = [c for c in expected if expected[c].dtype.kind == "f" and not c.startswith(("time/", "memory/"))]
@@ -41,11 +44,11 @@ def test_two_processes_write_the_runs_of_one(in_two_processes, recipe_folder):
         assert json.loads((run / "environment.json").read_text())["n_processes"] == 2
         costs = [
             json.loads((recipe_folder / path).read_text())["cost"]
-            for path in (run / "status.json", "one/ppo/seed0/status.json")
+            for path in (run / "status.json", f"one/{of_one}/seed0/status.json")
         ]
         for count in ("training_completions", "generated_tokens", "reward_calls", "optimizer_steps", "trained_tokens"):
             assert costs[0][count] == costs[1][count]
-        assert (run / "artifact" / "model.safetensors").is_file()
+        assert (run / "artifact" / ("base" if name == "quark" else ".") / "model.safetensors").is_file()
         assert not list(run.parent.glob(".*partial"))
 
 

@@ -78,7 +78,13 @@ class PoolTrainer(OnPolicyTrainer):
         places = drawn_evenly(of_rows, self.n_quantiles, self.config.batch_size, draws)
         owners = [self.by_id[pool[i]["prompt"]] for i in places]
         encoded = self.controlled.encode_controlled(owners, [of_rows[i] for i in places])
-        batch = collate(encoded, [pool[i]["tokens"] for i in places], self.policy.pad_id, self.policy.device)
+        batch = collate(
+            encoded,
+            [pool[i]["tokens"] for i in places],
+            self.policy.pad_id,
+            self.policy.device,
+            for_encoder=self.policy.is_encoder_decoder,
+        )
         measured = measure(self.networks, batch, self.decoding, self.policy.eos_ids)
         return measured.rewarded(measured.mask.any(dim=1), torch.tensor([pool[i]["reward"] for i in places]))
 

@@ -12,13 +12,16 @@ from alignbench.errors import TrainingError
 from alignbench.methods.grpo import GRPO
 from alignbench.methods.on_policy import rollout
 from alignbench.methods.on_policy.config import OnPolicyConfig, PPOConfig
+from alignbench.methods.on_policy.pool import PoolTrainer
 from alignbench.methods.on_policy.trainer import OnPolicyTrainer, PPOTrainer
 from alignbench.methods.online_dpo import OnlineDPO
+from alignbench.methods.quark import Quark
 from alignbench.methods.raft import RAFT
 from alignbench.methods.reinforce_pp import ReinforcePlusPlus
 from alignbench.methods.rloo import RLOO
 from alignbench.models import output_layer
 from alignbench.models.adapters import Lora
+from alignbench.models.control_tokens import ControlledModel, new_controls
 from alignbench.models.loading import load_language_model
 from alignbench.records import Decoding, Prompt
 from alignbench.runtime import distributed
@@ -64,6 +67,7 @@ GROUP_METHODS = {
     },
     "raft": {"kind": RAFT, "completions_per_prompt": 2, "mini_batch_size": 2},
     "online dpo": {"kind": OnlineDPO, "completions_per_prompt": 2},
+    "quark": {"kind": Quark, "quantiles": 3, "kl_placement": "loss", "kl_estimator": "exact", "unscored": (2, 5)},
 }  # fmt: skip
 """Those on the same engine without values, of which an option of PPO would say nothing new."""
 SHARDED = ("lora", "logits too large to be made whole", "separate value model", "shared layers")
@@ -101,6 +105,9 @@ def build(checkpoint, *, adapter=False, unscored=(), largest_logits=output_layer
             return PPOTrainer(policy, reward, PROMPTS, dataclasses.replace(CONFIG, **changes), seed=3)
         of_engine = {field.name: getattr(CONFIG, field.name) for field in dataclasses.fields(OnPolicyConfig)}
         method = kind(**{**of_engine, "epochs": CONFIG.ppo_epochs, **changes})
+        if kind is Quark:
+            controlled = ControlledModel(policy, new_controls(policy, method.quantiles, seed=3))
+            return PoolTrainer(controlled, reward, PROMPTS, method, method, seed=3)
         return OnPolicyTrainer(policy, reward, PROMPTS, method, method, seed=3)
 
 
