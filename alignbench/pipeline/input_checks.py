@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench import plugins
+from alignbench.embedded import resolve
 from alignbench.errors import DataError, InputsError, did_you_mean
 from alignbench.methods.base import learned_kinds
 from alignbench.scorers.labels import label_hint
@@ -111,6 +112,7 @@ class InputChecks:
         if "preference_pairs" in learned_kinds(recipe.method) and recipe.pairs.source is not None:
             yield from self._stored_pairs(recipe, recipe.pairs.source)
         yield from self._leaks(recipe)
+        yield from self._held_out(recipe)
         neutral = evaluation.neutral
         known = None if neutral is None else sources.find(neutral, "texts")
         if known is not None and known.hub_id is not None:
@@ -171,6 +173,28 @@ class InputChecks:
 
         problem = self._once(f"leaks {is_chat} {taken} {recipe.data} {measured}", lambda: _said(look))
         yield from () if problem is None else (problem,)
+
+    def _held_out(self, recipe: Recipe) -> Iterator[str]:
+        """Counts the prompts that are held out, where a recipe wants a number of them; a tokenizer may leave fewer."""
+        from datasets_prep.prepare import evaluation_settings, is_local, uncut_splits
+
+        evaluation = recipe.evaluation
+        wanted, other = evaluation.n_prompts, evaluation.prompts
+        settings = recipe.data if other is None else evaluation_settings(other)
+        if settings.prompts == "embedded":
+            settings = settings.model_copy(update={"prompts": resolve("embedded/prompts")})
+        named = filter(None, (settings.prompts, settings.heldout))
+        if wanted is None or evaluation.split != "heldout" or not all(map(is_local, named)):
+            return
+
+        def look() -> None:
+            n = len(uncut_splits(settings, conversations=recipe.chat is not None)["heldout"])
+            if n < wanted:
+                raise DataError(f"evaluation.n_prompts: got {wanted}, expected at most {n}, the held-out prompts")
+
+        problem = self._once(f"held out {wanted} {recipe.chat is not None} {settings}", lambda: _said(look))
+        if problem is not None and problem.startswith("evaluation.n_prompts"):  # what else there is has been said
+            yield problem
 
     def _rows(self, settings: PromptSettings, key: str, read: partial[Any]) -> Iterator[str]:
         """Reads what a source holds beside prompts; what is on the hub is noted down."""

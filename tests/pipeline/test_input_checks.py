@@ -217,3 +217,15 @@ def test_leaks_of_every_source_are_found_without_a_tokenizer(recipe_folder, prom
     apart = ["data.validation_fraction=0", "data.heldout_fraction=0", "evaluation.prompts=null"]
     if key != "data.prompts":
         assert check_inputs(load(["dpo.yaml"], [*sets, *apart])) == []
+
+
+@pytest.mark.parametrize("sets", [[], ["data.prompts=embedded"], ["evaluation.prompts=other.jsonl"]])
+def test_more_prompts_than_are_held_out_are_refused_before_anything_runs(recipe_folder, sets):
+    """A run would find it after its models are loaded, once for every recipe."""
+    Path("other.jsonl").write_text("".join(json.dumps({"prompt": f"dog {i} sings"}) + "\n" for i in range(20)))
+    (problem,) = problems("base.yaml", "dpo.yaml", sets=[*sets, "evaluation.n_prompts=2000"])
+    assert problem.startswith("base, dpo: evaluation.n_prompts: got 2000, expected at most ")
+    n = int(problem.removesuffix(", the held-out prompts").rpartition(" ")[2])
+    assert n == 20 or sets != ["evaluation.prompts=other.jsonl"]
+    assert check_inputs(load(["base.yaml"], [*sets, f"evaluation.n_prompts={n}"])) == []
+    assert check_inputs(load(["base.yaml"], [*sets, "evaluation.n_prompts=2000", "evaluation.split=validation"])) == []
