@@ -7,8 +7,16 @@ import pytest
 import torch
 from fixtures.cases import few_of
 
+from alignbench.methods.grpo import GRPO
 from alignbench.methods.on_policy.config import PPOConfig
-from alignbench.methods.on_policy.trainer import PPOTrainer
+from alignbench.methods.on_policy.pool import PoolTrainer
+from alignbench.methods.on_policy.trainer import OnPolicyTrainer, PPOTrainer
+from alignbench.methods.online_dpo import OnlineDPO
+from alignbench.methods.quark import Quark
+from alignbench.methods.raft import RAFT
+from alignbench.methods.reinforce_pp import ReinforcePlusPlus
+from alignbench.methods.rloo import RLOO
+from alignbench.models.control_tokens import ControlledModel, new_controls
 from alignbench.models.loading import load_language_model
 from alignbench.records import Prompt
 
@@ -23,7 +31,7 @@ def tiny_policy(checkpoints):
 
 def probability_of_good(policy):
     with torch.no_grad():
-        logits = policy.model(torch.tensor([policy.encode_prompt(PROMPT.text)])).logits[0, -1]
+        logits = policy.model(torch.tensor(policy.encode_prompts([PROMPT]))).logits[0, -1]
     return logits.softmax(-1)[policy.tokenizer.convert_tokens_to_ids("good")].item()
 
 
@@ -95,6 +103,47 @@ def test_the_known_optimum_is_reached(tiny_policy, kl_coef, changes, optimum):
     PPOTrainer(policy, pays, [PROMPT], dataclasses.replace(CONFIG, kl_coef=kl_coef, **changes)).train(20)
     reached = probability_of_good(policy)
     assert abs(reached - expected) < min(abs(reached - other) for other in (start, *others))
+
+
+WITHOUT_VALUES = {
+    **{"learning_rate": 1.5e-2, "batch_size": 96, "mini_batch_size": 96, "epochs": 3, "completion_tokens": (1, 1)},
+    **{"schedule": "linear", "kl_coef": 0.3},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "optimum"),
+    [
+        (RLOO, {}, forward_optimum),
+        (GRPO, {"scale_rewards": "none"}, forward_optimum),
+        (GRPO, {"scale_rewards": "none", "kl_placement": "loss", "kl_estimator": "exact"}, forward_optimum),
+        (ReinforcePlusPlus, {}, forward_optimum),
+        (RAFT, {"kl_coef": 0.0, "mini_batch_size": 12}, unheld_optimum),
+        (OnlineDPO, {"kl_coef": 0.0, "mini_batch_size": 24, "completions_per_prompt": 8}, unheld_optimum),
+    ],
+    ids=["rloo", "grpo", "grpo, KL in the loss", "reinforce++", "raft", "online dpo"],
+)
+def test_so_do_methods_without_values(tiny_policy, kind, changes, optimum):
+    """What does not divide by a deviation works towards the same optimum as PPO; who imitates the best, towards 1."""
+    policy, method = tiny_policy(), kind(**(WITHOUT_VALUES | changes))
+    start = probability_of_good(policy)
+    OnPolicyTrainer(policy, pays, [PROMPT], method, method).train(20)
+    others = [other(start, 0.3) for other in (forward_optimum, backward_optimum, unheld_optimum) if other != optimum]
+    reached, expected = probability_of_good(policy), optimum(start, 0.3)
+    assert abs(reached - expected) < min(abs(reached - other) for other in (start, *others))
+
+
+def test_behind_the_best_token_quark_is_paid_more_than_behind_the_worst(tiny_policy):
+    policy, method = tiny_policy(), Quark(**{**WITHOUT_VALUES, "kl_coef": 0.05}, quantiles=3)
+    start = probability_of_good(policy)
+    controlled = ControlledModel(policy, new_controls(policy, 3, seed=0))
+    PoolTrainer(controlled, pays, [PROMPT], method, method).train(20)
+    found = []
+    for control in (0, 2):
+        controlled.control = control
+        found.append(probability_of_good(controlled))
+    worst, best = found
+    assert worst < start < 5 * start < best
 
 
 LEARNS = {

@@ -19,6 +19,7 @@ from alignbench.models.language_model import LanguageModel
 COMMON = {
     **{"batch_size": 12, "mini_batch_size": 6, "micro_batch_size": 2, "epochs": 2, "learning_rate": 3e-3},
     **{"completion_tokens": (2, 7), "temperature": 0.8, "kl_coef": 0.3, "max_grad_norm": None},
+    "length_penalty": 0.05,
 }
 GROUPS = {"completions_per_prompt": 3, "clip_range": 0.04}
 LOSS = {"kl_placement": "loss"}
@@ -81,6 +82,9 @@ def compare(policy, prompts, kind, options, reward=score):
     metrics = trainer.train_step()
     assert len(found) == metrics["policy/n_updates"] == len([*oracle.mini_batches(method.rows_of_an_update)])
     assert max(found) < 2e-5
+    with trainer.networks.as_reference():  # an adapter may be off, its weights are no part of it
+        for name, value in reference.named_parameters():
+            assert "lora_" in name or trainer.model.get_parameter(name).double().equal(value), name
     return trainer, metrics
 
 
