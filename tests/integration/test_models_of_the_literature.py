@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fixtures.small_suites import small_suite
 
 import alignbench
 from alignbench.cli import main
@@ -89,6 +90,40 @@ def test_a_recipe_on_a_small_model_of_its_architecture(run_shrunk, recipe):
 def test_gpt_j_with_shared_layers(run_shrunk):
     sets = ["policy.lora=null", "method.shared_layers=1", "data.prompt_tokens=[2, 4]", *SMALL_PPO]
     check_ppo(run_shrunk(["ppo_gpt_j_6b"], "gptj", sets)["ppo_gpt_j_6b"])
+
+
+BATCHES = {"batch_size": 4, "mini_batch_size": 2, "completion_tokens": [3, 4]}
+
+
+@pytest.mark.slow
+def test_the_ablation_of_the_reward(run_shrunk, tmp_path):
+    """Logit, log-probability and probability are other rewards, and policies are measured alike."""
+    suite = small_suite("ablation_reward", {"ppo_detox": BATCHES}, seeds=[0])
+    (tmp_path / "small.yaml").write_text(suite)
+    paths = run_shrunk(["small.yaml"], "gpt_neo", ["data.prompt_tokens=[2, 4]"])
+    logit, logprob, probability = (log_of(paths[f"ppo_{name}"])[0] for name in ("logit", "logprob", "probability"))
+    assert 0 < probability["objective/reward"] < 1
+    assert logprob["objective/reward"] < 0
+    assert len({row["objective/reward"] for row in (logit, logprob, probability)}) == 3
+    assert CliRunner().invoke(main, ["compare", "results"]).exit_code == 0
+
+
+@pytest.mark.slow
+def test_the_ablation_of_the_length_of_prompts(run_shrunk, prompt_file, tmp_path):
+    texts = [json.loads(line)["prompt"] for line in prompt_file.read_text().splitlines()]
+    long = [" ".join(texts[i : i + 5]) for i in range(100)]
+    for name, prompts in (("long", long), ("measured", [" ".join(text.split()[::-1]) for text in texts])):
+        rows = [{"id": f"{name}{i}", "prompt": text, "toxicity": 0.5} for i, text in enumerate(prompts)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"seeds": [0], "overrides": {"evaluation": {"prompts": str(tmp_path / "measured.jsonl")}}}
+    (tmp_path / "small.yaml").write_text(small_suite("ablation_prompt_length", {"ppo_detox": BATCHES}, **changes))
+    paths = run_shrunk(["small.yaml"], "gpt_neo", [], data=tmp_path / "long.jsonl")
+    for shortest, longest in ((5, 8), (10, 15), (15, 20)):
+        file = paths[f"ppo_{shortest}_to_{longest}"] / "train_completions.jsonl"
+        lengths = {len(json.loads(line)["prompt"].split()) for line in file.read_text().splitlines()}
+        assert lengths <= set(range(shortest, longest + 1))
+    measured = {tuple(alignbench.load_completions(path)["prompt"]) for path in paths.values()}
+    assert len(measured) == 1
 
 
 @pytest.mark.slow

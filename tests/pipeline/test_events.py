@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from fixtures import reconciled
 
 import alignbench
 from alignbench.methods.trl import arguments
@@ -14,36 +15,21 @@ from alignbench.records import Cost
 from alignbench.results.writer import RunDirectory
 from alignbench.runtime.ledger import Ledger
 
-ACCOUNTS = ("cost", "upstream_cost", "evaluation_cost")
-
 
 def run(*names, results="results", sets=()):
     return execute.run(load([f"{name}.yaml" for name in names], sets), Path(results))
 
 
 def status(recipe, results="results"):
-    return json.loads(Path(f"{results}/{recipe}/seed0/status.json").read_text())
+    return reconciled.status(f"{results}/{recipe}/seed0")
 
 
 def rows(recipe, results="results"):
-    text = Path(f"{results}/{recipe}/seed0/events.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def summed(events):
-    """Costs by account, added up without any of the code that books them: plain sums, the largest of the peaks."""
-    sums = {account: dataclasses.asdict(Cost()) for account in ACCOUNTS}
-    for row in events:
-        into = sums[row["account"]]
-        for name in into.keys() & row.keys():
-            is_peak = name in ("peak_memory_gib", "trainable_parameters")
-            into[name] = max(into[name], row[name]) if is_peak else into[name] + row[name]
-    return sums
+    return reconciled.events(f"{results}/{recipe}/seed0")
 
 
 def assert_reconciles(recipe, results="results"):
-    for account, sums in summed(rows(recipe, results)).items():
-        assert sums == pytest.approx(status(recipe, results)[account], rel=1e-12), (recipe, account)
+    reconciled.assert_reconciles(f"{results}/{recipe}/seed0")
 
 
 def counts_of(cost):
