@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-COMPARED = ("completions.parquet", "prompt_values.parquet", "divergence.parquet", "model.safetensors", "metrics.json")
+COMPARED = ("completions.parquet", "prompt_values.parquet", "divergence.parquet", "model.safetensors")
 
 
 def measured(folder: Path, suite: str, *options: str) -> dict[str, Any]:

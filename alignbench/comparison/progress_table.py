@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from alignbench.comparison.text_table import table
 from alignbench.errors import ResultsError
 from alignbench.recipe.sweeps import TUNING
 from alignbench.results import layout
-from alignbench.results.lock import is_locked
+from alignbench.results.failures import read_failures
+from alignbench.results.lock import is_held, is_locked
 from alignbench.results.reader import SkippedRun, StoredRun, scan_runs
 from alignbench.runtime.durations import duration
 
@@ -33,15 +34,18 @@ def render_progress(results: Path) -> str:
     unfinished = [run for _, skipped in found for run in skipped]
     statuses = [run.status for run in complete] + [run.status for run in unfinished if run.status is not None]
     there = {(status.recipe, status.seed) for status in statuses}
-    waiting = [key for key in _ordered(results) if key not in there]
-    if not (there or waiting or unfinished):
+    ordered = [key for key in _ordered(results) if key not in there]
+    without_trace = {key: why for key, why in read_failures(results).items() if key not in there}
+    if not (there or ordered or unfinished or without_trace):
         raise ResultsError(f"no runs in {results}; `alignbench run RECIPE` makes one")
     rows = [_complete(run) for run in complete]
     rows += [_unfinished(run) for run in unfinished]
-    rows += [[name, str(seed), "waiting", "", "", ""] for name, seed in waiting]
+    rows += [_ordered_row(folders, *key) for key in ordered if key not in without_trace]
+    rows += [[name, str(seed), "failed", "", "", ""] for name, seed in without_trace]
     states = [row[2] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     failed = [f"{run.path}: {run.reason}" for run in unfinished if _state(run, _progress(run)) in ("failed", "damaged")]
+    failed += [f"{name}, seed {seed}: {why}" for (name, seed), why in without_trace.items()]
     header = ["recipe", "seed", "state", "where", "at", "time left"]
     return table(Section("runs", counts, header, sorted(rows, key=lambda row: (row[0], int(row[1] or 0))), failed))
 
@@ -50,6 +54,11 @@ def _ordered(results: Path) -> Iterator[tuple[str, int]]:
     """Yields the runs that commands under way have ordered."""
     for path in sorted((results / layout.JOBS).glob("*/*/seed*")):
         yield path.parent.name, int(path.name.removeprefix("seed"))
+
+
+def _ordered_row(folders: Sequence[Path], name: str, seed: int) -> list[str]:
+    away = any(is_locked(layout.away_path(layout.run_path(folder, name, seed))) for folder in folders)
+    return [name, str(seed), *(("running", "a machine that does not see it") if away else ("waiting", "")), "", ""]
 
 
 def _complete(run: StoredRun) -> list[str]:
@@ -78,7 +87,7 @@ def _state(run: SkippedRun, progress: Mapping[str, Any]) -> str:
     if run.status.state != "running":
         return run.status.state
     fresh = time.time() - progress.get("time", 0.0) < _FRESH
-    return "running" if is_locked(layout.lock_path(_final(run.path))) or fresh else "interrupted"
+    return "running" if is_held(_final(run.path)) or fresh else "interrupted"
 
 
 def _final(partial: Path) -> Path:

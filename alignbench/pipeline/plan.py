@@ -93,15 +93,23 @@ def plan(recipes: Sequence[LoadedRecipe]) -> list[Planned]:
     return list(planned.values())
 
 
+def upstream_of(planned: Planned) -> dict[Key, Planned]:
+    """Returns the runs that a run builds on, with those that they build on."""
+    found: dict[Key, Planned] = {}
+    for one in planned.upstream.values():
+        found |= {one.key: one, **upstream_of(one)}
+    return found
+
+
 def on_the_way(planned: Mapping[Key, Planned]) -> dict[Key, int]:
     """Returns how much there is to do from each run on to the last of those that build on it, by the longest way.
 
     A rough measure, to begin first what others will be waiting for: texts that training reads.
     """
     ways: dict[Key, int] = {}
-    for key, one in reversed(planned.items()):  # what builds on a run stands behind it
-        ways[key] = ways.get(key, 0) + _effort(one.recipe)
-        for other in one.upstream.values():
+    for key in reversed(list(planned)):  # what builds on a run stands behind it
+        ways[key] = ways.get(key, 0) + _effort(planned[key].recipe)
+        for other in planned[key].upstream.values():
             ways[other.key] = max(ways.get(other.key, 0), ways[key])
     return ways
 
@@ -111,7 +119,7 @@ def _effort(recipe: Recipe) -> int:
     method = recipe.method
     if not method.facts.trains:
         return 1
-    passes = getattr(method, "ppo_epochs", None) or getattr(method, "epochs", 1)
+    passes: int = getattr(method, "ppo_epochs", getattr(method, "epochs", 1))
     return 1 + recipe.budget.completions * (1 + passes)
 
 

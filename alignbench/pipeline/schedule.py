@@ -11,8 +11,9 @@ from time import sleep
 from alignbench.errors import AlignbenchError
 from alignbench.pipeline.executors.base import Ended, Executor, Order
 from alignbench.pipeline.plan import Key, Outcome, folder, on_the_way
-from alignbench.results.layout import lock_path, run_path
-from alignbench.results.lock import is_locked
+from alignbench.results.failures import forget_failure, record_failure
+from alignbench.results.layout import run_path
+from alignbench.results.lock import is_held
 from alignbench.runtime import distributed
 
 logger = logging.getLogger(__name__)
@@ -76,11 +77,12 @@ class Schedule:
             failed = [one for one in needed if one in self._outcomes and self._outcomes[one].state == "failed"]
             if failed:
                 error = AlignbenchError(f"not run: {failed[0][0]} (seed {failed[0][1]}), which it builds on, failed")
-                self._outcomes[key] = Outcome(*key, "failed", error=error)
                 self._waiting.remove(key)
+                self._give_up(key, Ended("failed", error=error))
             elif all(one in self._outcomes for one in needed) and self._executor.has_room() and not self._is_held(key):
                 self._tries[key] += 1
                 self._waiting.remove(key)
+                forget_failure(self._order.results, *key)
                 self._executor.submit(key)
                 self._under_way.add(key)
 
@@ -89,7 +91,7 @@ class Schedule:
         if distributed.world_size() > 1:  # each of them would have to see it
             return False
         recipe = self._order.planned[key].recipe
-        held = is_locked(lock_path(run_path(folder(recipe, self._order.results), *key)))
+        held = is_held(run_path(folder(recipe, self._order.results), *key))
         if held and key not in self._held:
             logger.info("%s, seed %d: another process has it; it is waited for", *key)
             self._held.add(key)
@@ -101,11 +103,17 @@ class Schedule:
         if ended.state in ("done", "kept"):
             self._outcomes[key] = Outcome(*key, ended.state, ended.path)
         elif ended.state == "held":
+            self._tries[key] -= 1  # nothing was tried
             self._waiting.append(key)
         elif ended.state == "failed" and may_retry:
             logger.warning("%s, seed %d: %s; tried again from its last checkpoint", *key, ended.error)
             self._waiting.append(key)
         elif ended.state == "failed":
-            self._outcomes[key] = Outcome(*key, "failed", ended.path, ended.error)
+            self._give_up(key, ended)
             if distributed.world_size() > 1:
                 self._waiting.clear()
+
+    def _give_up(self, key: Key, ended: Ended) -> None:
+        self._outcomes[key] = Outcome(*key, "failed", ended.path, ended.error)
+        if distributed.rank() == 0:
+            record_failure(self._order.results, *key, str(ended.error))

@@ -15,6 +15,8 @@ ARTIFACT = "artifact"
 CHECKPOINTS = "checkpoints"
 PROGRESS_FILE = "progress.json"
 JOBS = ".jobs"
+FAILED = "failed"
+"""The folder within it that says why runs failed of which nothing was left."""
 PROFILE = "profile"
 """Where a trace of training goes."""
 EVALUATIONS = "evaluations"
@@ -52,6 +54,11 @@ def lock_path(run: Path) -> Path:
     """Returns the lock file of a run, given its complete or its partial directory."""
     name = run.name.removeprefix(".").removesuffix(".partial")
     return run.parent / f".{name}.lock"
+
+
+def away_path(run: Path) -> Path:
+    """Returns the lock file of a run that is carried out by a machine that does not see it, as `lock_path`."""
+    return lock_path(run).with_suffix(".away")
 
 
 def evaluation_path(run: Path, protocol: str, step: int | None = None, number: int = 1) -> Path:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from alignbench.errors import RunExistsError
+from alignbench.results import layout
 
 
 class RunHeldError(RunExistsError):
@@ -52,6 +53,11 @@ def is_locked(path: Path) -> bool:
     free = _take(descriptor)
     os.close(descriptor)
     return not free
+
+
+def is_held(run: Path) -> bool:
+    """True while a process writes a run, or has sent it to a machine that does not see it."""
+    return is_locked(layout.lock_path(run)) or is_locked(layout.away_path(run))
 
 
 def _take(descriptor: int) -> bool:

@@ -10,6 +10,7 @@ from alignbench.cli import main
 from alignbench.comparison.progress_table import render_progress
 from alignbench.errors import ResultsError
 from alignbench.results import layout
+from alignbench.results.failures import forget_failure, record_failure
 from alignbench.results.lock import RunLock
 
 _RUNS = Path(__file__).parents[1] / "golden" / "results" / "v1_november"
@@ -87,6 +88,28 @@ def test_a_failed_run_says_why(results):
     said = " ".join(render_progress(results).split())
     assert "failed" in said
     assert "the loss is nan" in said
+
+
+def test_a_run_that_is_where_nobody_sees_it_is_running(results):
+    (results / "dpo").mkdir()
+    lock = RunLock(layout.away_path(results / "dpo" / "seed7"))
+    assert lines(results)["dpo", "7"].split()[2:] == ["running", "a", "machine", "that", "does", "not", "see", "it"]
+    lock.release()
+    assert lines(results)["dpo", "7"].split()[2] == "waiting"
+
+
+def test_runs_of_which_nothing_was_left_have_failed_and_say_why(tmp_path):
+    record_failure(tmp_path / "results", "dpo", 3, "too few prompts")
+    assert not (tmp_path / "results").exists()  # a mistake makes no folder
+    (tmp_path / "results").mkdir()
+    record_failure(tmp_path / "results", "dpo", 3, "too few prompts")
+    assert lines(tmp_path / "results")["dpo", "3"].split()[2] == "failed"
+    assert "dpo, seed 3: too few prompts" in " ".join(render_progress(tmp_path / "results").split())
+    forget_failure(tmp_path / "results", "dpo", 3)
+    assert list((tmp_path / "results").iterdir()) == []
+    forget_failure(tmp_path / "results", "dpo", 3)  # nothing is there to forget
+    with pytest.raises(ResultsError, match="no runs in"):
+        render_progress(tmp_path / "results")
 
 
 def test_nothing_there(tmp_path):

@@ -12,6 +12,7 @@ from alignbench.pipeline.plan import plan
 from alignbench.pipeline.schedule import Schedule
 from alignbench.recipe.loading import load
 from alignbench.results import layout
+from alignbench.results.failures import read_failures
 from alignbench.results.lock import RunLock
 
 
@@ -144,6 +145,30 @@ def test_a_run_that_was_taken_in_between_is_waited_for_too(order):
     executor = Scripted({"base": [Ended("held"), Ended("kept", Path("base"))]})
     assert carried_out(order, executor)["base"].state == "kept"
     assert executor.begun.count("base") == 2
+
+
+def test_a_run_that_was_taken_in_between_has_all_its_tries_left(order):
+    executor = Scripted({"base": [Ended("held"), DIED, Ended("done", Path("base"))]})
+    assert carried_out(order, executor, retries=1)["base"].state == "done"
+
+
+def test_a_run_that_another_process_has_sent_away_is_waited_for(order, monkeypatch):
+    path = layout.run_path(order.results, "base", 0)
+    path.parent.mkdir(parents=True)
+    lock = RunLock(layout.away_path(path))
+    monkeypatch.setattr(schedule, "sleep", lambda _: lock.release())
+    executor = Scripted()
+    carried_out(order, executor)
+    assert executor.begun[-1] == "base"
+
+
+def test_why_a_run_failed_is_kept_until_it_begins_again(order):
+    order.results.mkdir()
+    carried_out(order, Scripted({"reward_model": [Ended("failed", error=UsageError("no such label"))]}))
+    not_run = "not run: reward_model (seed 0), which it builds on, failed"
+    assert read_failures(order.results) == {("ppo_learned_reward", 0): not_run, ("reward_model", 0): "no such label"}
+    carried_out(order, Scripted())
+    assert read_failures(order.results) == {}
 
 
 def test_an_interrupt_lets_what_is_under_way_end_and_begins_nothing_more(order):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Self
 
@@ -24,7 +25,9 @@ from alignbench.runtime import logs, progress, stopping
 
 _IS_FORKED = sys.platform == "linux"
 """Elsewhere libraries do not stand it: each worker loads them for itself."""
-_PROCESSES = multiprocessing.get_context("forkserver" if _IS_FORKED else "spawn")
+_PROCESSES: ForkServerContext | SpawnContext = (
+    multiprocessing.get_context("forkserver") if _IS_FORKED else multiprocessing.get_context("spawn")
+)
 _LOADED = ("alignbench.pipeline.execute", "transformers.generation.utils", "transformers.modeling_utils", "pandas")
 """What every run needs of our code and of libraries, seconds of it: loaded once, for all workers."""
 

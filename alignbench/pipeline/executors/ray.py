@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
-from alignbench.errors import AlignbenchError, UsageError
+from alignbench.errors import AlignbenchError, ResultsError, UsageError
+from alignbench.pipeline.executors import travel
 from alignbench.pipeline.executors.base import Ended, Order
-from alignbench.pipeline.executors.work import Work, carry_out, written
-from alignbench.pipeline.plan import Key
+from alignbench.pipeline.executors.work import UnseenError, Work, carry_out, written
+from alignbench.pipeline.plan import Key, upstream_of
+from alignbench.results import layout
+from alignbench.results.lock import RunHeldError, RunLock
+
+logger = logging.getLogger(__name__)
 
 
 class RayExecutor:
@@ -20,7 +26,7 @@ class RayExecutor:
         """Submits none yet.
 
         Args:
-            order: What to run; its results directory is on a file system that all nodes see.
+            order: What to run. Where a node does not see its results directory, runs are sent there and come back.
             n_at_once: Tasks at a time; None: all that can begin.
             options: `address` of the cluster (else RAY_ADDRESS, else one on this machine), and what a task is given:
                 `num_cpus` (1), `num_gpus`, `resources`.
@@ -40,12 +46,19 @@ class RayExecutor:
                 ray.init(address=address, log_to_driver=True, include_dashboard=False)
             threads = str(max(1, int(settings.setdefault("num_cpus", 1))))
             environment = {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}}
-            self._task = ray.remote(carry_out).options(max_retries=0, runtime_env=environment, **settings)
+            self._task = ray.remote(travel.carry_out).options(max_retries=0, runtime_env=environment, **settings)
         except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(f"executor ray: {error}") from None
         self._order, self._n = order, n_at_once
         self._works: Mapping[Key, Work] = {}
         self._tasks: dict[Any, Key] = {}
+        self._ended_at_once: list[tuple[Key, Ended]] = []
+        self._away: dict[Key, RunLock] = {}
+        """Runs that have been sent where nobody sees them."""
+        self._sends = False
+        """True once a node was met that does not see the results directory."""
+        self._complete: dict[Key, Any] = {}
+        """Runs that others take along, as objects of Ray."""
         self._open = ExitStack()
 
     def has_room(self) -> bool:
@@ -54,19 +67,60 @@ class RayExecutor:
 
     def submit(self, key: Key) -> None:
         """Hands a task to the cluster."""
-        self._tasks[self._task.remote(self._works[key])] = key
+        work = self._works[key]
+        if self._sends and work.final.exists() and not work.force:
+            self._ended_at_once.append((key, carry_out(work)))
+        elif self._sends:
+            try:
+                work.final.parent.mkdir(parents=True, exist_ok=True)
+                self._away[key] = RunLock(layout.away_path(work.final))
+            except RunHeldError as error:
+                self._ended_at_once.append((key, Ended("held", error=error)))
+            else:
+                self._tasks[self._task.remote(work, *self._luggage(key))] = key
+        else:
+            self._tasks[self._task.remote(work)] = key
+
+    def _luggage(self, key: Key) -> list[Any]:
+        """What a run takes along; what several take along is handed to Ray once."""
+        needed = upstream_of(self._order.planned[key])
+        for one in needed:
+            if one not in self._complete:
+                self._complete[one] = self._ray.put(travel.of_complete(self._works[one]))
+        return [travel.of_own(self._works[key]), *(self._complete[one] for one in needed)]
 
     def wait(self, seconds: float) -> Sequence[tuple[Key, Ended]]:
         """Returns what has ended; of a node or a worker that has died, the run it was at."""
-        done, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=seconds)
-        return [(self._tasks.pop(task), self._ended(task)) for task in done]
+        ended, self._ended_at_once = self._ended_at_once, []
+        if self._tasks:
+            done, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=0 if ended else seconds)
+            for task in done:
+                key = self._tasks.pop(task)
+                one = self._result(task, key)
+                if isinstance(one.error, UnseenError) and not self._sends:
+                    logger.info("%s: runs are sent there, and come back", one.error)
+                if isinstance(one.error, UnseenError):
+                    self._sends = True
+                    self.submit(key)
+                else:
+                    ended.append((key, one))
+        return ended
 
-    def _ended(self, task: Any) -> Ended:
+    def _result(self, task: Any, key: Key) -> Ended:
+        """What became of a run, which is here then."""
+        lock = self._away.pop(key, None)
         try:
-            ended: Ended = self._ray.get(task)
+            ended: Ended
+            ended, luggage = self._ray.get(task)
+            travel.take_back(luggage, self._works[key])
         except self._ray.exceptions.RayError as error:
             first = str(error).strip().partition("\n")[0]
             return Ended("failed", error=AlignbenchError(f"its task died: {first}"), may_retry=True)
+        except OSError as error:
+            return Ended("failed", error=ResultsError(f"it came back, and cannot be stored: {error}"))
+        finally:
+            if lock is not None:
+                lock.release()
         return ended
 
     def stop(self, *, at_once: bool) -> None:
@@ -80,6 +134,8 @@ class RayExecutor:
 
     def __exit__(self, *_: object) -> None:
         self.stop(at_once=True)
+        for lock in self._away.values():
+            lock.release()
         if self._is_ours:
             self._ray.shutdown()
         self._open.close()

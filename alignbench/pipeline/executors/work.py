@@ -4,30 +4,61 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, UsageError
 from alignbench.pipeline.executors.base import Ended, Order
-from alignbench.pipeline.plan import Key
+from alignbench.pipeline.plan import Key, folder
 from alignbench.results import layout
 from alignbench.results.files import write_atomically
+
+_TOKEN = "here"
+"""A file that lies where the results directory is the one of the command."""
+
+
+class UnseenError(UsageError):
+    """The results directory of the command is not seen on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """A run to carry out: its resolved recipe, with those that it builds on beside it, and where results go."""
 
+    key: Key
     recipe: Path
     results: Path
+    place: Path
+    """The folder of the results directory that the run belongs to: that of trials is another."""
     run_hash: str
     is_tuned: bool
     """True where a sweep has selected its settings, which it is charged with."""
     force: bool
     profile: bool
+
+    @property
+    def final(self) -> Path:
+        """Where the run is when it is complete."""
+        return layout.run_path(self.place, *self.key)
+
+    @property
+    def partial(self) -> Path:
+        """Where it is until then."""
+        return layout.partial_path(self.place, *self.key)
+
+    @property
+    def tuning(self) -> Path:
+        """The record of its sweep."""
+        return layout.tuning_path(self.results, self.key[0])
+
+    @property
+    def is_seen(self) -> bool:
+        """True where this machine sees the results directory of the command."""
+        return (self.recipe.parents[2] / _TOKEN).exists()
 
 
 @contextmanager
@@ -37,17 +68,22 @@ def written(order: Order) -> Iterator[Mapping[Key, Work]]:
     They lie as those of runs do, so that each is found by what builds on it.
     """
     results = order.results.absolute()
-    folder = results / layout.JOBS / f"{os.getpid()}-{time.time_ns()}"
+    ordered = results / layout.JOBS / f"{os.getpid()}-{time.time_ns()}"
     works = {}
     for key, one in order.planned.items():
-        file = layout.run_path(folder, *key) / layout.RECIPE_FILE
+        file = layout.run_path(ordered, *key) / layout.RECIPE_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, one.recipe.to_yaml())
-        works[key] = Work(file, results, one.run_hash, key[0] in order.tuning, order.forces(key), order.profile)
+        works[key] = Work(
+            key, file, results, folder(one.recipe, results), one.run_hash, is_tuned=key[0] in order.tuning,
+            force=order.forces(key), profile=order.profile,
+        )  # fmt: skip
+    ordered.mkdir(parents=True, exist_ok=True)
+    (ordered / _TOKEN).touch()
     try:
         yield works
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(ordered, ignore_errors=True)
 
 
 def carry_out(work: Work) -> Ended:
@@ -58,11 +94,14 @@ def carry_out(work: Work) -> Ended:
     from alignbench.results.schema import TuningFile, read_record
 
     try:
+        if not work.recipe.exists():
+            raise UnseenError(
+                f"{work.results}: not seen on {socket.gethostname()}; expected a file system that all share"
+            )
         planned = plan(load([str(work.recipe)]))[-1]
         if planned.run_hash != work.run_hash:
             raise AlignbenchError(f"{work.recipe}: reads as another run here; is alignbench of the same version there?")
-        name = planned.recipe.name
-        tuning = read_record(layout.tuning_path(work.results, name), TuningFile) if work.is_tuned else None
+        tuning = read_record(work.tuning, TuningFile) if work.is_tuned else None
         return ended(planned, work.results, tuning, force=work.force, profile=work.profile)
     except AlignbenchError as error:
         return Ended("failed", error=error)
