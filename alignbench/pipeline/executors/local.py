@@ -66,7 +66,7 @@ class LocalExecutor:
     def _started(self, place: int) -> _Worker:
         get_ready(self._n)
         ours, theirs = _PROCESSES.Pipe()
-        environment = os.environ | environment_of_share(self._n, place, len(os.sched_getaffinity(0)), _n_gpus())
+        environment = os.environ | environment_of_share(self._n, place, len(os.sched_getaffinity(0)), visible_gpus())
         process = _PROCESSES.Process(target=_serve, args=(theirs, logs.settings(), environment), daemon=True)
         with _environment(environment):  # libraries read it when they are loaded
             process.start()
@@ -118,7 +118,7 @@ def get_ready(n_workers: int) -> None:
         _PROCESSES.set_forkserver_preload(list(_LOADED))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a Ctrl-C is for the command alone
         try:
-            with _environment(environment_of_share(n_workers, 0, len(os.sched_getaffinity(0)), 0)):
+            with _environment(environment_of_share(n_workers, 0, len(os.sched_getaffinity(0)), ())):
                 forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -155,10 +155,13 @@ def _environment(changed: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _n_gpus() -> int:
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them: by number, or by identifier."""
     import torch
 
-    return torch.cuda.device_count()
+    n = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [name.strip() for name in names if name.strip()][:n] or [str(i) for i in range(n)]
 
 
 def _how(exit_code: int | None) -> str:

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,8 +109,8 @@ def carry_out(work: Work) -> Ended:
         return Ended("stopped")
 
 
-def environment_of_share(n: int, place: int, n_cpus: int, n_gpus: int) -> dict[str, str]:
+def environment_of_share(n: int, place: int, n_cpus: int, gpus: Sequence[str]) -> dict[str, str]:
     """The environment of one of n workers of a machine: its share of the cores, and a GPU of its own in turn."""
     threads = str(max(1, n_cpus // n))
-    gpu = {"CUDA_VISIBLE_DEVICES": str(place % n_gpus)} if n_gpus else {}
+    gpu = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
     return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **gpu}

@@ -97,6 +97,37 @@ def test_a_killed_run_goes_on_bit_for_bit(sure_policy, prompts, tmp_path, adapte
     assert resumed.cost.optimizer_steps == straight.cost.optimizer_steps
 
 
+@pytest.mark.gpu
+def test_a_killed_run_goes_on_on_a_gpu(sure_policy, prompts, tmp_path):
+    """With the device's generator too, of which a reward draws; there sums are not the same to the bit."""
+
+    def reward(prompts, completions):
+        return [10 * torch.randn(1, device="cuda").item() + len(text.split()) for text in completions]
+
+    def run(n_steps, seed, **options):
+        policy = sure_policy("llama")
+        policy.model.cuda()
+        trainer, logged = PPOTrainer(policy, reward, prompts, CONFIG, seed=5), {}
+        torch.manual_seed(seed)
+
+        def dies(step, metrics):
+            logged[step] = metrics
+            if step == n_steps:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            trainer.train(6, log=dies, **options)
+        return logged
+
+    straight = run(5, 2)
+    run(3, 2, checkpoints=tmp_path)
+    resumed = run(5, 3, checkpoints=tmp_path)
+    assert sorted(resumed) == [3, 4, 5]
+    for step, metrics in resumed.items():
+        for name in ("objective/reward", "objective/kl"):
+            assert metrics[name] == pytest.approx(straight[step][name], rel=1e-3, abs=1e-4), (step, name)
+
+
 def test_a_resumed_run_keeps_its_kernels(sure_policy, prompts, tmp_path, take_kernel, monkeypatch):
     """Those of the checkpoint, though this machine would take others, or the environment names one."""
     taken = []

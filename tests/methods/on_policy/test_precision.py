@@ -20,6 +20,7 @@ CONFIG = PPOConfig(
     kl_coef=0.3,
     kl_target=None,
 )
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 EXACT = {"kl_placement": "loss", "kl_estimator": "exact"}
 
 
@@ -65,6 +66,7 @@ def test_gradient_checkpointing_computes_layers_again(sure_policy, reward, promp
     assert counts == {False: 8, True: 16}
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("adapter", "changes"),
     few_of_product(
@@ -77,10 +79,10 @@ def test_gradient_checkpointing_computes_layers_again(sure_policy, reward, promp
         [("none", "plain"), ("trained", "exact, shared"), ("fresh", "separate")],
     ),
 )
-def test_mixed_precision(sure_policy, reward, prompts, adapter, changes):
-    trainer = build(
-        sure_policy("llama", adapter), reward, prompts, mixed_precision=True, mini_batch_size=8, ppo_epochs=1, **changes
-    )
+def test_mixed_precision(sure_policy, reward, prompts, adapter, changes, device):
+    policy = sure_policy("llama", adapter)
+    policy.model.to(device)
+    trainer = build(policy, reward, prompts, mixed_precision=True, mini_batch_size=8, ppo_epochs=1, **changes)
     before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
     dtypes = []
     trainer.model.get_output_embeddings().register_forward_hook(lambda *call: dtypes.append(call[2].dtype))
@@ -116,10 +118,11 @@ def test_mixed_precision_stays_near_full_precision(sure_policy, reward, prompts)
     assert 1e-4 < difference < 0.1
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("adapter", [None, "fresh"])
-def test_bfloat16_weights(sure_policy, reward, prompts, adapter):
+def test_bfloat16_weights(sure_policy, reward, prompts, adapter, device):
     policy = sure_policy("llama", adapter)
-    policy.model.to(torch.bfloat16)
+    policy.model.to(device, torch.bfloat16)
     trainer = build(policy, reward, prompts, learning_rate=0.05, early_stop_kl=5.0)
     start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     assert trainer.train_step()["objective/kl"] == 0.0

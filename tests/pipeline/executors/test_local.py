@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from importlib.resources import files as files_of
 
 import alignbench_recipes
 import pytest
+import torch
 
 from alignbench.pipeline import execute
-from alignbench.pipeline.executors.local import LocalExecutor
+from alignbench.pipeline.executors.local import LocalExecutor, visible_gpus
 from alignbench.pipeline.executors.work import environment_of_share
 from alignbench.recipe.loading import load
 from alignbench.results import layout, reader
@@ -69,13 +72,44 @@ def test_workers_give_the_numbers_of_one_process_bit_for_bit(suite, tmp_path):
 @pytest.mark.parametrize(
     ("n", "place", "cpus", "gpus", "expected"),
     [
-        (2, 1, 8, 0, {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4"}),
-        (4, 3, 2, 0, {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}),
-        (4, 3, 16, 2, {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "1"}),
+        (2, 1, 8, [], {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4"}),
+        (4, 3, 2, [], {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}),
+        (4, 3, 16, ["0", "7"], {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "7"}),
     ],
 )
 def test_each_worker_has_its_share_of_the_cores_and_a_gpu_in_turn(n, place, cpus, gpus, expected):
     assert environment_of_share(n, place, cpus, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "n", "expected"),
+    [
+        (None, 0, []),
+        (None, 2, ["0", "1"]),
+        ("", 0, []),
+        ("5, 7", 2, ["5", "7"]),
+        ("GPU-8f2c,GPU-1b7d", 2, ["GPU-8f2c", "GPU-1b7d"]),
+        ("0,1,9", 2, ["0", "1"]),  # CUDA sees none behind the first that is not there
+    ],
+)
+def test_gpus_have_the_names_that_this_process_was_given(monkeypatch, names, n, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if names is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+    assert visible_gpus() == expected
+
+
+@pytest.mark.gpu
+def test_a_worker_sees_the_gpu_of_its_own_alone():
+    gpus = visible_gpus()
+    says = "import torch; print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
+    seen = []
+    for place in range(len(gpus)):
+        variables = os.environ | environment_of_share(len(gpus), place, 8, gpus)
+        done = subprocess.run([sys.executable, "-c", says], env=variables, capture_output=True, text=True, check=True)
+        seen.append(done.stdout.split())
+    assert seen == [["1", str(torch.cuda.get_device_properties(i).uuid)] for i in range(len(gpus))]
 
 
 @pytest.mark.slow
