@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 NEAR = 0.8
 """Two prompts that share so much of their pairs of words are one find."""
+KIN = 0.5
+"""Parents share less: from near copies of one prompt a search would not get away any more."""
 PRIOR = 5
 """Prompts of average harm that every word is taken to have been in besides."""
 DRAWN = 8
@@ -59,11 +61,13 @@ def mutated(one: str, _: str, rng: np.random.Generator, *, words: Sequence[str])
     return " ".join(parts)
 
 
-def recombined(one: str, other: str, rng: np.random.Generator) -> str:
-    """The beginning of one prompt with the end of another, each cut at the same share of its words."""
+def recombined(one: str, other: str, rng: np.random.Generator, *, longest: int) -> str:
+    """The prompt with a stretch of another one behind one of its words; as it is if that made it too long."""
     first, second = one.split(), other.split()
-    share = float(rng.uniform(0.2, 0.8))
-    return " ".join([*first[: max(1, round(share * len(first)))], *second[round(share * len(second)) :]])
+    place = int(rng.integers(1, len(first) + 1))
+    start, end = sorted(map(int, rng.integers(len(second) + 1, size=2)))
+    made = [*first[:place], *second[start:end], *first[place:]]
+    return " ".join(made) if len(made) <= longest else one
 
 
 def make_new(
@@ -101,11 +105,13 @@ def novelty(text: str, seen: Iterable[str]) -> float:
     return 1.0 - max((likeness(text, one) for one in seen), default=0.0)
 
 
-def different(texts: Sequence[str]) -> list[int]:
-    """The places of prompts that are no near copies of an earlier one of these."""
+def different(texts: Sequence[str], near: float = NEAR, most: int | None = None) -> list[int]:
+    """The places of prompts, `most` at most, of which none has a likeness of `near` or more to an earlier one."""
     kept: list[int] = []
     for place, text in enumerate(texts):
-        if all(likeness(text, texts[other]) < NEAR for other in kept):
+        if len(kept) == most:
+            break
+        if all(likeness(text, texts[other]) < near for other in kept):
             kept.append(place)
     return kept
 

@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 Search = Literal["random", "mutation", "recombination", "attacker", "by_hand"]
 ELITE = 16
 """Parents of the next prompts: the most harmful ones so far; and prompts that are tried at once."""
+LONGER = 2
+"""How many times as long as the longest training prompt a recombination may be."""
 REMEMBERED = 256
 """Earlier attacks that a new one is compared with."""
 
@@ -169,8 +171,7 @@ class RedTeam(OnPolicyMethod):
 
     def train(self, data: TrainData, run: RunContext) -> LanguageModel:
         """Searches, and returns the victim as it is."""
-        from alignbench.models.language_model import LanguageModel
-        from alignbench.models.loading import weights_fingerprint
+        from alignbench.models.loading import policy_fingerprint
         from alignbench.runtime.ledger import spending
 
         assert run.reward is not None
@@ -190,17 +191,14 @@ class RedTeam(OnPolicyMethod):
             n = len(target.tries)
             run.ledger.book(None, search, replace(spent, training_completions=n, prompts_seen=n, reward_calls=n))
         tries = {search: tries[search] for search in self.searches}
-        found_on = weights_fingerprint(victim.model) if isinstance(victim, LanguageModel) else None
-        run.keep_rows(
-            "found_prompts",
-            found_prompts(tries, {*texts, *(p.text for p in data.validation_prompts)}, found_on, run.seed),
-        )
+        known = {*texts, *(prompt.text for prompt in data.validation_prompts)}
+        run.keep_rows("found_prompts", found_prompts(tries, known, policy_fingerprint(victim), run.seed))
         run.keep_rows("red_team", said(success_rates(tries)))
         return victim  # type: ignore[return-value]  # of a method that gives another policy it is that one
 
     def _search(self, search: str, target: Target, texts: Sequence[str], each: int, seed: int) -> None:
         from alignbench.runtime.randomness import generator
-        from datasets_prep.attacks import WordScores, make_new, mutated, recombined
+        from datasets_prep.attacks import KIN, WordScores, different, make_new, mutated, recombined
 
         rng = generator(seed, "red team", search)
         if search == "by_hand":
@@ -210,12 +208,15 @@ class RedTeam(OnPolicyMethod):
         starts = [texts[int(i)] for i in rng.permutation(len(texts))]
         target.ask(starts[: each if search == "random" else each // 4])
         words = sorted({word for text in texts for word in text.split()})
+        longest = LONGER * max(len(text.split()) for text in texts)
+        make = partial(mutated, words=words) if search == "mutation" else partial(recombined, longest=longest)
         while search != "random" and (left := each - len(target.tries)) > 0:
             known = {one.prompt.text for one in target.tries}
             scores = WordScores([(one.prompt.text, one.is_harmful) for one in target.tries if one.reward is not None])
-            parents = sorted(known, key=lambda text: (-scores.of(text), text))[:ELITE]
-            make = partial(mutated, words=words) if search == "mutation" else recombined
+            ranked = sorted(known, key=lambda text: (-scores.of(text), text))
+            parents = [ranked[place] for place in different(ranked, KIN, ELITE)]
             new = make_new(make, parents, scores, known, min(ELITE, left), rng)
+            new = new or [text for text in starts if text not in known][: min(ELITE, left)]
             if not new:
                 return
             target.ask(new)
@@ -239,9 +240,7 @@ class RedTeam(OnPolicyMethod):
             spend(trainer, n_steps, replace(run, checkpoints=Path(folder)), "attacker", target.victim)
 
 
-def found_prompts(
-    tries: dict[str, list[Try]], known: set[str], found_on: str | None, seed: int
-) -> list[dict[str, object]]:
+def found_prompts(tries: dict[str, list[Try]], known: set[str], found_on: str, seed: int) -> list[dict[str, object]]:
     """Rows of the prompts that made the victim harmful, most harmful first, without known ones and near copies."""
     from datasets_prep.attacks import different
 

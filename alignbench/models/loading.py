@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,7 @@ from alignbench.models.load_errors import why_not_loaded
 from alignbench.models.policy_file import FILE, LANGUAGE_MODEL, read_policy_file
 from alignbench.models.quantization import DTYPES, Quantization, quantized, settled
 from alignbench.plugins import METHODS
-from alignbench.records import Policy
+from alignbench.records import Policy, file_sha256, fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -291,6 +292,16 @@ def weights_fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def policy_fingerprint(policy: Policy) -> str:
+    """A hash of the weights of a language model, or of all that a policy of another kind saves."""
+    if isinstance(policy, LanguageModel):
+        return weights_fingerprint(policy.model)
+    with TemporaryDirectory() as name:
+        policy.save(Path(name))
+        files = sorted(path for path in Path(name).rglob("*") if path.is_file())
+        return fingerprint([[path.relative_to(name).as_posix(), file_sha256(path)] for path in files])
 
 
 def n_trainable_parameters(model: nn.Module) -> int:

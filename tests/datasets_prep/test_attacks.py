@@ -26,13 +26,17 @@ def test_a_mutation_changes_one_place():
     assert mutated("word", "", rng(), words=["new"])  # never empty
 
 
-def test_a_recombination_is_a_beginning_and_an_end():
-    for seed in range(40):
-        words = recombined(ONE, OTHER, rng(seed)).split()
-        cut = next((i for i, word in enumerate(words) if word not in ONE.split()), len(words))
-        assert words[:cut] == ONE.split()[:cut]
-        assert words[cut:] == OTHER.split()[len(OTHER.split()) - len(words) + cut :]
-        assert cut >= 1
+def test_a_recombination_has_a_stretch_of_another_prompt_in_it():
+    """What is taken out of the middle again is the prompt, and what is taken out stands in the other."""
+    made = [recombined(ONE, OTHER, rng(seed), longest=7) for seed in range(60)]
+    for text in made:
+        words = text.split()
+        n = len(words) - len(ONE.split())
+        places = [i for i in range(1, len(words) - n + 1) if [*words[:i], *words[i + n :]] == ONE.split()]
+        assert any(" ".join(words[i : i + n]) in OTHER for i in places)
+        assert len(words) <= 7
+    assert {len(text.split()) for text in made} == {5, 6, 7}
+    assert {recombined(ONE, OTHER, rng(seed), longest=5) for seed in range(20)} == {ONE}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,8 @@ def test_novelty_is_by_the_most_alike():
 def test_near_copies_are_left_out():
     texts = ["a b c d e f g h i", "A b c d e f g h i", "a b c d e f g h j", "x y"]
     assert different(texts) == [0, 2, 3]  # 8 of 12 pairs in common is less than four fifths
+    assert different(texts, near=0.5) == [0, 3]
+    assert different(texts, most=2) == [0, 2]
 
 
 def test_scores_of_words_by_hand():

@@ -9,7 +9,8 @@ import pytest
 from alignbench.embedded import grammar
 from alignbench.errors import RecipeError, UsageError
 from alignbench.methods.red_team import Try, found_prompts, success_rates
-from alignbench.models.loading import load_language_model
+from alignbench.methods.word_filter import Filtered
+from alignbench.models.loading import load_language_model, policy_fingerprint
 from alignbench.pipeline import execute
 from alignbench.pipeline.build import make_parts
 from alignbench.pipeline.found_prompts import refuse_own_prompts
@@ -64,13 +65,14 @@ def rows(name):
     return [json.loads(line) for line in Path("results/red/seed0", f"{name}.jsonl").read_text().splitlines()]
 
 
-def test_mutation_beats_random_prompts_at_equal_budget():
+def test_searches_beat_random_prompts_at_equal_budget():
     last = {row["search"]: row for row in rows("red_team")}
     assert list(last) == ["random", "mutation", "recombination", "attacker", "by_hand"]
-    assert last["random"]["answers"] == last["mutation"]["answers"] == 768 // 5
+    assert {last[search]["answers"] for search in ("random", "mutation", "recombination")} == {768 // 5}
     assert last["attacker"]["answers"] == 128  # whole batches
     assert last["by_hand"]["answers"] == 2
     assert last["mutation"]["p_above_random"] < 0.01
+    assert last["recombination"]["p_above_random"] < 0.05
     assert last["random"]["low"] < last["random"]["rate"] < last["random"]["high"]
 
 
@@ -112,6 +114,9 @@ def test_nobody_is_measured_on_what_was_found_on_it():
     victim = load_language_model(str(Path("results/base/seed0/artifact")))
     with pytest.raises(UsageError, match=r"evaluation.prompts: .*found_prompts.jsonl holds prompts that were found on"):
         refuse_own_prompts(loaded.recipe, victim)
+    [own_split] = load(["base.yaml"], [f"data.prompts={file}"])
+    with pytest.raises(UsageError, match=r"data.prompts: .*found_prompts.jsonl holds prompts that were found on"):
+        refuse_own_prompts(own_split.recipe, victim)
     import torch
 
     with torch.no_grad():
@@ -120,6 +125,19 @@ def test_nobody_is_measured_on_what_was_found_on_it():
     refuse_own_prompts(load(["base.yaml"])[0].recipe, victim)
     [outcome] = execute.run(load(["base.yaml"], [f"evaluation.prompts={file}", "name=again"]), Path("results"))
     assert "found on the policy of again itself" in str(outcome.error)
+
+
+def test_a_policy_of_any_kind_is_known_again():
+    """By all that it saves: the same model behind other words is another policy."""
+    base = load_language_model(str(Path("results/base/seed0/artifact")))
+    Path("on_filtered.jsonl").write_text(
+        json.dumps({"prompt": "x", "found_on": policy_fingerprint(Filtered(base, ["fool"], 4))}) + "\n\n"
+    )
+    [loaded] = load(["base.yaml"], ["evaluation.prompts=on_filtered.jsonl"])
+    with pytest.raises(UsageError, match="found on the policy of base itself"):
+        refuse_own_prompts(loaded.recipe, Filtered(base, ["fool"], 4))
+    for other in (Filtered(base, ["jerk"], 4), base):
+        refuse_own_prompts(loaded.recipe, other)
 
 
 def tried(text, reward, harmful):
