@@ -34,11 +34,19 @@ def test_the_directions_are_those_of_the_difference(states):
     assert abs(v[2, 1]) > 0.9
 
 
-def test_the_mean_of_all_text_is_no_direction(states):
+def test_the_way_of_all_text_is_no_direction(states):
+    """By eigenvectors, as an oracle: the first of H^T H of preferred text, then those of the difference without it."""
     rejected, preferred = states
-    mean = torch.cat((rejected, preferred)).mean(dim=0)
-    v = toxic_directions(rejected, preferred, 4)
-    assert (v.T @ (mean / mean.norm())).abs().max() < 1e-10
+    first = torch.linalg.eigh(preferred.T @ preferred)[1][:, -1]
+    mean = preferred.mean(dim=0)
+    assert abs(first @ (mean / mean.norm())) > 0.999
+    v = toxic_directions(rejected, preferred, 4)  # there are three
+    assert v.shape == (6, 3)
+    assert (v.T @ first).abs().max() < 1e-10
+    rest = torch.eye(6, dtype=torch.float64) - torch.outer(first, first)
+    difference = (rejected - preferred) @ rest
+    oracle = torch.linalg.eigh(difference.T @ difference)[1].flip(1)[:, :3]
+    assert torch.allclose(v @ v.T, oracle @ oracle.T, atol=1e-8)
     # Where the two sides differ along the mean alone, there is nothing to take out.
     along = preferred[:1].repeat(50, 1)
     assert toxic_directions(3 * along, along, 2).shape == (6, 0)
