@@ -15,6 +15,7 @@ CIVIL = ["toxicity", "severe_toxicity", "obscene", "identity_attack", "insult", 
 MENTIONED = ["male", "female", "gay", "christian", "jewish", "muslim", "black", "white", "mental_illness"]
 CLASSIFIERS = {
     "s-nlp": ("Roberta", ["neutral", "toxic"], None, "softmax"),
+    "r4-target": ("Roberta", ["nothate", "hate"], None, "softmax"),
     "toxic-bert": ("Bert", HARMS, "multi_label_classification", "sigmoid"),
     "unbiased-toxic": ("Roberta", [*CIVIL, *MENTIONED], "multi_label_classification", "sigmoid"),
 }
