@@ -42,9 +42,9 @@ def score(
 ) -> None:
     """Score the texts of FILE with a classifier, with the reward model of a run, or with any other scorer.
 
-    CLASSIFIER_OR_RUN is a hub id or a folder, a run's directory, or the settings of a judge as in a recipe, such as
-    '{classifier: MODEL, label: toxic}'. FILE is .jsonl, .json, .csv, .parquet, or .txt with a text a line. Each row
-    comes out with its score; null is a text that could not be scored.
+    CLASSIFIER_OR_RUN is a hub id or a folder, a run's directory, a preset such as s-nlp, or the settings of a judge as
+    in a recipe, such as '{classifier: MODEL, label: toxic}'. FILE is .jsonl, .json, .csv, .parquet, or .txt with a text
+    a line. Each row comes out with its score; null is a text that could not be scored.
     """
     from alignbench.pipeline.named_scorers import named_scorer
     from alignbench.pipeline.scoring import require_writable, scores_of, texts_of, write_scores

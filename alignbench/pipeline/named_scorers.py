@@ -64,17 +64,23 @@ def named_scorer(
     """Returns the scorer of a name.
 
     Args:
-        name: Hub id or folder of a classifier, the directory of a run, or settings in braces.
+        name: Hub id or folder of a classifier, the directory of a run, a preset, or settings in braces.
         device: Where it computes.
         label: The class whose probability is the score; of a classifier with one output its raw number.
         judge: Of a run of a policy, which of its judges.
-        text: What a classifier reads.
+        text: What a classifier reads; presets and settings say so themselves.
 
     Raises:
         UsageError: It cannot be told which scorer is meant.
         ModelError: It cannot be loaded.
     """
-    if name.lstrip().startswith("{"):
+    if name in PRESETS or name.lstrip().startswith("{"):
+        if label is not None or text != "completion":
+            option = "--text" if label is None else "--label"
+            raise UsageError(
+                f"{option}: got one beside {name}, expected none: a preset, and settings such as "
+                "{classifier: MODEL, label: toxic, text: chat}, say so themselves"
+            )
         return judge_scorer(judge_settings(name, "SCORER"), device)
     if (Path(name) / STATUS_FILE).is_file():
         return _of_run(read_run(Path(name)), device, judge)

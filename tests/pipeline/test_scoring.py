@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from alignbench.cli import main
+from alignbench.pipeline import named_scorers
 from alignbench.scorers.reward_model import load_reward_scorer
 
 TEXTS = ["you are stupid", "very nice", "the dog sings"]
@@ -74,6 +75,14 @@ def test_any_other_scorer_and_a_judge_of_a_run(recipe_folder, finished, texts, c
     )
 
 
+def test_a_preset(texts, checkpoints, monkeypatch):
+    """By its name alone, as in recipes: its label is not asked for."""
+    preset = {"classifier": str(checkpoints / "judge"), "label": "toxic"}
+    monkeypatch.setattr(named_scorers, "PRESETS", {"mine": preset})
+    assert call("mine", "t.txt", "--output", "p.csv").exit_code == 0
+    assert pd.read_csv("p.csv")["score"].tolist() == pytest.approx(probabilities(checkpoints / "judge", 1), abs=1e-6)
+
+
 def test_bad_input_is_one_clear_sentence(texts, checkpoints):
     Path("n.jsonl").write_text('{"response": 3}')
     for arguments, wanted in (
@@ -84,6 +93,8 @@ def test_bad_input_is_one_clear_sentence(texts, checkpoints):
         ((checkpoints / "judge", "n.jsonl", "--label", "toxic"), "column 'response' holds 3, expected a text"),
         ((checkpoints / "judge", "t.jsonl", "--output", "s.xlsx"), "expected a name that ends in .jsonl"),
         (("{lexicn: x}", "t.jsonl"), "SCORER: "),
+        (("s-nlp", "t.jsonl", "--label", "toxic"), "--label: got one beside s-nlp, expected none"),
+        (("{lexicon: w}", "t.jsonl", "--text", "chat"), "--text: got one beside {lexicon: w}, expected none"),
         (("./nowhere", "t.jsonl"), "./nowhere"),
     ):
         said = call(*arguments)
