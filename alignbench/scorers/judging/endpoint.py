@@ -7,6 +7,7 @@ environment variable, and what a server says is never repeated in words: it may 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -80,9 +82,11 @@ class EndpointModel:
         self._attempts, self._at_once, self._in_a_row = attempts, at_once, 0
         self._limit, self._temperature = "max_tokens", {"temperature": 0.0}
         self._endpoint, self._key_from = endpoint, key_from
+        self._key = _key_in(key_from, where)
         self._client = openai.OpenAI(
-            api_key=os.environ.get(key_from) or "none", base_url=endpoint, timeout=timeout_seconds, max_retries=0
+            api_key=self._key or "none", base_url=endpoint, timeout=timeout_seconds, max_retries=0
         )
+        self._timeout = timeout_seconds
         self._lock = threading.Lock()
         self.spent = Cost()
         """Nothing that is known: what a server computes, it does not say."""
@@ -97,7 +101,8 @@ class EndpointModel:
         except self._openai.OpenAIError as error:
             self._require_right(error)
         said, _ = self._request(Question("Say yes.", 1))
-        of_answer = [getattr(said, key, None) for key in ("model", "system_fingerprint")]
+        told = [getattr(said, key, None) for key in ("model", "system_fingerprint")]
+        of_answer = [one if isinstance(one, str) else None for one in told]
         return ["endpoint", self._model, listed, of_answer]
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
@@ -128,9 +133,9 @@ class EndpointModel:
                 if error.status_code < 500 and error.status_code not in _AGAIN:
                     break
                 asked_for = error.response.headers.get("retry-after")
-            except self._openai.OpenAIError as error:  # no connection, no answer in time, no JSON
+            except (self._openai.OpenAIError, OSError) as error:  # no connection, no whole answer in time
                 problem, asked_for = f"the server gives no answer ({type(error).__name__})", None
-            except (ValueError, TypeError, AttributeError) as error:  # JSON of another shape
+            except (ValueError, TypeError, AttributeError) as error:  # no JSON
                 problem, asked_for = f"the server's answer cannot be read ({type(error).__name__})", None
             if attempt + 1 < self._attempts:
                 time.sleep(_pause(attempt, asked_for))
@@ -140,9 +145,10 @@ class EndpointModel:
         options: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP} if question.words else {}
         options |= {self._limit: 1 if question.words else question.max_tokens}
         messages = [{"role": "user", "content": question.text}]
-        return self._client.chat.completions.create(
-            model=self._model, messages=messages, **options, **self._temperature
-        )
+        end = time.monotonic() + self._timeout
+        asked = self._client.chat.completions.with_streaming_response
+        with asked.create(model=self._model, messages=messages, **options, **self._temperature) as response:
+            return json.loads(_whole(response, end), object_hook=lambda values: SimpleNamespace(**values))
 
     def _has_other_names(self, error: Any) -> bool:
         """True where the server wants a setting under its later name, or not at all; from now on it is asked so."""
@@ -169,18 +175,46 @@ class EndpointModel:
         text = getattr(getattr(choices[0], "message", None), "content", None)
         if not isinstance(text, str):
             return Answer(n_read=n_read, n_written=n_written, problem="the server's answer has no text")
-        key = os.environ.get(self._key_from)
-        return Answer(text.replace(key, "***") if key else text, None, n_read, n_written)
+        return Answer(text.replace(self._key, "***") if self._key else text, None, n_read, n_written)
 
     def _require_right(self, error: Exception) -> None:
         """ScorerError where asking again will never help: it is a mistake in the recipe or the environment."""
         status = getattr(error, "status_code", None)
         if status in _REFUSALS:
-            has_key = "has a key" if os.environ.get(self._key_from) else "has none"
+            has_key = "has a key" if self._key else "has none"
             raise ScorerError(
                 f"{self._where}.endpoint: {self._endpoint} answers {status}: {_REFUSALS[status]}; the model is "
                 f"{self._model!r}, and the key is taken from the environment variable {self._key_from}, which {has_key}"
             ) from None
+
+
+def _whole(response: Any, end: float) -> bytes:
+    """The body of an answer; OSError where it breaks off, or is not whole by then.
+
+    The client's own limit begins anew with every part, and some servers send white space to keep one waiting.
+    """
+    parts = []
+    try:
+        for part in response.iter_bytes():
+            if time.monotonic() > end:
+                raise TimeoutError
+            parts.append(part)
+    except TimeoutError:
+        raise
+    except Exception as error:  # of the library below the client, which is another one from version to version
+        raise ConnectionError(type(error).__name__) from None
+    return b"".join(parts)
+
+
+def _key_in(variable: str, where: str) -> str:
+    """The key without white space around it; ScorerError for one that no request can carry, which is not shown."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ScorerError(
+            f"{where}.key_from: got a key with white space or other than plain characters in it from the environment "
+            f"variable {variable}, expected the key alone"
+        )
+    return key
 
 
 def _pause(attempt: int, asked_for: str | None) -> float:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import threading
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from alignbench.errors import RecipeError, ScorerError
 from alignbench.recipe.loading import load
 from alignbench.scorers.base import Place
 from alignbench.scorers.judging import endpoint
+from alignbench.scorers.judging.chat_model import Question
 from alignbench.scorers.llm_judge import LlmJudgeSettings, LlmReward
 
 KEY = "sk-very-secret-0123456789"
@@ -100,7 +102,7 @@ def test_identity_has_the_rubric_and_what_the_server_says_of_itself(tmp_path):
     assert len(prints) == 3
 
 
-@pytest.mark.parametrize("how", ["stall", "drop", "429", "500", "503", "garbage", "no choice", "no text"])
+@pytest.mark.parametrize("how", ["stall", "drip", "drop", "429", "500", "503", "garbage", "no choice", "no text"])
 def test_what_goes_wrong_gives_none_after_bounded_attempts(how, surroundings, caplog):
     body = {"garbage": "{not json", "no choice": "{}", "no text": json.dumps({"choices": [{"message": {}}]})}.get(
         how, ""
@@ -209,6 +211,35 @@ def test_the_key_is_nowhere(caplog, tmp_path):
     kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert kept
     assert not any(KEY in text for text in kept)
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\r\n", f" {KEY}"])
+def test_white_space_around_a_key_is_no_part_of_it(key, monkeypatch):
+    """As files leave it behind: with it no request can be sent, and the client's log would have the key."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with serving(lambda _: f"my key is {KEY}: 7") as stub:
+        scorer = judge(stub)
+        [answer] = scorer.model.ask([Question("say it", 16)])
+    assert answer.text == "my key is ***: 7"
+    assert stub.headers[-1]["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("key", [f"key\n{KEY}", f"“{KEY}”"])
+def test_a_key_that_no_request_can_carry_is_refused_unseen(key, monkeypatch, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with serving(grade) as stub, caplog.at_level(logging.DEBUG), pytest.raises(ScorerError) as caught:
+        judge(stub)
+    assert "key_from: got a key with white space" in str(caught.value)
+    assert KEY not in str(caught.value) + caplog.text
+
+
+def test_as_many_are_asked_at_once_as_the_recipe_says_and_answers_keep_their_order():
+    """Each of three waits for the other two: asked one after the other none would ever be answered."""
+    together = threading.Barrier(3, timeout=5)
+    with serving(lambda question: str(together.wait() * 0 + int(question.split("<text>")[1].split()[0]))) as stub:
+        scorer = judge(stub, at_once=3, timeout_seconds=10.0, attempts=1)
+        scores = scorer.score([""] * 6, [str(i) for i in range(6)])
+    assert scores == [pytest.approx(i / 10) for i in range(6)]
 
 
 def test_a_damaged_cache_is_asked_again(tmp_path):
