@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from alignbench.embedded import resolve
 from alignbench.errors import DataError
+from alignbench.evaluation.metrics.degeneration import refuses
 from alignbench.pipeline.stored_texts import as_drawn, fits
 from alignbench.pipeline.training_draws import Built, draws_of
 from alignbench.records import Completion, Cost, Demonstration, PreferencePair, Prompt, Scorer, fingerprint
@@ -39,11 +40,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-_REFUSAL = re.compile(
-    r"\W*((i'?m|i am) (sorry|unable|not able)|sorry|i apologi[sz]e|as an ai\b|i (can'?t|cannot|can not|won'?t)\b)",
-    re.IGNORECASE,
-)
-"""How models begin that will not do what they are asked."""
 _LEFT_OUT = ("n_unanswered", "n_empty", "n_refusals", "n_copies")
 
 
@@ -155,7 +151,7 @@ def _turn(
 def _text_of(answer: Answer) -> str:
     """The text of a revision, without quotation marks around it."""
     text = (answer.text or "").strip()
-    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == '"' else text
+    return text[1:-1].strip() if len(text) > 1 and text[0] + text[-1] in ('""', "“”") else text
 
 
 def _why_lost(one: Revised, criticism: Answer, answer: Answer, text: str) -> str | None:
@@ -163,7 +159,7 @@ def _why_lost(one: Revised, criticism: Answer, answer: Answer, text: str) -> str
         return "n_unanswered"
     if not text:
         return "n_empty"
-    if _REFUSAL.match(text):
+    if refuses(text):
         return "n_refusals"
     return "n_copies" if _plain(text) == _plain(one.draft.text) else None
 
