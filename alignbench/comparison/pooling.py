@@ -31,7 +31,7 @@ MADE_ELSEWHERE = frozenset({"external", "stored_completions"})
 NOT_TRAINED_HERE = MADE_ELSEWHERE | {UNTRAINED}
 """Methods whose seeds share one policy, and whose training has cost nothing here."""
 _MAX_LOG = math.log(sys.float_info.max)
-NOT_STORED = "no values per prompt were stored: no interval over seeds, no test"
+NOT_STORED = "neither values per prompt nor values with prompts left out were stored: no interval over seeds, no test"
 
 
 def trained_for(method: str, amount: float) -> float | None:

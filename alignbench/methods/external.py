@@ -133,6 +133,7 @@ class External:
             resolve(self.model),
             resolve,
             self.revision,
+            where="method.model",
             dtype=str(next(reference.model.parameters()).dtype).removeprefix("torch."),
             device=reference.device,
             chat=reference.chat,

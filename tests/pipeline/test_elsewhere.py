@@ -122,6 +122,7 @@ def test_an_adapter_beside_its_model_is_merged(here, checkpoints):
         ((), "evaluate: got nothing, expected one MODEL"),
         (("taken", "--results", "empty"), "no complete run in empty"),
         (("./nowhere",), "method.model: got './nowhere', expected a directory with a saved model"),
+        (("nosuchmodel", "--results", "unsaved", "--like", "results/base"), "method.model: cannot load 'nosuchmodel'"),
         (("taken", "--name", "ppo"), "holds a run of another recipe"),
         (("taken", "--like", "no_such_recipe"), "no_such_recipe"),
         (("taken", "--set", "evaluation.protcol=rtp-v1", "--name", "x"), "protcol"),
