@@ -1,9 +1,8 @@
 """What is exported gives the same in a process that has transformers, and no alignbench."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -81,7 +80,7 @@ def greedy(policy):
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory, checkpoints, enter, family):
+def exports(tmp_path_factory, checkpoints, enter, family, fork):
     """Policies of every kind: what alignbench makes of each, and what a plain process makes of its export."""
     folder = tmp_path_factory.mktemp("exports")
     base = str(checkpoints / "policy")
@@ -134,11 +133,9 @@ def exports(tmp_path_factory, checkpoints, enter, family):
     drawn = draw(kinds["best_of_n"][0])
     (folder / "reward").rename(folder / "elsewhere")
     (folder / "asked.json").write_text(json.dumps(asked))
-    said = subprocess.run(
-        [sys.executable, "-P", PLAIN, folder / "asked.json"], capture_output=True, text=True, cwd=folder
-    )
-    assert said.returncode == 0, said.stderr
-    return exported, expected | {"drawn by best_of_n": drawn}, json.loads(said.stdout), folder
+    [said] = fork([PLAIN, folder / "asked.json"], [os.environ], folder)
+    assert said.code == 0, said.errors
+    return exported, expected | {"drawn by best_of_n": drawn}, json.loads(said.output), folder
 
 
 def draw(policy):
