@@ -29,7 +29,7 @@ def render_progress(results: Path) -> str:
         ResultsError: There is no such directory, or nothing in it.
     """
     folders = [folder for folder in (results, results / TUNING) if folder.is_dir()]
-    found = [scan_runs(folder) for folder in folders]
+    found = [_scanned(folder) for folder in folders]
     complete = [run for runs, _ in found for run in runs]
     unfinished = [run for _, skipped in found for run in skipped]
     statuses = [run.status for run in complete] + [run.status for run in unfinished if run.status is not None]
@@ -50,10 +50,21 @@ def render_progress(results: Path) -> str:
     return table(Section("runs", counts, header, sorted(rows, key=lambda row: (row[0], int(row[1] or 0))), failed))
 
 
+def _scanned(folder: Path) -> tuple[list[StoredRun], list[SkippedRun]]:
+    """What `scan_runs` finds, again where a run got its final name in between."""
+    for _ in range(5):
+        runs, skipped = scan_runs(folder)
+        if not any(run.state == "missing" for run in skipped):
+            break
+    return runs, skipped
+
+
 def _ordered(results: Path) -> Iterator[tuple[str, int]]:
-    """Yields the runs that commands under way have ordered."""
-    for path in sorted((results / layout.JOBS).glob("*/*/seed*")):
-        yield path.parent.name, int(path.name.removeprefix("seed"))
+    """Yields the runs that commands under way have ordered; a command that was killed has left its list, unlocked."""
+    for lock in sorted((results / layout.JOBS).glob(f"*/{layout.ORDER_LOCK}")):
+        if is_locked(lock):
+            for path in sorted(lock.parent.glob("*/seed*")):
+                yield path.parent.name, int(path.name.removeprefix("seed"))
 
 
 def _ordered_row(folders: Sequence[Path], name: str, seed: int) -> list[str]:
@@ -67,8 +78,8 @@ def _complete(run: StoredRun) -> list[str]:
 
 
 def _unfinished(run: SkippedRun) -> list[str]:
-    progress, status = _progress(run), run.status
-    name, seed = (status.recipe, str(status.seed)) if status else (run.path.parent.name, "")
+    progress = _progress(run)
+    name, seed = run.path.parent.name, _final(run.path).name.removeprefix("seed")
     state = _state(run, progress)
     if not progress:
         return [name, seed, state, "", "", ""]
@@ -81,7 +92,7 @@ def _unfinished(run: SkippedRun) -> list[str]:
 
 def _state(run: SkippedRun, progress: Mapping[str, Any]) -> str:
     if run.status is None:
-        return "damaged"
+        return "running" if is_held(_final(run.path)) else "damaged"  # it has just begun
     if run.status.is_interrupted:
         return "interrupted"
     if run.status.state != "running":

@@ -7,11 +7,13 @@ import pytest
 from click.testing import CliRunner
 
 from alignbench.cli import main
+from alignbench.comparison import progress_table
 from alignbench.comparison.progress_table import render_progress
 from alignbench.errors import ResultsError
 from alignbench.results import layout
 from alignbench.results.failures import forget_failure, record_failure
 from alignbench.results.lock import RunLock
+from alignbench.results.reader import SkippedRun
 
 _RUNS = Path(__file__).parents[1] / "golden" / "results" / "v1_november"
 
@@ -20,8 +22,11 @@ _RUNS = Path(__file__).parents[1] / "golden" / "results" / "v1_november"
 def results(tmp_path):
     """Two complete runs, one that was cut off, one damaged, and one that waits."""
     shutil.copytree(_RUNS, tmp_path / "results")
-    (tmp_path / "results" / layout.JOBS / "1-2" / "dpo" / "seed7").mkdir(parents=True)
-    return tmp_path / "results"
+    ordered = tmp_path / "results" / layout.JOBS / "1-2"
+    (ordered / "dpo" / "seed7").mkdir(parents=True)
+    lock = RunLock(ordered / layout.ORDER_LOCK)
+    yield tmp_path / "results"
+    lock.release()
 
 
 def lines(results):
@@ -48,7 +53,7 @@ def test_complete_cut_off_damaged_and_waiting(results):
     assert found["base", "0"].split()[2] == "complete"
     assert found["ppo_detox", "2"].split()[2] == "interrupted"
     assert found["dpo", "7"].split()[2] == "waiting"
-    assert "damaged" in found["base", "damaged"] if ("base", "damaged") in found else True
+    assert found["base", "2"].split()[2] == "damaged"
     assert "base/seed2: " in render_progress(results)
 
 
@@ -66,6 +71,38 @@ def test_a_run_under_way_says_where_how_far_and_how_long(results):
         lock.release()
     write_progress(results)  # another machine's lock cannot always be seen; fresh progress can
     assert "running" in lines(results)["ppo_detox", "2"]
+
+
+def test_a_run_that_has_just_begun_is_not_damaged(results):
+    partial = results / "sft" / ".seed0.partial"
+    partial.mkdir(parents=True)
+    assert lines(results)["sft", "0"].split()[2] == "damaged"
+    lock = RunLock(layout.lock_path(partial.with_name("seed0")))
+    assert lines(results)["sft", "0"].split()[2] == "running"
+    lock.release()
+
+
+def test_a_run_that_gets_its_name_while_it_is_read_is_complete(results, monkeypatch):
+    partial, scan, scans = results / "base" / ".seed0.partial", progress_table.scan_runs, []
+    (results / "base" / "seed0").rename(partial)
+
+    def scan_while_it_ends(folder):
+        scans.append(folder)
+        runs, skipped = scan(folder)
+        if len(scans) > 1:
+            return runs, skipped
+        partial.rename(results / "base" / "seed0")
+        return runs, [SkippedRun(partial, "missing", "no such directory")]
+
+    monkeypatch.setattr(progress_table, "scan_runs", scan_while_it_ends)
+    assert lines(results)["base", "0"].split()[2] == "complete"
+
+
+def test_what_a_killed_command_had_still_to_do_does_not_wait(results):
+    killed = results / layout.JOBS / "3-4"
+    (killed / "dpo" / "seed8").mkdir(parents=True)
+    (killed / layout.ORDER_LOCK).touch()
+    assert ("dpo", "8") not in lines(results)
 
 
 def test_progress_that_is_half_written_is_passed_over(results):

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -140,7 +140,9 @@ def _serve(pipe: Connection, log: logs.LogSettings, environment: Mapping[str, st
             work = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(carry_out(work))
+        ended = carry_out(work)
+        with suppress(OSError):  # the command itself was killed
+            pipe.send(ended)
 
 
 @contextmanager

@@ -16,9 +16,7 @@ from alignbench.pipeline.executors.base import Ended, Order
 from alignbench.pipeline.plan import Key, folder
 from alignbench.results import layout
 from alignbench.results.files import write_atomically
-
-_TOKEN = "here"
-"""A file that lies where the results directory is the one of the command."""
+from alignbench.results.lock import RunLock
 
 
 class UnseenError(UsageError):
@@ -58,7 +56,7 @@ class Work:
     @property
     def is_seen(self) -> bool:
         """True where this machine sees the results directory of the command."""
-        return (self.recipe.parents[2] / _TOKEN).exists()
+        return (self.recipe.parents[2] / layout.ORDER_LOCK).exists()
 
 
 @contextmanager
@@ -69,6 +67,8 @@ def written(order: Order) -> Iterator[Mapping[Key, Work]]:
     """
     results = order.results.absolute()
     ordered = results / layout.JOBS / f"{os.getpid()}-{time.time_ns()}"
+    ordered.mkdir(parents=True)
+    lock = RunLock(ordered / layout.ORDER_LOCK)
     works = {}
     for key, one in order.planned.items():
         file = layout.run_path(ordered, *key) / layout.RECIPE_FILE
@@ -78,11 +78,10 @@ def written(order: Order) -> Iterator[Mapping[Key, Work]]:
             key, file, results, folder(one.recipe, results), one.run_hash, is_tuned=key[0] in order.tuning,
             force=order.forces(key), profile=order.profile,
         )  # fmt: skip
-    ordered.mkdir(parents=True, exist_ok=True)
-    (ordered / _TOKEN).touch()
     try:
         yield works
     finally:
+        lock.release()
         shutil.rmtree(ordered, ignore_errors=True)
 
 
