@@ -47,7 +47,7 @@ class RayExecutor:
             threads = str(max(1, int(settings.setdefault("num_cpus", 1))))
             environment = {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}}
             self._task = ray.remote(travel.carry_out).options(max_retries=0, runtime_env=environment, **settings)
-        except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
+        except (ConnectionError, ImportError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(f"executor ray: {error}") from None
         self._order, self._n = order, n_at_once
         self._works: Mapping[Key, Work] = {}

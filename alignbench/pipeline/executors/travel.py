@@ -20,6 +20,7 @@ from alignbench.pipeline.executors import work as in_place
 from alignbench.pipeline.executors.base import Ended
 from alignbench.pipeline.executors.work import Work
 from alignbench.results import layout
+from alignbench.results.lock import is_held
 from alignbench.results.publishing import repair
 
 Luggage = Mapping[str, bytes]
@@ -40,6 +41,9 @@ def carry_out(work: Work, *luggage: Luggage) -> tuple[Ended, Luggage]:
     """Carries out a run, and returns the run itself where it has travelled."""
     if work.is_seen or not luggage:
         return in_place.carry_out(work), {}
+    if is_held(work.final):
+        return Ended("held"), {}
+    _clear(work)  # what a killed attempt has left: what counts is where the command is
     try:
         for one in luggage:
             _unpack(one, work.results)
@@ -47,11 +51,14 @@ def carry_out(work: Work, *luggage: Luggage) -> tuple[Ended, Luggage]:
         said = f"{work.results}: cannot be made on {socket.gethostname()}, which does not see it: {error.strerror}"
         return Ended("failed", error=UsageError(f"{said}; choose another --results")), {}
     ended = in_place.carry_out(work)
-    mine = [work.final, work.partial]
-    back = _packed(work.results, mine)
-    for path in mine:
-        shutil.rmtree(path, ignore_errors=True)
+    back = _packed(work.results, [work.final, work.partial])
+    _clear(work)
     return ended, back
+
+
+def _clear(work: Work) -> None:
+    for path in (work.final, work.partial):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def take_back(luggage: Luggage, work: Work) -> None:

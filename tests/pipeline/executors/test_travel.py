@@ -13,6 +13,7 @@ from alignbench.pipeline.executors.work import UnseenError, carry_out, written
 from alignbench.pipeline.plan import plan
 from alignbench.recipe.loading import load
 from alignbench.results import layout
+from alignbench.results.lock import RunLock
 
 _RUNS = Path(__file__).parents[2] / "golden" / "results" / "v1_november"
 PPO, REWARD = ("ppo_learned_reward", 0), ("reward_model", 0)
@@ -127,6 +128,29 @@ def test_what_another_run_has_brought_stays_and_what_is_not_the_same_is_replaced
     assert seen[0] == seen[1]
     assert seen[2][0] != seen[0][0]
     assert seen[2][1] == contents(works[REWARD].final) != seen[0][1]
+
+
+def test_what_a_killed_attempt_has_left_there_is_in_nobodys_way(works, monkeypatch):
+    results, left = works[PPO].results, []
+    with elsewhere(results):
+        works[PPO].partial.mkdir(parents=True)
+
+    def run(work):
+        left.append(work.partial.exists())
+        return Ended("failed")
+
+    does(monkeypatch, run)
+    sent(works)
+    assert left == [False]
+
+
+def test_a_run_that_another_command_has_there_is_left_alone(works):
+    with elsewhere(works[PPO].results):
+        works[PPO].partial.mkdir(parents=True)
+        lock = RunLock(layout.lock_path(works[PPO].final))
+        assert travel.carry_out(works[PPO], {}) == (Ended("held"), {})
+        assert works[PPO].partial.exists()
+        lock.release()
 
 
 def test_where_the_results_directory_is_seen_nothing_travels(works, monkeypatch):
