@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 
 from alignbench.comparison.comparability import find_mismatches, require_comparable
 from alignbench.comparison.comparison import Comparison
-from alignbench.comparison.pooling import Measurement, PairedRecipes, RecipeRuns, exponential
+from alignbench.comparison.pooling import Measurement, PairedRecipes, RecipeRuns
 from alignbench.comparison.ranks import Ranking, ranking
+from alignbench.comparison.scales import exponential
 from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.records import MetricKey
 from alignbench.results.layout import EVENTS_FILE
-from alignbench.results.reader import StoredPoint, StoredRun, readable
+from alignbench.results.parquet import readable
+from alignbench.results.reader import StoredPoint, StoredRun
 from alignbench.results.schema import UnreadableError
 from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import Pair, adjust, compare_pairs

@@ -82,12 +82,15 @@ def require_no_leak(runs: Sequence[StoredRun]) -> list[str]:
     """
     # Most runs of a table share their data: each content is compared once.
     known: dict[str, tuple[PromptsFile, list[str]]] = {}
+    contents: dict[int, str] = {}  # of objects that the runs hold on to
     unknown = []
     for run in runs:
         if run.prompts is None:
             unknown.append(run.label)
         else:
-            known.setdefault(run.prompts.model_dump_json(), (run.prompts, []))[1].append(run.label)
+            content = contents.get(id(run.prompts)) or run.prompts.model_dump_json()
+            contents[id(run.prompts)] = content
+            known.setdefault(content, (run.prompts, []))[1].append(run.label)
     for trained, trained_runs in known.values():
         seen = set(trained.seen)
         for held, held_runs in known.values():

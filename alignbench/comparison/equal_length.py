@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from alignbench.comparison.pooling import Measurement, RecipeRuns
 from alignbench.records import MetricKey
 from alignbench.results.layout import COMPLETIONS_FILE, PROMPT_ID
-from alignbench.results.reader import StoredEvaluation, floats, readable
+from alignbench.results.parquet import floats, parquet_file, readable
+from alignbench.results.reader import StoredEvaluation
 from alignbench.results.schema import UnreadableError
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.length_matching import LengthMatched, ScoredTexts, length_matched
@@ -74,25 +75,33 @@ class EqualLength:
 class _Completions:
     """What an evaluation has of its completions, without their texts."""
 
-    prompts: list[str]
+    names: list[str]
+    """Of the prompts, in the order in which they first occur."""
+    prompts: NDArray[np.int64]
+    """(completions,), the place of each one's prompt in `names`."""
     lengths: NDArray[np.int64]
     scores: Mapping[str, NDArray[np.float64]]
     """By column of completions.parquet."""
 
 
 def _read(evaluation: StoredEvaluation) -> _Completions:
-    import pyarrow.parquet as pq
-
     path = evaluation.path / COMPLETIONS_FILE
     if not path.exists():
         raise UnreadableError(f"no {COMPLETIONS_FILE}")
     with readable(path):
-        file = pq.ParquetFile(path)
+        file = parquet_file(path)
         names = [name for name in file.schema_arrow.names if name.startswith(_SCORES)]
-        table = file.read(columns=[PROMPT_ID, "n_tokens", *names])
-        lengths = np.array([int(one) for one in table.column("n_tokens").to_pylist()], dtype=np.int64)
-        prompts = list(map(str, table.column(PROMPT_ID).to_pylist()))
-        return _Completions(prompts, lengths, {name: floats(table.column(name)) for name in names})
+        table = file.read(columns=[PROMPT_ID, "n_tokens", *names], use_threads=False)
+        lengths = floats(table.column("n_tokens"))
+        if np.isnan(lengths).any():
+            raise ValueError("n_tokens: a completion without a length")
+        prompts = table.column(PROMPT_ID).combine_chunks().dictionary_encode(null_encoding="encode")
+        return _Completions(
+            list(map(str, prompts.dictionary.to_pylist())),
+            np.asarray(np.from_dlpack(prompts.indices), dtype=np.int64),
+            lengths.astype(np.int64),
+            {name: floats(table.column(name)) for name in names},
+        )
 
 
 def _scored_texts(
@@ -103,19 +112,19 @@ def _scored_texts(
     places: dict[object, int],
 ) -> ScoredTexts:
     """Pools the completions of all seeds; `places` numbers the prompts, those of one group alike, and grows."""
-    prompts: list[int] = []
-    tables = [np.empty((0, len(keys)))]
+    prompts, tables = [np.empty(0, dtype=np.int64)], [np.empty((0, len(keys)))]
     for evaluation, one in zip(evaluations, completions, strict=True):
-        names = [groups.get(prompt, (prompt,)) for prompt in one.prompts]  # no id is the name of a group
-        prompts += [places.setdefault(name, len(places)) for name in names]
-        table = np.empty((len(names), len(keys)))
+        names = [groups.get(prompt, (prompt,)) for prompt in one.names]  # no id is the name of a group
+        numbers = np.array([places.setdefault(name, len(places)) for name in names], dtype=np.int64)
+        prompts.append(numbers[one.prompts])
+        table = np.empty((len(one.prompts), len(keys)))
         for column, key in zip(table.T, keys, strict=True):
             with readable(evaluation.path / COMPLETIONS_FILE):
                 values = one.scores[_score(key)]
             column[:] = _is_toxic(values, evaluation) if key.metric == "toxicity_rate" else values
         tables.append(table)
     lengths = np.concatenate([np.empty(0, dtype=np.int64), *(one.lengths for one in completions)])
-    return ScoredTexts(np.array(prompts, dtype=np.int64), lengths, np.concatenate(tables))
+    return ScoredTexts(np.concatenate(prompts), lengths, np.concatenate(tables))
 
 
 def _score(key: MetricKey) -> str:

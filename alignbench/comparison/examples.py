@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from alignbench.comparison.pooling import RecipeRuns
 from alignbench.records import MetricKey
 from alignbench.results.layout import COMPLETIONS_FILE, PROMPT_ID
-from alignbench.results.reader import StoredEvaluation, floats, readable
+from alignbench.results.parquet import floats, readable
+from alignbench.results.reader import StoredEvaluation
 from alignbench.results.schema import UnreadableError
 
 

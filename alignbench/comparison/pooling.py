@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.comparison.cost_columns import PER_ANSWER
+from alignbench.comparison.scales import exponential, mean_replicates, scaled
 from alignbench.records import Cost, Direction, MetricKey
 from alignbench.results.reader import StoredEvaluation, StoredRun
 from alignbench.results.schema import StoredMetric
@@ -21,7 +22,7 @@ from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, 
 from alignbench.statistics.estimate import Estimate
 from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS, jackknife_group, jackknife_interval
 from alignbench.statistics.length_matching import LengthMatched
-from alignbench.statistics.prompt_means import mean_interval, numbered
+from alignbench.statistics.prompt_means import mean_intervals, numbered
 
 Matrix = NDArray[np.float64]
 UNTRAINED = "untrained"
@@ -30,7 +31,6 @@ MADE_ELSEWHERE = frozenset({"external", "stored_completions"})
 """Methods whose policies were trained elsewhere: neither their cost nor what they have seen is known."""
 NOT_TRAINED_HERE = MADE_ELSEWHERE | {UNTRAINED}
 """Methods whose seeds share one policy, and whose training has cost nothing here."""
-_MAX_LOG = math.log(sys.float_info.max)
 NOT_STORED = "neither values per prompt nor values with prompts left out were stored: no interval over seeds, no test"
 
 
@@ -75,9 +75,9 @@ class RecipeRuns:
 
     def mean_cost(self) -> dict[str, float]:
         """Returns what a run of this recipe is charged, by field of Cost: means over seeds, the peak's maximum."""
-        charged = [asdict(run.charged_cost) for run, _ in self.runs]
-        mean = {field.name: float(np.mean([cost[field.name] for cost in charged])) for field in fields(Cost)}
-        return mean | {"peak_memory_gib": max(cost["peak_memory_gib"] for cost in charged)}
+        charged = [run.charged_cost for run, _ in self.runs]
+        mean = {field.name: float(np.mean([getattr(cost, field.name) for cost in charged])) for field in fields(Cost)}
+        return mean | {"peak_memory_gib": max(cost.peak_memory_gib for cost in charged)}
 
     def mean_answer_cost(self) -> dict[str, float]:
         """Returns what an answer costs, means over seeds; empty where a seed does not say."""
@@ -158,7 +158,8 @@ def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[
         for key in metric_keys([one])
         if (values := pool.matrix(one, key)) is not None
     }
-    estimates = {place: mean_interval(values, pool.groups) for place, values in columns.items()}
+    rows = np.array(list(columns.values())).reshape(len(columns), -1)
+    estimates = dict(zip(columns, mean_intervals(rows, pool.groups), strict=True))
     tests = _tests(pool, [(one, baseline) for one in recipes if baseline is not None and one is not baseline])
     found: dict[tuple[str, MetricKey], Measurement] = {}
     for one in recipes:
@@ -256,6 +257,17 @@ def _measurement(
     return Measurement(value, difference, stored[0].direction, n_scored, n_unscored, tested, n_cut=n_cut, traits=traits)
 
 
+@dataclass(frozen=True, slots=True)
+class _Corpus:
+    """One metric of the whole corpus, of one recipe."""
+
+    stored: list[StoredMetric]
+    seeds: list[tuple[float, tuple[float | None, ...]]]
+    """Values and replicates of the seeds that have both."""
+    texts: frozenset[object]
+    """What it was measured on."""
+
+
 class Pool:
     """Values of all runs on one list of prompts."""
 
@@ -264,17 +276,20 @@ class Pool:
         lists = dict.fromkeys(one.prompt_values[0] for one in evaluations)
         ids = dict.fromkeys(prompt for one in lists for prompt in one)
         self._place = {prompt: i for i, prompt in enumerate(ids)}
-        self._places = {one: [self._place[prompt] for prompt in one] for one in lists}
+        self._places = {one: np.array([self._place[prompt] for prompt in one], dtype=np.int64) for one in lists}
         self._matrices: dict[tuple[str, MetricKey], Matrix | None] = {}
-        self._corpora: dict[tuple[str, MetricKey], list[tuple[float, tuple[float | None, ...]]]] = {}
+        self._corpora: dict[tuple[str, MetricKey], _Corpus] = {}
         named: dict[str, str] = {}
         for one in evaluations:
             named |= one.record.prompt_groups
         self.groups = numbered(list(ids), named)
         """The number of each prompt's group, (prompts,); None where all are texts of their own."""
-        self._group_sizes = [0] * N_JACKKNIFE_GROUPS
-        for prompt in self._place:
-            self._group_sizes[jackknife_group(prompt)] += 1
+
+    @cached_property
+    def _group_sizes(self) -> list[int]:
+        """How many prompts each group of the jackknife has."""
+        sizes = Counter(jackknife_group(prompt) for prompt in self._place)
+        return [sizes[group] for group in range(N_JACKKNIFE_GROUPS)]
 
     def matrix(self, one: RecipeRuns, key: MetricKey) -> Matrix | None:
         """Returns the values (seeds, prompts), NaN where unmeasured; None where nothing is stored."""
@@ -298,7 +313,7 @@ class Pool:
             return Estimate(None, reason=reason)
         stored = one.metrics(key)
         scale = one.traits(key).scale
-        value, replicates = _mean_replicates(stored, scale)
+        value, replicates = mean_replicates(stored, scale)
         if replicates is not None:
             estimate = replace(jackknife_interval(value, replicates, self._sizes(stored)), p_value=None)
             return exponential(estimate) if scale == "log" else estimate
@@ -311,24 +326,24 @@ class Pool:
 
         None where one of them has no replicates, or where they were not measured on the same prompts or texts.
         """
-        if _withheld(one, key) or _withheld(reference, key) or _other_texts(one, reference, key):
-            return None
-        stored = [*one.metrics(key), *reference.metrics(key)]
         mine, theirs = self._corpus(one, key), self._corpus(reference, key)
-        lengths = {len(replicates) for _, replicates in (*mine, *theirs)}
-        if len(mine) < len(one.runs) or len(theirs) < len(reference.runs) or len(lengths) != 1:
+        lengths = {len(replicates) for _, replicates in (*mine.seeds, *theirs.seeds)}
+        is_whole = len(mine.seeds) == len(one.runs) and len(theirs.seeds) == len(reference.runs)
+        if not is_whole or len(lengths) != 1 or len(mine.texts | theirs.texts) != 1:
             return None
-        return CorpusPair(mine, theirs, self._sizes(stored), one.varies, reference.varies)
+        sizes = self._sizes([*mine.stored, *theirs.stored])
+        return CorpusPair(mine.seeds, theirs.seeds, sizes, one.varies, reference.varies)
 
-    def _corpus(self, one: RecipeRuns, key: MetricKey) -> list[tuple[float, tuple[float | None, ...]]]:
-        """Returns the values and replicates of the seeds that have them, the same list each time."""
+    def _corpus(self, one: RecipeRuns, key: MetricKey) -> _Corpus:
+        """Returns what a recipe has of a metric of the whole corpus, the same object each time."""
         if (one.recipe, key) not in self._corpora:
-            scale = one.traits(key).scale
-            self._corpora[one.recipe, key] = [
-                (_scaled(m.value, scale), m.replicates)
-                for m in one.metrics(key)
+            scale, stored = one.traits(key).scale, one.metrics(key)
+            seeds = [
+                (scaled(m.value, scale), m.replicates)
+                for m in stored
                 if m.value is not None and m.replicates is not None
             ]
+            self._corpora[one.recipe, key] = _Corpus(stored, seeds, _texts(one, key))
         return self._corpora[one.recipe, key]
 
     def _sizes(self, stored: Sequence[StoredMetric]) -> list[int] | None:
@@ -351,39 +366,15 @@ def _withheld(one: RecipeRuns, key: MetricKey) -> str | None:
 
 def _other_texts(one: RecipeRuns, reference: RecipeRuns, key: MetricKey) -> str | None:
     """Returns why a metric of the whole corpus cannot be compared: it was measured on unequal texts; None where not."""
-    evaluations = [evaluation for side in (one, reference) for _, evaluation in side.runs]
+    condition = one.traits(key).condition
+    said = condition.replace("_", " ") if condition else "prompts"
+    is_same = len(_texts(one, key) | _texts(reference, key)) == 1
+    return None if is_same else f"the two sides were not measured on the same {said}"
+
+
+def _texts(one: RecipeRuns, key: MetricKey) -> frozenset[object]:
+    """Returns what a metric of the whole corpus was measured on: one thing where that was the same for each seed."""
+    evaluations = [evaluation for _, evaluation in one.runs]
     if condition := one.traits(key).condition:
-        texts = {json.dumps(each.record.comparability.get(condition), sort_keys=True) for each in evaluations}
-        said = condition.replace("_", " ")
-        return f"the two sides were not measured on the same {said}" if len(texts) > 1 else None
-    prompts = {frozenset(ids) for ids in {each.prompt_values[0] for each in evaluations}}
-    return "the two sides were not measured on the same prompts" if len(prompts) > 1 else None
-
-
-def _scaled(value: float, scale: str) -> float:
-    """Returns a value on the scale of its replicates."""
-    return math.log(value) if scale == "log" else value
-
-
-def _mean_replicates(stored: Sequence[StoredMetric], scale: str) -> tuple[float, list[float | None] | None]:
-    """Returns the means over seeds of values and of replicates; a group counts where every seed has it.
-
-    Where there are replicates, the value is on their scale.
-    """
-    seeds = [m.replicates for m in stored if m.replicates is not None]
-    if len(seeds) < len(stored) or len({len(one) for one in seeds}) != 1:
-        return float(np.mean([m.value for m in stored if m.value is not None])), None
-    value = float(np.mean([_scaled(m.value, scale) for m in stored if m.value is not None]))
-    groups = [[v for v in group if v is not None] for group in zip(*seeds, strict=True)]
-    return value, [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
-
-
-def exponential(estimate: Estimate) -> Estimate:
-    """Returns an estimate of a mean logarithm as one of the geometric mean."""
-
-    def exp(value: float | None) -> float | None:
-        return None if value is None or value > _MAX_LOG else math.exp(value)
-
-    if estimate.value is not None and estimate.value > _MAX_LOG:
-        return Estimate(None, n=estimate.n, reason=f"its logarithm, {estimate.value:.4g}, is out of all range")
-    return replace(estimate, value=exp(estimate.value), ci_low=exp(estimate.ci_low), ci_high=exp(estimate.ci_high))
+        return frozenset(json.dumps(each.record.comparability.get(condition), sort_keys=True) for each in evaluations)
+    return frozenset(frozenset(ids) for ids in {each.prompt_values[0] for each in evaluations})

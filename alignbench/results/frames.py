@@ -15,7 +15,8 @@ from alignbench.results.layout import (
     TRAIN_COMPLETIONS_FILE,
     TRAIN_LOG_FILE,
 )
-from alignbench.results.reader import Paths, SkippedRun, StoredRun, at_measurement, find_runs, readable
+from alignbench.results.parquet import readable
+from alignbench.results.reader import Paths, SkippedRun, StoredRun, at_measurement, find_runs
 from alignbench.results.schema import UnreadableError
 
 if TYPE_CHECKING:

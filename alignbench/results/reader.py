@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from alignbench.results.layout import (
     RECIPE_FILE,
     STATUS_FILE,
 )
+from alignbench.results.parquet import floats, means_of_measured, parquet_file, readable
 from alignbench.results.schema import (
     EvaluationFile,
     NewerSchemaError,
@@ -53,16 +54,6 @@ Paths = str | Path | Sequence[str | Path]
 _RUN = re.compile(r"seed\d+|\.seed\d+\.partial")
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turns what a damaged file raises into an UnreadableError; pyarrow's own errors are ValueErrors and OSErrors."""
-    try:
-        yield
-    except (OSError, KeyError, TypeError, ValueError, NotImplementedError) as error:
-        said = str(error) or type(error).__name__
-        raise UnreadableError(f"{path.name} cannot be read: {said}") from error
-
-
 @lru_cache(maxsize=8)
 def _prompts_in(text: str) -> PromptsFile:
     """Returns what the text of prompts.json says: most runs of a table share their data, and have one object."""
@@ -73,13 +64,6 @@ def _prompts_in(text: str) -> PromptsFile:
 def _once(ids: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the first of equal tuples: the runs of a table have the same prompts."""
     return ids
-
-
-def floats(column: Any) -> NDArray[np.float64]:
-    """Returns a column of a pyarrow table, NaN where it is null. Not by to_numpy, which loads pandas."""
-    whole = column.combine_chunks()
-    is_plain = str(whole.type) == "double" and not whole.null_count
-    return np.asarray(np.from_dlpack(whole) if is_plain else whole.to_pylist(), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -100,16 +84,13 @@ class StoredEvaluation:
 
         UnreadableError where they are missing, damaged, or not what the metrics are the means of.
         """
-        import pyarrow.parquet as pq
-
         path = self.path / PROMPT_VALUES_FILE
         if not path.exists():
             if self.record.n_prompts:
                 raise UnreadableError(f"no {path.name}")
             return (), {}
         with readable(path):
-            # Not read_table: it loads pandas, which takes longer than all the rest of a comparison.
-            table = pq.ParquetFile(path).read()
+            table = parquet_file(path).read(use_threads=False)
             ids = _once(tuple(map(str, table.column(PROMPT_ID).to_pylist())))
             columns = {name: floats(table.column(name)) for name in table.column_names if name != PROMPT_ID}
         if any(column.ndim > 1 for column in columns.values()):
@@ -118,20 +99,18 @@ class StoredEvaluation:
             raise UnreadableError(f"{path.name}: a prompt id occurs twice")
         if len(ids) != self.record.n_prompts:
             raise UnreadableError(f"{path.name}: rows: got {len(ids)}, expected {self.record.n_prompts}, the n_prompts")
-        for name, column in columns.items():
-            if np.isinf(column).any():
-                raise UnreadableError(f"{path.name}: {name}: an infinite value")
-        self._require_means(columns)
-        return ids, columns
+        values = np.array(list(columns.values())).reshape(len(columns), len(ids))
+        if (infinite := np.isinf(values).any(axis=1)).any():
+            raise UnreadableError(f"{path.name}: {list(columns)[infinite.argmax()]}: an infinite value")
+        self._require_means(dict(zip(columns, means_of_measured(values), strict=True)))
+        return ids, dict(zip(columns, values, strict=True))
 
-    def _require_means(self, columns: Mapping[str, NDArray[np.float64]]) -> None:
+    def _require_means(self, means: Mapping[str, float]) -> None:
         """UnreadableError where a stored metric is not the mean of its column."""
         for metric in self.record.metrics:
-            column = columns.get(str(metric.key))
-            if column is None or metric.value is None:
+            mean = means.get(str(metric.key))
+            if mean is None or metric.value is None:
                 continue
-            measured = column[~np.isnan(column)]
-            mean = float(measured.mean()) if len(measured) else math.nan
             is_log = self.record.traits_of(metric.metric).scale == "log"
             if is_log:
                 # A difference of logarithms is a relative one, and the exponential may be out of all range.

@@ -51,6 +51,7 @@ prompt noise Welch's test on the means of seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -59,7 +60,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.statistics.estimate import ALPHA, Estimate
-from alignbench.statistics.prompt_means import MIN_PROMPTS, Groups, collapse, mean_interval, sign_test_p
+from alignbench.statistics.prompt_means import (
+    MIN_PROMPTS,
+    Groups,
+    collapse,
+    mean_intervals,
+    sign_test_p,
+    variances_of_means,
+)
 
 Matrix = NDArray[np.float64]
 MIN_SEEDS = 2
@@ -168,12 +176,13 @@ class Side:
             spread = f"{left.shape[1]} prompts were measured with every seed, the spread of seeds needs {MIN_PROMPTS}"
         return cls(over_seeds(values), spread)
 
-    def minus(self, baseline: Side) -> Matrix:
-        """Returns the difference of the averages, (prompts,), zero where it is nothing but rounding."""
-        difference: Matrix = self.averages - baseline.averages
-        largest = np.maximum(np.abs(self.averages), np.abs(baseline.averages))
-        difference[np.abs(difference) <= _ROUNDING * largest] = 0.0
-        return difference
+
+def differences(sides: Sequence[Side], baselines: Sequence[Side]) -> Matrix:
+    """Returns the averages of sides minus those of as many others, (sides, prompts), 0 where that is but rounding."""
+    mine, theirs = np.stack([one.averages for one in sides]), np.stack([one.averages for one in baselines])
+    found: Matrix = mine - theirs
+    found[np.abs(found) <= _ROUNDING * np.maximum(np.abs(mine), np.abs(theirs))] = 0.0
+    return found
 
 
 def method_difference(
@@ -197,9 +206,9 @@ def method_difference(
     recipe measured.
     """
     sides = Side.of(values, varies, groups), Side.of(baseline, baseline_varies, groups)
-    difference = sides[0].minus(sides[1])
-    runs = mean_interval(difference, groups)
-    parts = parts_of_method(sides, difference, runs, groups)
+    difference = differences([sides[0]], [sides[1]])
+    [runs], [variance] = mean_intervals(difference, groups), variances_of_means(difference, groups)
+    parts = parts_of_method(sides, runs, *variance)
     if isinstance(parts, Estimate):
         return parts, None
     assert runs.value is not None
@@ -207,15 +216,15 @@ def method_difference(
 
 
 def parts_of_method(
-    sides: Sequence[Side], difference: Matrix, runs: Estimate, groups: Groups | None
+    sides: Sequence[Side], runs: Estimate, prompt_variance: float, n_prompts: float
 ) -> Components | Estimate:
     """Returns the components of a difference of two methods, or where there are none what is said instead.
 
     Args:
         sides: A recipe and the one it is compared with.
-        difference: (prompts,), the one minus the other.
-        runs: Its mean over prompts.
-        groups: (prompts,), as in `method_difference`.
+        runs: The mean over prompts of the one minus the other.
+        prompt_variance: v of the module docstring.
+        n_prompts: Prompts; with groups of them as many as have the same degrees of freedom.
     """
     if runs.value is None or (runs.ci_low is None and runs.p_value is None):
         return runs
@@ -224,9 +233,7 @@ def parts_of_method(
         if isinstance(side.spread, str):
             return Estimate(runs.value, n=runs.n, reason=side.spread)
         arms.append(side.spread)
-    measured = np.isfinite(difference)
-    d = collapse(difference[measured], None if groups is None else groups[measured])
-    return components(float(d.values.var(ddof=1)) / len(d.values), d.df + 1, arms)
+    return components(prompt_variance, n_prompts, arms)
 
 
 def estimate(value: float, parts: Components) -> Estimate:
@@ -237,18 +244,17 @@ def estimate(value: float, parts: Components) -> Estimate:
 def estimates(values: Sequence[float], parts: Sequence[Components]) -> list[Estimate]:
     """Returns `estimate` of several differences, each with the numbers that it has alone, in a fraction of the time."""
     found: dict[int, Estimate] = {}
-    spreads: dict[int, dict[int, Spread]] = {}
+    alike: dict[int, list[int]] = {}
     for place, (value, one) in enumerate(zip(values, parts, strict=True)):
-        if np.sqrt(one.variance) <= _ROUNDING * max(1.0, abs(value)):
+        if math.sqrt(one.variance) <= _ROUNDING * max(1.0, abs(value)):
             n = round(one.n_prompts)
             found[place] = Estimate(value, value, value, n, 1.0 if abs(value) <= _ROUNDING else sign_test_p(n))
         else:
-            spread = Spread.of(one)
-            spreads.setdefault(spread.df.size, {})[place] = spread
-    for alike in spreads.values():
-        for start in range(0, len(alike), _BLOCK):
-            places = list(alike)[start : start + _BLOCK]
-            spread = Spread.joined([alike[place] for place in places])
+            alike.setdefault(one.n_seeds if one.seeds else 0, []).append(place)
+    for same in alike.values():
+        for start in range(0, len(same), _BLOCK):
+            places = same[start : start + _BLOCK]
+            spread = Spread.of_each([parts[place] for place in places])
             p = spread.p_values(np.abs([[values[place]] for place in places]))[:, 0]
             halves = spread.half_widths(ALPHA, alone=True)
             for place, one_p, half in zip(places, p.tolist(), halves.tolist(), strict=True):
@@ -295,25 +301,33 @@ class Spread:
     @classmethod
     def of(cls, parts: Components, seeds: Matrix | None = None) -> Spread:
         """Returns the spread for the seeds' part as estimated, or for each of the cases `seeds` (cases,)."""
-        from scipy.special import gammaincinv
-
         m = np.array([parts.seeds]) if seeds is None else seeds
-        if not m.any():
-            df = np.full((len(m), 1), parts.n_prompts - 1)
-            return cls(np.full((len(m), 1), np.sqrt(parts.prompts)), np.ones((len(m), 1)), df)
-        nodes, weights = quadrature(_POINTS)
-        shares = gammaincinv(parts.seeds_df / 2, nodes**_POWER) * 2 / parts.seeds_df
-        variances = parts.prompts + m[:, None] / shares
-        share = np.maximum(parts.prompts / variances, _LEAST_SHARE)
-        matching = 1 - 1 / max(1, parts.n_seeds - 1)
-        points = weights * nodes ** (_POWER - 1) * (m[:, None] + parts.prompts * shares) ** matching
-        weights = points / points.sum(axis=1, keepdims=True)
-        return cls(np.sqrt(variances), weights, (parts.n_prompts - 1) / share**2)
+        return cls._of(m[:, None], parts.prompts, parts.n_prompts, parts.seeds_df, parts.n_seeds)
 
     @classmethod
-    def joined(cls, spreads: Sequence[Spread]) -> Spread:
-        """Returns the cases of several, all with as many points."""
-        return cls(*(np.concatenate([getattr(one, name) for one in spreads]) for name in ("scales", "weights", "df")))
+    def of_each(cls, parts: Sequence[Components]) -> Spread:
+        """Returns the spread of several differences, all with a seeds' part and as many seeds, or none with any."""
+        cases = np.array([(one.seeds, one.prompts, one.n_prompts, one.seeds_df) for one in parts])
+        m, prompts, n_prompts, seeds_df = cases.T[:, :, None]
+        return cls._of(m, prompts, n_prompts, seeds_df, parts[0].n_seeds)
+
+    @classmethod
+    def _of(
+        cls, m: Matrix, prompts: Matrix | float, n_prompts: Matrix | float, seeds_df: Matrix | float, n_seeds: int
+    ) -> Spread:
+        """Returns the spread for parts (cases, 1), or one number for all cases."""
+        from scipy.special import gammaincinv
+
+        if not m.any():
+            return cls(*(np.broadcast_to(one, m.shape) for one in (np.sqrt(prompts), 1.0, n_prompts - 1)))
+        nodes, weights = quadrature(_POINTS)
+        shares = gammaincinv(seeds_df / 2, nodes**_POWER) * 2 / seeds_df
+        variances = prompts + m / shares
+        share = np.maximum(prompts / variances, _LEAST_SHARE)
+        matching = 1 - 1 / max(1, n_seeds - 1)
+        points = weights * nodes ** (_POWER - 1) * (m + prompts * shares) ** matching
+        weights = points / points.sum(axis=1, keepdims=True)
+        return cls(np.sqrt(variances), weights, (n_prompts - 1) / share**2)
 
     def p_values(self, differences: Matrix) -> Matrix:
         """Returns two-sided p (cases, k) of differences (cases, k), none negative."""

@@ -16,16 +16,26 @@ from alignbench.statistics.crossed import (
     Matrix,
     Side,
     components,
+    differences,
     estimates,
     no_surer,
     parts_of_method,
 )
-from alignbench.statistics.estimate import ALPHA, Estimate
-from alignbench.statistics.jackknife import jackknife_interval, jackknife_variance
+from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.jackknife import interval, jackknife_variances
 from alignbench.statistics.multiplicity import holm
 from alignbench.statistics.power import Settlement, minimum_detectable_effect, settle
-from alignbench.statistics.prompt_means import Groups, collapse, mean_interval, n_moved, no_surer_than_signs
+from alignbench.statistics.prompt_means import (
+    Groups,
+    mean_intervals,
+    n_moved,
+    no_surer_than_signs,
+    t_quantile,
+    variances_of_means,
+)
 
+_BLOCK = 512
+"""Pairs at a time."""
 Estimand = Literal["these runs", "the method"]
 Seeds = Sequence[tuple[float, Sequence[float | None]]]
 """Of a metric of the whole corpus, per seed: the value, and the values less one prompt group."""
@@ -107,10 +117,10 @@ def compare_pairs(pairs: Sequence[Pair], groups: Groups | None = None) -> list[T
             known[place] = Side.of(values, varies, groups)
         return known[place]
 
-    begun = [
-        _begun(side(pair.values, pair.varies), side(pair.baseline, pair.baseline_varies), pair, groups)
-        for pair in pairs
-    ]
+    sides = [(side(pair.values, pair.varies), side(pair.baseline, pair.baseline_varies)) for pair in pairs]
+    begun = []
+    for start in range(0, len(pairs), _BLOCK):
+        begun += _begun(sides[start : start + _BLOCK], pairs[start : start + _BLOCK], groups)
     unfinished = [one for one in begun if isinstance(one, _OfMethod)]
     found = iter(estimates([one.value for one in unfinished], [one.parts for one in unfinished]))
     return [one.tested(next(found)) if isinstance(one, _OfMethod) else one for one in begun]
@@ -132,26 +142,33 @@ class _OfMethod:
         return Tested(runs, method, replace(self.parts, runs=_as_far_as(runs, self.parts.of_these_runs)))
 
 
-def _begun(mine: Side, theirs: Side, pair: Pair, groups: Groups | None) -> Tested | _OfMethod:
+def _begun(
+    sides: Sequence[tuple[Side, Side]], pairs: Sequence[Pair], groups: Groups | None
+) -> list[Tested | _OfMethod]:
+    """Begins the tests of pairs: what is the same for each is done for all of them at once."""
+    changes = differences([mine for mine, _ in sides], [theirs for _, theirs in sides])
+    each = mean_intervals(changes, groups), variances_of_means(changes, groups), n_moved(changes, groups)
+    unit = "prompt" if groups is None else "group of prompts"
+    return [_begun_one(*one, unit) for one in zip(sides, pairs, *each, strict=True)]
+
+
+def _begun_one(
+    sides: tuple[Side, Side], pair: Pair, over_prompts: Estimate, variance: tuple[float, float], moved: int, unit: str
+) -> Tested | _OfMethod:
     is_method = has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline))
-    difference = mine.minus(theirs)
-    measured = np.isfinite(difference)
-    if not measured.any() and all(np.isfinite(side.averages).any() for side in (mine, theirs)):
+    if over_prompts.value is None and all(np.isfinite(side.averages).any() for side in sides):
         nothing = Estimate(None, reason="of the prompts that were measured on either side, none in common")
         return Tested(nothing, nothing if is_method else None)
-    moved, unit = n_moved(difference, groups), "prompt" if groups is None else "group of prompts"
-    over_prompts = mean_interval(difference, groups)
     runs = no_surer_than_signs(over_prompts, moved, unit)
     if is_method:
-        parts = parts_of_method((mine, theirs), difference, over_prompts, groups)
+        parts = parts_of_method(sides, over_prompts, *variance)
         if isinstance(parts, Estimate):
             return Tested(runs, no_surer_than_signs(parts, moved, unit))
         assert over_prompts.value is not None
         return _OfMethod(over_prompts.value, over_prompts, moved, unit, parts)
-    if runs.ci_low is None or measured.sum() < 2:
+    if runs.ci_low is None:
         return Tested(runs, None)
-    by_group = collapse(difference[measured], None if groups is None else groups[measured])
-    parts = Components(float(by_group.values.var(ddof=1)) / len(by_group.values), by_group.df + 1)
+    parts = Components(*variance)
     return Tested(runs, None, replace(parts, prompts=_as_far_as(runs, parts)))
 
 
@@ -159,10 +176,8 @@ def _as_far_as(runs: Estimate, parts: Components) -> float:
     """Returns the variance of a t interval that reaches as far towards zero as these runs' own, longer where skewed."""
     if runs.value is None or runs.ci_low is None or runs.ci_high is None:
         return parts.prompts
-    from scipy.special import stdtrit
-
     half = runs.ci_high - runs.value if runs.value < 0 else runs.value - runs.ci_low
-    return max(parts.prompts, (half / float(stdtrit(parts.n_prompts - 1, 1 - ALPHA / 2))) ** 2)
+    return max(parts.prompts, (half / t_quantile(parts.n_prompts - 1)) ** 2)
 
 
 def compare_corpora(pairs: Sequence[CorpusPair]) -> list[Tested]:
@@ -172,7 +187,14 @@ def compare_corpora(pairs: Sequence[CorpusPair]) -> list[Tested]:
     difference, and of each seed's distance from the average of its recipe as the residual.
     """
     sides = _CorpusSides()
-    begun = [_corpus_begun(pair, sides) for pair in pairs]
+    alike: dict[object, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        sizes = None if pair.group_sizes is None else tuple(pair.group_sizes)
+        alike.setdefault((sizes, len(pair.values[0][1])), []).append(place)
+    by_place: dict[int, Tested | _OfMethod] = {}
+    for places in alike.values():
+        by_place |= zip(places, _corpora_begun([pairs[place] for place in places], sides), strict=True)
+    begun = [by_place[place] for place in range(len(pairs))]
     unfinished = [one for one in begun if isinstance(one, _OfMethod)]
     found = iter(estimates([one.value for one in unfinished], [one.parts for one in unfinished]))
     return [
@@ -183,13 +205,22 @@ def compare_corpora(pairs: Sequence[CorpusPair]) -> list[Tested]:
     ]
 
 
-def _corpus_begun(pair: CorpusPair, sides: _CorpusSides) -> Tested | _OfMethod:
-    value, replicates = sides.averaged(pair.values)
-    base_value, base_replicates = sides.averaged(pair.baseline)
-    change = value - base_value
-    changes = _minus(replicates, base_replicates)
-    runs = jackknife_interval(change, changes, pair.group_sizes)
-    variance, n_groups = jackknife_variance(change, changes, pair.group_sizes)
+def _corpora_begun(pairs: Sequence[CorpusPair], sides: _CorpusSides) -> list[Tested | _OfMethod]:
+    """Begins the tests of pairs with as many replicates and the same sizes of groups."""
+    both = [(sides.averaged(pair.values), sides.averaged(pair.baseline)) for pair in pairs]
+    changes = [mine - theirs for (mine, _), (theirs, _) in both]
+    replicates = np.stack([mine for (_, mine), _ in both]) - np.stack([theirs for _, (_, theirs) in both])
+    variances = jackknife_variances(changes, replicates, pairs[0].group_sizes)
+    return [
+        _corpus_begun(pair, change, *variance, sides)
+        for pair, change, variance in zip(pairs, changes, variances, strict=True)
+    ]
+
+
+def _corpus_begun(
+    pair: CorpusPair, change: float, variance: float | None, n_groups: int, sides: _CorpusSides
+) -> Tested | _OfMethod:
+    runs = interval(change, variance, n_groups)
     is_method = has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline))
     if variance is None:
         return Tested(runs, runs if is_method else None)
@@ -231,14 +262,13 @@ class _CorpusSides:
     """What recipes bring to the pairs that they are part of, each found once; of lists that the pairs hold on to."""
 
     def __init__(self) -> None:
-        self._averages: dict[int, tuple[float, list[float | None]]] = {}
+        self._averages: dict[int, tuple[float, Matrix]] = {}
         self._arms: dict[object, Arm] = {}
 
-    def averaged(self, seeds: Seeds) -> tuple[float, list[float | None]]:
+    def averaged(self, seeds: Seeds) -> tuple[float, Matrix]:
         """Returns the means over seeds of values and of replicates; a group counts where every seed has it."""
         if id(seeds) not in self._averages:
-            groups = [[v for v in group if v is not None] for group in zip(*(left for _, left in seeds), strict=True)]
-            means = [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
+            means = np.ascontiguousarray(_replicates(seeds).T).mean(axis=1)
             self._averages[id(seeds)] = float(np.mean([value for value, _ in seeds])), means
         return self._averages[id(seeds)]
 
@@ -254,10 +284,11 @@ class _CorpusSides:
         if len(seeds) < MIN_SEEDS:
             return Arm(len(seeds), 0.0, 0.0, varies)
         value, replicates = self.averaged(seeds)
-        own = [jackknife_variance(one - value, _minus(left, replicates), sizes)[0] for one, left in seeds]
-        residual = sum(one for one in own if one is not None) / (len(seeds) - 1)
+        own = jackknife_variances([one - value for one, _ in seeds], _replicates(seeds) - replicates, sizes)
+        residual = sum(one for one, _ in own if one is not None) / (len(seeds) - 1)
         return Arm(len(seeds), float(np.var([one for one, _ in seeds], ddof=1)), residual, varies)
 
 
-def _minus(mine: Sequence[float | None], theirs: Sequence[float | None]) -> list[float | None]:
-    return [None if a is None or b is None else a - b for a, b in zip(mine, theirs, strict=True)]
+def _replicates(seeds: Seeds) -> Matrix:
+    """Returns replicates (seeds, groups), NaN where a seed has none."""
+    return np.array([left for _, left in seeds], dtype=np.float64)

@@ -15,11 +15,16 @@ t quantile with G - 1 degrees of freedom.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alignbench.statistics.estimate import ALPHA, Estimate
+from alignbench.statistics.estimate import Estimate
+from alignbench.statistics.prompt_means import measured_alike, t_quantile
+
+Matrix = NDArray[np.float64]
 
 N_JACKKNIFE_GROUPS = 20
 """Corpus metrics get their uncertainty from deleting one of this many prompt-hash groups at a time."""
@@ -42,39 +47,48 @@ def jackknife_interval(
         replicates: the metric with group 0, 1, ... left out; None for a group that holds no prompt.
         group_sizes: prompts in each group, a group of 0 is skipped; None means equal groups.
     """
-    variance, n_groups = jackknife_variance(value, replicates, group_sizes)
+    [variance] = jackknife_variances([value], np.array([replicates], dtype=np.float64), group_sizes)
+    return interval(value, *variance)
+
+
+def jackknife_variances(
+    values: Sequence[float], replicates: Matrix, group_sizes: Sequence[int] | None = None
+) -> list[tuple[float | None, int]]:
+    """Returns the variance of several corpus metrics over prompts, None with too few groups, and how many there are.
+
+    `replicates` are (metrics, groups), NaN for a group that holds no prompt. Each has the very number that it has
+    alone.
+    """
+    sizes = np.ones(replicates.shape[1], np.int64) if group_sizes is None else np.array(group_sizes, np.int64)
+    if len(sizes) != replicates.shape[1]:
+        raise ValueError(f"{replicates.shape[1]} replicates, but {len(sizes)} group sizes")
+    found: dict[int, tuple[float | None, int]] = {}
+    for places, deleted, kept in measured_alike(np.where(sizes > 0, replicates, np.nan), sizes):
+        assert kept is not None
+        n_groups = len(kept)
+        if n_groups < MIN_GROUPS:
+            found |= dict.fromkeys(places, (None, n_groups))
+            continue
+        share = kept / float(kept.sum())
+        value = np.array([[values[place]] for place in places])
+        pseudo = value / share - (1 / share - 1) * deleted
+        centre = n_groups * value - ((1 - share) * deleted).sum(axis=1, keepdims=True)
+        variances = ((pseudo - centre) ** 2 / (1 / share - 1)).mean(axis=1)
+        found |= {place: (one, n_groups) for place, one in zip(places, variances.tolist(), strict=True)}
+    return [found[place] for place in range(len(values))]
+
+
+def interval(value: float, variance: float | None, n_groups: int) -> Estimate:
+    """Returns value with its t interval; a standard error of nothing but rounding gives none."""
+    from scipy.special import stdtr
+
     if variance is None:
         reason = f"{n_groups} groups of prompts have values, a jackknife interval needs {MIN_GROUPS}"
         return Estimate(value, n=n_groups, reason=reason)
-    return _interval(value, float(np.sqrt(variance)), n_groups)
-
-
-def jackknife_variance(
-    value: float, replicates: Sequence[float | None], group_sizes: Sequence[int] | None = None
-) -> tuple[float | None, int]:
-    """Returns the variance of a corpus metric over prompts, None with too few groups, and the number of groups."""
-    sizes = [1] * len(replicates) if group_sizes is None else list(group_sizes)
-    if len(sizes) != len(replicates):
-        raise ValueError(f"{len(replicates)} replicates, but {len(sizes)} group sizes")
-    kept = [(r, m) for r, m in zip(replicates, sizes, strict=True) if r is not None and m > 0]
-    n_groups = len(kept)
-    if n_groups < MIN_GROUPS:
-        return None, n_groups
-    deleted = np.array([r for r, _ in kept], dtype=np.float64)
-    share = np.array([m for _, m in kept], dtype=np.float64)
-    share /= share.sum()
-    pseudo = value / share - (1 / share - 1) * deleted
-    centre = n_groups * value - ((1 - share) * deleted).sum()
-    return float(np.mean((pseudo - centre) ** 2 / (1 / share - 1))), n_groups
-
-
-def _interval(value: float, error: float, n_groups: int) -> Estimate:
-    """Returns value with its t interval; a standard error of nothing but rounding gives none."""
-    from scipy.special import stdtr, stdtrit
-
+    error = math.sqrt(variance)
     if error <= 1e-12 * max(1.0, abs(value)):
         p = 1.0 if abs(value) <= 1e-12 else None
         return Estimate(value, n=n_groups, p_value=p, reason="the same value whichever group is left out")
-    half = float(stdtrit(n_groups - 1, 1 - ALPHA / 2)) * error
+    half = t_quantile(n_groups - 1) * error
     p = 2 * float(stdtr(n_groups - 1, -abs(value) / error))
     return Estimate(value, value - half, value + half, n_groups, p)

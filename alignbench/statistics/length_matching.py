@@ -83,7 +83,8 @@ def length_matched(texts: ScoredTexts, baseline: ScoredTexts) -> list[LengthMatc
     ends = length_bins(np.concatenate([texts.lengths, baseline.lengths]))
     n_prompts = int(max(texts.prompts.max(), baseline.prompts.max())) + 1
     sides = np.stack([_tables(side, ends, n_prompts) for side in (texts, baseline)])
-    differences, shares = _standardised(sides.sum(axis=2, keepdims=True))
+    sums = sides.sum(axis=2, keepdims=True)
+    differences, shares = _standardised(sums[:, 0], sums[:, 1])
     n_common = (sides[:, 0].sum(axis=3) > 0).all(axis=0).sum(axis=0)
     drawn = _resampled(sides) if (n_common >= MIN_PROMPTS).any() else np.empty((0, n_columns))
     return [
@@ -94,43 +95,48 @@ def length_matched(texts: ScoredTexts, baseline: ScoredTexts) -> list[LengthMatc
 
 def _tables(side: ScoredTexts, ends: Integers, n_prompts: int) -> Floats:
     """Returns numbers of scored completions and sums of their scores, (2, prompts, columns, bins)."""
-    bins = np.searchsorted(ends, side.lengths, side="left")
-    tables = np.zeros((2, n_prompts, side.scores.shape[1], len(ends) + 1))
+    n_bins = len(ends) + 1
+    places = side.prompts * n_bins + np.searchsorted(ends, side.lengths, side="left")
+    tables = np.zeros((2, n_prompts, side.scores.shape[1], n_bins))
     for j, column in enumerate(side.scores.T):
         scored = np.isfinite(column)
-        place = side.prompts[scored], j, bins[scored]
-        np.add.at(tables[0], place, 1.0)
-        np.add.at(tables[1], place, column[scored])
+        for table, weights in zip(tables, (None, column[scored]), strict=True):
+            found = np.bincount(places[scored], weights, minlength=n_prompts * n_bins)
+            table[:, j] = found.reshape(n_prompts, n_bins)
     return tables
 
 
-def _standardised(sides: Floats) -> tuple[Floats, Floats]:
+def _standardised(numbers: Floats, sums: Floats) -> tuple[Floats, Floats]:
     """Returns differences, NaN without a common bin, and shares, (rows, columns) each.
 
     Args:
-        sides: (texts and baseline, numbers and sums, rows, columns, bins).
+        numbers: (texts and baseline, rows, columns, bins); a single column is that of all.
+        sums: (texts and baseline, rows, columns, bins).
     """
-    (n, total), (n_baseline, total_baseline) = sides
+    (n, n_baseline), (total, total_baseline) = numbers, sums
     common = (n > 0) & (n_baseline > 0)
     gaps = np.where(common, total / np.maximum(n, 1) - total_baseline / np.maximum(n_baseline, 1), 0.0)
     covered = np.where(common, n_baseline, 0.0).sum(axis=-1)
-    differences = np.divide(
-        (gaps * n_baseline).sum(axis=-1), covered, out=np.full(covered.shape, np.nan), where=covered > 0
-    )
+    weighted = (gaps * n_baseline).sum(axis=-1)
+    differences = np.divide(weighted, covered, out=np.full(weighted.shape, np.nan), where=covered > 0)
     return differences, covered / np.maximum(n_baseline.sum(axis=-1), 1)
 
 
 def _resampled(sides: Floats) -> Floats:
     """Returns the differences of resampled prompts, (resamples, columns)."""
-    n_prompts, shape = sides.shape[2], (sides.shape[3], sides.shape[4])
-    flat = sides.reshape(2, 2, n_prompts, -1)
-    rng, drawn = np.random.default_rng(_SEED), np.empty((N_RESAMPLES, shape[0]))
-    step = max(1, _BLOCK // (n_prompts + 4 * flat.shape[3]))
+    n_prompts, n_columns, n_bins = sides.shape[2:]
+    numbers, sums = sides[:, 0], sides[:, 1]
+    if (numbers == numbers[:, :, :1]).all():
+        numbers = numbers[:, :, :1]  # every scorer has scored every text
+    rng, drawn = np.random.default_rng(_SEED), np.empty((N_RESAMPLES, n_columns))
+    step = max(1, _BLOCK // (n_prompts + 4 * n_columns * n_bins))
     is_kept = n_prompts <= _MOST_KEPT
     for start in range(0, N_RESAMPLES, step):
         stop = min(N_RESAMPLES, start + step)
         counts = _counts(n_prompts)[start:stop] if is_kept else _draw_counts(rng, stop - start, n_prompts)
-        drawn[start:stop] = _standardised((counts.astype(np.float64) @ flat).reshape(2, 2, stop - start, *shape))[0]
+        times = counts.astype(np.float64)
+        both = (times @ one.reshape(2, n_prompts, -1) for one in (numbers, sums))
+        drawn[start:stop] = _standardised(*(one.reshape(2, stop - start, -1, n_bins) for one in both))[0]
     return drawn
 
 

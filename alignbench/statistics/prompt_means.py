@@ -24,8 +24,10 @@ a difference are then called, and this gives 5. Groups of one prompt each give t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,8 @@ MIN_SKEWED = 20
 _SKEWED = 1.0
 _ROUNDING = 1e-12
 """Relative size below which a number is rounding error of zero."""
+_BLOCK = 512
+"""Rows at a time: what a processor keeps at hand."""
 
 Columns = NDArray[np.float64]
 Groups = NDArray[np.int64]
@@ -90,37 +94,87 @@ def numbered(ids: Sequence[str], groups: Mapping[str, str]) -> Groups | None:
 
 def mean_interval(values: Sequence[float] | Columns, groups: Groups | None = None) -> Estimate:
     """Returns the mean over prompts with its interval. NaN means: this prompt could not be measured."""
-    return _mean(np.asarray(values, dtype=np.float64), groups)
+    return mean_intervals(np.asarray(values, dtype=np.float64)[None], groups)[0]
 
 
 def column_means(columns: Columns, groups: Groups | None = None) -> list[Estimate]:
     """Returns one estimate per column of an array (prompts, columns); a column's mean is over its measured prompts."""
-    return [_mean(column, groups) for column in columns.T]
+    return mean_intervals(columns.T, groups)
 
 
-def _mean(column: Columns, groups: Groups | None) -> Estimate:
-    measured = np.isfinite(column)
-    values, own = column[measured], None if groups is None else groups[measured]
-    n = len(values)
+def mean_intervals(rows: Columns, groups: Groups | None = None) -> list[Estimate]:
+    """Returns `mean_interval` of each row of an array (rows, prompts), with the very numbers that it has alone."""
+    found: dict[int, Estimate] = {}
+    for places, values, own in measured_alike(rows, groups):
+        found |= zip(places, _means(values, own), strict=True)
+    return [found[place] for place in range(len(rows))]
+
+
+def variances_of_means(rows: Columns, groups: Groups | None = None) -> list[tuple[float, float]]:
+    """Returns for each row of an array (rows, prompts) the variance of its mean, and the degrees of freedom plus one.
+
+    NaN where fewer than two prompts, or groups of them, are measured.
+    """
+    found: dict[int, tuple[float, float]] = {}
+    for places, values, own in measured_alike(rows, groups):
+        by_group = _collapsed_rows(values, own)
+        n_groups = by_group.values.shape[1]
+        variances = by_group.values.var(axis=1, ddof=1) / n_groups if n_groups > 1 else np.full(len(places), np.nan)
+        found |= {place: (one, by_group.df + 1) for place, one in zip(places, variances.tolist(), strict=True)}
+    return [found[place] for place in range(len(rows))]
+
+
+def measured_alike(rows: Columns, beside: Groups | None = None) -> Iterator[tuple[list[int], Columns, Groups | None]]:
+    """Yields the places of rows that are measured on the same columns, their values there, and what is `beside` these.
+
+    Args:
+        rows: (rows, columns), NaN where nothing was measured.
+        beside: (columns,).
+    """
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        measured = np.isfinite(block)
+        alike: dict[bytes, list[int]] = {}
+        for place, bits in enumerate(np.packbits(measured, axis=1)):
+            alike.setdefault(bits.tobytes(), []).append(place)
+        for places in alike.values():
+            there = measured[places[0]]
+            values = np.ascontiguousarray(block[places][:, there])  # rows are then summed as they are alone
+            yield [start + place for place in places], values, None if beside is None else beside[there]
+
+
+def _collapsed_rows(values: Columns, groups: Groups | None) -> Collapsed:
+    """Returns rows (rows, prompts) by group, in memory one after the other, so that each is summed as it is alone."""
+    by_group = collapse(values, groups)
+    return replace(by_group, values=np.ascontiguousarray(by_group.values))
+
+
+def _means(values: Columns, groups: Groups | None) -> list[Estimate]:
+    """Returns the estimates of rows (rows, prompts) that are measured on every prompt; changes constant ones."""
+    n = values.shape[1]
     if n == 0:
-        return Estimate(None, reason="no prompt was measured")
-    if np.ptp(values) <= _ROUNDING * np.abs(values).max():
-        values = np.full(n, values[0])
-    by_group = collapse(values, own)
-    mean = float(values.mean())
-    if abs(mean) <= _ROUNDING * np.abs(values).max():
-        mean = 0.0
-    n_groups = by_group.values.shape[-1]
+        return [Estimate(None, reason="no prompt was measured")] * len(values)
+    is_constant = np.ptp(values, axis=1) <= _ROUNDING * np.abs(values).max(axis=1)
+    values[is_constant] = values[is_constant, :1]
+    means = values.mean(axis=1)
+    means[np.abs(means) <= _ROUNDING * np.abs(values).max(axis=1)] = 0.0
+    by_group = _collapsed_rows(values, groups)
+    n_groups = by_group.values.shape[1]
+    if reason := _too_few(n, n_groups, by_group.n_effective):
+        return [Estimate(mean, n=n, reason=reason) for mean in means.tolist()]
+    return [
+        _constant(one.mean, n, n_groups) if constant else _tested(one, by_group.df, n, n_groups)
+        for one, constant in zip(_moments(means, by_group.values), is_constant.tolist(), strict=True)
+    ]
+
+
+def _too_few(n: int, n_groups: int, n_effective: float) -> str | None:
     if n_groups < MIN_PROMPTS:
-        return Estimate(mean, n=n, reason=f"{_named(n, n_groups)}, an interval needs {MIN_PROMPTS}")
-    if by_group.n_effective < MIN_PROMPTS:
-        reason = f"{_named(n, n_groups)}, the largest so large that they count as {by_group.n_effective:.1f}"
-        return Estimate(mean, n=n, reason=f"{reason}, an interval needs {MIN_PROMPTS}")
-    if np.ptp(values) == 0:
-        if mean == 0.0:
-            return Estimate(mean, n=n, p_value=1.0, reason="zero on every prompt")
-        return Estimate(mean, n=n, p_value=sign_test_p(n_groups), reason="the same value on every prompt")
-    return _tested(mean, by_group, n)
+        return f"{_named(n, n_groups)}, an interval needs {MIN_PROMPTS}"
+    if n_effective < MIN_PROMPTS:
+        counted = f"{_named(n, n_groups)}, the largest so large that they count as {n_effective:.1f}"
+        return f"{counted}, an interval needs {MIN_PROMPTS}"
+    return None
 
 
 def _named(n: int, n_groups: int) -> str:
@@ -128,26 +182,58 @@ def _named(n: int, n_groups: int) -> str:
     return f"{n} measured prompts" + (f" in {n_groups} {groups}" if n_groups < n else "")
 
 
-def _tested(mean: float, by_group: Collapsed, n: int) -> Estimate:
-    """Returns the mean with interval and p of the module docstring."""
-    from scipy.special import stdtr, stdtrit
+def _constant(mean: float, n: int, n_groups: int) -> Estimate:
+    if mean == 0.0:
+        return Estimate(mean, n=n, p_value=1.0, reason="zero on every prompt")
+    return Estimate(mean, n=n, p_value=sign_test_p(n_groups), reason="the same value on every prompt")
 
-    values, df = by_group.values, by_group.df
-    n_groups = len(values)
-    error = float(values.std(ddof=1)) / n_groups**0.5
-    if error <= _ROUNDING * float(np.abs(values).max()):
+
+class _Moments(NamedTuple):
+    """Of the values of one metric, a number per group of prompts."""
+
+    mean: float
+    error: float
+    """Of the mean."""
+    spread: float
+    """Standard deviation, divisor n."""
+    third: float
+    """Third central moment."""
+    largest: float
+
+
+def _moments(means: Columns, values: Columns) -> Iterator[_Moments]:
+    """Yields the moments of rows (rows, groups)."""
+    errors = values.std(axis=1, ddof=1) / values.shape[1] ** 0.5
+    thirds = ((values - values.mean(axis=1, keepdims=True)) ** 3).mean(axis=1)
+    columns = means, errors, values.std(axis=1), thirds, np.abs(values).max(axis=1)
+    return map(_Moments, *(column.tolist() for column in columns))
+
+
+def _tested(one: _Moments, df: float, n: int, n_groups: int) -> Estimate:
+    """Returns the mean with interval and p of the module docstring."""
+    from scipy.special import stdtr
+
+    if one.error <= _ROUNDING * one.largest:
         reason = "groups of prompts do not differ"
-        return Estimate(mean, n=n, p_value=1.0 if mean == 0 else sign_test_p(n_groups), reason=reason)
-    skewness = float(((values - values.mean()) ** 3).mean()) / float(values.std()) ** 3
-    t = mean / error
+        return Estimate(one.mean, n=n, p_value=1.0 if one.mean == 0 else sign_test_p(n_groups), reason=reason)
+    skewness = one.third / one.spread**3
+    t = one.mean / one.error
     if n_groups < MIN_SKEWED and abs(skewness) > _SKEWED and skewness * t < 0:
         reason = f"{_named(n, n_groups)} whose values are skewed, an interval needs {MIN_SKEWED}"
-        return Estimate(mean, n=n, reason=reason)
-    most = float(stdtrit(df, 1 - ALPHA / 2))
+        return Estimate(one.mean, n=n, reason=reason)
+    most = t_quantile(df)
     lean = skewness / n_groups**0.5
     ends = [most, -most, untransformed(most, lean), untransformed(-most, lean)]
     p = 2 * float(max(stdtr(df, -abs(t)), stdtr(df, -abs(transformed(t, lean)))))
-    return Estimate(mean, mean - max(ends) * error, mean - min(ends) * error, n, min(1.0, p))
+    return Estimate(one.mean, one.mean - max(ends) * one.error, one.mean - min(ends) * one.error, n, min(1.0, p))
+
+
+@lru_cache(maxsize=64)
+def t_quantile(df: float) -> float:
+    """Returns how many standard errors a 95 % interval reaches to either side, without any skewness."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, 1 - ALPHA / 2))
 
 
 def transformed(t: float, lean: float) -> float:
@@ -182,7 +268,9 @@ def no_surer_than_signs(estimate: Estimate, n_moved: int, unit: str = "prompt") 
     return replace(estimate, ci_low=None, ci_high=None, p_value=least, reason=reason)
 
 
-def n_moved(differences: Columns, groups: Groups | None) -> int:
-    """Returns how many prompts, or groups of them, differ at all; NaN does not count."""
+def n_moved(differences: Columns, groups: Groups | None) -> list[int]:
+    """Returns how many prompts, or groups of them, differ at all, of each row (rows, prompts); NaN does not count."""
     moved = np.isfinite(differences) & (differences != 0)
-    return int(moved.sum()) if groups is None else len(np.unique(groups[moved]))
+    if groups is None:
+        return [int(one) for one in moved.sum(axis=1)]
+    return [len(np.unique(groups[row])) for row in moved]
