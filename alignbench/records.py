@@ -370,7 +370,7 @@ class Cost:
 
     def amounts(self) -> dict[str, int | float]:
         """The fields that are not 0."""
-        return {name: amount for name, amount in asdict(self).items() if amount}
+        return {name: amount for name in self.__dataclass_fields__ if (amount := getattr(self, name))}
 
     def counts(self) -> dict[str, int | float]:
         """What depends on the work alone, not on the machine: every field but seconds and memory."""

@@ -57,6 +57,11 @@ class RecipeRuns:
         """Seeds in ascending order."""
         return tuple(run.status.seed for run, _ in self.runs)
 
+    @cached_property
+    def keys(self) -> tuple[MetricKey, ...]:
+        """Every metric that any run has, in the order of the files."""
+        return tuple(dict.fromkeys(key for _, evaluation in self.runs for key in evaluation.metrics))
+
     def metrics(self, key: MetricKey) -> list[StoredMetric]:
         """Returns one stored value per seed, fewer where a seed lacks the metric."""
         return [evaluation.metrics[key] for _, evaluation in self.runs if key in evaluation.metrics]
@@ -126,7 +131,7 @@ class PairedRecipes:
 
 def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
     """Returns every metric that any run has, in the order of the files."""
-    return list(dict.fromkeys(key for one in recipes for _, evaluation in one.runs for key in evaluation.metrics))
+    return list(dict.fromkeys(key for one in recipes for key in one.keys))
 
 
 def harm_by_scorer(one: RecipeRuns, headline: str) -> dict[str, Matrix]:
@@ -293,9 +298,10 @@ class Pool:
 
     def matrix(self, one: RecipeRuns, key: MetricKey) -> Matrix | None:
         """Returns the values (seeds, prompts), NaN where unmeasured; None where nothing is stored."""
-        if (one.recipe, key) not in self._matrices:
-            self._matrices[one.recipe, key] = self._read(one, key)
-        return self._matrices[one.recipe, key]
+        place = one.recipe, key
+        if place not in self._matrices:
+            self._matrices[place] = self._read(one, key)
+        return self._matrices[place]
 
     def _read(self, one: RecipeRuns, key: MetricKey) -> Matrix | None:
         name = str(key)

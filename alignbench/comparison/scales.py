@@ -29,8 +29,8 @@ def mean_replicates(stored: Sequence[StoredMetric], scale: str) -> tuple[float, 
     if len(seeds) < len(stored) or len({len(one) for one in seeds}) != 1:
         return float(np.mean([m.value for m in stored if m.value is not None])), None
     value = float(np.mean([scaled(m.value, scale) for m in stored if m.value is not None]))
-    groups = [[v for v in group if v is not None] for group in zip(*seeds, strict=True)]
-    return value, [float(np.mean(group)) if len(group) == len(seeds) else None for group in groups]
+    groups = np.ascontiguousarray(np.array(seeds, dtype=np.float64).T).mean(axis=1).tolist()
+    return value, [None if math.isnan(one) else one for one in groups]
 
 
 def exponential(estimate: Estimate) -> Estimate:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Literal, Self
+from functools import cache
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,14 +30,21 @@ class Traits(BaseModel):
     condition: str | None = None
     """The field of comparability that tells what it is measured on; None: the prompts of the evaluation."""
 
-    @classmethod
-    def of(cls, metric: str) -> Self:
+    @staticmethod
+    def of(metric: str) -> Traits:
         """Returns those of a metric that is installed, or what is assumed of one that is not."""
-        known = plugins.metrics(added=False).get(metric)
-        if known is None:
-            with suppress(UsageError):  # of a package that is broken: who reads results need not have it
-                known = plugins.metrics().get(metric)
-        return cls() if known is None else cls.model_validate(known)
+        if (found := _ours().get(metric)) is not None:
+            return found
+        known = None
+        with suppress(UsageError):  # of a package that is broken: who reads results need not have it
+            known = plugins.metrics().get(metric)
+        return Traits() if known is None else Traits.model_validate(known)
+
+
+@cache
+def _ours() -> dict[str, Traits]:
+    """Returns those of the metrics of alignbench itself, by name."""
+    return {name: Traits.model_validate(known) for name, known in plugins.metrics(added=False).items()}
 
 
 def of_packages(measured: Iterable[MetricValue]) -> dict[str, Traits]:

@@ -346,11 +346,11 @@ class Spread:
         from scipy.special import stdtrit
 
         half: Matrix = -stdtrit(self.df.max(axis=1), alpha / 2) * self.scales.min(axis=1)
-        left = np.ones(len(half), dtype=bool)
+        left, constant = np.ones(len(half), dtype=bool), self._constant()
         for _ in range(100):
             # Newton on log p over log difference: concave, so from the left no step goes past the root.
             p = self.p_values(half[:, None])[:, 0]
-            step = np.log(p / alpha) * p / (half * np.maximum(self._density(half), 1e-300))
+            step = np.log(p / alpha) * p / (half * np.maximum(self._density(half, constant), 1e-300))
             half = np.where(left, half * np.exp(np.minimum(step, 3.0)), half)
             found = np.abs(step) <= 1e-9
             left = left & ~found if alone else left
@@ -358,12 +358,16 @@ class Spread:
                 break
         return half
 
-    def _density(self, differences: Matrix) -> Matrix:
-        """Returns minus the slope of p at differences (cases,)."""
+    def _constant(self) -> Matrix:
+        """Returns what the density of Student's t has in front of it, (cases, points)."""
         from scipy.special import gammaln
 
+        constant: Matrix = np.exp(gammaln((self.df + 1) / 2) - gammaln(self.df / 2)) / np.sqrt(self.df * np.pi)
+        return constant
+
+    def _density(self, differences: Matrix, constant: Matrix) -> Matrix:
+        """Returns minus the slope of p at differences (cases,)."""
         t = differences[:, None] / self.scales
-        constant = np.exp(gammaln((self.df + 1) / 2) - gammaln(self.df / 2)) / np.sqrt(self.df * np.pi)
         densities = 2 * constant * (1 + t**2 / self.df) ** (-(self.df + 1) / 2) / self.scales
         density: Matrix = (densities * self.weights).sum(axis=1)
         return density

@@ -210,15 +210,29 @@ def _corpora_begun(pairs: Sequence[CorpusPair], sides: _CorpusSides) -> list[Tes
     both = [(sides.averaged(pair.values), sides.averaged(pair.baseline)) for pair in pairs]
     changes = [mine - theirs for (mine, _), (theirs, _) in both]
     replicates = np.stack([mine for (_, mine), _ in both]) - np.stack([theirs for _, (_, theirs) in both])
-    variances = jackknife_variances(changes, replicates, pairs[0].group_sizes)
+    sizes = pairs[0].group_sizes
+    variances, shares = jackknife_variances(changes, replicates, sizes), _in_shares(sizes)
     return [
-        _corpus_begun(pair, change, *variance, sides)
+        _corpus_begun(pair, change, *variance, sides, shares)
         for pair, change, variance in zip(pairs, changes, variances, strict=True)
     ]
 
 
+def _in_shares(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Returns sizes of groups that have no divisor in common: only their shares matter."""
+    if sizes is None:
+        return None
+    parts = math.gcd(*sizes) or 1
+    return tuple(size // parts for size in sizes)
+
+
 def _corpus_begun(
-    pair: CorpusPair, change: float, variance: float | None, n_groups: int, sides: _CorpusSides
+    pair: CorpusPair,
+    change: float,
+    variance: float | None,
+    n_groups: int,
+    sides: _CorpusSides,
+    shares: tuple[int, ...] | None,
 ) -> Tested | _OfMethod:
     runs = interval(change, variance, n_groups)
     is_method = has_method(pair.varies, len(pair.values), pair.baseline_varies, len(pair.baseline))
@@ -227,8 +241,8 @@ def _corpus_begun(
     if not is_method:
         return Tested(runs, None, Components(variance, n_groups) if variance > 0 else None)
     arms = [
-        sides.arm(pair.values, pair.varies, pair.group_sizes),
-        sides.arm(pair.baseline, pair.baseline_varies, pair.group_sizes),
+        sides.arm(pair.values, pair.varies, shares),
+        sides.arm(pair.baseline, pair.baseline_varies, shares),
     ]
     return _OfMethod(change, runs, 0, "", components(variance, n_groups, arms))
 
@@ -240,14 +254,12 @@ def adjust(family: Sequence[Tested], weights: Sequence[float] | None = None) -> 
     shares = [1.0] * len(family) if weights is None else weights
     whole = math.fsum(share for one, share in zip(family, shares, strict=True) if one.difference.p_value is not None)
     return [
-        replace(
-            one,
-            these_runs=replace(one.these_runs, p_adjusted=mine),
-            method=None if one.method is None else replace(one.method, p_adjusted=adjusted),
-            n_tests=max(1, round(whole / share)),
+        Tested(
+            one.these_runs.adjusted(adjusted if one.method is None else mine),
+            None if one.method is None else one.method.adjusted(adjusted),
+            one.parts,
+            max(1, round(whole / share)),
         )
-        if one.method is not None
-        else replace(one, these_runs=replace(one.these_runs, p_adjusted=adjusted), n_tests=max(1, round(whole / share)))
         for one, share, mine, adjusted in zip(family, shares, runs, shown, strict=True)
     ]
 
@@ -272,19 +284,18 @@ class _CorpusSides:
             self._averages[id(seeds)] = float(np.mean([value for value, _ in seeds])), means
         return self._averages[id(seeds)]
 
-    def arm(self, seeds: Seeds, varies: bool, sizes: Sequence[int] | None) -> Arm:
-        """Returns the spread of the seeds; of sizes only their shares matter."""
-        parts = math.gcd(*sizes) or 1 if sizes is not None else 1
-        place = id(seeds), varies, None if sizes is None else tuple(size // parts for size in sizes)
+    def arm(self, seeds: Seeds, varies: bool, shares: tuple[int, ...] | None) -> Arm:
+        """Returns the spread of the seeds."""
+        place = id(seeds), varies, shares
         if place not in self._arms:
-            self._arms[place] = self._arm(seeds, varies, sizes)
+            self._arms[place] = self._arm(seeds, varies, shares)
         return self._arms[place]
 
-    def _arm(self, seeds: Seeds, varies: bool, sizes: Sequence[int] | None) -> Arm:
+    def _arm(self, seeds: Seeds, varies: bool, shares: tuple[int, ...] | None) -> Arm:
         if len(seeds) < MIN_SEEDS:
             return Arm(len(seeds), 0.0, 0.0, varies)
         value, replicates = self.averaged(seeds)
-        own = jackknife_variances([one - value for one, _ in seeds], _replicates(seeds) - replicates, sizes)
+        own = jackknife_variances([one - value for one, _ in seeds], _replicates(seeds) - replicates, shares)
         residual = sum(one for one, _ in own if one is not None) / (len(seeds) - 1)
         return Arm(len(seeds), float(np.var([one for one, _ in seeds], ddof=1)), residual, varies)
 

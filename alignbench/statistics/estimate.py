@@ -27,6 +27,10 @@ class Estimate:
     p_adjusted: float | None = None
     """`p_value` adjusted for the family of tests that it belongs to; None outside of a family."""
 
+    def adjusted(self, p: float | None) -> Estimate:
+        """Returns the estimate with its adjusted p."""
+        return Estimate(self.value, self.ci_low, self.ci_high, self.n, self.p_value, self.reason, p)
+
     def between_0_and_1(self) -> Estimate:
         """Returns the estimate of what cannot lie elsewhere: an interval ends there."""
         low = None if self.ci_low is None else max(0.0, self.ci_low)

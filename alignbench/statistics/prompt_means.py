@@ -203,9 +203,11 @@ class _Moments(NamedTuple):
 
 def _moments(means: Columns, values: Columns) -> Iterator[_Moments]:
     """Yields the moments of rows (rows, groups)."""
-    errors = values.std(axis=1, ddof=1) / values.shape[1] ** 0.5
-    thirds = ((values - values.mean(axis=1, keepdims=True)) ** 3).mean(axis=1)
-    columns = means, errors, values.std(axis=1), thirds, np.abs(values).max(axis=1)
+    n = values.shape[1]
+    distances = values - values.mean(axis=1, keepdims=True)
+    squares = (distances * distances).sum(axis=1)
+    errors, thirds = np.sqrt(squares / (n - 1)) / n**0.5, (distances**3).mean(axis=1)
+    columns = means, errors, np.sqrt(squares / n), thirds, np.abs(values).max(axis=1)
     return map(_Moments, *(column.tolist() for column in columns))
 
 
