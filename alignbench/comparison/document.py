@@ -357,7 +357,8 @@ def _marked(one: Measurement | None) -> str:
         return "-"
     tested = one.difference is not None and one.difference.value is not None
     word = judgement(one)
-    return f"{number(one.value.value)} {MARKS[word]}" if tested and word else number(one.value.value)
+    mark = MARKS.get(word or "") if tested else None
+    return f"{number(one.value.value)} {mark}" if mark else number(one.value.value)
 
 
 def _headline(comparison: Comparison) -> str:

@@ -181,13 +181,13 @@ def _cut_names(rows: Sequence[ComparedRecipe], most: int) -> dict[str, str]:
 def _pairs(comparison: Comparison, answer: Answer, rows: Sequence[ComparedRecipe], width: int) -> list[str]:
     """Returns the verdict on every pair of rows, a mark each."""
     names = _names(rows, width)
-    marks = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "=", None: "."}
+    marks = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "=", "not tested": "?", None: "."}
     header = ["every pair", *map(str, range(1, len(rows) + 1))]
     body = [
         [f"{names[row.recipe]} {place}", *(marks[answer.ranking.verdict(row.recipe, other.recipe)] for other in rows)]
         for place, row in enumerate(rows, 1)
     ]
-    legend = "Row beside column: + better, - worse, * different, = not distinguishable."
+    legend = "Row beside column: + better, - worse, * different, = not distinguishable, ? not tested."
     return [*grid(header, body, [True, *(False for _ in rows)]), legend]
 
 

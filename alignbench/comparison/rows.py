@@ -36,7 +36,7 @@ class ComparedRecipe:
 
 def settlement(measurement: Measurement) -> Settlement | None:
     """Returns what would settle a question that the verdict leaves open; None where it does not, or nothing would."""
-    if measurement.tested is None or judgement(measurement) != "not distinguishable":
+    if measurement.tested is None or judgement(measurement) not in ("not distinguishable", "not tested"):
         return None
     return measurement.tested.settlement()
 

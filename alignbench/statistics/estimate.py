@@ -7,7 +7,7 @@ from typing import Literal
 
 from alignbench.records import Direction
 
-Verdict = Literal["better", "worse", "different", "not distinguishable"]
+Verdict = Literal["better", "worse", "different", "not distinguishable", "not tested"]
 ALPHA = 0.05
 """Two-sided level of every test; intervals cover 1 - ALPHA."""
 
@@ -41,13 +41,15 @@ class Estimate:
 def verdict(difference: Estimate, direction: Direction) -> Verdict | None:
     """Returns what a difference to the baseline means; None where there is no difference to judge.
 
-    The adjusted p decides where there is one. A difference that could not be tested (too few prompts) is
-    `not distinguishable`: its `reason` says why.
+    The adjusted p decides where there is one. Of a difference that could not be tested (too few prompts) `reason` says
+    why.
     """
     if difference.value is None:
         return None
     p = difference.p_value if difference.p_adjusted is None else difference.p_adjusted
-    if p is None or p > ALPHA:
+    if p is None:
+        return "not tested"
+    if p > ALPHA:
         return "not distinguishable"
     if direction == "none":
         return "different"

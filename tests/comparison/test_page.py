@@ -174,7 +174,7 @@ def test_every_pair_where_asked_for(tables):
     lines = page(comparison, View(80))
     start = next(i for i, line in enumerate(lines) if line.startswith("every pair "))
     order = comparison.ranking.order
-    marks = {"better": "+", "worse": "-", "not distinguishable": "=", None: "."}
+    marks = {"better": "+", "worse": "-", "not distinguishable": "=", "not tested": "?", None: "."}
     for place, name in enumerate(order):
         found = lines[start + 1 + place].split()[2:]
         assert found == [marks[comparison.ranking.verdict(name, other)] for other in order]

@@ -71,8 +71,11 @@ def test_without_information_there_is_a_reason(tmp_path, add_run, case, seeds):
     assert value_reason in base["reason"]
     if case == "constant and shifted":
         assert record["verdict"] == "better"  # the sign test: forty prompts move the same way
+    elif case == "no prompt in common":
+        assert record["verdict"] is None
     else:
-        assert record["verdict"] == (None if case == "no prompt in common" else "not distinguishable")
+        few = case in ("one prompt", "two prompts", "one prompt measured")
+        assert record["verdict"] == ("not tested" if few else "not distinguishable")
 
 
 @pytest.mark.parametrize("where", ["untrained", "ppo", "both"])

@@ -220,7 +220,7 @@ def test_too_few_prompts_prove_nothing(n_prompts):
     assert estimate.value is not None
     assert (estimate.ci_low, estimate.ci_high, estimate.p_value) == (None, None, None)
     assert estimate.reason == f"{n_prompts} measured prompts, an interval needs 10"
-    assert verdict(estimate, "lower") == "not distinguishable"
+    assert verdict(estimate, "lower") == "not tested"
 
 
 def test_nothing_measured():
@@ -271,7 +271,7 @@ def test_rounding_error_breaks_no_ties():
         (-0.1, 0.0502, "lower", "not distinguishable"),
         (-0.1, 0.01, "none", "different"),
         (0.1, 0.2, "none", "not distinguishable"),
-        (0.1, None, "lower", "not distinguishable"),
+        (0.1, None, "lower", "not tested"),
         (None, None, "lower", None),
     ],
 )

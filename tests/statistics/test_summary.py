@@ -56,7 +56,7 @@ def test_against_scipy_from_values():
 def test_no_spread_is_no_proof():
     one = from_summary(0.5, 0.0, 10).minus(from_summary(0.1, 0.0, 10))
     assert (one.p_value, one.reason) == (None, "no spread was reported")
-    assert verdict(one, "lower") == "not distinguishable"
+    assert verdict(one, "lower") == "not tested"
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,11 @@ _MARKS = {
     "worse": ("up", "second"),
     "different": ("square", "muted"),
     "not distinguishable": ("ring", "muted"),
+    "not tested": ("ring", "muted"),
 }
 """Mark and colour by verdict."""
 _LEGEND = (
-    "Triangle pointing down: better; up: worse; ring: not distinguishable; square: different. Lines are 95 % "
+    "Triangle pointing down: better; up: worse; ring: not distinguishable, or not tested; square: different. Lines are 95 % "
     "intervals, not adjusted; verdicts follow the adjusted p. !: read the flags of this row first."
 )
 _RANK_LEGEND = (

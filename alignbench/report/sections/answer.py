@@ -26,7 +26,12 @@ _RANKS = (
     "Rank: from 1 + the rows shown to be better, to the number of rows less those shown to be worse, by tests of all "
     "pairs adjusted together. Rows whose ranks overlap are not equal: they have not been told apart."
 )
-_BESIDE = {"better": "better than", "worse": "worse than", "different": "different from"}
+_BESIDE = {
+    "better": "better than",
+    "worse": "worse than",
+    "different": "different from",
+    "not tested": "not tested beside",
+}
 
 
 def answer(material: Material) -> Section:
