@@ -47,9 +47,9 @@ def judge_settings(text: str, option: str) -> ScorerSettings:
     return found
 
 
-def judge_scorer(settings: ScorerSettings, device: torch.device, joint: str = "") -> Scorer:
-    """Makes a judge."""
-    place = Place(f"--scorer: {settings.name}", settings.name, device, resolve, joint, settings.text)
+def judge_scorer(settings: ScorerSettings, device: torch.device, joint: str = "", option: str = "--scorer") -> Scorer:
+    """Makes a judge; `option` is what errors begin with."""
+    place = Place(f"{option}: {settings.name}", settings.name, device, resolve, joint, settings.text)
     return settings.scorer(place)
 
 
@@ -81,7 +81,7 @@ def named_scorer(
                 f"{option}: got one beside {name}, expected none: a preset, and settings such as "
                 "{classifier: MODEL, label: toxic, text: chat}, say so themselves"
             )
-        return judge_scorer(judge_settings(name, "SCORER"), device)
+        return judge_scorer(judge_settings(name, "SCORER"), device, option="SCORER")
     if (Path(name) / STATUS_FILE).is_file():
         return _of_run(read_run(Path(name)), device, judge)
     where = {"where": "SCORER", "revision": None, "device": device, "name": "score", "text": text}
