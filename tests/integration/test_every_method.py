@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from functools import wraps
 
 import pytest
 from click.testing import CliRunner
@@ -52,6 +53,7 @@ class Readers:
     def within(self, work):
         """The same work, noted as training."""
 
+        @wraps(work)
         def noted(*arguments, **named):
             with self.training():
                 return work(*arguments, **named)
@@ -107,7 +109,7 @@ def test_costs_are_the_sums_of_the_events(ran):
 
 def test_what_is_held_out_is_read_by_nobody_who_trains(ran):
     _, readers = ran
-    assert sum(CANARY in text for text in readers.else_) == N_HELD_OUT
+    assert sum(text.startswith(f"the {CANARY}") for text in readers.else_) == N_HELD_OUT  # others stand behind words
     assert len(readers.while_training) > BUDGET
     assert [text for text in readers.while_training if CANARY in text] == []
 

@@ -32,7 +32,9 @@ CASES = {
     "grpo": (GRPO, GROUPS),
     "grpo, as published": (GRPO, {**GROUPS, **LOSS, "kl_estimator": "k3"}),
     "grpo, over tokens": (GRPO, {**GROUPS, "aggregation": "tokens"}),
-    "dr. grpo": (GRPO, {**GROUPS, "scale_rewards": "none", "aggregation": "constant", "kl_coef": 0.0}),
+    "dr. grpo": (  # with a penalty of length besides, a mini-batch would have no ratio that is not clipped
+        GRPO, {**GROUPS, "scale_rewards": "none", "aggregation": "constant", "kl_coef": 0.0, "length_penalty": 0.0},
+    ),
     "reinforce++": (ReinforcePlusPlus, {"clip_range": 0.04}),
     "reinforce++, baseline": (ReinforcePlusPlus, {**GROUPS, "baseline": "group"}),
     "reinforce++, baseline, k2 in the loss": (
