@@ -109,8 +109,6 @@ def make_parts(recipe: Recipe, artifacts: Mapping[str, Path], device: torch.devi
 
 def make_yardsticks(parts: Parts) -> Yardsticks:
     """Loads what measuring needs; prompts that training may learn from are refused."""
-    import torch
-
     from alignbench.evaluation.probes.neutral import Neutral
     from alignbench.models.loading import weights_fingerprint
 
@@ -121,9 +119,7 @@ def make_yardsticks(parts: Parts) -> Yardsticks:
     judges = scorers.judges(recipe, parts.joint, parts.device) if has_judges else {}
     if not is_policy:
         return Yardsticks(heldout, (), judges, None, {})
-    # In host memory, if that is possible, until it is used.
-    host = torch.device("cpu") if recipe.policy.quantization == "none" else parts.device
-    reference = base_policy(recipe, host)
+    reference = _reference(parts)
     same = comparability(
         get_protocol(recipe.evaluation.protocol),
         heldout.prompts,
@@ -141,6 +137,22 @@ def make_yardsticks(parts: Parts) -> Yardsticks:
     }
     same = _joined(same, *(probe.conditions() for probe in probes), of_the_run)
     return Yardsticks(heldout, probes, judges, reference, same)
+
+
+def _reference(parts: Parts) -> LanguageModel:
+    """The model of the recipe, untouched.
+
+    What trains an adapter leaves the weights below it alone, so policy and reference have them in common. Another one
+    is in host memory, if that is possible, until it is used.
+    """
+    import torch
+
+    recipe = parts.recipe
+    settings = recipe.policy
+    is_plain = settings.run is None and settings.quantization == "none"
+    if is_plain and settings.lora is not None and recipe.method.facts.takes_steps:
+        return parts.policy.on_the_same_weights()
+    return base_policy(recipe, torch.device("cpu") if settings.quantization == "none" else parts.device)
 
 
 def _joined(*parts: Mapping[str, Any]) -> dict[str, Any]:

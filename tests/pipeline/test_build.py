@@ -13,9 +13,14 @@ import alignbench
 from alignbench.errors import RecipeError
 from alignbench.methods.best_of_n import BestOf
 from alignbench.methods.word_filter import Filtered
-from alignbench.models.loading import load_classifier, load_language_model, shared_classifiers
+from alignbench.models.loading import (
+    load_classifier,
+    load_language_model,
+    shared_classifiers,
+    weights_fingerprint,
+)
 from alignbench.pipeline import execute
-from alignbench.pipeline.build import at_hand
+from alignbench.pipeline.build import at_hand, make_yardsticks
 from alignbench.recipe.loading import load
 
 QUICK = ["evaluation.n_prompts=8", "evaluation.n_validation_prompts=4", "evaluation.batch_size=64"]
@@ -45,6 +50,24 @@ def test_with_points_along_training(recipe_folder, loads, name):
     run(name, sets=["evaluation.evaluate_every=8", "reward.transform=logprob"])
     assert len(list(Path(f"results/{name}/seed0/evaluations").glob("*/step*"))) == 5
     assert loads == {"writes one_layer": 2, "reads classifier": 1, "reads judge": 1}
+
+
+@pytest.mark.parametrize("name", ["ppo", "dpo"])
+def test_an_adapter_s_reference_has_the_weights_below_it(recipe_folder, checkpoints, loads, monkeypatch, name):
+    made = []
+    monkeypatch.setattr(
+        execute, "make_yardsticks", lambda parts: made.append((parts, make_yardsticks(parts))) or made[0][1]
+    )
+    run(name, sets=["policy.lora={r: 4, target_modules: [q_proj, v_proj]}", "method.learning_rate=1.0e-2"])
+    assert loads == {"writes one_layer": 1, "reads classifier": 1, "reads judge": 1}
+    ((parts, yardsticks),) = made
+    ours, below = yardsticks.reference.model, parts.policy.model.get_base_model()
+    places = {tensor.data_ptr() for tensor in below.parameters()}
+    assert {tensor.data_ptr() for tensor in ours.parameters()} <= places
+    assert not any("lora" in key for key in ours.state_dict())
+    assert weights_fingerprint(ours) == weights_fingerprint(load_language_model(str(checkpoints / "one_layer")).model)
+    assert weights_fingerprint(ours) == yardsticks.conditions["base_model"]
+    assert alignbench.load_metrics("results").query("metric == 'kl'").value.item() != 0
 
 
 def test_a_reward_model_and_a_run_that_builds_on_it(recipe_folder, loads):
