@@ -14,6 +14,7 @@ from alignbench.errors import RunExistsError, TrainingError, UsageError
 from alignbench.pipeline import execute
 from alignbench.pipeline.plan import plan
 from alignbench.recipe.loading import load
+from alignbench.results.failures import read_failures
 from alignbench.scorers.reward_model import load_reward_scorer
 
 
@@ -152,11 +153,13 @@ def test_failed_run_is_visible_and_resumes_from_its_checkpoint(recipe_folder, fi
     assert status("ppo")["cost"]["wall_seconds"] > seconds
 
 
-def test_a_run_that_failed_before_its_first_step_leaves_nothing(recipe_folder):
+def test_a_run_that_failed_before_its_first_step_leaves_nothing_but_why(recipe_folder):
     [outcome] = run("ppo", sets=["reward.label=nothat"])
     assert outcome.state == "failed"
-    assert not list(Path("results").iterdir())
+    (why,) = [path for path in Path("results").rglob("*") if path.is_file()]
+    assert read_failures(Path("results")) == {("ppo", 0): str(outcome.error)}
     assert run("ppo")[0].state == "done"  # the mended recipe is not refused
+    assert not why.exists()
 
 
 def test_what_builds_on_a_failed_run_is_not_run(recipe_folder, monkeypatch):

@@ -41,8 +41,8 @@ _MARKS = {
 }
 """Mark and colour by verdict."""
 _LEGEND = (
-    "Triangle pointing down: better; up: worse; ring: not distinguishable, or not tested; square: different. Lines are 95 % "
-    "intervals, not adjusted; verdicts follow the adjusted p. !: read the flags of this row first."
+    "Triangle pointing down: better; up: worse; ring: not distinguishable, or not tested; square: different. Lines are "
+    "95 % intervals, not adjusted; verdicts follow the adjusted p. !: read the flags of this row first."
 )
 _RANK_LEGEND = (
     "Right: the ranks that a row may have, by tests of all pairs adjusted together (95 % for all rows at once); the "
