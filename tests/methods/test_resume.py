@@ -31,7 +31,7 @@ def weights(trained):
 @pytest.mark.parametrize(
     ("method", "lora"),
     [
-        (DPO(learning_rate=1e-3, batch_size=1, epochs=2), None),
+        pytest.param(DPO(learning_rate=1e-3, batch_size=1, epochs=2), None, marks=pytest.mark.slow),
         (DPO(learning_rate=1e-3, batch_size=1, epochs=2), LORA),
         (RewardModel(learning_rate=1e-3, batch_size=1, epochs=2), None),
     ],

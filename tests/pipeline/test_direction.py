@@ -66,15 +66,16 @@ def test_the_rule(texts, stops):
         require_agreement(texts, "the reward", ["judge"])
 
 
-def test_noise_stops_no_honest_run():
-    """1,000 rewards that have nothing to do with the judge: about one may be stopped, and by chance hardly five."""
+@pytest.mark.parametrize(("n", "most"), [(200, 1), pytest.param(1000, 4, marks=pytest.mark.slow)])
+def test_noise_stops_no_honest_run(n, most):
+    """Of 1,000 rewards that have nothing to do with the judge about one may be stopped, and by chance hardly five."""
     stopped = 0
-    for seed in range(1000):
+    for seed in range(n):
         try:
             require_agreement(table(0.0, n=64, seed=seed), "the reward", ["judge"])
         except UsageError:
             stopped += 1
-    assert stopped <= 4
+    assert stopped <= most
 
 
 def test_every_judge_is_asked_and_gaps_are_left_out():

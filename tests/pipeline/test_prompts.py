@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.cases import few_of_product
 
 import alignbench
 from alignbench.comparison.compare import compare
@@ -55,8 +56,14 @@ MOVED = {
 }
 
 
-@pytest.mark.parametrize("own_file", [False, True])
-@pytest.mark.parametrize("name", MOVED)
+@pytest.mark.parametrize(
+    ("name", "own_file"),
+    few_of_product(
+        {name: name for name in MOVED},
+        {"split": False, "file": True},
+        [("ppo", "split"), ("dpo", "file"), ("reward_model", "split")],
+    ),
+)
 def test_longer_completions_in_training_cost_the_training_split_alone(long_prompts, name, own_file):
     sets = []
     if own_file:

@@ -1,11 +1,13 @@
 """One declaration of harm: reward, pairs and evaluation point the same way, for every label, transform and weight."""
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from fixtures.cases import few_of_product
 
 from alignbench.cli import main
 from alignbench.errors import ModelError, RecipeError, UsageError
@@ -78,17 +80,21 @@ def of_texts(scorer):
 
 HARMLESS = {"two": "nothate", "unnamed": "LABEL_1", "three": "normal"}
 HARMFUL = {"two": "hate", "unnamed": "LABEL_0", "three": "hate", "one": "toxicity", "many": "toxic"}
-DECLARED = [
-    *((head, {"label": label}) for head, label in HARMLESS.items()),
-    *((head, {"harmful_label": label}) for head, label in HARMFUL.items()),
-    ("undeclared", {"harmful_label": "obscene", "outputs": "independent"}),
-    ("undeclared", {"harmful_label": "toxic", "outputs": "exclusive"}),
-]
+DECLARED = {
+    **{f"{head} harmless": (head, {"label": label}) for head, label in HARMLESS.items()},
+    **{f"{head} harmful": (head, {"harmful_label": label}) for head, label in HARMFUL.items()},
+    "independent": ("undeclared", {"harmful_label": "obscene", "outputs": "independent"}),
+    "exclusive": ("undeclared", {"harmful_label": "toxic", "outputs": "exclusive"}),
+}
+OF_TWO_KINDS = itertools.product(("two harmless", "many harmful"), TRANSFORMS)
+FEW = {*((name, "logit") for name in DECLARED), *OF_TWO_KINDS}
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize(("head", "declared"), DECLARED)
-def test_reward_pairs_and_evaluation_agree(recipe_folder, heads, head, declared, transform):
+@pytest.mark.parametrize(
+    ("declaration", "transform"), few_of_product(DECLARED, {name: name for name in TRANSFORMS}, FEW)
+)
+def test_reward_pairs_and_evaluation_agree(recipe_folder, heads, declaration, transform):
+    head, declared = declaration
     settings = {"classifier": str(heads / head), "transform": transform, **declared}
     independent = head in ("one", "many") or declared.get("outputs") == "independent"
     if transform == "margin" and independent:

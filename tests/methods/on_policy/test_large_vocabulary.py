@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from fixtures.cases import few_of_product
 
 from alignbench.methods.on_policy.config import PPOConfig
 from alignbench.methods.on_policy.networks import Networks
@@ -32,22 +33,22 @@ def fill(monkeypatch, policy, rows):
     monkeypatch.setattr(output_layer, "LEAST_WORDS", 7)
 
 
-@pytest.mark.parametrize(
-    ("adapter", "changes", "by_blocks"),
-    [
-        ("fresh", {}, True),
-        ("trained", {"temperature": 0.7, "min_completion_tokens": 2, "kl_estimator": "exact"}, True),
-        ("fresh", {"value_model": "separate", "gradient_checkpointing": True}, True),
-        ("fresh", {"shared_layers": 1, "kl_placement": "loss", "kl_estimator": "k2"}, True),
-        ("fresh", {"top_k": 5}, False),
-        ("fresh", {"kl_placement": "loss", "kl_estimator": "exact"}, False),
-        (None, {}, False),
-    ],
-    ids=lambda value: str(value),
-)
-@pytest.mark.parametrize("family", ["gpt_neo", "llama"])
-def test_training_is_the_same(sure_policy, reward, prompts, monkeypatch, family, adapter, changes, by_blocks):
+CASES = {
+    "defaults": ("fresh", {}, True),
+    "exact": ("trained", {"temperature": 0.7, "min_completion_tokens": 2, "kl_estimator": "exact"}, True),
+    "separate": ("fresh", {"value_model": "separate", "gradient_checkpointing": True}, True),
+    "shared": ("fresh", {"shared_layers": 1, "kl_placement": "loss", "kl_estimator": "k2"}, True),
+    "top-k": ("fresh", {"top_k": 5}, False),
+    "exact in the loss": ("fresh", {"kl_placement": "loss", "kl_estimator": "exact"}, False),
+    "full weights": (None, {}, False),
+}
+FEW = [*(("gpt_neo", name) for name in CASES), ("llama", "defaults")]
+
+
+@pytest.mark.parametrize(("family", "case"), few_of_product({"gpt_neo": "gpt_neo", "llama": "llama"}, CASES, FEW))
+def test_training_is_the_same(sure_policy, reward, prompts, monkeypatch, family, case):
     """Every number of two steps (the second from what sampling saw) and every weight, to float rounding."""
+    adapter, changes, by_blocks = case
     small, expected, moved = trained(sure_policy(family, adapter), reward, prompts, **changes)
     assert small.networks.output_layer is None
     policy = sure_policy(family, adapter)

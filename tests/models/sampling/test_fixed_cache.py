@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fixtures.cases import few_of_product
 
 from alignbench.methods.on_policy.placement import OneProcess
 from alignbench.models.forward import forward
@@ -35,8 +36,10 @@ def test_every_family_of_the_rule_is_tested(build):
     assert {build(name).model.config.model_type for name in FAMILIES} == fixed_cache.FAMILIES
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("name", FAMILIES)
+FEW = [*((name, "truncated") for name in FAMILIES), ("gpt2", "plain"), ("gpt2", "no end before its time")]
+
+
+@pytest.mark.parametrize(("name", "options"), few_of_product({name: name for name in FAMILIES}, OPTIONS, FEW))
 def test_the_same_numbers_as_with_a_cache_that_grows(build, name, options, drawn, assert_same, decoders):
     policy = build(name)
     ends = next(

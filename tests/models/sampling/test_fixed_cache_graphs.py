@@ -4,11 +4,13 @@ That the host exchanges nothing with the device within a step, so that it can be
 meta device, whose tensors have no values. The graph itself needs a GPU.
 """
 
+import itertools
 import logging
 from contextlib import contextmanager
 
 import pytest
 import torch
+from fixtures.cases import few_of
 
 from alignbench.models.forward import forward, position_ids
 from alignbench.models.sampling import fixed_cache
@@ -78,11 +80,14 @@ def without_values(build):
     return make
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_step_exchanges_nothing_with_the_host(without_values, name, options, lora):
-    model, decoder = without_values(name, lora=lora, **options)
+CASES = list(itertools.product(FAMILIES, OPTIONS, ("full", "lora")))
+FEW = [*((name, "truncated", "full") for name in FAMILIES), ("gpt2", "truncated", "lora"), ("llama", "plain", "lora")]
+FEW += [("gpt2", "plain", "full"), ("gpt2", "no end before its time", "full")]
+
+
+@pytest.mark.parametrize(("name", "options", "weights"), few_of(CASES, FEW))
+def test_a_step_exchanges_nothing_with_the_host(without_values, name, options, weights):
+    model, decoder = without_values(name, lora=weights == "lora", **OPTIONS[options])
     with watched():
         decoder.step_once(model)
     assert decoder.drawn.is_meta

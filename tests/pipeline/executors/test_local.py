@@ -37,7 +37,7 @@ def files(run):
 
 
 @pytest.fixture
-def suite(tmp_path, monkeypatch):
+def suite(tmp_path, monkeypatch, forked):
     """Small runs of the embedded world: of the tests' own one a worker would not know what tests have put in its place.
 
     Returns what was loaded.
