@@ -12,8 +12,11 @@ set -umo pipefail
 file=$(realpath "${1:-gpu.jsonl}")
 cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3} device=${DEVICE:-cuda} limit=${LIMIT:-460}
-export PYTHONPATH="$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 scratch=$(mktemp -d)
+# What an installation would put on the path.
+ln -s "$PWD/recipes" "$scratch/alignbench_recipes"
+ln -s "$PWD/tests/conformance" "$scratch/alignbench_conformance"
+export PYTHONPATH="$PWD:$PWD/benchmarks:$scratch${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 : >"$file" >"$file.log"
 trap 'rm -rf "$scratch"' EXIT
 trap 'kill "$(<"$scratch/pid")"; exit 143' INT TERM # timeout tells all that the step has started

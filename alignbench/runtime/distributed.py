@@ -2,6 +2,8 @@
 
 `torchrun` or `accelerate launch` start them and name each by environment variables. In one process nothing here does
 anything. Every process calls these functions in the same order: each waits for the others.
+
+Tested with gloo on CPUs; NCCL and GPUs have not been tried.
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ once as a CUDA graph and replayed for every token, without a look at the device 
 recording fails, the same step runs kernel by kernel and gives the same numbers.
 
 A fixed shape has its price: the attention of a step always reads the whole cache, and rows that have ended stay in
-the batch until all have. Both are small on a GPU, where a step of few rows takes as long as reading the weights.
+the batch until all have. Both should be small on a GPU, where a step of few rows takes as long as reading the weights.
+
+Not yet run on a GPU: there the graph, pinned memory and `AllEnded` are untested (docs/ppo.md).
 
 Shapes: b sequences, p prompt positions, t completion positions, V words, w columns of the cache, h hidden size.
 """

@@ -2,12 +2,15 @@
 
 Scoring goes to a thread, because much of it is work of the host (tokenizing, launching kernels), with a CUDA stream of
 its own. The trainer draws no random numbers meanwhile, so a reward that draws some gets the same ones.
+
+Not yet run on a GPU: the thread is tested on a CPU, the stream is not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -31,9 +34,15 @@ def may_overlap(reward: object, policy: nn.Module, device: torch.device) -> bool
     return not any(id(parameter) in own for module in modules for parameter in module.parameters())
 
 
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all batches: what is freed on a stream is memory for that stream alone."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def start(work: Callable[[], T], device: torch.device) -> Callable[[], T]:
     """Starts work in a thread; the returned function waits for its outcome, or raises what it raised."""
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    stream = _stream(device) if device.type == "cuda" else None
 
     def on_stream() -> T:
         with torch.cuda.stream(stream):  # None changes nothing
