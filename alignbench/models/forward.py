@@ -132,6 +132,15 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def compute_again(model: nn.Module) -> None:
+    """Has a model compute its activations again in every backward pass, instead of keeping them."""
+    base = base_model(model)
+    if hasattr(base, "activation_checkpointing_enable"):
+        base.activation_checkpointing_enable()
+    else:  # transformers 5.17
+        base.gradient_checkpointing_enable()
+
+
 def accepts(model: Any, parameter: str) -> bool:
     """True where the forward pass of a model has a parameter of this name."""
     return parameter in parameters_of(type(base_model(model)).forward)

@@ -17,7 +17,7 @@ from alignbench.errors import ModelError
 from alignbench.methods.on_policy.fast.merged_adapter import adapter_merged, can_merge
 from alignbench.methods.on_policy.placement import placement_of
 from alignbench.methods.on_policy.shared_layers import SharedLayers
-from alignbench.models.forward import SequenceBatch, base_model, completion_forward
+from alignbench.models.forward import SequenceBatch, base_model, completion_forward, compute_again
 from alignbench.models.output_layer import OutputLayer, States, output_layer, rows_that_fit
 from alignbench.runtime.randomness import generator
 
@@ -55,7 +55,7 @@ class Networks:
             self.value_head = value_head(self.model, config.values.value_init, seed).to(self.device)
         if config.gradient_checkpointing:
             for module in filter(None, (self.model, self.value_model)):
-                base_model(module).activation_checkpointing_enable()
+                compute_again(module)
         is_fresh = has_fresh_adapter(self.model)
         self.seen_by_reference: Callable[[SequenceBatch], SequenceBatch] = lambda batch: batch
         """What the reference reads in place of what the policy does."""

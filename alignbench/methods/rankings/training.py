@@ -29,7 +29,7 @@ from alignbench.methods.rankings.batches import (
 from alignbench.methods.rankings.losses import Ranking
 from alignbench.methods.trl.checkpoints import training_identity
 from alignbench.models.flops import tokens_of, weights_of
-from alignbench.models.forward import base_model, completion_forward, token_logprobs
+from alignbench.models.forward import completion_forward, compute_again, token_logprobs
 from alignbench.models.loading import has_finite_weights
 from alignbench.models.output_layer import States, output_layer, rows_that_fit
 from alignbench.records import Cost
@@ -78,7 +78,7 @@ class RankingTrainer:
             run.policy.add_adapter(run.lora, seed=run.seed)
         self.model: nn.Module = run.policy.model.eval()
         if settings.gradient_checkpointing:
-            base_model(self.model).activation_checkpointing_enable()
+            compute_again(self.model)
         self.parameters = trainable({"policy": self.model})
         self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=settings.learning_rate, weight_decay=0.0, fused=True

@@ -79,6 +79,8 @@ def trl_config(
         hint = did_you_mean(unknown[0], list(known))
         raise TrainingError(f"TRL's {kind.__name__} has no setting {unknown[0]!r}{hint}")
     shared = _shared(settings, directory, seed=seed, on_cpu=on_cpu)
+    if "activation_checkpointing" not in known:  # transformers 5.17
+        shared["gradient_checkpointing"] = shared.pop("activation_checkpointing")
     values = {name: value for name, value in shared.items() if name in known} | own
     _check_effects(kind, own, values, known)
     try:

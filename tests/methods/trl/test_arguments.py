@@ -58,7 +58,7 @@ def test_nothing_is_left_to_trl(tmp_path, name):
     assert (made.seed, made.data_seed) == (3, 3)
     assert not any((made.bf16, made.fp16, made.bf16_full_eval, made.fp16_full_eval))
     assert made.mixed_precision == "no"
-    assert not any((made.gradient_checkpointing, made.activation_checkpointing))
+    assert not any((made.gradient_checkpointing, getattr(made, "activation_checkpointing", False)))
     assert made.device.type == "cpu"
     assert made.optim == "adamw_torch"
     assert (made.lr_scheduler_type, made.warmup_steps, made.weight_decay) == ("linear", 0, 0.0)
