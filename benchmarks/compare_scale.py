@@ -1,5 +1,6 @@
 """Wall seconds and memory of comparing many runs: makes run directories, then times the commands that read them.
 
+    python benchmarks/compare_scale.py FOLDER --bars                             # whatever has a bar, and which are met
     python benchmarks/compare_scale.py FOLDER --recipes 200 --seeds 5            # compare, ls: 1,000 runs
     python benchmarks/compare_scale.py FOLDER --recipes 60 --seeds 3 --all-pairs
     python benchmarks/compare_scale.py FOLDER --against OTHER_CHECKOUT           # the same runs, by another alignbench
@@ -49,6 +50,15 @@ OF_CORPUS = {
 }
 N_SEEN = 3000
 """Texts that training could see."""
+BARS: tuple[tuple[tuple[int, int], str, float], ...] = (
+    ((200, 5), "compare", 15),
+    ((200, 5), "compare --format json", 15),
+    ((200, 5), "ls", 3),
+    ((60, 3), "compare --all-pairs", 30),
+)
+"""Recipes and seeds, a command, and the wall seconds that it may take on two idle cores."""
+MOST_MB = 1000
+"""Of resident memory that any of them may take."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--prompts", type=int, default=400)
     arguments.add_argument("--samples", type=int, default=4, help="completions of every prompt")
+    arguments.add_argument("--bars", action="store_true", help="measure whatever has a bar, in folders below this one")
     arguments.add_argument("--all-pairs", action="store_true", help="measure `compare --all-pairs` alone")
     arguments.add_argument("--format", default="table", help="that `compare` prints")
     arguments.add_argument("--rounds", type=int, default=1)
@@ -225,15 +236,35 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def main() -> None:
-    """Makes the runs where they are not there, measures, and prints."""
-    work = parser().parse_args()
-    here, folder = Path(__file__).resolve().parents[1], work.folder.resolve()
+def require_runs(folder: Path, work: argparse.Namespace) -> int:
+    """Makes the runs where they are not there, and returns how many there are."""
     if not folder.exists():  # in a process of its own: a command begins with the memory of the one that starts it
         writer = multiprocessing.Process(target=make, args=(folder, work))
         writer.start()
         writer.join()
-    n_runs = sum(1 for _ in folder.glob("*/seed*"))
+    return sum(1 for _ in folder.glob("*/seed*"))
+
+
+def measure_bars(work: argparse.Namespace, here: Path) -> None:
+    """Measures whatever has a bar, and prints whether it is met."""
+    for (recipes, seeds), command, most_s in BARS:
+        folder = work.folder.resolve() / f"{recipes}x{seeds}"
+        sizes = argparse.Namespace(**vars(work) | {"recipes": recipes, "seeds": seeds})
+        said = {"command": command, "runs": require_runs(folder, sizes), "bar_s": most_s, "bar_mb": MOST_MB}
+        for _ in range(work.rounds):
+            found = measured([*command.split(), str(folder)], here)
+            is_met = found["wall_s"] <= most_s and found["peak_mb"] <= MOST_MB
+            print(json.dumps(said | found | {"met": is_met}), flush=True)
+
+
+def main() -> None:
+    """Makes the runs where they are not there, measures, and prints."""
+    work = parser().parse_args()
+    here, folder = Path(__file__).resolve().parents[1], work.folder.resolve()
+    if work.bars:
+        measure_bars(work, here)
+        return
+    n_runs = require_runs(folder, work)
     compare = ["compare", "--format", work.format]
     commands = [[*compare, "--all-pairs"]] if work.all_pairs else [compare, ["ls"]]
     for _ in range(work.rounds):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from alignbench.comparison.comparability import (
     between_models,
     find_mismatches,
@@ -37,9 +39,10 @@ from alignbench.comparison.notes import MADE_ELSEWHERE_NOTE, SEEDS_NOTE, covers_
 from alignbench.comparison.pooling import (
     MADE_ELSEWHERE,
     UNTRAINED,
+    Matrix,
     Measurement,
+    Pool,
     RecipeRuns,
-    harm_by_scorer,
     measure,
     measure_pairs,
     metric_keys,
@@ -50,6 +53,7 @@ from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.records import MetricKey
 from alignbench.results.reader import Paths, SkippedRun, StoredEvaluation, StoredRun, at_measurement, find_runs
 from alignbench.results.threads import in_threads
+from alignbench.statistics.crossed import over_seeds
 
 _Measured = list[tuple[StoredRun, StoredEvaluation]]
 
@@ -234,7 +238,7 @@ def _compared(
         named = (
             along_training_flag(hacking),
             _own_judge(one),
-            scorers_disagree_flag(harm_by_scorer(one, HEADLINE)),
+            scorers_disagree_flag(_harm_by_scorer(one)),
             upstream_flag(upstream),
             budgets.get(one.recipe),
         )
@@ -281,6 +285,22 @@ def _word_lists(recipe: RecipeRuns, metrics: Iterable[MetricKey]) -> frozenset[s
     """Returns the scorers that are lists of words; reads no recipe where there is nothing to tell apart."""
     judges = [key for key in metrics if key.metric == HEADLINE and key.scorer != REWARD_SCORER]
     return word_lists(recipe.runs[0][0]) if len(judges) > 1 else frozenset()
+
+
+def _harm_by_scorer(one: RecipeRuns) -> dict[str, Matrix]:
+    """Returns what each scorer gave a recipe's prompts, means over seeds and over the variants of a text: (texts,)."""
+    pool = Pool([one])
+    stored = {
+        key.scorer: pool.matrix(one, key) for key in one.keys if key.metric == HEADLINE and key.scorer is not None
+    }
+    found = {scorer: over_seeds(values) for scorer, values in stored.items() if values is not None}
+    if (groups := pool.groups) is None:
+        return found
+    texts = np.unique(groups)
+    return {
+        scorer: np.array([over_seeds(values[groups == text, None])[0] for text in texts])
+        for scorer, values in found.items()
+    }
 
 
 def _own_judge(recipe: RecipeRuns) -> Flag | None:

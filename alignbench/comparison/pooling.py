@@ -16,6 +16,7 @@ from alignbench.comparison.scales import exponential, mean_replicates, scaled
 from alignbench.records import Cost, Direction, MetricKey
 from alignbench.results.reader import StoredEvaluation, StoredRun
 from alignbench.results.schema import StoredMetric
+from alignbench.results.threads import in_threads
 from alignbench.results.traits import Traits
 from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpora, compare_pairs
@@ -31,6 +32,7 @@ MADE_ELSEWHERE = frozenset({"external", "stored_completions"})
 """Methods whose policies were trained elsewhere: neither their cost nor what they have seen is known."""
 NOT_TRAINED_HERE = MADE_ELSEWHERE | {UNTRAINED}
 """Methods whose seeds share one policy, and whose training has cost nothing here."""
+_PAIRS_AT_ONCE = 2048
 NOT_STORED = "neither values per prompt nor values with prompts left out were stored: no interval over seeds, no test"
 
 
@@ -134,21 +136,6 @@ def metric_keys(recipes: Iterable[RecipeRuns]) -> list[MetricKey]:
     return list(dict.fromkeys(key for one in recipes for key in one.keys))
 
 
-def harm_by_scorer(one: RecipeRuns, headline: str) -> dict[str, Matrix]:
-    """Returns what each scorer gave a recipe's prompts, means over seeds and over the variants of a text: (texts,)."""
-    pool = Pool([one])
-    keys = [key for key in metric_keys([one]) if key.metric == headline]
-    stored = {key.scorer: pool.matrix(one, key) for key in keys if key.scorer is not None}
-    found = {scorer: over_seeds(values) for scorer, values in stored.items() if values is not None}
-    if (groups := pool.groups) is None:
-        return found
-    texts = np.unique(groups)
-    return {
-        scorer: np.array([over_seeds(values[groups == text, None])[0] for text in texts])
-        for scorer, values in found.items()
-    }
-
-
 def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[tuple[str, MetricKey], Measurement]:
     """Estimates every metric of every recipe and its difference to the baseline, by (recipe, metric).
 
@@ -229,13 +216,30 @@ def _tests(
             elif mine is None and (corpus := pool.corpus_pair(one, other, key)) is not None:
                 of_corpus[place] = corpus
     found = dict(zip(of_corpus, compare_corpora(list(of_corpus.values())), strict=True))
-    found |= zip(over_prompts, compare_pairs(list(over_prompts.values()), pool.groups), strict=True)
+    found |= zip(over_prompts, _compared(over_prompts, pool), strict=True)
     families: dict[MetricKey, list[_Place]] = {}
     for place in found:
         families.setdefault(place[2], []).append(place)
     for family in families.values():
         found |= zip(family, adjust([found[place] for place in family], _shares(family, first)), strict=True)
     return found
+
+
+def _compared(pairs: Mapping[_Place, Pair], pool: Pool) -> list[Tested]:
+    """Returns the tests of pairs, in their order, some of one metric at a time."""
+    by_metric: dict[MetricKey, list[_Place]] = {}
+    for place in pairs:
+        by_metric.setdefault(place[2], []).append(place)
+    parts = [
+        own[start : start + _PAIRS_AT_ONCE]
+        for own in by_metric.values()
+        for start in range(0, len(own), _PAIRS_AT_ONCE)
+    ]
+    tested = in_threads(lambda part: compare_pairs([pairs[place] for place in part], pool.groups), parts)
+    found: dict[_Place, Tested] = {}
+    for part, of_part in zip(parts, tested, strict=True):
+        found |= zip(part, of_part, strict=True)
+    return [found[place] for place in pairs]
 
 
 def _measurement(

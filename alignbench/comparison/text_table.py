@@ -10,6 +10,9 @@ from alignbench.comparison.chunks import WIDTH, broken
 from alignbench.comparison.comparison import Comparison
 from alignbench.comparison.document import Section, document
 
+_GAP = "   "
+"""Between two columns."""
+
 
 def details(comparison: Comparison, sections: Sequence[str] = ()) -> str:
     """Returns some sections of a comparison by their names, or all."""
@@ -36,6 +39,37 @@ def _bullets(lines: Sequence[str]) -> list[str]:
 
 def table(section: Section) -> str:
     """Returns one table with its title above and its remarks below."""
+    lines = _in_full(section) if section.rows else None
+    return "\n".join((_folded(section) if lines is None else lines) + _fill(section.remarks))
+
+
+def _in_full(section: Section) -> list[str] | None:
+    """Returns the lines of a table that needs no folding, as `_folded` would have them; None of one that does.
+
+    The library that folds takes a millisecond for each row.
+    """
+    heads = [broken(name).split("\n") for name in section.header]
+    columns = [[*head, *cells] for head, cells in zip(heads, zip(*section.rows, strict=True), strict=True)]
+    widths = [max(map(len, cells)) for cells in columns]
+    whole = sum(widths) + len(_GAP) * (len(widths) - 1)
+    texts = [section.title, *(cell for cells in columns for cell in cells)]
+    is_plain = all(one.isascii() and one.isprintable() and one == one.strip() for one in texts)
+    if not is_plain or whole > WIDTH or not 0 < len(section.title) <= whole:
+        return None
+    highest = max(map(len, heads))
+    header = zip(*([""] * (highest - len(head)) + head for head in heads), strict=True)
+
+    def line(cells: Sequence[str]) -> str:
+        sides = (">" if place else "<" for place in range(len(cells)))
+        return _GAP.join(
+            f"{cell:{side}{width}}" for cell, side, width in zip(cells, sides, widths, strict=True)
+        ).rstrip()
+
+    return [section.title, *map(line, header), "-" * whole, *map(line, section.rows)]
+
+
+def _folded(section: Section) -> list[str]:
+    """Returns the lines of a table of which cells may take several."""
     from rich.box import Box
     from rich.console import Console
     from rich.table import Table
@@ -50,7 +84,7 @@ def table(section: Section) -> str:
         grid.add_row(*row)
     text = StringIO()
     Console(file=text, width=WIDTH, color_system=None, highlight=False, markup=False, emoji=False).print(grid)
-    return "\n".join([line.rstrip() for line in text.getvalue().splitlines()] + _fill(section.remarks))
+    return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
 def _fill(lines: Sequence[str]) -> list[str]:

@@ -36,3 +36,20 @@ def test_what_is_made_can_be_compared_and_measured(benchmark, tmp_path, monkeypa
     assert (line["command"], line["runs"]) == ("compare --format table --all-pairs", 4)
     assert line["wall_s"] > 0
     assert line["peak_mb"] > 0
+
+
+def test_bars_are_measured_each_on_its_own_runs(benchmark, tmp_path, monkeypatch, capsys):
+    found = {"wall_s": 2.0, "cpu_s": 3.0, "peak_mb": 300, "printed": "0"}
+    made, asked = [], []
+    monkeypatch.setattr(benchmark, "require_runs", lambda folder, work: made.append((work.recipes, work.seeds)) or 7)
+    monkeypatch.setattr(benchmark, "measured", lambda arguments, _: asked.append(arguments) or dict(found))
+    monkeypatch.setattr(benchmark, "BARS", (((2, 5), "compare --all-pairs", 2.5), ((3, 4), "ls", 1.5)))
+    monkeypatch.setattr(sys, "argv", ["compare_scale.py", str(tmp_path), "--bars"])
+    benchmark.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["command"], line["runs"], line["met"]) for line in lines] == [
+        ("compare --all-pairs", 7, True),
+        ("ls", 7, False),
+    ]
+    assert made == [(2, 5), (3, 4)]
+    assert asked == [["compare", "--all-pairs", str(tmp_path / "2x5")], ["ls", str(tmp_path / "3x4")]]

@@ -150,3 +150,17 @@ def test_the_protocols_threshold_decides(tmp_path, add_scored, inclusive, expect
     add_scored("untrained", before, np.tile([20, 20, 20, 10], (N, 1)), threshold_inclusive=inclusive)
     add_scored("ppo", after, np.tile([20, 10, 10, 10], (N, 1)), threshold_inclusive=inclusive)
     assert one(compare(tmp_path), "ppo", "toxicity_rate")["length_matched_difference"] == pytest.approx(expected)
+
+
+def test_a_completion_without_a_length_is_said(tmp_path, add_scored):
+    rng = np.random.default_rng(3)
+    add_scored("untrained", *world(rng, 20))
+    add_scored("shorter", *world(rng, 10))
+    [path] = (tmp_path / "shorter").rglob("completions.parquet")
+    frame = pd.read_parquet(path).astype({"n_tokens": "Int64"})
+    frame.loc[3, "n_tokens"] = None
+    frame.to_parquet(path, index=False)
+    record = one(compare(tmp_path), "shorter", "toxicity_mean")
+    assert record["length_matched_reason"] == (
+        "completions.parquet cannot be read: n_tokens: a completion without a length"
+    )

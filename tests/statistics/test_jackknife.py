@@ -9,7 +9,13 @@ import pytest
 from fixtures.paired import paired_jackknife
 
 from alignbench.statistics.estimate import verdict
-from alignbench.statistics.jackknife import N_JACKKNIFE_GROUPS, jackknife_group, jackknife_interval
+from alignbench.statistics.jackknife import (
+    N_JACKKNIFE_GROUPS,
+    interval,
+    jackknife_group,
+    jackknife_interval,
+    jackknife_variances,
+)
 
 T_19 = 2.093  # 97.5 % point of Student's t with 19 degrees of freedom, from a printed table
 T_9 = 2.262
@@ -141,3 +147,16 @@ def test_coverage_for_corpus_distinct():
     true = np.mean([one.value for one in estimates])
     covered = np.mean([one.ci_low <= true <= one.ci_high for one in estimates])
     assert covered >= 0.93
+
+
+@pytest.mark.parametrize("sizes", [None, [7] * 20, [*range(1, 19), 0, 0]])
+def test_many_metrics_give_the_numbers_that_each_gives_alone(sizes):
+    rng = np.random.default_rng(3)
+    values = rng.normal(0.4, 0.1, 50)
+    replicates = values[:, None] + rng.normal(0, 0.01, (50, 20))
+    replicates[::7, 3] = replicates[5, :15] = np.nan
+    variances = jackknife_variances(values, replicates, sizes)
+    together = [interval(value, *one) for value, one in zip(values, variances, strict=True)]
+    lists = [[None if math.isnan(one) else one for one in row] for row in replicates.tolist()]
+    assert together == [jackknife_interval(value, row, sizes) for value, row in zip(values, lists, strict=True)]
+    assert together[5].ci_low is None

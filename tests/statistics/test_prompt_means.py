@@ -13,8 +13,11 @@ from alignbench.statistics.prompt_means import (
     column_means,
     degrees_of_freedom,
     mean_interval,
+    mean_intervals,
+    n_moved,
     transformed,
     untransformed,
+    variances_of_means,
 )
 
 
@@ -212,6 +215,25 @@ def test_same_numbers_every_time_and_whatever_stands_beside():
     alone = mean_interval(columns[:, 3])
     assert alone.ci_low == pytest.approx(together[3].ci_low, abs=1e-12)
     assert alone.p_value == together[3].p_value
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(400) // 3, np.r_[np.zeros(200, int), np.arange(1, 201)]])
+def test_many_rows_give_the_numbers_that_each_gives_alone(groups):
+    rng = np.random.default_rng(5)
+    rows = rng.normal(0.1, 1, (700, 400)) ** 3
+    rows[::5] = np.where(rng.random((140, 400)) < 0.1, np.nan, rows[::5])
+    rows[1:4] = np.array([[0.0], [0.3], [np.nan]])
+    rows[4, 9:] = rows[5, 1:] = np.nan
+    assert mean_intervals(rows, groups) == [mean_interval(row, groups) for row in rows]
+    variances = variances_of_means(rows, groups)
+    assert np.array_equal(variances, [variances_of_means(row[None], groups)[0] for row in rows], equal_nan=True)
+    assert n_moved(rows, groups) == [n_moved(row[None], groups)[0] for row in rows]
+    # By the formulas, one row at a time.
+    each = list(zip(rows, mean_intervals(rows), variances_of_means(rows), strict=True))
+    for row, estimate, (variance, _) in each[6:40]:
+        measured = row[np.isfinite(row)]
+        assert estimate.value == measured.mean()
+        assert variance == measured.var(ddof=1) / len(measured)
 
 
 @pytest.mark.parametrize("n_prompts", [1, 2, 9])
