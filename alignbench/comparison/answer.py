@@ -171,7 +171,7 @@ def _against(row: ComparedRecipe, key: MetricKey) -> tuple[Flag, ...]:
 def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
     """Returns names in a row, of many the first ones and how many more there are."""
     rest = len(names) - most
-    return f"{', '.join(names[:most])} and {rest} more" if rest > 1 else ", ".join(names)
+    return f"{', '.join(names[:most])} and {rest:,} more" if rest > 1 else ", ".join(names)
 
 
 def judge(key: MetricKey) -> str:
@@ -222,7 +222,7 @@ def _undecided(one: Answer, together: str) -> str:
         return f"No difference could be tested ({reasons})"
     if not one.includes_zero:
         return f"No difference is shown ({together})"
-    but = f", but {n_untested} of {len(one.ranking.pairs)} could not be tested ({reasons})" if n_untested else ""
+    but = f", but {n_untested:,} of {len(one.ranking.pairs):,} could not be tested ({reasons})" if n_untested else ""
     return f"All differences include zero{but}"
 
 
@@ -255,4 +255,4 @@ def _only_the_number(one: Answer) -> str:
         return ""
     lost.sort(key=lambda pair: (one.baseline not in pair, place(pair[0]), place(pair[1])))
     said = listed([f"{first} against {second}" for first, second in lost], 3)
-    return f"Open only because there are {len(one.ranking.pairs)} pairs: {said}."
+    return f"Open only because there are {len(one.ranking.pairs):,} pairs: {said}."

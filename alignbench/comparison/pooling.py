@@ -150,7 +150,7 @@ def measure(recipes: Sequence[RecipeRuns], baseline: RecipeRuns | None) -> dict[
         for key in metric_keys([one])
         if (values := pool.matrix(one, key)) is not None
     }
-    rows = np.array(list(columns.values())).reshape(len(columns), -1)
+    rows = np.stack(list(columns.values())) if columns else np.empty((0, 0))
     estimates = dict(zip(columns, mean_intervals(rows, pool.groups), strict=True))
     tests = _tests(pool, [(one, baseline) for one in recipes if baseline is not None and one is not baseline])
     found: dict[tuple[str, MetricKey], Measurement] = {}
