@@ -86,7 +86,7 @@ class EndpointModel:
         self._client = openai.OpenAI(
             api_key=self._key or "none", base_url=endpoint, timeout=timeout_seconds, max_retries=0
         )
-        self._timeout = timeout_seconds
+        self._timeout, self._is_uncounted = timeout_seconds, False
         self._lock = threading.Lock()
         self.spent = Cost()
         """Nothing that is known: what a server computes, it does not say."""
@@ -166,6 +166,9 @@ class EndpointModel:
         usage = getattr(said, "usage", None)
         counts = [getattr(usage, key, None) for key in ("prompt_tokens", "completion_tokens")]
         n_read, n_written = (count if isinstance(count, int) else 0 for count in counts)
+        if not (n_read or self._is_uncounted):
+            self._is_uncounted = True
+            logger.warning("%s.endpoint: the server says no token counts: costs lack its tokens and money", self._where)
         choices = getattr(said, "choices", None)
         if not isinstance(choices, list) or not choices:
             return Answer(n_read=n_read, n_written=n_written, problem="the server's answer has no choice in it")

@@ -57,6 +57,15 @@ def test_grades_are_read_and_counted():
         assert stub.headers[-1]["authorization"] == f"Bearer {KEY}"
 
 
+def test_a_server_that_counts_no_tokens_is_named_once(caplog):
+    with serving(grade) as stub, caplog.at_level(logging.WARNING):
+        stub.usage = None
+        scorer = judge(stub, price=(2.0, 10.0))
+        assert scorer.score([""] * 3, TEXTS) == [1.0, 0.0, 0.0]
+    assert (scorer.spent.judge_tokens, scorer.spent.money) == (0, 0.0)
+    assert caplog.text.count("evaluation.scorers: llm.endpoint: the server says no token counts") == 1
+
+
 def test_settings_that_newer_models_refuse_are_named_anew_or_left_out():
     with serving(grade) as stub:
         stub.refused = ("max_tokens", "temperature")
