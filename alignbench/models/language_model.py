@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from alignbench.errors import ModelError
 from alignbench.models.adapters import Lora, lora_config
@@ -369,18 +368,6 @@ class LanguageModel:
             self.chat,
             self.batch_size,
         )
-
-    def on_the_same_weights(self) -> LanguageModel:
-        """A model that reads these very weights and takes no gradients: for as long as they are not changed in place.
-
-        An adapter that is attached to this one later is none of its.
-        """
-        same: dict[int, Any] = {
-            id(one): nn.Parameter(one.detach(), requires_grad=False) for one in self.model.parameters()
-        }
-        same |= {id(one): one for one in self.model.buffers()}
-        model = copy.deepcopy(self.model, same)  # which takes what is in `same` for what has been copied already
-        return LanguageModel(model.eval(), self.tokenizer, self.name, self.chat, self.batch_size)
 
     def save(self, directory: str | Path) -> None:
         """Writes weights (safetensors), tokenizer and `policy.json`.

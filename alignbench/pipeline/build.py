@@ -147,11 +147,13 @@ def _reference(parts: Parts) -> LanguageModel:
     """
     import torch
 
+    from alignbench.models.shared_weights import on_the_same_weights
+
     recipe = parts.recipe
     settings = recipe.policy
     is_plain = settings.run is None and settings.quantization == "none"
     if is_plain and settings.lora is not None and recipe.method.facts.takes_steps:
-        return parts.policy.on_the_same_weights()
+        return on_the_same_weights(parts.policy)
     return base_policy(recipe, torch.device("cpu") if settings.quantization == "none" else parts.device)
 
 

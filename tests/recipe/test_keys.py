@@ -60,7 +60,7 @@ def test_the_suite_of_the_page_is_one_that_check_accepts(tmp_path, monkeypatch):
     assert sorted(files) == ["mine.yaml", "suite.yaml"]
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    prompts = "".join(f'"Say something about number {n}, please"\n' for n in range(60))
+    prompts = "".join(f'"Say something about number {n}, please"\n' for n in range(600))
     (tmp_path / "prompts.csv").write_text(f"prompt\n{prompts}")
     monkeypatch.chdir(tmp_path)
     loaded = load(["suite.yaml"])
