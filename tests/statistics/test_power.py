@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from fixtures.cases import few_of
 from scipy import stats
 
 from alignbench.statistics.crossed import Arm, Components, components, method_difference
@@ -28,7 +29,10 @@ def test_with_few_seeds_it_is_the_noncentral_t():
     assert minimum_detectable_effect(parts) == pytest.approx(ideal / 0.9400, rel=0.005)
 
 
-@pytest.mark.parametrize(("seeds", "seed_sd", "n_tests"), [(3, 0.0, 1), (3, 0.05, 1), (5, 0.03, 1), (5, 0.05, 5)])
+@pytest.mark.parametrize(
+    ("seeds", "seed_sd", "n_tests"),
+    few_of([(3, 0.0, 1), (3, 0.05, 1), (5, 0.03, 1), (5, 0.05, 5)], [(3, 0.05, 1), (5, 0.05, 5)]),
+)
 def test_a_true_effect_of_the_stated_size_is_called_better_in_four_of_five(seeds, seed_sd, n_tests):
     rng = np.random.default_rng(0)
 
