@@ -58,11 +58,8 @@ def test_an_engine_that_is_not_installed(recipe_folder, monkeypatch, name, modul
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "module", "options"), [("slurm", "submitit", {"cluster": "local", "timeout_min": 10}), ("ray", "ray", {})]
-)
-def test_a_suite_by_an_engine_that_is_installed(tmp_path, monkeypatch, name, module, options):
-    pytest.importorskip(module, reason=f"{module} is not installed")
+def test_a_suite_by_jobs_of_submitit_on_this_machine(tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="submitit is not installed")
     monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path / "cache"))
     overrides = {"budget": {"completions": 64}, "evaluation": {"n_prompts": 8, "evaluate_every": 0}}
     recipes = ["base", {"recipe": "reward_model"}, {"recipe": "dpo_classifier_pairs"}]
@@ -72,7 +69,9 @@ def test_a_suite_by_an_engine_that_is_installed(tmp_path, monkeypatch, name, mod
     (tmp_path / "suite.yaml").write_text(json.dumps(suite | {"recipes": recipes}))
     loaded = load([str(tmp_path / "suite.yaml")])
     execute.run(loaded, tmp_path / "serial")
-    outcomes = execute.run(loaded, tmp_path / "side", engine=engine(name, 2, options))
+    outcomes = execute.run(
+        loaded, tmp_path / "side", engine=engine("slurm", 2, {"cluster": "local", "timeout_min": 10})
+    )
     assert [(one.state, one.error) for one in outcomes] == [("done", None)] * 3
     metrics = [
         [run.evaluations[0].record.metrics for run in reader.find_runs(tmp_path / folder)[0]]

@@ -13,6 +13,7 @@ import alignbench_recipes
 import pytest
 import torch
 
+from alignbench.comparison.progress_table import render_progress
 from alignbench.pipeline import execute
 from alignbench.pipeline.executors.local import LocalExecutor, visible_gpus
 from alignbench.pipeline.executors.work import environment_of_share
@@ -130,6 +131,51 @@ def test_a_worker_that_is_killed_costs_a_checkpoint_alone(suite, tmp_path):
     thread.join()
     assert killed
     assert [one.state for one in outcomes] == ["done"]
+    assert files(tmp_path / "side" / "ppo_detox" / "seed0") == files(tmp_path / "serial" / "ppo_detox" / "seed0")
+
+
+def command(folder, *options):
+    """What a user types, in a shell of its own."""
+    words = [sys.executable, "-m", "alignbench", "run", str(folder / "suite.yaml"), "--results", str(folder / "side")]
+
+    def heed_interrupts():  # as a shell has it for what is in front
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        [*words, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_interrupts
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--workers", "1")])
+def test_two_commands_on_one_suite_share_the_work(suite, tmp_path, options):
+    commands = [command(tmp_path, *options), command(tmp_path)]
+    said = [one.communicate()[0] for one in commands]
+    assert [one.returncode for one in commands] == [0, 0], said
+    for name in ("base", "ppo_detox"):
+        ends = [line for one in said for line in one.splitlines() if line.startswith(f"{name}, seed 0: ")]
+        assert sum(line.startswith(f"{name}, seed 0: done") for line in ends) == 1, said
+        assert sum(line.startswith(f"{name}, seed 0: already complete") for line in ends) == 1, said
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_workers_at_a_checkpoint_and_the_same_command_goes_on(suite, tmp_path):
+    execute.run(suite[1:], tmp_path / "serial")
+    partial = tmp_path / "side" / "ppo_detox" / ".seed0.partial"
+    interrupted = command(tmp_path, "--workers", "2")
+    while not (partial / layout.TRAIN_LOG_FILE).exists():
+        assert interrupted.poll() is None
+        time.sleep(0.02)
+    interrupted.send_signal(signal.SIGINT)
+    said = interrupted.communicate()[0]
+    assert interrupted.returncode == 130, said
+    assert "Interrupted; the same command goes on." in said
+    assert "Traceback" not in said
+    assert any((partial / layout.CHECKPOINTS).iterdir())
+    assert "interrupted" in render_progress(tmp_path / "side")
+    again = command(tmp_path, "--workers", "2")
+    assert "ppo_detox, seed 0: resume" in again.communicate()[0]
+    assert again.returncode == 0
     assert files(tmp_path / "side" / "ppo_detox" / "seed0") == files(tmp_path / "serial" / "ppo_detox" / "seed0")
 
 
