@@ -39,12 +39,12 @@ def _bullets(lines: Sequence[str]) -> list[str]:
 
 def table(section: Section) -> str:
     """Returns one table with its title above and its remarks below."""
-    lines = _in_full(section) if section.rows else None
-    return "\n".join((_folded(section) if lines is None else lines) + _fill(section.remarks))
+    lines = in_full(section) if section.rows else None
+    return "\n".join((folded(section) if lines is None else lines) + _fill(section.remarks))
 
 
-def _in_full(section: Section) -> list[str] | None:
-    """Returns the lines of a table that needs no folding, as `_folded` would have them; None of one that does.
+def in_full(section: Section) -> list[str] | None:
+    """Returns the lines of a table that needs no folding, as `folded` would have them; None of one that does.
 
     The library that folds takes a millisecond for each row.
     """
@@ -68,7 +68,7 @@ def _in_full(section: Section) -> list[str] | None:
     return [section.title, *map(line, header), "-" * whole, *map(line, section.rows)]
 
 
-def _folded(section: Section) -> list[str]:
+def folded(section: Section) -> list[str]:
     """Returns the lines of a table of which cells may take several."""
     from rich.box import Box
     from rich.console import Console

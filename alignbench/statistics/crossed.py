@@ -64,9 +64,7 @@ from alignbench.statistics.prompt_means import (
     MIN_PROMPTS,
     Groups,
     collapse,
-    mean_intervals,
     sign_test_p,
-    variances_of_means,
 )
 
 Matrix = NDArray[np.float64]
@@ -183,36 +181,6 @@ def differences(sides: Sequence[Side], baselines: Sequence[Side]) -> Matrix:
     found: Matrix = mine - theirs
     found[np.abs(found) <= _ROUNDING * np.maximum(np.abs(mine), np.abs(theirs))] = 0.0
     return found
-
-
-def method_difference(
-    values: Matrix,
-    baseline: Matrix,
-    varies: bool = True,
-    baseline_varies: bool = True,
-    groups: Groups | None = None,
-) -> tuple[Estimate, Components | None]:
-    """Returns the difference of two methods with interval and p, and the components of its variance.
-
-    Args:
-        values: (seeds, prompts) of one recipe, NaN where a prompt could not be measured.
-        baseline: (seeds, prompts) of the other, the same prompts in the same order.
-        varies: False where the recipe trains nothing, so that its seeds differ in sampling alone.
-        baseline_varies: the same of the baseline.
-        groups: (prompts,), the number of each prompt's group; None: each is its own.
-
-    A recipe that varies needs two seeds. The difference is the mean over prompts of the difference of seed averages,
-    the same number as for these runs, and no surer; the spread of seeds is taken from prompts that every seed of a
-    recipe measured.
-    """
-    sides = Side.of(values, varies, groups), Side.of(baseline, baseline_varies, groups)
-    difference = differences([sides[0]], [sides[1]])
-    [runs], [variance] = mean_intervals(difference, groups), variances_of_means(difference, groups)
-    parts = parts_of_method(sides, runs, *variance)
-    if isinstance(parts, Estimate):
-        return parts, None
-    assert runs.value is not None
-    return no_surer(estimate(runs.value, parts), runs), parts
 
 
 def parts_of_method(

@@ -7,10 +7,11 @@ import warnings
 import numpy as np
 import pytest
 from fixtures.cases import few_of
+from fixtures.method_difference import method_difference
 from fixtures.paired import paired_difference
 from scipy import integrate, stats
 
-from alignbench.statistics.crossed import Arm, Components, Spread, arm, components, estimate, method_difference
+from alignbench.statistics.crossed import Arm, Components, Spread, arm, components, estimate
 from alignbench.statistics.estimate import verdict
 from alignbench.statistics.power import minimum_detectable_effect
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fixtures.method_difference import method_difference
 from fixtures.paired import paired_difference, paired_jackknife
 
-from alignbench.statistics.crossed import method_difference
 from alignbench.statistics.differences import CorpusPair, Pair, adjust, compare_corpora, compare_pairs, has_method
 from alignbench.statistics.estimate import Estimate, verdict
 

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 from fixtures.cases import few_of
+from fixtures.method_difference import method_difference
 from scipy import stats
 
-from alignbench.statistics.crossed import Arm, Components, components, method_difference
+from alignbench.statistics.crossed import Arm, Components, components
 from alignbench.statistics.estimate import verdict
 from alignbench.statistics.power import minimum_detectable_effect, more_prompts, more_seeds, settle, smallest_count
 
