@@ -133,7 +133,7 @@ def exports(tmp_path_factory, checkpoints, enter, family, fork):
     drawn = draw(kinds["best_of_n"][0])
     (folder / "reward").rename(folder / "elsewhere")
     (folder / "asked.json").write_text(json.dumps(asked))
-    [said] = fork([PLAIN, folder / "asked.json"], [os.environ], folder)
+    [said] = fork([PLAIN, folder / "asked.json"], [dict(os.environ)], folder)
     assert said.code == 0, said.errors
     return exported, expected | {"drawn by best_of_n": drawn}, json.loads(said.output), folder
 
