@@ -36,6 +36,7 @@ step() { # NAME SECONDS ARGUMENTS: runs Python; its JSON lines get the name of t
         failed "$name" "no time was left"
         return
     fi
+    [ "$device" = cpu ] && seconds=$((10 * seconds))
     ((SECONDS + seconds > limit)) && seconds=$((limit - SECONDS))
     echo "== $name" >>"$file.log"
     {

@@ -16,8 +16,7 @@ OUTCOMES: Counter[str] = Counter()
 
 def _say(config: pytest.Config, line: dict[str, Any]) -> None:
     terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
-    terminal.ensure_newline()
-    terminal.write_line(json.dumps(line))
+    terminal.write(f"\n{json.dumps(line)}\n", flush=True)  # on a line of its own behind the dots
 
 
 @pytest.hookimpl(wrapper=True)

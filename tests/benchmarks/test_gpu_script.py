@@ -94,6 +94,24 @@ def test_what_was_found_is_kept_where_it_is_ended(start, found, tmp_path, number
             time.sleep(0.01)
 
 
+def test_tests_that_fail_have_a_line_each_and_all_of_them_one(tmp_path):
+    (tmp_path / "test_few.py").write_text(
+        "import pytest\ndef test_a(): pass\ndef test_b(): assert 1 == 2\ndef test_c(): pytest.skip('no GPU')\n"
+        "@pytest.fixture\ndef broken(): raise ValueError('two\\nlines')\ndef test_d(broken): pass\n"
+    )
+    (tmp_path / "test_no_module.py").write_text("import a_package_that_is_not_there\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "json_lines", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--continue-on-collection-errors", "test_few.py", "test_no_module.py"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')] == [
+        {"test": "test_few.py::test_b", "failed": "assert 1 == 2"},
+        {"test": "test_few.py::test_d", "failed": "ValueError: two"},
+        {"tests": 4, "passed": 1, "failed": 2, "skipped": 1, "not_collected": 1},
+    ]
+
+
 @pytest.mark.slow
 def test_every_step_runs_on_a_cpu(tmp_path):
     file = tmp_path / "found.jsonl"
