@@ -49,10 +49,10 @@ from alignbench.comparison.pooling import (
 )
 from alignbench.comparison.ranks import headline
 from alignbench.comparison.rows import ComparedRecipe
+from alignbench.comparison.threads import in_threads
 from alignbench.errors import ResultsError, UsageError, did_you_mean
 from alignbench.records import MetricKey
 from alignbench.results.reader import Paths, SkippedRun, StoredEvaluation, StoredRun, at_measurement, find_runs
-from alignbench.results.threads import in_threads
 from alignbench.statistics.crossed import over_seeds
 
 _Measured = list[tuple[StoredRun, StoredEvaluation]]

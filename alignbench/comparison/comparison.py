@@ -25,10 +25,10 @@ from alignbench.comparison.not_done import not_done
 from alignbench.comparison.pooling import MADE_ELSEWHERE, PairedRecipes, RecipeRuns, measure_pairs
 from alignbench.comparison.ranks import Ranking, ranking
 from alignbench.comparison.rows import ComparedRecipe, record_of, records_of
+from alignbench.comparison.threads import in_threads
 from alignbench.errors import NothingComparedError
 from alignbench.records import MetricKey
 from alignbench.results.reader import SkippedRun
-from alignbench.results.threads import in_threads
 from alignbench.statistics.estimate import Verdict
 from alignbench.statistics.prompt_means import Groups
 

@@ -13,9 +13,9 @@ from alignbench.comparison.flags import HEADLINE, REWARD_SCORER, WARNINGS, Flag,
 from alignbench.comparison.numbers import number, p_value, with_interval
 from alignbench.comparison.pooling import NOT_TRAINED_HERE, Measurement
 from alignbench.comparison.rows import ComparedRecipe, detectable, settlement
+from alignbench.comparison.threads import in_threads
 from alignbench.errors import UsageError, did_you_mean
 from alignbench.records import MetricKey
-from alignbench.results.threads import in_threads
 from alignbench.statistics.estimate import ALPHA, Estimate
 
 MARKS = {"better": "+", "worse": "-", "different": "*", "not distinguishable": "="}

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from alignbench.comparison.cost_columns import PER_ANSWER
 from alignbench.comparison.scales import exponential, mean_replicates, scaled
+from alignbench.comparison.threads import in_threads
 from alignbench.records import Cost, Direction, MetricKey
 from alignbench.results.reader import StoredEvaluation, StoredRun
 from alignbench.results.schema import StoredMetric
-from alignbench.results.threads import in_threads
 from alignbench.results.traits import Traits
 from alignbench.statistics.crossed import over_seeds
 from alignbench.statistics.differences import CorpusPair, Pair, Tested, adjust, compare_corpora, compare_pairs

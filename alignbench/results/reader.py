@@ -45,7 +45,6 @@ from alignbench.results.schema import (
     read_record,
     read_text,
 )
-from alignbench.results.threads import in_threads
 
 _TOLERANCE = 1e-6
 """Relative, between a metric and the mean of its column: far above rounding, far below any interval."""
@@ -311,7 +310,8 @@ def scan_runs(paths: Paths) -> tuple[list[StoredRun], list[SkippedRun]]:
     for root in _as_list(paths):
         for path in _run_directories(root):
             places.setdefault(path.resolve(), path)
-    found = in_threads(_read_or_skip, list(places.values()), few=16)
+    # One after the other: what takes time is Python's own, which threads only hand to and fro.
+    found = [_read_or_skip(path) for path in places.values()]
     runs = [run for run in found if isinstance(run, StoredRun)]
     skipped = [run for run in found if isinstance(run, SkippedRun)]
     return sorted(runs, key=lambda run: (run.status.recipe, run.status.seed)), skipped

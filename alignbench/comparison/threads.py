@@ -11,12 +11,9 @@ _Result = TypeVar("_Result")
 _MOST = 4
 
 
-def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item], few: int = 1) -> list[_Result]:
-    """Returns what `work` makes of each item, in their order; an error is that of the first item that has one.
-
-    A few items are not worth a thread.
-    """
-    if len(items) <= few:
+def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Returns what `work` makes of each item, in their order; an error is that of the first item that has one."""
+    if len(items) <= 1:
         return [work(item) for item in items]
     from concurrent.futures import ThreadPoolExecutor
 
