@@ -52,7 +52,6 @@ N_SEEN = 3000
 """Texts that training could see."""
 BARS: tuple[tuple[tuple[int, int], str, float], ...] = (
     ((200, 5), "compare", 15),
-    ((200, 5), "compare --format json", 15),
     ((200, 5), "ls", 3),
     ((60, 3), "compare --all-pairs", 30),
 )
