@@ -159,9 +159,10 @@ def require_agreement(found: Mapping[str, float], judge: str | None) -> None:
     if found["p_agreement"] > ALPHA:
         share = f"{found['agreement']:.1%} of {found['n_agreement']:.0f} pairs" if found["n_agreement"] else "no pair"
         raise TrainingError(
-            f"feedback: {judge!r} agrees with the reward block's classifier in {share}, which is no more than chance "
-            f"(p = {found['p_agreement']:.2g}, expected {ALPHA} or less), so nothing is trained on its word; take "
-            "another model or rubric, compare more pairs (budget.completions), or set feedback.may_be_at_chance: true"
+            f"feedback: {judge!r} agrees with the reward block's classifier in {share}, which does not tell it from "
+            f"chance (p = {found['p_agreement']:.2g}, expected {ALPHA} or less), so nothing is trained on its word; "
+            "take another model or rubric, compare more pairs (budget.completions), or set "
+            "feedback.may_be_at_chance: true"
         )
 
 

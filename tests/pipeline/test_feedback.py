@@ -84,7 +84,9 @@ def test_a_judge_that_goes_by_the_place_makes_no_pair(folder):
 
 def test_a_judge_at_chance_trains_nothing(folder):
     (folder / "judge.py").write_text(BY_CHANCE)
-    with pytest.raises(TrainingError, match=r"'judge.py' agrees with .*no more than chance .*may_be_at_chance: true"):
+    with pytest.raises(
+        TrainingError, match=r"'judge.py' agrees with .*does not tell it from chance .*may_be_at_chance: true"
+    ):
         built("feedback.llm_judge=judge.py")
     known = built("feedback.llm_judge=judge.py", "feedback.may_be_at_chance=true").pairs.statistics
     assert known["p_agreement"] > ALPHA
@@ -93,7 +95,7 @@ def test_a_judge_at_chance_trains_nothing(folder):
 
 def test_a_judge_that_prefers_harm_is_no_better_than_chance(folder):
     (folder / "judge.py").write_text(UPSIDE_DOWN)
-    with pytest.raises(TrainingError, match="no more than chance"):
+    with pytest.raises(TrainingError, match="does not tell it from chance"):
         built("feedback.llm_judge=judge.py")
 
 
@@ -126,7 +128,7 @@ def test_agreement_by_hand():
     assert found == {"n_agreement": 2, "agreement": 1.0, "p_agreement": pytest.approx(0.25)}
     assert agreement([], {}) == {"n_agreement": 0, "p_agreement": 1.0}
     require_agreement({"n_agreement": 7, "agreement": 1.0, "p_agreement": 0.5**7}, "j")  # 7 of 7: p 0.0078
-    with pytest.raises(TrainingError, match=r"in 100.0% of 6 pairs, which is no more than chance \(p = 0.016"):
+    with pytest.raises(TrainingError, match=r"in 100.0% of 6 pairs, which does not tell it from chance \(p = 0.016"):
         require_agreement({"n_agreement": 6, "agreement": 1.0, "p_agreement": 0.5**6}, "j")
 
 
