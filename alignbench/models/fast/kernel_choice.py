@@ -46,6 +46,10 @@ _CLEARLY = 1.2
 """Fewer rounds do where kernels differ by this factor in each of them."""
 _MULTIPLICATIONS = 2.5e7
 """The most that is timed: a larger product is represented by one of fewer columns, which has the same rate."""
+_FEW_ROWS = 64
+"""Up to so many, the time depends on the remainder of rows by 16, and a weight that no cache holds waits for memory."""
+_OF_A_CACHE = 2**25
+"""Numbers of a weight from which on it comes from memory at each product."""
 _SHORTEST = 2e-4
 """Seconds that one timing lasts at least."""
 
@@ -66,6 +70,8 @@ class Product(NamedTuple):
     def example(self) -> Product:
         """What is timed in its place."""
         most = max(256, int(_MULTIPLICATIONS / (self.rows * self.n_in)))
+        if self.rows <= _FEW_ROWS and self.n_in * self.n_out > _OF_A_CACHE:
+            most = max(most, _OF_A_CACHE // self.n_in)
         return self._replace(n_out=min(self.n_out, most))
 
     def gflop_per_s(self, seconds: float) -> float:
@@ -114,8 +120,7 @@ class KernelChoice:
 
     def kernel_for(self, rows: int, n_in: int, n_out: int, use: str) -> str:
         """The kernel of the product of (rows, n_in) by (n_in, n_out), used as `Product` says."""
-        # Rows are rounded to the nearest power of 2, by ratio: 12 to 22 are 16.
-        product = (1 << ((2 * rows * rows).bit_length() - 1) // 2, n_in, n_out, use)
+        product = (rounded(rows), n_in, n_out, use)
         taken = self._taken.get(product)  # type: ignore[call-overload]
         return taken if taken is not None else self._take(Product(*product))
 
@@ -163,6 +168,13 @@ class KernelChoice:
                 why = "as in the checkpoint" if str(product) in self._kept else VARIABLE if self._forced else "no cache"
             lines.append(f"  {product!s:<36}{kernel:<15}{why}")
         return "\n".join(lines)
+
+
+def rounded(rows: int) -> int:
+    """The rows of a class: 9 to 64 are rounded up to a multiple of 8, others to the nearest power of 2, by ratio."""
+    if 8 < rows <= _FEW_ROWS:
+        return -(-rows // 8) * 8
+    return int(1 << ((2 * rows * rows).bit_length() - 1) // 2)
 
 
 def _wanted(value: str) -> Mapping[str, Any]:

@@ -64,7 +64,10 @@ def test_rounds_by_hand():
     assert from_rounds(rounds) == {"linear": 2.0, "onednn": 3.0, "weight_first": 1.0}
 
 
-@pytest.mark.parametrize(("rows", "stands_for"), [(1, 1), (11, 8), (12, 16), (16, 16), (22, 16), (23, 32), (704, 512)])
+@pytest.mark.parametrize(
+    ("rows", "stands_for"),
+    [(1, 1), (7, 8), (9, 16), (16, 16), (17, 24), (50, 56), (64, 64), (90, 64), (91, 128), (704, 512)],
+)
 def test_rows_are_rounded(times, rows, stands_for):
     choice().kernel_for(rows, 768, 3072, "forward")
     assert times[1] == [(stands_for, 768, 3072, "forward")]
@@ -72,7 +75,9 @@ def test_rows_are_rounded(times, rows, stands_for):
 
 def test_a_large_product_is_timed_by_a_smaller_one():
     assert Product(128, 768, 50257, "trained").example == (128, 768, 256, "trained")
-    assert Product(16, 768, 50257, "forward").example == (16, 768, 2034, "forward")
+    assert Product(128, 768, 50257, "forward").example == (128, 768, 256, "forward")
+    assert Product(16, 3072, 768, "forward").example == (16, 3072, 508, "forward")
+    assert Product(16, 768, 50257, "forward").example == (16, 768, 43690, "forward")  # as it comes from memory
     assert Product(16, 768, 768, "forward").example == (16, 768, 768, "forward")
     assert Product(16, 768, 768, "trained").gflop_per_s(1e-3) == pytest.approx(3 * 2 * 16 * 768**2 / 1e6)
 
