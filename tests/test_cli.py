@@ -28,7 +28,7 @@ def call():
 
 def test_the_list_of_verbs_says_of_each_what_it_says_itself():
     files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "group"}
-    said = {name: main.resolve_command(click.Context(main), [name])[1].help for name in files}
+    said = {name: main.resolve_command(click.Context(main, **main.context_settings), [name])[1].help for name in files}
     assert {name: text.split("\n\n")[0].replace("\n", " ") for name, text in said.items()} == group.VERBS
 
 

@@ -55,9 +55,9 @@ def commands(line: str) -> Iterator[list[str]]:
 
 def parsed(words: list[str]) -> click.Context:
     """What click makes of a command; UsageError where there is no such verb, option or value. Nothing is run."""
-    verb, command, given = main.resolve_command(click.Context(main), words)
+    verb, command, given = main.resolve_command(click.Context(main, **main.context_settings), words)
     assert command is not None
-    return command.make_context(verb, given, parent=click.Context(main))
+    return command.make_context(verb, given, parent=click.Context(main, **main.context_settings))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -79,7 +79,7 @@ def test_verbs_and_options_that_a_sentence_names_exist(page):
     prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for said, verb in re.findall(r"`((?:[\w./]*/)?alignbench (\w[\w-]*)[^`]*)`", prose):
         assert verb in main.commands, f"{page.name}: {said}"
-        _, command, _ = main.resolve_command(click.Context(main), [verb])
+        _, command, _ = main.resolve_command(click.Context(main, **main.context_settings), [verb])
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", said)} <= known, f"{page.name}: {said}"
 

@@ -16,6 +16,8 @@ from alignbench.statistics.power import Settlement
 
 DISQUALIFYING = ("reward_hacking", "degenerate", "length_shift", "unscored", "own_judge", "mismatch")
 """Flags of rows whose low value is no success, the worst first."""
+MIN_GAIN_LEFT = 0.5
+"""Of a gain at equal length: with less of it a row whose answers changed length does not count."""
 MAX_NAMES = 6
 """Rows that a sentence names; of more it says how many."""
 
@@ -163,9 +165,20 @@ def cost_multiples(rows: Sequence[ComparedRecipe], field: str = "wall_seconds") 
 
 def _against(row: ComparedRecipe, key: MetricKey) -> tuple[Flag, ...]:
     """Returns the flags for which a row does not count; another judge's being its own is none of this judge."""
-    found = [flag for flag in row.flags if flag.name in DISQUALIFYING]
+    excused = {"length_shift"} if _is_left_at_equal_length(row.metrics.get(key)) else set()
+    found = [flag for flag in row.flags if flag.name in DISQUALIFYING and flag.name not in excused]
     own = {flag for flag in found if flag.name == "own_judge" and key.scorer not in flag.scorers}
     return tuple(sorted((one for one in found if one not in own), key=lambda one: DISQUALIFYING.index(one.name)))
+
+
+def _is_left_at_equal_length(one: Measurement | None) -> bool:
+    """True where a gain, a fall in toxicity, is shown at equal length, and most of it."""
+    if one is None or one.length_matched is None or one.difference is None or not one.difference.value:
+        return False
+    matched = one.length_matched.difference
+    if matched.value is None or matched.ci_high is None or matched.ci_high >= 0:
+        return False
+    return matched.value / one.difference.value >= MIN_GAIN_LEFT
 
 
 def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:

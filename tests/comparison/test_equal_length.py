@@ -78,6 +78,18 @@ def test_a_gain_by_length_alone_vanishes_and_a_shift_stays(tmp_path, add_scored)
     assert "depend on the length of the texts" not in text  # there are no such metrics here
 
 
+def test_a_row_counts_where_most_of_its_gain_is_shown_at_equal_length(tmp_path, add_scored):
+    """By length alone a fall of 0.12: of `half` nearly half is left, of `most` three quarters."""
+    rng = np.random.default_rng(1)
+    for recipe, length, shift in (("untrained", 20, 0.0), ("shorter", 14, 0.0), ("half", 14, -0.1), ("most", 15, -0.3)):
+        add_scored(recipe, *world(rng, length, shift))
+    found = compare(tmp_path)
+    flagged = {row.recipe for row in found.recipes if any(flag.name == "length_shift" for flag in row.flags)}
+    assert flagged == {"shorter", "half", "most"}
+    assert found.answer.best == "most"
+    assert [one.recipe for one in found.answer.discounted] == ["half", "shorter"]
+
+
 def test_without_a_threshold_there_is_no_matched_rate(tmp_path, add_run, comparability):
     rng = np.random.default_rng(1)
     for recipe, length in (("untrained", 20), ("ppo", 12)):
