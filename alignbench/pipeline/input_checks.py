@@ -23,6 +23,8 @@ from datasets_prep.settings import DemonstrationSettings, PromptSettings, named_
 if TYPE_CHECKING:
     from alignbench.recipe.loading import LoadedRecipe
     from alignbench.recipe.recipe import Recipe
+    from alignbench.records import Prompt
+    from datasets_prep.splits import Split
 
 Use = Literal["policy", "classifier", "start"]
 """What a checkpoint is to be: a language model, a classifier with its head, or the start of a reward model."""
@@ -46,6 +48,7 @@ class InputChecks:
     on_hub: dict[str, None] = field(default_factory=dict)
     """What was not looked up: `policy.model EleutherAI/gpt-neo-125m`."""
     _found: dict[str, str | None] = field(default_factory=dict)
+    _splits: dict[str, dict[Split, list[Prompt]]] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)
 
     def add(self, loaded: LoadedRecipe) -> None:
@@ -146,7 +149,7 @@ class InputChecks:
         By whole texts: which of them are cut to equal ones, only a run with its tokenizer finds.
         """
         from datasets_prep.answers import prompts_to_answer
-        from datasets_prep.prepare import evaluation_settings, is_local, read_pool, uncut_splits
+        from datasets_prep.prepare import evaluation_settings, is_local, read_pool
         from datasets_prep.splits import check_no_leak
 
         is_chat, kinds, other = recipe.chat is not None, learned_kinds(recipe.method), recipe.evaluation.prompts
@@ -163,7 +166,7 @@ class InputChecks:
             return
 
         def look() -> None:
-            splits = uncut_splits(recipe.data, conversations=is_chat)
+            splits = self._uncut(recipe.data, is_chat)
             other = [] if measured is None else read_pool(measured, "prompts", conversations=is_chat)
             check_no_leak({"data.prompts": splits["train"] + splits["validation"], "evaluation.prompts": other})
             held = splits["validation"] + splits["heldout"] + other
@@ -176,7 +179,7 @@ class InputChecks:
 
     def _held_out(self, recipe: Recipe) -> Iterator[str]:
         """Counts the prompts that are held out, where a recipe wants a number of them; a tokenizer may leave fewer."""
-        from datasets_prep.prepare import evaluation_settings, is_local, uncut_splits
+        from datasets_prep.prepare import evaluation_settings, is_local
 
         evaluation = recipe.evaluation
         wanted, other = evaluation.n_prompts, evaluation.prompts
@@ -188,7 +191,7 @@ class InputChecks:
             return
 
         def look() -> None:
-            n = len(uncut_splits(settings, conversations=recipe.chat is not None)["heldout"])
+            n = len(self._uncut(settings, recipe.chat is not None)["heldout"])
             if n < wanted:
                 raise DataError(f"evaluation.n_prompts: got {wanted}, expected at most {n}, the held-out prompts")
 
@@ -211,7 +214,7 @@ class InputChecks:
 
     def _prompts(self, settings: PromptSettings, prefix: str, is_chat: bool) -> Iterator[str]:
         """Reads the files of a `data` block; where one of its two sources is on the hub, only the other."""
-        from datasets_prep.prepare import is_local, read_pool, read_pools
+        from datasets_prep.prepare import is_local, read_pool
 
         sources = {"prompts": settings.prompts} | ({"heldout": settings.heldout} if settings.heldout else {})
         local = [name for name, source in sources.items() if is_local(source)]
@@ -221,10 +224,20 @@ class InputChecks:
         if not local:
             return
         whole = len(local) == len(sources)
-        read = partial(read_pools, settings) if whole else partial(read_pool, settings, local[0])
-        problem = self._once(f"{is_chat} {settings}", lambda: _said(partial(read, conversations=is_chat)))
+        one = partial(read_pool, settings, local[0], conversations=is_chat)
+        read = partial(self._uncut, settings, is_chat) if whole else one
+        problem = self._once(f"{is_chat} {settings}", lambda: _said(read))
         if problem is not None:
             yield prefix + problem
+
+    def _uncut(self, settings: PromptSettings, is_chat: bool) -> dict[Split, list[Prompt]]:
+        """The prompts of a `data` block by their split, read once for all recipes."""
+        from datasets_prep.prepare import uncut_splits
+
+        key = f"{is_chat} {settings}"
+        if key not in self._splits:
+            self._splits[key] = uncut_splits(settings, conversations=is_chat)
+        return self._splits[key]
 
     def _once(self, key: str, find: Callable[[], str | None]) -> str | None:
         if key not in self._found:

@@ -129,12 +129,12 @@ def test_an_adapter_beside_its_model_is_merged(here, checkpoints):
     ],
 )
 def test_bad_input_is_one_clear_sentence(here, arguments, wanted):
-    before = sorted(Path("results").iterdir())
+    before = sorted(Path("results").glob("[!.]*"))
     said = call("evaluate", *arguments)
     assert said.exit_code in (1, 2)
     assert wanted in said.output
     assert "Traceback" not in said.output
-    assert sorted(Path("results").iterdir()) == before
+    assert sorted(Path("results").glob("[!.]*")) == before
 
 
 def test_runs_that_were_not_measured_alike_say_so(here):

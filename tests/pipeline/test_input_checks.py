@@ -171,7 +171,10 @@ def test_conversations_need_a_chat_block_and_leaks_are_found(recipe_folder, prom
     (problem,) = problems(sets=["data.prompts=chat.jsonl"])
     assert "5 rows cannot be used" in problem
     assert "needs a `chat:` block" in problem
-    assert check_inputs(load(["ppo.yaml"], ["data.prompts=chat.jsonl", "chat={template: x}"])) == []
+    assert (
+        check_inputs(load(["ppo.yaml"], ["data.prompts=chat.jsonl", "chat={template: x}", "evaluation.n_prompts=null"]))
+        == []
+    )
     (problem,) = problems(sets=[f"data.heldout={prompt_file}"])
     assert "data.prompts and data.heldout share 120 prompts" in problem
 
@@ -214,7 +217,8 @@ def test_leaks_of_every_source_are_found_without_a_tokenizer(recipe_folder, prom
     assert f"dpo: {key} and {words} share" in problem
     assert "or set data.on_leak to drop" in problem
     assert check_inputs(load(["dpo.yaml"], [*sets, "data.on_leak=drop"])) == []
-    apart = ["data.validation_fraction=0", "data.heldout_fraction=0", "evaluation.prompts=null"]
+    apart = [f"data.{name}_fraction=0" for name in ("validation", "heldout")]
+    apart += [f"evaluation.{name}=null" for name in ("prompts", "n_prompts")]
     if key != "data.prompts":
         assert check_inputs(load(["dpo.yaml"], [*sets, *apart])) == []
 

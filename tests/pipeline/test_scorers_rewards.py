@@ -190,7 +190,7 @@ def test_a_function_that_fails_ends_the_run_with_one_message(folder, source, mes
     assert "reward.function: mine/rewards.py:length: " in result.output
     assert message in result.output
     assert "Traceback" not in result.output
-    assert not list(Path("results").iterdir())
+    assert not list(Path("results").glob("[!.]*"))
 
 
 def test_seeds_run_on_different_files_are_not_one_recipe(folder):
