@@ -83,6 +83,22 @@ def test_flagged_rows_do_not_count_and_are_named(table):
     assert str(found.ranking.ranges["ppo"]) == "2"  # ranks are of all rows
 
 
+def test_texts_that_degenerate_by_seeds_of_different_degree_do_not_count(tmp_path, add_run):
+    """Perplexities of 5, 40 and 400 instead of 3: what another seed would give is open, what these are like is not."""
+    rng = np.random.default_rng(3)
+    base = rng.uniform(0.3, 0.6, N)
+    for seed, perplexity in enumerate((5.0, 40.0, 400.0)):
+        for name, change, wrecked in (("untrained", 0.0, 3.0), ("sft", -0.1, 3.0), ("ascent", -0.3, perplexity)):
+            columns = {"toxicity_mean@judge": base + change + rng.normal(0, 0.02, N)}
+            columns["perplexity"] = np.log(wrecked) + rng.normal(0, 0.1, N)
+            add_run(tmp_path, name, columns, seed=seed)
+    comparison = compare(tmp_path)
+    (record,) = [one for one in comparison.records() if (one["recipe"], one["metric"]) == ("ascent", "perplexity")]
+    assert record["verdict"] == "not distinguishable"
+    assert comparison.answer.best == "sft"
+    assert [flag.name for flag in comparison.answer.discounted[0].flags] == ["degenerate"]
+
+
 def test_texts_that_are_not_scored_disqualify(table):
     unscored = {"unscored": {"toxicity_mean@judge": 2}}
     assert table({"untrained": 0.0, "ppo": -0.2, "dpo": -0.1}, ppo=unscored).answer.best == "dpo"
