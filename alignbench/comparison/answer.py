@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from alignbench.comparison.flags import REWARD_SCORER, Flag
+from alignbench.comparison.gains import gain
 from alignbench.comparison.numbers import short
 from alignbench.comparison.pooling import NOT_TRAINED_HERE, Measurement, PairedRecipes
 from alignbench.comparison.ranks import Ranking
@@ -165,20 +166,19 @@ def cost_multiples(rows: Sequence[ComparedRecipe], field: str = "wall_seconds") 
 
 def _against(row: ComparedRecipe, key: MetricKey) -> tuple[Flag, ...]:
     """Returns the flags for which a row does not count; another judge's being its own is none of this judge."""
-    excused = {"length_shift"} if _is_left_at_equal_length(row.metrics.get(key)) else set()
+    excused = {"length_shift"} if _is_left_at_equal_length(row, key) else set()
     found = [flag for flag in row.flags if flag.name in DISQUALIFYING and flag.name not in excused]
     own = {flag for flag in found if flag.name == "own_judge" and key.scorer not in flag.scorers}
     return tuple(sorted((one for one in found if one not in own), key=lambda one: DISQUALIFYING.index(one.name)))
 
 
-def _is_left_at_equal_length(one: Measurement | None) -> bool:
+def _is_left_at_equal_length(row: ComparedRecipe, key: MetricKey) -> bool:
     """True where a gain, a fall in toxicity, is shown at equal length, and most of it."""
-    if one is None or one.length_matched is None or one.difference is None or not one.difference.value:
+    one = row.metrics.get(key)
+    if one is None or one.length_matched is None:
         return False
-    matched = one.length_matched.difference
-    if matched.value is None or matched.ci_high is None or matched.ci_high >= 0:
-        return False
-    return matched.value / one.difference.value >= MIN_GAIN_LEFT
+    found = gain(row, key, one.length_matched)
+    return found.is_shown and found.left is not None and found.left >= MIN_GAIN_LEFT
 
 
 def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:

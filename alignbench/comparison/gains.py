@@ -33,6 +33,12 @@ class Gain:
         return None if plain is None or matched is None or plain >= 0 else matched / plain
 
     @property
+    def is_shown(self) -> bool:
+        """True where a fall is shown at equal length: its whole interval lies below zero."""
+        high = self.matched.difference.ci_high
+        return high is not None and high < 0
+
+    @property
     def word(self) -> str:
         """What is left, in words: `66 % left`, `gone`, `reversed`, `no gain`, `not known`."""
         plain, matched = self.plain, self.matched.difference
@@ -45,7 +51,7 @@ class Gain:
         if matched.value >= 0:
             return "none left"
         share = f"{min(1.0, matched.value / plain.value):.0%}".replace("%", " %")
-        return f"{share} left" if matched.ci_high is not None and matched.ci_high < 0 else f"{share} left, or none"
+        return f"{share} left" if self.is_shown else f"{share} left, or none"
 
 
 def gain(row: ComparedRecipe, key: MetricKey, matched: LengthMatched) -> Gain:
